@@ -1,0 +1,1 @@
+//! Advantage rules: one file a rule.

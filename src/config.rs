@@ -1,0 +1,1 @@
+//! Typed, validated run settings; no GPU types.

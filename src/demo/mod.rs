@@ -1,0 +1,1 @@
+//! The procedural instruction set of the embedded demo.

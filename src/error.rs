@@ -1,0 +1,101 @@
+//! The crate's error type: every message says what went wrong, where, and what to do about it.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+/// Result with this crate's [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong, sorted by who can mend it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The input, a flag or a file is wrong: the user can mend it (exit code 2).
+    #[error("{0}")]
+    User(String),
+    /// A file or directory could not be read or written (exit code 2).
+    #[error("{}: {source}{}", path.display(), io_hint(source))]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The GPU stopped answering (driver reset, timeout, unplugged); exit code 1.
+    #[error("GPU device lost: {0}. The last checkpoint is intact: run the same command with --resume; if it happens again, lower --token-budget")]
+    DeviceLost(String),
+    /// An allocation failed on the GPU (exit code 2: smaller settings mend it).
+    #[error("out of GPU memory: {0}. Run `tea-wgpu plan` with the same flags to see what takes it, then lower --token-budget or --num-generations, or choose a smaller --base-dtype")]
+    OutOfMemory(String),
+    /// The GPU layer refused something this program did: a bug (exit code 1).
+    #[error("GPU error: {0}")]
+    Gpu(String),
+    /// A broken promise inside the program: a bug (exit code 1).
+    #[error("internal error: {0}")]
+    Internal(String),
+    /// Ctrl-C was pressed and the work was left in a resumable state (exit code 130).
+    #[error("interrupted: {0}")]
+    Interrupted(String),
+    /// An error with the place it happened put before it.
+    #[error("{context}: {source}")]
+    Context {
+        /// Where: a file, a line, a flag.
+        context: String,
+        /// What.
+        source: Box<Error>,
+    },
+}
+
+fn io_hint(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::StorageFull => {
+            " (free some space; files written before this one are whole)"
+        }
+        std::io::ErrorKind::NotFound => " (check the path)",
+        std::io::ErrorKind::PermissionDenied => " (check its permissions)",
+        _ => "",
+    }
+}
+
+impl Error {
+    /// An error the user can mend.
+    pub fn user(message: impl Display) -> Self {
+        Self::User(message.to_string())
+    }
+
+    /// A bug.
+    pub fn internal(message: impl Display) -> Self {
+        Self::Internal(message.to_string())
+    }
+
+    /// A failed file operation on `path`; use as `.map_err(Error::io(path))`.
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { path, source }
+    }
+
+    /// The process's exit code: 2 for what the user can mend, 1 for bugs and lost devices, 130 for Ctrl-C.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::User(_) | Self::Io { .. } | Self::OutOfMemory(_) => 2,
+            Self::DeviceLost(_) | Self::Gpu(_) | Self::Internal(_) => 1,
+            Self::Interrupted(_) => 130,
+            Self::Context { source, .. } => source.exit_code(),
+        }
+    }
+}
+
+/// Puts a place before an error's message.
+pub trait Context<T> {
+    /// Prefixes the error with `context` (a file, a line, a flag).
+    fn context(self, context: impl Display) -> Result<T>;
+}
+
+impl<T> Context<T> for Result<T> {
+    fn context(self, context: impl Display) -> Result<T> {
+        self.map_err(|source| Error::Context {
+            context: context.to_string(),
+            source: Box::new(source),
+        })
+    }
+}

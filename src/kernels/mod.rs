@@ -1,0 +1,1 @@
+//! One file an op: parameters, record functions, float64 CPU twin, test cases.

@@ -1,0 +1,35 @@
+//! tea-wgpu: post-train language models for best-of-N on any GPU that speaks Vulkan, Metal or DX12.
+//!
+//! The modules in layer order; each may import only from those after it:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`cli`] | one file a subcommand: flags → typed config → one library call |
+//! | [`train`], [`eval`] | the training loops and checkpoints; best-of-N statistics |
+//! | [`rollout`], [`reward`] | sampling from a policy; scoring what was sampled |
+//! | [`model`], [`advantage`], [`optim`] | transformer forward and backward; advantage rules; AdamW |
+//! | [`kernels`] | one file an op: record functions, float64 twins, test cases |
+//! | [`tensor`] | shape + dtype + buffer handle |
+//! | [`gpu`] | the only module that names `wgpu` |
+//! | [`config`], [`error`], [`rng`] | typed settings; the error type; counter-based random numbers |
+//!
+//! [`text`], [`report`] and [`demo`] are CPU-only side rooms (tokenizers and data; metrics, tables and plots;
+//! the procedural instruction set of the embedded demo).
+
+pub mod advantage;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod error;
+pub mod eval;
+pub mod gpu;
+pub mod kernels;
+pub mod model;
+pub mod optim;
+pub mod report;
+pub mod reward;
+pub mod rng;
+pub mod rollout;
+pub mod tensor;
+pub mod text;
+pub mod train;

@@ -1,0 +1,1 @@
+//! Models: specification, weights, LoRA, forward, backward.
