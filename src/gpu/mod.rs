@@ -1,1 +1,20 @@
-//! The only module that names `wgpu`.
+//! The only module that names `wgpu`: adapters, limits, buffers, pipelines, recording, readback, timestamps.
+//!
+//! A [`Gpu`] is an open device. [`Buffer`]s are allocated from it (never above the adapter's binding cap),
+//! a [`Recorder`] batches dispatches of [`Kernel`]s into submissions, and [`Gpu::read`] brings data back.
+//! Errors that wgpu reports outside a call (validation, lost device) are kept and returned by the next
+//! submission or readback as a typed [`Error`](crate::error::Error); nothing aborts silently.
+
+mod adapters;
+mod buffer;
+mod device;
+mod pipeline;
+mod profile;
+mod recorder;
+
+pub use adapters::{AdapterReport, CoopShape, DeviceKind, list_adapters};
+pub use buffer::{Buffer, MemoryReport};
+pub use device::{Caps, Gpu, GpuOptions};
+pub use pipeline::{Binding, Kernel, Reflection, reflect};
+pub use profile::ProfileRow;
+pub use recorder::Recorder;

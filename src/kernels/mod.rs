@@ -1,1 +1,48 @@
-//! One file an op: parameters, record functions, float64 CPU twin, test cases.
+//! One file an op: parameters, record functions, float64 CPU twin, test cases. This file is the table of them.
+//!
+//! Layout conventions: activations are row-major f32 with a row stride padded to a multiple of four ([`pad4`]);
+//! a kernel that produces odd rows writes zeros into the padding. Letters: B batch, M rows (tokens), T time,
+//! C channels, H heads, V vocabulary, R rank, G group.
+//!
+//! **Batch invariance.** The order in which a reduction adds its terms depends on the op and on the position
+//! along the reduced axis alone, never on how many rows share the dispatch. The same row therefore gives the
+//! same bits in sampling, scoring and training.
+
+pub mod harness;
+pub mod linear;
+pub mod weight;
+
+use crate::gpu::Kernel;
+use harness::Case;
+
+/// A kernel's row in the table.
+pub struct Entry {
+    /// The kernel.
+    pub kernel: &'static Kernel,
+    /// Its test and bench cases; every case runs the kernel through its public record function.
+    pub cases: fn() -> Vec<Case>,
+}
+
+/// Every kernel variant with its cases; validation, twin tests, translation and benches walk this.
+pub fn table() -> Vec<Entry> {
+    Vec::new()
+}
+
+/// `n` rounded up to a multiple of four: the row stride of an activation with `n` columns.
+pub const fn pad4(n: usize) -> usize {
+    n.next_multiple_of(4)
+}
+
+/// Splits `count` work items into workgroups of `per_group`, folded over two dimensions so that neither
+/// exceeds 65,535; the shader recovers the index as `id.y * 65535 * per_group + id.x` and guards its end.
+pub fn fold(count: usize, per_group: usize) -> [u32; 3] {
+    let groups = count.div_ceil(per_group);
+    if groups <= MAX_GROUPS {
+        [groups as u32, 1, 1]
+    } else {
+        [MAX_GROUPS as u32, groups.div_ceil(MAX_GROUPS) as u32, 1]
+    }
+}
+
+/// Workgroups every adapter takes in one dimension.
+pub const MAX_GROUPS: usize = 65_535;

@@ -1,0 +1,80 @@
+// y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ bias (N)] [+ y]
+// Appended: a shared/weight_*.wgsl part with `weight4`.
+// Every output is one chain of fused multiply-adds along K in ascending order: the bits do not depend on M.
+// A workgroup is ROWS rows by 2 · LANES columns; the rows come from workgroup_id alone, so reads of x are uniform.
+
+override LANES: u32 = 8u;
+
+struct Params {
+    m: u32,
+    n: u32,
+    k4: u32,        // K / 4, rounded up
+    x_stride: u32,  // vec4s from one row of x to the next
+    y_stride: u32,  // floats from one row of y to the next
+    y_offset: u32,  // column of y where this weight's first row goes
+    w_section: u32, // words before the scales of a quantised weight
+    w_row: u32,     // first row of the weight to use
+    flags: u32,     // 1: add to y, 2: add the bias, 4: zero the padding columns n .. pad4(n)
+    alpha: f32,
+}
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+
+fn dot_chain(a: vec4<f32>, b: vec4<f32>, c: f32) -> f32 {
+    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, c))));
+}
+
+fn store(row: u32, col: u32, value: f32) {
+    if row >= p.m { return; }
+    let at = row * p.y_stride + p.y_offset + col;
+    if col < p.n {
+        var v = p.alpha * value;
+        if (p.flags & 2u) != 0u { v += bias[p.y_offset + col]; }
+        if (p.flags & 1u) != 0u { v += y[at]; }
+        y[at] = v;
+    } else if (p.flags & 4u) != 0u && col < ((p.n + 3u) & ~3u) {
+        y[at] = 0.0;
+    }
+}
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+    let c0 = group.x * 2u * LANES + local.x;
+    let c1 = c0 + LANES;
+    // Lanes past the edge compute on the last row of W and are not stored.
+    let n0 = min(c0, p.n - 1u);
+    let n1 = min(c1, p.n - 1u);
+    let row = group.y * 8u;
+    let last = p.m - 1u;
+    let b0 = row * p.x_stride;
+    let b1 = min(row + 1u, last) * p.x_stride;
+    let b2 = min(row + 2u, last) * p.x_stride;
+    let b3 = min(row + 3u, last) * p.x_stride;
+    let b4 = min(row + 4u, last) * p.x_stride;
+    let b5 = min(row + 5u, last) * p.x_stride;
+    let b6 = min(row + 6u, last) * p.x_stride;
+    let b7 = min(row + 7u, last) * p.x_stride;
+    var s0 = 0.0; var s1 = 0.0; var s2 = 0.0; var s3 = 0.0;
+    var s4 = 0.0; var s5 = 0.0; var s6 = 0.0; var s7 = 0.0;
+    var t0 = 0.0; var t1 = 0.0; var t2 = 0.0; var t3 = 0.0;
+    var t4 = 0.0; var t5 = 0.0; var t6 = 0.0; var t7 = 0.0;
+    for (var k = 0u; k < p.k4; k++) {
+        let u = weight4(p.w_row + n0, k);
+        let v = weight4(p.w_row + n1, k);
+        let x0 = x[b0 + k]; s0 = dot_chain(x0, u, s0); t0 = dot_chain(x0, v, t0);
+        let x1 = x[b1 + k]; s1 = dot_chain(x1, u, s1); t1 = dot_chain(x1, v, t1);
+        let x2 = x[b2 + k]; s2 = dot_chain(x2, u, s2); t2 = dot_chain(x2, v, t2);
+        let x3 = x[b3 + k]; s3 = dot_chain(x3, u, s3); t3 = dot_chain(x3, v, t3);
+        let x4 = x[b4 + k]; s4 = dot_chain(x4, u, s4); t4 = dot_chain(x4, v, t4);
+        let x5 = x[b5 + k]; s5 = dot_chain(x5, u, s5); t5 = dot_chain(x5, v, t5);
+        let x6 = x[b6 + k]; s6 = dot_chain(x6, u, s6); t6 = dot_chain(x6, v, t6);
+        let x7 = x[b7 + k]; s7 = dot_chain(x7, u, s7); t7 = dot_chain(x7, v, t7);
+    }
+    store(row, c0, s0); store(row + 1u, c0, s1); store(row + 2u, c0, s2); store(row + 3u, c0, s3);
+    store(row + 4u, c0, s4); store(row + 5u, c0, s5); store(row + 6u, c0, s6); store(row + 7u, c0, s7);
+    store(row, c1, t0); store(row + 1u, c1, t1); store(row + 2u, c1, t2); store(row + 3u, c1, t3);
+    store(row + 4u, c1, t4); store(row + 5u, c1, t5); store(row + 6u, c1, t6); store(row + 7u, c1, t7);
+}

@@ -1,0 +1,81 @@
+// dx (M, K) = alpha · dy (M, N) · W (N, K) [+ dx]
+// Appended: a shared/weight_*.wgsl part with `weight4`.
+// One chain of fused multiply-adds along N in ascending order: the bits do not depend on M.
+// A workgroup is 8 rows by LANES groups of four columns.
+
+override LANES: u32 = 8u;
+
+struct Params {
+    m: u32,
+    n: u32,
+    k4: u32,         // K / 4, rounded up
+    dy_stride: u32,  // vec4s
+    dx_stride: u32,  // vec4s
+    dy_offset: u32,  // column of dy that meets this weight's first row; a multiple of 4
+    w_section: u32,
+    w_row: u32,      // first row of the weight to use
+    flags: u32,      // 1: add to dx
+    alpha: f32,
+}
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> dx: array<vec4<f32>>;
+
+fn store(row: u32, col: u32, value: vec4<f32>) {
+    if row >= p.m || col >= p.k4 { return; }
+    let at = row * p.dx_stride + col;
+    var v = p.alpha * value;
+    if (p.flags & 1u) != 0u { v += dx[at]; }
+    dx[at] = v;
+}
+
+fn rank_one(a: f32, w: vec4<f32>, c: vec4<f32>) -> vec4<f32> {
+    return fma(vec4<f32>(a), w, c);
+}
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+    let col = group.x * LANES + local.x;
+    let k = min(col, p.k4 - 1u);
+    let row = group.y * 8u;
+    let last = p.m - 1u;
+    let offset = p.dy_offset / 4u;
+    let b0 = row * p.dy_stride + offset;
+    let b1 = min(row + 1u, last) * p.dy_stride + offset;
+    let b2 = min(row + 2u, last) * p.dy_stride + offset;
+    let b3 = min(row + 3u, last) * p.dy_stride + offset;
+    let b4 = min(row + 4u, last) * p.dy_stride + offset;
+    let b5 = min(row + 5u, last) * p.dy_stride + offset;
+    let b6 = min(row + 6u, last) * p.dy_stride + offset;
+    let b7 = min(row + 7u, last) * p.dy_stride + offset;
+    var s0 = vec4<f32>(); var s1 = vec4<f32>(); var s2 = vec4<f32>(); var s3 = vec4<f32>();
+    var s4 = vec4<f32>(); var s5 = vec4<f32>(); var s6 = vec4<f32>(); var s7 = vec4<f32>();
+    let whole = p.n / 4u;
+    for (var j = 0u; j < whole; j++) {
+        let d0 = dy[b0 + j]; let d1 = dy[b1 + j]; let d2 = dy[b2 + j]; let d3 = dy[b3 + j];
+        let d4 = dy[b4 + j]; let d5 = dy[b5 + j]; let d6 = dy[b6 + j]; let d7 = dy[b7 + j];
+        let w0 = weight4(p.w_row + j * 4u, k);
+        s0 = rank_one(d0.x, w0, s0); s1 = rank_one(d1.x, w0, s1); s2 = rank_one(d2.x, w0, s2); s3 = rank_one(d3.x, w0, s3);
+        s4 = rank_one(d4.x, w0, s4); s5 = rank_one(d5.x, w0, s5); s6 = rank_one(d6.x, w0, s6); s7 = rank_one(d7.x, w0, s7);
+        let w1 = weight4(p.w_row + j * 4u + 1u, k);
+        s0 = rank_one(d0.y, w1, s0); s1 = rank_one(d1.y, w1, s1); s2 = rank_one(d2.y, w1, s2); s3 = rank_one(d3.y, w1, s3);
+        s4 = rank_one(d4.y, w1, s4); s5 = rank_one(d5.y, w1, s5); s6 = rank_one(d6.y, w1, s6); s7 = rank_one(d7.y, w1, s7);
+        let w2 = weight4(p.w_row + j * 4u + 2u, k);
+        s0 = rank_one(d0.z, w2, s0); s1 = rank_one(d1.z, w2, s1); s2 = rank_one(d2.z, w2, s2); s3 = rank_one(d3.z, w2, s3);
+        s4 = rank_one(d4.z, w2, s4); s5 = rank_one(d5.z, w2, s5); s6 = rank_one(d6.z, w2, s6); s7 = rank_one(d7.z, w2, s7);
+        let w3 = weight4(p.w_row + j * 4u + 3u, k);
+        s0 = rank_one(d0.w, w3, s0); s1 = rank_one(d1.w, w3, s1); s2 = rank_one(d2.w, w3, s2); s3 = rank_one(d3.w, w3, s3);
+        s4 = rank_one(d4.w, w3, s4); s5 = rank_one(d5.w, w3, s5); s6 = rank_one(d6.w, w3, s6); s7 = rank_one(d7.w, w3, s7);
+    }
+    for (var n = whole * 4u; n < p.n; n++) {
+        let w = weight4(p.w_row + n, k);
+        let c = n % 4u;
+        s0 = rank_one(dy[b0 + whole][c], w, s0); s1 = rank_one(dy[b1 + whole][c], w, s1);
+        s2 = rank_one(dy[b2 + whole][c], w, s2); s3 = rank_one(dy[b3 + whole][c], w, s3);
+        s4 = rank_one(dy[b4 + whole][c], w, s4); s5 = rank_one(dy[b5 + whole][c], w, s5);
+        s6 = rank_one(dy[b6 + whole][c], w, s6); s7 = rank_one(dy[b7 + whole][c], w, s7);
+    }
+    store(row, col, s0); store(row + 1u, col, s1); store(row + 2u, col, s2); store(row + 3u, col, s3);
+    store(row + 4u, col, s4); store(row + 5u, col, s5); store(row + 6u, col, s6); store(row + 7u, col, s7);
+}

@@ -1,0 +1,244 @@
+//! Finding an adapter: what the machine has, and which one a user means.
+
+use crate::error::{Error, Result};
+use serde::Serialize;
+
+/// What kind of processor an adapter is; the order is the order of preference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// A graphics card with its own memory.
+    Discrete,
+    /// A GPU that shares the processor's memory.
+    Integrated,
+    /// A GPU handed through by a hypervisor.
+    Virtual,
+    /// A software driver on the processor.
+    Cpu,
+    /// The driver does not say.
+    Other,
+}
+
+/// One row of the driver's cooperative-matrix table: `C (m×n) += A (m×k) · B (k×n)`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CoopShape {
+    /// Rows of A and C.
+    pub m: u32,
+    /// Columns of B and C.
+    pub n: u32,
+    /// Columns of A, rows of B.
+    pub k: u32,
+    /// Element type of A and B.
+    pub ab: String,
+    /// Element type of C.
+    pub c: String,
+}
+
+/// What an adapter reports, as `tea-wgpu devices` prints it.
+#[derive(Debug, Clone, Serialize)]
+pub struct AdapterReport {
+    /// Position in the list; `--device` takes it.
+    pub index: usize,
+    /// The driver's name for the adapter.
+    pub name: String,
+    /// Vulkan, Metal, Dx12 or Gl.
+    pub backend: String,
+    /// Discrete, integrated, virtual, cpu.
+    pub kind: DeviceKind,
+    /// Driver name.
+    pub driver: String,
+    /// Driver version text.
+    pub driver_info: String,
+    /// Largest single binding, bytes.
+    pub max_binding_bytes: u64,
+    /// Largest buffer, bytes.
+    pub max_buffer_bytes: u64,
+    /// Storage buffers one shader stage may bind.
+    pub max_storage_buffers: u32,
+    /// Threads in a workgroup.
+    pub max_invocations: u32,
+    /// Workgroup memory, bytes.
+    pub max_workgroup_bytes: u32,
+    /// Bytes of immediate data a dispatch may carry.
+    pub max_immediate_bytes: u32,
+    /// Workgroups in one dimension of a dispatch.
+    pub max_workgroups: u32,
+    /// 16-bit floats in shaders.
+    pub f16: bool,
+    /// Subgroup operations in shaders.
+    pub subgroups: bool,
+    /// Smallest and largest subgroup.
+    pub subgroup_size: (u32, u32),
+    /// GPU timestamps.
+    pub timestamps: bool,
+    /// Cooperative-matrix shapes (empty: none).
+    pub coop: Vec<CoopShape>,
+    /// Why this program cannot use the adapter, if it cannot.
+    pub unusable: Option<String>,
+}
+
+pub(super) fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    // Validation layers belong to the driver's developers; wgpu validates by itself.
+    descriptor.flags = wgpu::InstanceFlags::empty().with_env();
+    wgpu::Instance::new(descriptor)
+}
+
+pub(super) fn enumerate() -> Vec<wgpu::Adapter> {
+    let backends = wgpu::Backends::all().with_env();
+    let mut all = pollster::block_on(instance().enumerate_adapters(backends));
+    all.sort_by_key(|a| {
+        let info = a.get_info();
+        (kind(info.device_type), info.backend == wgpu::Backend::Gl)
+    });
+    all
+}
+
+fn kind(t: wgpu::DeviceType) -> DeviceKind {
+    match t {
+        wgpu::DeviceType::DiscreteGpu => DeviceKind::Discrete,
+        wgpu::DeviceType::IntegratedGpu => DeviceKind::Integrated,
+        wgpu::DeviceType::VirtualGpu => DeviceKind::Virtual,
+        wgpu::DeviceType::Cpu => DeviceKind::Cpu,
+        wgpu::DeviceType::Other => DeviceKind::Other,
+    }
+}
+
+pub(super) fn report(index: usize, adapter: &wgpu::Adapter) -> AdapterReport {
+    let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+    let coop = adapter
+        .cooperative_matrix_properties()
+        .iter()
+        .map(|p| CoopShape {
+            m: p.m_size,
+            n: p.n_size,
+            k: p.k_size,
+            ab: format!("{:?}", p.ab_type).to_lowercase(),
+            c: format!("{:?}", p.cr_type).to_lowercase(),
+        })
+        .collect();
+    AdapterReport {
+        index,
+        name: info.name.clone(),
+        backend: format!("{:?}", info.backend),
+        kind: kind(info.device_type),
+        driver: info.driver.clone(),
+        driver_info: info.driver_info.clone(),
+        max_binding_bytes: limits.max_storage_buffer_binding_size,
+        max_buffer_bytes: limits.max_buffer_size,
+        max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        max_invocations: limits.max_compute_invocations_per_workgroup,
+        max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        max_immediate_bytes: limits.max_immediate_size,
+        max_workgroups: limits.max_compute_workgroups_per_dimension,
+        f16: features.contains(wgpu::Features::SHADER_F16),
+        subgroups: features.contains(wgpu::Features::SUBGROUP),
+        subgroup_size: (info.subgroup_min_size, info.subgroup_max_size),
+        timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+        coop,
+        unusable: unusable(&limits, features),
+    }
+}
+
+/// The least an adapter must give: see the portable path in `ARCHITECTURE.md`.
+fn unusable(limits: &wgpu::Limits, features: wgpu::Features) -> Option<String> {
+    let mut lacks = Vec::new();
+    let mut need = |what: &str, has: u64, wants: u64| {
+        if has < wants {
+            lacks.push(format!("{what} is {has}, {wants} are needed"));
+        }
+    };
+    need(
+        "storage buffers a stage",
+        limits.max_storage_buffers_per_shader_stage.into(),
+        8,
+    );
+    need(
+        "invocations a workgroup",
+        limits.max_compute_invocations_per_workgroup.into(),
+        256,
+    );
+    need(
+        "workgroup memory in bytes",
+        limits.max_compute_workgroup_storage_size.into(),
+        16 << 10,
+    );
+    need(
+        "the largest binding in bytes",
+        limits.max_storage_buffer_binding_size,
+        128 << 20,
+    );
+    need("immediate data in bytes", limits.max_immediate_size.into(), 128);
+    if !features.contains(wgpu::Features::IMMEDIATES) {
+        lacks.push("no immediate data (push constants)".into());
+    }
+    (!lacks.is_empty()).then(|| lacks.join("; "))
+}
+
+/// Every adapter of this machine, best first (discrete, integrated, virtual, CPU; Vulkan before GL).
+pub fn list_adapters() -> Vec<AdapterReport> {
+    enumerate()
+        .iter()
+        .enumerate()
+        .map(|(i, a)| report(i, a))
+        .collect()
+}
+
+/// Picks the adapter that `wanted` names: an index, or part of a name; without one, the best usable.
+///
+/// # Errors
+/// No adapter at all, none that matches, or one that is too small: each says what to do.
+pub(super) fn choose(wanted: Option<&str>) -> Result<(usize, wgpu::Adapter)> {
+    let all = enumerate();
+    if all.is_empty() {
+        return Err(Error::user(
+            "no GPU adapter found (Vulkan, Metal or DX12). Install your GPU's driver, or a software Vulkan driver: \
+             `apt-get install mesa-vulkan-drivers libvulkan1` on Debian and Ubuntu, `dnf install mesa-vulkan-drivers \
+             vulkan-loader` on Fedora; then check with `tea-wgpu devices`",
+        ));
+    }
+    let reports: Vec<_> = all.iter().enumerate().map(|(i, a)| report(i, a)).collect();
+    let listing = || {
+        reports
+            .iter()
+            .map(|r| format!("{}: {} ({})", r.index, r.name, r.backend))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let index = match wanted.map(str::trim).filter(|w| !w.is_empty()) {
+        None => reports.iter().position(|r| r.unusable.is_none()).unwrap_or(0),
+        Some(w) => match w.parse::<usize>() {
+            Ok(i) if i < reports.len() => i,
+            Ok(i) => {
+                return Err(Error::user(format!(
+                    "--device {i}: there is no such adapter; this machine has {}",
+                    listing()
+                )));
+            }
+            Err(_) => {
+                let w = w.to_lowercase();
+                let hit = |r: &&AdapterReport| {
+                    r.name.to_lowercase().contains(&w)
+                        || format!("{}/{}", r.backend, r.name).to_lowercase().contains(&w)
+                };
+                reports.iter().find(hit).map(|r| r.index).ok_or_else(|| {
+                    Error::user(format!(
+                        "--device {w}: no adapter's name contains it; this machine has {}",
+                        listing()
+                    ))
+                })?
+            }
+        },
+    };
+    if let Some(why) = &reports[index].unusable {
+        return Err(Error::user(format!(
+            "adapter {} is too small for tea-wgpu: {why}. Choose another with --device (this machine has {})",
+            reports[index].name,
+            listing()
+        )));
+    }
+    all.into_iter()
+        .nth(index)
+        .map(|a| (index, a))
+        .ok_or_else(|| Error::internal("the chosen adapter vanished"))
+}

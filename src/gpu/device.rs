@@ -1,0 +1,337 @@
+//! An open device: its queue, what it can do, and the errors it reports out of turn.
+
+use super::adapters::{self, AdapterReport, DeviceKind};
+use super::buffer::{Buffer, MemoryReport, Tracker};
+use super::pipeline::{Kernel, Pipeline};
+use super::profile::Profile;
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How to open a device.
+#[derive(Debug, Clone, Default)]
+pub struct GpuOptions {
+    /// Adapter index or part of its name; `None` picks the best.
+    pub device: Option<String>,
+    /// Time every dispatch with GPU timestamps (slower; for `--profile` and `bench`).
+    pub profile: bool,
+    /// Keep the driver-side bounds and loop checks also in release builds.
+    pub checked: bool,
+}
+
+/// What kernels may ask of the adapter when they choose a variant.
+#[derive(Debug, Clone)]
+pub struct Caps {
+    /// What the adapter is.
+    pub kind: DeviceKind,
+    /// 16-bit floats in shaders.
+    pub f16: bool,
+    /// Subgroup operations in shaders.
+    pub subgroups: bool,
+    /// Largest single binding in bytes (clamped to 2³¹ − 4: larger ones compute wrongly on some back ends).
+    pub max_binding: u64,
+    /// Threads in a workgroup.
+    pub max_invocations: u32,
+    /// Workgroups in one dimension.
+    pub max_workgroups: u32,
+    /// Workgroup memory in bytes.
+    pub max_workgroup_bytes: u32,
+}
+
+pub(super) struct Inner {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    pub(super) caps: Caps,
+    pub(super) report: AdapterReport,
+    pub(super) tracker: Arc<Tracker>,
+    pub(super) pipelines: Mutex<HashMap<(usize, Vec<(&'static str, u64)>), Arc<Pipeline>>>,
+    pub(super) cache: Option<wgpu::PipelineCache>,
+    pub(super) cache_file: Option<std::path::PathBuf>,
+    pub(super) trusted: bool,
+    pub(super) fault: Arc<Mutex<Option<Error>>>,
+    pub(super) staging: Mutex<Option<wgpu::Buffer>>,
+    pub(super) profile: Option<Mutex<Profile>>,
+    pub(super) dummy: wgpu::Buffer,
+}
+
+/// An open device. Cheap to clone; every clone is the same device.
+#[derive(Clone)]
+pub struct Gpu(pub(super) Arc<Inner>);
+
+pub(super) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gpu {
+    /// Opens the adapter that `options` name, with every limit and useful feature it reports.
+    ///
+    /// # Errors
+    /// No adapter, none that matches, or one too small (user errors that say what to install or choose).
+    pub fn open(options: &GpuOptions) -> Result<Self> {
+        let (index, adapter) = adapters::choose(options.device.as_deref())?;
+        let report = adapters::report(index, &adapter);
+        let optional = wgpu::Features::SHADER_F16
+            | wgpu::Features::SUBGROUP
+            | wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::PIPELINE_CACHE;
+        let features = (adapter.features() & optional) | wgpu::Features::IMMEDIATES;
+        let limits = adapter.limits();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("tea-wgpu"),
+            required_features: features,
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| {
+            Error::user(format!(
+                "adapter {}: the driver refused to open it: {e}",
+                report.name
+            ))
+        })?;
+        let fault = Arc::new(Mutex::new(None));
+        watch(&device, &fault);
+        let caps = Caps {
+            kind: report.kind,
+            f16: report.f16,
+            subgroups: report.subgroups,
+            max_binding: limits
+                .max_storage_buffer_binding_size
+                .min(limits.max_buffer_size)
+                .min((1 << 31) - 4),
+            max_invocations: limits.max_compute_invocations_per_workgroup,
+            max_workgroups: limits.max_compute_workgroups_per_dimension,
+            max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        };
+        let (cache, cache_file) = super::pipeline::open_cache(&device, &adapter.get_info());
+        let profile = (options.profile && report.timestamps)
+            .then(|| Mutex::new(Profile::new(&device, queue.get_timestamp_period())));
+        let dummy = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("unused binding"),
+            size: 256,
+            usage: wgpu::BufferUsages::STORAGE,
+            mapped_at_creation: false,
+        });
+        log::info!(
+            "device {}: {} ({}, {})",
+            report.index,
+            report.name,
+            report.backend,
+            report.driver_info
+        );
+        Ok(Self(Arc::new(Inner {
+            device,
+            queue,
+            caps,
+            report,
+            tracker: Arc::default(),
+            pipelines: Mutex::default(),
+            cache,
+            cache_file,
+            trusted: !cfg!(debug_assertions) && !options.checked,
+            fault,
+            staging: Mutex::default(),
+            profile,
+            dummy,
+        })))
+    }
+
+    /// What the adapter can do.
+    pub fn caps(&self) -> &Caps {
+        &self.0.caps
+    }
+
+    /// The adapter's full report.
+    pub fn report(&self) -> &AdapterReport {
+        &self.0.report
+    }
+
+    /// Bytes allocated now, the peak so far, and the peak by label.
+    pub fn memory(&self) -> MemoryReport {
+        self.0.tracker.report()
+    }
+
+    /// Allocates a zeroed buffer of `bytes` (rounded up to 4).
+    ///
+    /// # Errors
+    /// More than one binding can hold (the caller splits or the user lowers a setting), or out of memory.
+    pub fn alloc(&self, label: &str, bytes: u64) -> Result<Buffer> {
+        let bytes = bytes.max(4).next_multiple_of(4);
+        if bytes > self.0.caps.max_binding {
+            return Err(Error::OutOfMemory(format!(
+                "{label} needs {bytes} bytes in one binding; adapter {} binds at most {}",
+                self.0.report.name, self.0.caps.max_binding
+            )));
+        }
+        let scope = self.0.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let raw = self.0.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: bytes,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        if pollster::block_on(scope.pop()).is_some() {
+            return Err(Error::OutOfMemory(format!(
+                "{label} ({bytes} bytes; {} in use)",
+                self.memory().current
+            )));
+        }
+        Ok(Buffer::new(raw, label, bytes, &self.0.tracker))
+    }
+
+    /// Allocates a buffer that holds `data`.
+    ///
+    /// # Errors
+    /// As [`Gpu::alloc`].
+    pub fn upload<T: bytemuck::Pod>(&self, label: &str, data: &[T]) -> Result<Buffer> {
+        let buffer = self.alloc(label, size_of_val(data) as u64)?;
+        self.write(&buffer, 0, data);
+        Ok(buffer)
+    }
+
+    /// Writes `data` at byte `offset`, before anything submitted later.
+    ///
+    /// A [`Recorder`](super::Recorder) with unsubmitted work must be submitted first; its own
+    /// [`write`](super::Recorder::write) does that.
+    pub fn write<T: bytemuck::Pod>(&self, buffer: &Buffer, offset: u64, data: &[T]) {
+        let bytes: &[u8] = bytemuck::cast_slice(data);
+        let whole = bytes.len() / 4 * 4;
+        if whole > 0 {
+            self.0.queue.write_buffer(buffer.raw(), offset, &bytes[..whole]);
+        }
+        if whole < bytes.len() {
+            let mut last = [0u8; 4];
+            last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+            self.0
+                .queue
+                .write_buffer(buffer.raw(), offset + whole as u64, &last);
+        }
+    }
+
+    /// Reads `count` values of `T` from byte `offset`, after everything submitted so far.
+    ///
+    /// # Errors
+    /// A lost device, or an error that an earlier submission caused.
+    pub fn read<T: bytemuck::Pod>(&self, buffer: &Buffer, offset: u64, count: usize) -> Result<Vec<T>> {
+        let bytes = (count * size_of::<T>()) as u64;
+        if bytes == 0 {
+            return Ok(Vec::new());
+        }
+        let padded = bytes.next_multiple_of(4);
+        let mut slot = lock(&self.0.staging);
+        if slot.as_ref().is_none_or(|s| s.size() < padded) {
+            *slot = Some(self.0.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("readback"),
+                size: padded.next_power_of_two().max(4096),
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            }));
+        }
+        let Some(staging) = slot.as_ref() else {
+            return Err(Error::internal("no staging buffer"));
+        };
+        let mut encoder = self.0.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer.raw(), offset, staging, 0, Some(padded));
+        self.0.queue.submit([encoder.finish()]);
+        let (tx, rx) = std::sync::mpsc::channel();
+        staging
+            .slice(..padded)
+            .map_async(wgpu::MapMode::Read, move |r| drop(tx.send(r)));
+        self.wait()?;
+        rx.recv()
+            .map_err(|_| {
+                self.take_fault()
+                    .unwrap_or_else(|| Error::DeviceLost("no answer to a readback".into()))
+            })?
+            .map_err(|e| {
+                self.take_fault()
+                    .unwrap_or_else(|| Error::Gpu(format!("mapping for readback: {e}")))
+            })?;
+        let view = staging
+            .slice(..padded)
+            .get_mapped_range()
+            .map_err(|e| Error::Gpu(e.to_string()))?;
+        let mut out = vec![T::zeroed(); count];
+        bytemuck::cast_slice_mut::<T, u8>(&mut out).copy_from_slice(&view[..bytes as usize]);
+        drop(view);
+        staging.unmap();
+        self.check()?;
+        Ok(out)
+    }
+
+    /// Waits until everything submitted has run.
+    ///
+    /// # Errors
+    /// A lost device, or an error that an earlier submission caused.
+    pub fn wait(&self) -> Result<()> {
+        if let Err(e) = self.0.device.poll(wgpu::PollType::wait_indefinitely()) {
+            return Err(self
+                .take_fault()
+                .unwrap_or_else(|| Error::DeviceLost(e.to_string())));
+        }
+        self.check()
+    }
+
+    /// The error that wgpu reported out of turn, if any.
+    pub(super) fn check(&self) -> Result<()> {
+        self.take_fault().map_or(Ok(()), Err)
+    }
+
+    fn take_fault(&self) -> Option<Error> {
+        lock(&self.0.fault).take()
+    }
+
+    /// The pipeline of `kernel` with these override constants, built on first use.
+    pub(super) fn pipeline(
+        &self,
+        kernel: &'static Kernel,
+        constants: &[(&'static str, f64)],
+    ) -> Result<Arc<Pipeline>> {
+        let key = (
+            std::ptr::from_ref(kernel) as usize,
+            constants
+                .iter()
+                .map(|(n, v)| (*n, v.to_bits()))
+                .collect::<Vec<_>>(),
+        );
+        if let Some(p) = lock(&self.0.pipelines).get(&key) {
+            return Ok(p.clone());
+        }
+        let made = Arc::new(Pipeline::new(self, kernel, constants)?);
+        lock(&self.0.pipelines).insert(key, made.clone());
+        Ok(made)
+    }
+
+    /// How many pipelines were built since the device was opened.
+    pub fn pipelines_made(&self) -> usize {
+        lock(&self.0.pipelines).len()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        super::pipeline::save_cache(self.cache.as_ref(), self.cache_file.as_deref());
+    }
+}
+
+/// Keeps what the driver reports out of turn; the first fault wins, since later ones follow from it.
+fn watch(device: &wgpu::Device, fault: &Arc<Mutex<Option<Error>>>) {
+    let keep = fault.clone();
+    device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
+        let e = match e {
+            wgpu::Error::OutOfMemory { source } => Error::OutOfMemory(source.to_string()),
+            wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
+                Error::Gpu(description)
+            }
+        };
+        log::error!("{e}");
+        lock(&keep).get_or_insert(e);
+    }));
+    let keep = fault.clone();
+    device.set_device_lost_callback(move |reason, message| {
+        if reason != wgpu::DeviceLostReason::Destroyed {
+            log::error!("device lost: {message}");
+            lock(&keep).get_or_insert(Error::DeviceLost(message));
+        }
+    });
+}

@@ -1,0 +1,189 @@
+//! Cases that serve tests and benches alike: a case says what buffers an op takes, how to record it, and what
+//! its float64 twin expects.
+
+use crate::error::{Error, Result};
+use crate::gpu::{Buffer, Gpu, Recorder};
+use rand::{RngExt, SeedableRng};
+
+/// How far a kernel may be from its twin, and why.
+#[derive(Debug, Clone, Copy)]
+pub struct Tol {
+    /// Absolute part.
+    pub atol: f64,
+    /// Part relative to the expected value.
+    pub rtol: f64,
+    /// The cause: which rounding it allows for.
+    pub why: &'static str,
+}
+
+/// One buffer of a case.
+pub enum Slot {
+    /// An input, as bytes.
+    In(Vec<u8>),
+    /// An output of this many f32, filled with NaN before the run.
+    Out(usize),
+    /// Read and written: initial values.
+    InOut(Vec<f32>),
+}
+
+impl Slot {
+    /// An input of any plain type.
+    pub fn input<T: bytemuck::Pod>(data: &[T]) -> Self {
+        Self::In(bytemuck::cast_slice(data).to_vec())
+    }
+}
+
+/// What the twin expects in a buffer: slot index, values, tolerance.
+pub type Expect = (usize, Vec<f64>, Tol);
+/// Records the op on the case's buffers.
+pub type RecordFn = Box<dyn Fn(&mut Recorder, &[Buffer]) -> Result<()>>;
+
+/// A test and bench case of one op.
+pub struct Case {
+    /// Shape and what is special about it.
+    pub name: String,
+    /// The buffers, in the order `record` takes them.
+    pub slots: Vec<Slot>,
+    /// Records the op.
+    pub record: RecordFn,
+    /// The float64 twin.
+    pub expect: Box<dyn Fn() -> Vec<Expect>>,
+    /// Floating-point operations of one run (for the benches).
+    pub flops: f64,
+}
+
+/// Words after each output that must stay untouched.
+const GUARD: usize = 64;
+/// A quiet NaN with a recognisable payload.
+const CANARY: u32 = 0x7fc0_dead;
+
+impl Case {
+    /// Runs the case once and returns the contents of every output, guards checked.
+    ///
+    /// # Errors
+    /// The op failed, or it wrote past the end of an output.
+    pub fn run(&self, gpu: &Gpu) -> Result<Vec<Option<Vec<f32>>>> {
+        let buffers = self.upload(gpu)?;
+        let mut rec = Recorder::new(gpu);
+        (self.record)(&mut rec, &buffers)?;
+        rec.submit()?;
+        self.slots
+            .iter()
+            .zip(&buffers)
+            .map(|(slot, buffer)| self.read(gpu, slot, buffer))
+            .collect()
+    }
+
+    /// Allocates and fills the case's buffers.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn upload(&self, gpu: &Gpu) -> Result<Vec<Buffer>> {
+        let guarded = |mut words: Vec<u32>| {
+            words.extend([CANARY; GUARD]);
+            gpu.upload("case", &words)
+        };
+        self.slots
+            .iter()
+            .map(|slot| match slot {
+                Slot::In(bytes) => gpu.upload("case", bytes),
+                Slot::Out(n) => guarded(vec![CANARY; *n]),
+                Slot::InOut(values) => guarded(values.iter().map(|v| v.to_bits()).collect()),
+            })
+            .collect()
+    }
+
+    fn read(&self, gpu: &Gpu, slot: &Slot, buffer: &Buffer) -> Result<Option<Vec<f32>>> {
+        let n = match slot {
+            Slot::In(_) => return Ok(None),
+            Slot::Out(n) => *n,
+            Slot::InOut(values) => values.len(),
+        };
+        let words: Vec<u32> = gpu.read(buffer, 0, n + GUARD)?;
+        if words[n..].iter().any(|w| *w != CANARY) {
+            return Err(Error::internal(format!(
+                "{}: wrote past the end of an output",
+                self.name
+            )));
+        }
+        Ok(Some(words[..n].iter().map(|w| f32::from_bits(*w)).collect()))
+    }
+
+    /// Runs the case twice, compares the bits of the two runs, and compares with the twin.
+    ///
+    /// # Errors
+    /// A difference, with the worst element named.
+    pub fn check(&self, gpu: &Gpu) -> Result<()> {
+        let (first, second) = (self.run(gpu)?, self.run(gpu)?);
+        for (slot, want, tol) in (self.expect)() {
+            let fail = |what: String| Err(Error::internal(format!("{} slot {slot}: {what}", self.name)));
+            let (Some(got), Some(again)) = (&first[slot], &second[slot]) else {
+                return fail("is not an output".into());
+            };
+            if got.iter().zip(again).any(|(a, b)| a.to_bits() != b.to_bits()) {
+                return fail("two runs differ in their bits".into());
+            }
+            if got.len() != want.len() {
+                return fail(format!("{} values, the twin has {}", got.len(), want.len()));
+            }
+            if let Some((i, error)) = worst(got, &want, tol) {
+                return fail(format!(
+                    "element {i} is {}, the twin says {} ({error})",
+                    got[i], want[i]
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The element furthest outside its tolerance; anything not finite comes first.
+fn worst(got: &[f32], want: &[f64], tol: Tol) -> Option<(usize, String)> {
+    // Compared by bits: fast-math drivers may fold `is_nan` away in shaders, the host must not be fooled either.
+    let finite = |v: f32| v.to_bits() & 0x7f80_0000 != 0x7f80_0000;
+    if let Some(i) = (0..got.len()).find(|i| want[*i].is_finite() && !finite(got[*i])) {
+        return Some((i, "not finite".into()));
+    }
+    let excess = |i: &usize| (f64::from(got[*i]) - want[*i]).abs() - (tol.atol + tol.rtol * want[*i].abs());
+    let i = (0..got.len()).max_by(|a, b| excess(a).total_cmp(&excess(b)))?;
+    let off = (f64::from(got[i]) - want[i]).abs();
+    (excess(&i) > 0.0).then(|| {
+        (
+            i,
+            format!(
+                "off by {off:.3e}, allowed {:.1e} + {:.1e}·|x|: {}",
+                tol.atol, tol.rtol, tol.why
+            ),
+        )
+    })
+}
+
+/// Seeded test data.
+pub struct Gen(rand::rngs::StdRng);
+
+impl Gen {
+    /// A generator with its own stream.
+    pub fn new(seed: u64) -> Self {
+        Self(rand::rngs::StdRng::seed_from_u64(seed))
+    }
+
+    /// `n` values uniform in ±`scale`.
+    pub fn uniform(&mut self, n: usize, scale: f32) -> Vec<f32> {
+        (0..n).map(|_| self.0.random_range(-scale..=scale)).collect()
+    }
+
+    /// `n` integers below `end`.
+    pub fn below(&mut self, n: usize, end: u32) -> Vec<u32> {
+        (0..n).map(|_| self.0.random_range(0..end)).collect()
+    }
+
+    /// A `rows × cols` activation: stride [`pad4`](super::pad4)`(cols)`, padding zero.
+    pub fn rows(&mut self, rows: usize, cols: usize, scale: f32) -> Vec<f32> {
+        let ld = super::pad4(cols);
+        let mut out = vec![0.0; rows * ld];
+        for r in 0..rows {
+            out[r * ld..r * ld + cols].copy_from_slice(&self.uniform(cols, scale));
+        }
+        out
+    }
+}

@@ -1,0 +1,244 @@
+//! Weight matrices on the GPU: f32, f16, bf16 or GGUF blocks, split into shards that fit a binding.
+//!
+//! Device layout of one shard, in 32-bit words (the `shared/weight_*.wgsl` parts read it):
+//! * f32, f16, bf16: rows padded to four elements.
+//! * Block formats: first the quants of every block (word aligned), then a section with every block's scales.
+//!   The same bytes as in the file, in another order, so nothing is unpacked in memory.
+
+use crate::error::{Error, Result};
+use crate::gpu::{Buffer, Gpu};
+use crate::kernels::pad4;
+use crate::tensor::DType;
+use std::ops::Range;
+
+/// Shard boundaries are multiples of this many rows, so that vocabulary chunks never straddle two shards.
+pub const SHARD_ROWS: usize = 4096;
+
+/// Rows `first_row .. first_row + rows` of a weight.
+#[derive(Debug, Clone)]
+pub struct Shard {
+    /// First row held.
+    pub first_row: usize,
+    /// Rows held.
+    pub rows: usize,
+    /// The words.
+    pub buffer: Buffer,
+}
+
+/// A weight matrix `(rows, cols)` = (out, in), as Hugging Face stores linear layers and embeddings.
+#[derive(Debug, Clone)]
+pub struct Weight {
+    /// Element type on the device.
+    pub dtype: DType,
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+    /// The pieces, in row order.
+    pub shards: Vec<Shard>,
+}
+
+/// Words of quants in a block and words (or half words) of scales, by format.
+struct Block {
+    quant_words: usize,
+    /// Bytes of scales a block has in the section after the quants.
+    scale_bytes: usize,
+}
+
+fn block(dtype: DType) -> Option<Block> {
+    let (quant_words, scale_bytes) = match dtype {
+        DType::F32 | DType::F16 | DType::BF16 => return None,
+        DType::Q8_0 => (8, 2),
+        DType::Q4_0 => (4, 2),
+        DType::Q4_1 => (4, 4),
+        DType::Q4K => (32, 16),
+        DType::Q6K => (48, 18),
+    };
+    Some(Block {
+        quant_words,
+        scale_bytes,
+    })
+}
+
+/// Words of the section before the scales for `rows` rows (0 for plain types).
+pub fn section_words(dtype: DType, rows: usize, cols: usize) -> usize {
+    block(dtype).map_or(0, |b| rows * (cols / dtype.block_len()) * b.quant_words)
+}
+
+/// Bytes on the device for `rows` rows of `cols` columns, one shard.
+pub fn device_bytes(dtype: DType, rows: usize, cols: usize) -> u64 {
+    let bytes = match block(dtype) {
+        None => rows * pad4(cols) * dtype.block_bytes(),
+        Some(b) => {
+            let blocks = rows * (cols / dtype.block_len());
+            blocks * b.quant_words * 4 + (blocks * b.scale_bytes).next_multiple_of(4)
+        }
+    };
+    bytes.next_multiple_of(4) as u64
+}
+
+/// The row ranges that `rows` rows are split into so that each fits `cap` bytes.
+///
+/// # Errors
+/// Even [`SHARD_ROWS`] rows do not fit (no real model comes near).
+pub fn shard_ranges(dtype: DType, rows: usize, cols: usize, cap: u64) -> Result<Vec<Range<usize>>> {
+    if device_bytes(dtype, rows, cols) <= cap {
+        return Ok(std::iter::once(0..rows).collect());
+    }
+    let mut per = rows.min((cap / device_bytes(dtype, 1, cols).max(1)) as usize) / SHARD_ROWS * SHARD_ROWS;
+    while per > 0 && device_bytes(dtype, per, cols) > cap {
+        per -= SHARD_ROWS;
+    }
+    if per == 0 {
+        return Err(Error::OutOfMemory(format!(
+            "a weight of {rows} × {cols} {} cannot be split into bindings of {cap} bytes",
+            dtype.name()
+        )));
+    }
+    Ok((0..rows).step_by(per).map(|r| r..rows.min(r + per)).collect())
+}
+
+impl Weight {
+    /// Uploads a row-major matrix in its file format.
+    ///
+    /// # Errors
+    /// `bytes` has the wrong length, a block format does not divide the columns, or out of memory.
+    pub fn upload(
+        gpu: &Gpu,
+        label: &str,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+    ) -> Result<Self> {
+        Self::upload_split(gpu, label, dtype, rows, cols, bytes, gpu.caps().max_binding)
+    }
+
+    /// As [`Weight::upload`] with an explicit cap on a shard's bytes.
+    ///
+    /// # Errors
+    /// As [`Weight::upload`].
+    pub fn upload_split(
+        gpu: &Gpu,
+        label: &str,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+        cap: u64,
+    ) -> Result<Self> {
+        if !cols.is_multiple_of(dtype.block_len()) || bytes.len() != rows * dtype.bytes_for(cols) {
+            return Err(Error::user(format!(
+                "{label}: {} bytes do not make {rows} × {cols} of {}",
+                bytes.len(),
+                dtype.name()
+            )));
+        }
+        let row_bytes = dtype.bytes_for(cols);
+        let shards = shard_ranges(dtype, rows, cols, cap)?
+            .into_iter()
+            .map(|r| {
+                let words = pack(
+                    dtype,
+                    r.len(),
+                    cols,
+                    &bytes[r.start * row_bytes..r.end * row_bytes],
+                );
+                let buffer = gpu.upload(label, &words)?;
+                Ok(Shard {
+                    first_row: r.start,
+                    rows: r.len(),
+                    buffer,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            dtype,
+            rows,
+            cols,
+            shards,
+        })
+    }
+
+    /// A zeroed f32 weight (a trainable tensor, a gradient, optimiser state).
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn zeros(gpu: &Gpu, label: &str, rows: usize, cols: usize) -> Result<Self> {
+        let shards = shard_ranges(DType::F32, rows, cols, gpu.caps().max_binding)?
+            .into_iter()
+            .map(|r| {
+                let buffer = gpu.alloc(label, device_bytes(DType::F32, r.len(), cols))?;
+                Ok(Shard {
+                    first_row: r.start,
+                    rows: r.len(),
+                    buffer,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            dtype: DType::F32,
+            rows,
+            cols,
+            shards,
+        })
+    }
+
+    /// Reads an f32 weight back, without the padding.
+    ///
+    /// # Errors
+    /// The weight is not f32, or the device failed.
+    pub fn read_f32(&self, gpu: &Gpu) -> Result<Vec<f32>> {
+        if self.dtype != DType::F32 {
+            return Err(Error::internal("read_f32 of a weight that is not f32"));
+        }
+        let ld = pad4(self.cols);
+        let mut out = Vec::with_capacity(self.rows * self.cols);
+        for shard in &self.shards {
+            let padded: Vec<f32> = gpu.read(&shard.buffer, 0, shard.rows * ld)?;
+            out.extend(padded.chunks_exact(ld).flat_map(|row| &row[..self.cols]));
+        }
+        Ok(out)
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self) -> u64 {
+        self.shards.iter().map(|s| s.buffer.bytes()).sum()
+    }
+}
+
+/// File bytes → device words.
+pub fn pack(dtype: DType, rows: usize, cols: usize, bytes: &[u8]) -> Vec<u32> {
+    let mut out = vec![0u8; device_bytes(dtype, rows, cols) as usize];
+    match block(dtype) {
+        None => {
+            let (from, to) = (dtype.bytes_for(cols), pad4(cols) * dtype.block_bytes());
+            for (source, target) in bytes.chunks_exact(from).zip(out.chunks_exact_mut(to)) {
+                target[..from].copy_from_slice(source);
+            }
+        }
+        Some(b) => {
+            let (quants, scales) = out.split_at_mut(section_words(dtype, rows, cols) * 4);
+            let blocks = bytes.chunks_exact(dtype.block_bytes());
+            for ((source, q), s) in blocks
+                .zip(quants.chunks_exact_mut(b.quant_words * 4))
+                .zip(scales.chunks_exact_mut(b.scale_bytes))
+            {
+                // Q6_K keeps its scales behind the quants, the others before.
+                let at = if dtype == DType::Q6K {
+                    0..q.len()
+                } else {
+                    b.scale_bytes..dtype.block_bytes()
+                };
+                q.copy_from_slice(&source[at.clone()]);
+                let rest = if dtype == DType::Q6K {
+                    &source[at.end..]
+                } else {
+                    &source[..at.start]
+                };
+                s.copy_from_slice(rest);
+            }
+        }
+    }
+    bytemuck::pod_collect_to_vec(&out)
+}
