@@ -10,6 +10,7 @@
 
 pub mod harness;
 pub mod linear;
+pub mod quant;
 pub mod weight;
 
 use crate::gpu::Kernel;

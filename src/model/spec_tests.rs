@@ -1,0 +1,324 @@
+//! Tests of `spec` and `config_json`.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use serde_json::{Value, json};
+
+use super::spec::*;
+use crate::error::Result;
+use crate::tensor::DType;
+
+/// A two-block Llama small enough for tests.
+pub(crate) fn tiny_spec() -> ModelSpec {
+    from(&tiny_json()).unwrap()
+}
+
+fn tiny_json() -> Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+        "vocab_size": 33, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "max_position_embeddings": 128,
+        "rope_theta": 10000.0, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": false
+    })
+}
+
+fn from(value: &Value) -> Result<ModelSpec> {
+    ModelSpec::from_config_json(&serde_json::to_vec(value).unwrap(), None, "dir/config.json")
+}
+
+fn changed(changes: Value) -> Value {
+    let mut value = tiny_json();
+    for (k, v) in changes.as_object().unwrap() {
+        value[k] = v.clone();
+    }
+    value
+}
+
+fn refusal(value: &Value) -> String {
+    let error = from(value).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    let text = error.to_string();
+    assert!(text.starts_with("dir/config.json"), "{text}");
+    text
+}
+
+#[test]
+fn families_heads_and_defaults() {
+    let spec = tiny_spec();
+    assert_eq!(
+        (spec.family, spec.head, spec.head_dim),
+        (Family::Llama, Head::CausalLm, 6)
+    );
+    assert!(!spec.qkv_bias && !spec.qk_norm && !spec.tie_word_embeddings);
+    assert_eq!(spec.eos_token_ids, [2]);
+
+    let qwen2 = from(&changed(
+        json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}),
+    ))
+    .unwrap();
+    assert!(qwen2.qkv_bias && !qwen2.o_bias && !qwen2.qk_norm);
+    let qwen3 = from(&changed(
+        json!({"architectures": ["Qwen3ForSequenceClassification"], "model_type": "qwen3",
+        "id2label": {"0": "LABEL_0"}, "pad_token_id": 7, "tie_word_embeddings": true}),
+    ))
+    .unwrap();
+    assert_eq!(
+        (qwen3.head, qwen3.head_dim, qwen3.pad_token_id),
+        (Head::Score, 128, Some(7))
+    );
+    assert!(qwen3.qk_norm && !qwen3.qkv_bias);
+    let mistral = from(&changed(
+        json!({"architectures": ["MistralForCausalLM"], "model_type": "mistral",
+        "sliding_window": null}),
+    ))
+    .unwrap();
+    assert_eq!(mistral.family, Family::Mistral);
+    let llama = from(&changed(json!({"attention_bias": true}))).unwrap();
+    assert!(llama.qkv_bias && llama.o_bias);
+    let by_type = from(
+        &json!({"model_type": "llama", "vocab_size": 3, "hidden_size": 8, "intermediate_size": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 2}),
+    )
+    .unwrap();
+    assert_eq!((by_type.num_kv_heads, by_type.max_position_embeddings), (2, 2048));
+}
+
+#[test]
+fn end_tokens_come_from_generation_config_first() {
+    let bytes = serde_json::to_vec(&changed(json!({"eos_token_id": [5, 6]}))).unwrap();
+    let read = |generation| {
+        ModelSpec::from_config_json(&bytes, generation, "c")
+            .unwrap()
+            .eos_token_ids
+    };
+    assert_eq!(read(None), [5, 6]);
+    assert_eq!(
+        read(Some(br#"{"eos_token_id": [7, 8, 9]}"#.as_slice())),
+        [7, 8, 9]
+    );
+    assert_eq!(read(Some(br#"{"do_sample": true}"#.as_slice())), [5, 6]);
+    let mut spec = tiny_spec();
+    spec.add_eos([2, 4, 4]);
+    assert_eq!(spec.eos_token_ids, [2, 4]);
+    let bad = ModelSpec::from_config_json(&bytes, Some(b"{\"eos_token_id\": \"x\"}"), "c")
+        .unwrap_err()
+        .to_string();
+    assert!(bad.contains("generation_config.json: eos_token_id"), "{bad}");
+}
+
+#[test]
+fn rope_of_both_transformers_versions() {
+    let scaling = json!({"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64});
+    let old = from(&changed(json!({"rope_theta": 500000.0, "rope_scaling": scaling}))).unwrap();
+    let mut parameters = scaling;
+    parameters["rope_theta"] = json!(500000.0);
+    let new = from(&changed(
+        json!({"rope_theta": null, "rope_parameters": parameters}),
+    ))
+    .unwrap();
+    assert_eq!(old.rope, new.rope);
+    assert_eq!(old.rope.theta, 500000.0);
+    let plain = from(&changed(
+        json!({"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}),
+    ))
+    .unwrap();
+    assert_eq!(
+        plain.rope,
+        Rope {
+            theta: 7.0,
+            scaling: RopeScaling::None
+        }
+    );
+    let typed = from(&changed(
+        json!({"rope_scaling": {"type": "linear", "factor": 2.0}}),
+    ))
+    .unwrap_err()
+    .to_string();
+    assert!(typed.contains("\"linear\" is not supported"), "{typed}");
+}
+
+/// Values of transformers 5.23's `_compute_llama3_parameters` in float64 for theta 5e5, head_dim 16, factor 32, low 1,
+/// high 4, original 8192 (Llama 3.2's), and of its default rotary initialisation in float32 for theta 1e4, head_dim 6.
+#[test]
+fn inv_freq_equals_transformers() {
+    let mut spec = tiny_spec();
+    let want = [1.0, 0.046415888336127795, 0.0021544346900318843];
+    for (got, want) in spec.inv_freq().iter().zip(want) {
+        assert!((got / want - 1.0).abs() < 1e-15, "{got} {want}");
+    }
+    spec.head_dim = 16;
+    spec.rope = Rope {
+        theta: 5e5,
+        scaling: RopeScaling::Llama3 {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        },
+    };
+    let want = LLAMA3_INV_FREQ;
+    let got = spec.inv_freq();
+    assert_eq!(got.len(), want.len());
+    for (got, want) in got.iter().zip(want) {
+        assert!((got / want - 1.0).abs() < 1e-12, "{got} {want}");
+    }
+    // The same as divisors.
+    let plain = ModelSpec {
+        rope: Rope {
+            theta: 5e5,
+            scaling: RopeScaling::None,
+        },
+        ..spec.clone()
+    }
+    .inv_freq();
+    let factors = plain.iter().zip(&got).map(|(p, g)| p / g).collect();
+    spec.rope.scaling = RopeScaling::Factors(factors);
+    for (a, b) in spec.inv_freq().iter().zip(&got) {
+        assert!((a / b - 1.0).abs() < 1e-15);
+    }
+}
+
+const LLAMA3_INV_FREQ: [f64; 8] = [
+    1.0,
+    0.19392274474868576,
+    0.03760603093086393,
+    0.0072926647372171085,
+    0.00042955679655936815,
+    8.570255489881478e-06,
+    1.661967467795309e-06,
+    3.2229329303788936e-07,
+];
+
+#[test]
+fn config_round_trips() {
+    let llama3 = json!({"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 64});
+    for changes in [
+        json!({}),
+        json!({"rope_parameters": llama3, "tie_word_embeddings": true, "eos_token_id": [2, 3]}),
+        json!({"architectures": ["Qwen2ForSequenceClassification"], "model_type": "qwen2", "num_labels": 1, "pad_token_id": 0}),
+        json!({"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 16, "eos_token_id": null}),
+        json!({"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 4096}),
+        json!({"attention_bias": true}),
+    ] {
+        let spec = from(&changed(changes)).unwrap();
+        assert_eq!(from(&spec.to_config_json(DType::F32)).unwrap(), spec);
+    }
+    let mut spec = tiny_spec();
+    spec.rope.scaling = RopeScaling::Factors(vec![1.0, 1.5, 8.0]);
+    assert_eq!(from(&spec.to_config_json(DType::BF16)).unwrap(), spec);
+}
+
+#[test]
+fn unsupported_configurations_are_refused() {
+    for (changes, why) in [
+        (json!({"architectures": ["GemmaForCausalLM"]}), "GemmaForCausalLM"),
+        (
+            json!({"architectures": ["LlamaForTokenClassification"]}),
+            "not supported",
+        ),
+        (json!({"model_type": "qwen2"}), "contradicts"),
+        (json!({"architectures": 3}), "architectures is 3"),
+        (json!({"hidden_act": "gelu"}), "gelu"),
+        (
+            json!({"quantization_config": {"quant_method": "gptq"}}),
+            "quantization_config",
+        ),
+        (json!({"mlp_bias": true}), "mlp_bias"),
+        (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
+        (
+            json!({"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 64}),
+            "sliding",
+        ),
+        (
+            json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "use_sliding_window": true}),
+            "sliding",
+        ),
+        (
+            json!({"architectures": ["LlamaForSequenceClassification"]}),
+            "has 2",
+        ),
+        (
+            json!({"architectures": ["LlamaForSequenceClassification"], "num_labels": 5}),
+            "has 5",
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
+            "yarn",
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "llama3"}}),
+            "factor is missing",
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "llama3", "factor": 0.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0}}),
+            "rope scaling",
+        ),
+        (
+            json!({"rope_parameters": {"full_attention": {"rope_type": "default"}}}),
+            "different layers",
+        ),
+        (json!({"vocab_size": null}), "vocab_size is missing"),
+        (json!({"vocab_size": 0}), "vocab_size is 0"),
+        (json!({"vocab_size": -5}), "vocab_size is -5"),
+        (json!({"hidden_size": 1u64 << 40}), "hidden_size"),
+        (json!({"num_key_value_heads": 3}), "not a multiple"),
+        (json!({"head_dim": 7}), "odd"),
+        (json!({"num_attention_heads": 5}), "not a multiple"),
+        (json!({"rms_norm_eps": 0.0}), "rms_norm_eps"),
+        (json!({"rms_norm_eps": "x"}), "number"),
+        (json!({"rope_theta": -1.0}), "rope_theta"),
+        (json!({"eos_token_id": "</s>"}), "eos_token_id"),
+        (json!({"tie_word_embeddings": 1}), "true or false"),
+    ] {
+        let text = refusal(&changed(changes.clone()));
+        assert!(text.contains(why), "{changes}: {text}");
+    }
+    let malformed = ModelSpec::from_config_json(b"{\"a\": ", None, "dir/config.json").unwrap_err();
+    assert_eq!(malformed.exit_code(), 2);
+}
+
+#[test]
+fn tensors_of_each_family() {
+    let names = |spec: &ModelSpec| spec.tensors().map(|t| t.name).collect::<Vec<_>>();
+    let spec = tiny_spec();
+    let all = names(&spec);
+    assert_eq!(all.len(), 1 + 2 * 9 + 2);
+    assert_eq!(all[0], "model.embed_tokens.weight");
+    assert_eq!(all.last().unwrap(), "lm_head.weight");
+    let k = spec
+        .tensors()
+        .find(|t| t.name == "model.layers.1.self_attn.k_proj.weight")
+        .unwrap();
+    assert_eq!(
+        (k.shape.as_slice(), k.role, k.layer),
+        (&[12, 24][..], Role::Weight(Proj::K), Some(1))
+    );
+    assert_eq!(
+        spec.num_parameters(),
+        33 * 24 * 2 + 24 + 2 * (2 * 24 + 24 * 24 * 2 + 12 * 24 * 2 + 3 * 24 * 40)
+    );
+    let reward = spec.with_head(Head::Score);
+    assert_eq!(names(&reward).last().unwrap(), "score.weight");
+    let qwen2 = from(&changed(
+        json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}),
+    ))
+    .unwrap();
+    assert_eq!(
+        names(&qwen2).iter().filter(|n| n.ends_with("_proj.bias")).count(),
+        6
+    );
+    let qwen3 = from(&changed(
+        json!({"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3",
+        "head_dim": 16, "tie_word_embeddings": true}),
+    ))
+    .unwrap();
+    let all = names(&qwen3);
+    assert!(all.contains(&"model.layers.0.self_attn.q_norm.weight".to_string()));
+    assert!(!all.contains(&"lm_head.weight".to_string()));
+    assert_eq!(qwen3.proj_dims(Proj::O), (24, 64));
+    for proj in Proj::ALL {
+        assert_eq!(Proj::from_name(proj.name()), Some(proj));
+    }
+}
