@@ -1,0 +1,270 @@
+//! Chat templates as Hugging Face's transformers renders them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{NaiveDate, NaiveDateTime, NaiveTime};
+use minijinja::{Environment, Value};
+use serde::{Deserialize, Serialize};
+
+use super::jinja;
+use crate::error::{Error, Result};
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, or another role the model's template knows.
+    pub role: String,
+    /// The turn's text.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn of the role `user`.
+    pub fn user(content: impl Into<String>) -> Self {
+        Self {
+            role: "user".to_owned(),
+            content: content.into(),
+        }
+    }
+
+    /// A turn of the role `assistant`.
+    pub fn assistant(content: impl Into<String>) -> Self {
+        Self {
+            role: "assistant".to_owned(),
+            content: content.into(),
+        }
+    }
+}
+
+/// The date a template's `strftime_now` sees.
+///
+/// Some templates write today's date into the system turn; a run that must repeat fixes it (`--template-date`). Written
+/// as `2026-07-25` (midnight) or `2026-07-25T14:30:00`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TemplateDate(NaiveDateTime);
+
+impl TemplateDate {
+    /// Midnight of a day.
+    #[must_use]
+    pub fn new(day: NaiveDate) -> Self {
+        Self(day.and_time(NaiveTime::MIN))
+    }
+
+    /// Midnight of the day it is now, in the local time zone. Call it once a run and write it into the run's config.
+    #[must_use]
+    pub fn today() -> Self {
+        Self::new(chrono::Local::now().date_naive())
+    }
+
+    pub(super) fn date_time(self) -> NaiveDateTime {
+        self.0
+    }
+}
+
+impl FromStr for TemplateDate {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        NaiveDate::parse_from_str(text, "%Y-%m-%d")
+            .map(Self::new)
+            .or_else(|_| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S").map(Self))
+            .map_err(|_| {
+                Error::user(format!(
+                    "template date {text:?}: write it as 2026-07-25 or 2026-07-25T14:30:00"
+                ))
+            })
+    }
+}
+
+impl fmt::Display for TemplateDate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.time() == NaiveTime::MIN {
+            write!(f, "{}", self.0.date())
+        } else {
+            write!(f, "{}", self.0.format("%Y-%m-%dT%H:%M:%S"))
+        }
+    }
+}
+
+impl TryFrom<String> for TemplateDate {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<TemplateDate> for String {
+    fn from(date: TemplateDate) -> Self {
+        date.to_string()
+    }
+}
+
+/// A compiled chat template.
+///
+/// The environment is that of transformers' `apply_chat_template`: `trim_blocks`, `lstrip_blocks`, loop controls, Python's
+/// methods on strings, lists and dicts, `raise_exception`, `strftime_now`, a `tojson` that escapes no HTML, `tools` and
+/// `documents` as `None`, and the special tokens as variables. `{% generation %}` blocks are rendered as plain text.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    source: String,
+    vars: Vec<(String, String)>,
+}
+
+impl fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChatTemplate")
+            .field("source", &self.source)
+            .field("vars", &self.vars)
+            .finish_non_exhaustive()
+    }
+}
+
+const NAME: &str = "chat template";
+
+impl ChatTemplate {
+    /// Compiles a template. `vars` are the special tokens by the names templates use (`bos_token`, `eos_token`, …).
+    ///
+    /// # Errors
+    /// A user error with the line when the template does not parse.
+    pub fn new(source: &str, vars: Vec<(String, String)>) -> Result<Self> {
+        let mut environment = jinja::environment()?;
+        environment
+            .add_template_owned(NAME, jinja::without_generation_tags(source))
+            .map_err(|e| Error::user(format!("the chat template does not parse: {e:#}")))?;
+        Ok(Self {
+            environment,
+            source: source.to_owned(),
+            vars,
+        })
+    }
+
+    /// The template's text.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The prompt text of a conversation. `add_generation_prompt` opens the assistant's turn at the end. The text holds
+    /// its special tokens (BOS too, where the template writes one): encode it with `add_special = false`.
+    ///
+    /// # Errors
+    /// A user error with the template's own message when it refuses the conversation (roles out of order, no system turn
+    /// allowed, …) or does something unsupported.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        date: TemplateDate,
+    ) -> Result<String> {
+        let messages: Value = messages
+            .iter()
+            .map(|m| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]))
+            .collect();
+        let mut context: Vec<(String, Value)> = vec![
+            ("messages".to_owned(), messages),
+            ("tools".to_owned(), Value::from(())),
+            ("documents".to_owned(), Value::from(())),
+            ("add_generation_prompt".to_owned(), add_generation_prompt.into()),
+            ("strftime_now".to_owned(), jinja::strftime_now(date)),
+        ];
+        for (key, token) in &self.vars {
+            context.push((key.clone(), token.as_str().into()));
+        }
+        self.environment
+            .get_template(NAME)
+            .and_then(|template| template.render(Value::from_pairs(context)))
+            .map_err(|e| Error::user(jinja::explain(&e)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn date() -> TemplateDate {
+        "2026-07-05".parse().unwrap()
+    }
+
+    fn render(source: &str, messages: &[Message]) -> Result<String> {
+        let vars = vec![("bos_token".to_owned(), "<s>".to_owned())];
+        ChatTemplate::new(source, vars)?.render(messages, true, date())
+    }
+
+    #[test]
+    fn whitespace_is_trimmed_as_in_transformers() {
+        let source = "{% for m in messages %}\n  {% if m.role == 'user' %}\n[{{ m['content'] }}]\n  {% endif %}\n{% endfor %}\n";
+        let got = render(source, &[Message::user("a"), Message::user("<b> & 'é'")]).unwrap();
+        assert_eq!(got, "[a]\n[<b> & 'é']\n");
+    }
+
+    #[test]
+    fn variables_and_python_methods() {
+        let source = "{{ bos_token }}{{ eos_token }}{{ tools is none }}{{ add_generation_prompt }}\
+            {{ messages[::-1][0].content.split('|')[-1].strip() }}{{ messages[-1].get('name') }}\
+            {% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content.upper() }}{% break %}{% endfor %}";
+        let messages = [
+            Message::user("a"),
+            Message::assistant("b| c "),
+            Message::user("d|e"),
+        ];
+        assert_eq!(render(source, &messages).unwrap(), "<s>TrueTrueeNoneB| C ");
+    }
+
+    #[test]
+    fn tojson_writes_what_python_writes() {
+        let source = r#"{{ {"b": "<é>", "a": [1, 2.0, none, true], "c": {}} | tojson }}"#;
+        let want = r#"{"b": "<é>", "a": [1, 2.0, null, true], "c": {}}"#;
+        assert_eq!(render(source, &[]).unwrap(), want);
+        let source = r#"{{ {"b": ["x"], "a": []} | tojson(indent=2, sort_keys=true) }}"#;
+        let want = "{\n  \"a\": [],\n  \"b\": [\n    \"x\"\n  ]\n}";
+        assert_eq!(render(source, &[]).unwrap(), want);
+        let source = r#"{{ {"é": "😀\n"} | tojson(ensure_ascii=true, separators=[",", ":"]) }}"#;
+        let want = r#"{"\u00e9":"\ud83d\ude00\n"}"#;
+        assert_eq!(render(source, &[]).unwrap(), want);
+    }
+
+    #[test]
+    fn the_date_is_the_callers() {
+        let source = "{{ strftime_now('%d %b %Y') }} {{ strftime_now('%-d. %B, %A %H:%M') }}";
+        assert_eq!(render(source, &[]).unwrap(), "05 Jul 2026 5. July, Sunday 00:00");
+        let error = render("{{ strftime_now('%Q') }}", &[]).unwrap_err().to_string();
+        assert!(error.contains("%Q"), "{error}");
+    }
+
+    #[test]
+    fn generation_blocks_are_plain_text() {
+        let source = "a{% generation %}b{%- endgeneration -%}\n c {%- generation -%} d{% endgeneration %}\n";
+        assert_eq!(render(source, &[]).unwrap(), "abcd");
+    }
+
+    #[test]
+    fn refusals_and_syntax_errors_reach_the_user() {
+        let error = render("\n{{ raise_exception('no system turn here') }}", &[]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("no system turn here"), "{error}");
+        let error = render("\n\n{% if %}", &[]).unwrap_err();
+        assert!(error.to_string().contains("chat template:3"), "{error}");
+        let error = render("{{ messages[0].content.frobnicate() }}", &[Message::user("a")]);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("frobnicate"), "{error}");
+    }
+
+    #[test]
+    fn dates_read_and_write() {
+        for text in ["2026-07-05", "2026-07-05T14:30:01"] {
+            let date: TemplateDate = text.parse().unwrap();
+            assert_eq!(date.to_string(), text);
+            let json = serde_json::to_string(&date).unwrap();
+            assert_eq!(json, format!("{text:?}"));
+            assert_eq!(serde_json::from_str::<TemplateDate>(&json).unwrap(), date);
+        }
+        for text in ["", "5 July", "2026-13-01", "2026-07-05 10:00"] {
+            let error = text.parse::<TemplateDate>().unwrap_err();
+            assert!(error.to_string().contains("2026-07-25"), "{error}");
+        }
+    }
+}

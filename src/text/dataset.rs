@@ -1,0 +1,364 @@
+//! The record types of every command's JSONL input.
+//!
+//! Unknown fields are ignored; a field that is null counts as absent.
+
+use serde_json::{Map, Value};
+
+use super::chat::Message;
+use super::jsonl::{Record, Row};
+use crate::error::{Error, Result};
+
+/// A prompt as a file gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PromptContent {
+    /// A text: one user turn for a model with a chat template, unless raw text was asked for.
+    Text(String),
+    /// A conversation.
+    Messages(Vec<Message>),
+}
+
+impl PromptContent {
+    /// The conversation: a text is one user turn.
+    #[must_use]
+    pub fn to_messages(&self) -> Vec<Message> {
+        match self {
+            Self::Text(text) => vec![Message::user(text.as_str())],
+            Self::Messages(messages) => messages.clone(),
+        }
+    }
+}
+
+/// A line of `train`, `generate` and `eval` prompts: `{"prompt": text}` or `{"messages": […]}`, with an optional `id`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptRecord {
+    /// The line's `id` unchanged, or null.
+    pub id: Value,
+    /// What to answer.
+    pub prompt: PromptContent,
+    /// The line's other fields (answers, targets, …), which verifiers read.
+    pub fields: Map<String, Value>,
+}
+
+impl Record for PromptRecord {
+    const FORM: &'static str = r#"{"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}"#;
+
+    fn from_row(row: &Row) -> Result<Self> {
+        let prompt = match row.get("messages") {
+            Some(_) => PromptContent::Messages(row.messages("messages")?),
+            None => row.prompt("prompt")?,
+        };
+        Ok(Self {
+            id: row.id()?,
+            prompt,
+            fields: row.others(&["id", "prompt", "messages"]),
+        })
+    }
+}
+
+/// A line of `sft`: `{"prompt", "response"}` (or `"completion"`), or `{"messages": […, assistant]}`, whose last turn is the
+/// response and all before it the prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SftRecord {
+    /// The line's `id` unchanged, or null.
+    pub id: Value,
+    /// What is given.
+    pub prompt: PromptContent,
+    /// What is learned.
+    pub response: String,
+}
+
+impl Record for SftRecord {
+    const FORM: &'static str = r#"{"prompt": "…", "response": "…"} or {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}"#;
+
+    fn from_row(row: &Row) -> Result<Self> {
+        let id = row.id()?;
+        if row.get("messages").is_some() {
+            let (prompt, response) = split_answer("messages", row.messages("messages")?)?;
+            let prompt = PromptContent::Messages(prompt);
+            return Ok(Self { id, prompt, response });
+        }
+        Ok(Self {
+            id,
+            prompt: row.prompt("prompt")?,
+            response: answer(row, &["response", "completion"])?,
+        })
+    }
+}
+
+/// A line of `reward`: two answers to one prompt, one preferred.
+///
+/// Read from `{"prompt", "chosen", "rejected"}` with texts; with message lists, where the answers may or may not repeat the
+/// prompt's turns and the prompt may be left out (their common beginning); and from Anthropic's HH files, whose answers
+/// are whole dialogues written as `\n\nHuman: …\n\nAssistant: …` without a prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PreferenceRecord {
+    /// The line's `id` unchanged, or null.
+    pub id: Value,
+    /// What was asked.
+    pub prompt: PromptContent,
+    /// The better answer.
+    pub chosen: String,
+    /// The worse answer.
+    pub rejected: String,
+}
+
+impl Record for PreferenceRecord {
+    const FORM: &'static str = r#"{"prompt": "…", "chosen": "…", "rejected": "…"}"#;
+
+    fn from_row(row: &Row) -> Result<Self> {
+        let id = row.id()?;
+        let (chosen, rejected) = (row.prompt("chosen")?, row.prompt("rejected")?);
+        let prompt = row.get("prompt").map(|_| row.prompt("prompt")).transpose()?;
+        let (prompt, chosen, rejected) = match (prompt, chosen, rejected) {
+            (Some(prompt), PromptContent::Text(chosen), PromptContent::Text(rejected)) => {
+                (prompt, chosen, rejected)
+            }
+            (prompt, PromptContent::Messages(chosen), PromptContent::Messages(rejected)) => {
+                let (before_chosen, chosen) = split_answer("chosen", chosen)?;
+                let (before_rejected, rejected) = split_answer("rejected", rejected)?;
+                let prompt = shared_prompt(prompt, before_chosen, before_rejected)?;
+                (prompt, chosen, rejected)
+            }
+            (None, PromptContent::Text(chosen), PromptContent::Text(rejected)) => {
+                let (before_chosen, chosen) = split_answer("chosen", dialogue("chosen", &chosen)?)?;
+                let (before_rejected, rejected) = split_answer("rejected", dialogue("rejected", &rejected)?)?;
+                let prompt = shared_prompt(None, before_chosen, before_rejected)?;
+                (prompt, chosen, rejected)
+            }
+            _ => {
+                return Err(Error::user(
+                    "\"chosen\" and \"rejected\" must both be texts or both be lists of messages",
+                ));
+            }
+        };
+        if chosen == rejected {
+            log::warn!("a preference pair's two answers are the same; it teaches nothing");
+        }
+        Ok(Self {
+            id,
+            prompt,
+            chosen,
+            rejected,
+        })
+    }
+}
+
+/// A line of token ids: `{"id", "tokens"}`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenRecord {
+    /// The line's `id` unchanged, or null.
+    pub id: Value,
+    /// At least one token id.
+    pub tokens: Vec<u32>,
+}
+
+impl Record for TokenRecord {
+    const FORM: &'static str = r#"{"id": "…", "tokens": [1, 2, 3]}"#;
+
+    fn from_row(row: &Row) -> Result<Self> {
+        Ok(Self {
+            id: row.id()?,
+            tokens: row.tokens("tokens")?,
+        })
+    }
+}
+
+/// What `score` reads the reward of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ScoreInput {
+    /// Token ids as the model gets them.
+    Tokens(Vec<u32>),
+    /// A prompt and the answer to it.
+    Pair {
+        /// What was asked.
+        prompt: PromptContent,
+        /// The answer.
+        response: String,
+    },
+    /// A whole conversation.
+    Messages(Vec<Message>),
+}
+
+/// A line of `score`: `{"id", "tokens"}`, `{"id", "prompt", "response"}` or `{"id", "messages"}`; the first of these that a
+/// line has counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoreRecord {
+    /// The line's `id` unchanged, or null.
+    pub id: Value,
+    /// What to score.
+    pub input: ScoreInput,
+}
+
+impl Record for ScoreRecord {
+    const FORM: &'static str = r#"{"id": "…", "prompt": "…", "response": "…"}, {"id": "…", "messages": […]} or {"id": "…", "tokens": [1, 2, 3]}"#;
+
+    fn from_row(row: &Row) -> Result<Self> {
+        let input = if row.get("tokens").is_some() {
+            ScoreInput::Tokens(row.tokens("tokens")?)
+        } else if row.get("prompt").is_some() || row.get("messages").is_none() {
+            ScoreInput::Pair {
+                prompt: row.prompt("prompt")?,
+                response: answer(row, &["response", "completion"])?,
+            }
+        } else {
+            ScoreInput::Messages(row.messages("messages")?)
+        };
+        Ok(Self { id: row.id()?, input })
+    }
+}
+
+/// What `logprobs` reads the probability of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogprobsInput {
+    /// Token ids as the model gets them.
+    Tokens(Vec<u32>),
+    /// Two texts, never wrapped in a chat template, tokenised separately.
+    Pair {
+        /// The text before.
+        prompt: String,
+        /// The text after it.
+        completion: String,
+    },
+}
+
+/// A line of `logprobs`: `{"id", "tokens"}` or `{"id", "prompt", "completion"}`; tokens count where a line has both.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogprobsRecord {
+    /// The line's `id` unchanged, or null.
+    pub id: Value,
+    /// What to read.
+    pub input: LogprobsInput,
+}
+
+impl Record for LogprobsRecord {
+    const FORM: &'static str =
+        r#"{"id": "…", "tokens": [1, 2, 3]} or {"id": "…", "prompt": "…", "completion": "…"}"#;
+
+    fn from_row(row: &Row) -> Result<Self> {
+        let input = if row.get("tokens").is_some() {
+            LogprobsInput::Tokens(row.tokens("tokens")?)
+        } else {
+            LogprobsInput::Pair {
+                prompt: row.text("prompt")?,
+                completion: answer(row, &["completion", "response"])?,
+            }
+        };
+        Ok(Self { id: row.id()?, input })
+    }
+}
+
+/// A line of `gradient`: `{"tokens", "prompt_len", "weight"}`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GradientRecord {
+    /// The line's `id` unchanged, or null.
+    pub id: Value,
+    /// Prompt and completion, at least one token.
+    pub tokens: Vec<u32>,
+    /// How many of them are the prompt: 1 … `tokens.len()`.
+    pub prompt_len: usize,
+    /// The factor of the completion's log-probability; finite.
+    pub weight: f64,
+}
+
+impl Record for GradientRecord {
+    const FORM: &'static str = r#"{"tokens": [1, 2, 3], "prompt_len": 1, "weight": 1.0}"#;
+
+    fn from_row(row: &Row) -> Result<Self> {
+        let tokens = row.tokens("tokens")?;
+        let prompt_len = row.count("prompt_len")?;
+        if prompt_len == 0 || prompt_len > tokens.len() {
+            return Err(Error::user(format!(
+                "\"prompt_len\" is {prompt_len}, but must be from 1 to the number of tokens, {} (nothing comes before the first \
+                 token, so it has no probability)",
+                tokens.len()
+            )));
+        }
+        Ok(Self {
+            id: row.id()?,
+            tokens,
+            prompt_len,
+            weight: row.number("weight")?,
+        })
+    }
+}
+
+/// The answer under the first of `names` that the line has: a text, or a list of one assistant message.
+fn answer(row: &Row, names: &[&str]) -> Result<String> {
+    let name = names.iter().find(|n| row.get(n).is_some()).unwrap_or(&names[0]);
+    match row.prompt(name)? {
+        PromptContent::Text(text) => Ok(text),
+        PromptContent::Messages(turns) => match split_answer(name, turns)? {
+            (before, text) if before.is_empty() => Ok(text),
+            _ => Err(Error::user(format!(
+                "\"{name}\" must be a text or one assistant message"
+            ))),
+        },
+    }
+}
+
+/// Takes the last turn, which must be the assistant's, off a conversation.
+fn split_answer(name: &str, mut turns: Vec<Message>) -> Result<(Vec<Message>, String)> {
+    match turns.pop() {
+        Some(last) if last.role == "assistant" => Ok((turns, last.content)),
+        last => Err(Error::user(format!(
+            "\"{name}\" must end with a message of the role \"assistant\", found {:?}",
+            last.map_or("none".to_owned(), |m| m.role)
+        ))),
+    }
+}
+
+/// The prompt of a preference pair whose answers are conversations.
+fn shared_prompt(
+    prompt: Option<PromptContent>,
+    chosen: Vec<Message>,
+    rejected: Vec<Message>,
+) -> Result<PromptContent> {
+    if chosen != rejected {
+        return Err(Error::user(
+            "\"chosen\" and \"rejected\" must be the same up to their last turn: they answer one prompt",
+        ));
+    }
+    let Some(prompt) = prompt else {
+        return if chosen.is_empty() {
+            Err(Error::user(
+                "missing field \"prompt\": the answers hold no turn before the assistant's last",
+            ))
+        } else {
+            Ok(PromptContent::Messages(chosen))
+        };
+    };
+    // The answers' turns are the whole context where they hold any (a system turn may be in them alone).
+    match (&prompt, chosen.is_empty()) {
+        (_, true) => Ok(prompt),
+        (PromptContent::Messages(turns), false) if chosen.starts_with(turns) || turns.is_empty() => {
+            Ok(PromptContent::Messages(chosen))
+        }
+        (PromptContent::Text(text), false) if chosen.iter().any(|m| m.content == *text) => {
+            Ok(PromptContent::Messages(chosen))
+        }
+        _ => Err(Error::user(
+            "\"prompt\" does not occur in the turns before the answer: the line contradicts itself",
+        )),
+    }
+}
+
+/// Anthropic HH's way of writing a dialogue in one text.
+fn dialogue(name: &str, text: &str) -> Result<Vec<Message>> {
+    const MARKS: [(&str, &str); 2] = [("\n\nHuman:", "user"), ("\n\nAssistant:", "assistant")];
+    let mut cuts: Vec<(usize, &str, &str)> = MARKS
+        .iter()
+        .flat_map(|&(mark, role)| text.match_indices(mark).map(move |(at, _)| (at, mark, role)))
+        .collect();
+    cuts.sort_unstable();
+    if cuts.first().is_none_or(|&(at, ..)| at != 0) {
+        return Err(Error::user(format!(
+            "missing field \"prompt\", and \"{name}\" is no dialogue in the form \"\\n\\nHuman: …\\n\\nAssistant: …\""
+        )));
+    }
+    let ends = cuts.iter().skip(1).map(|cut| cut.0).chain([text.len()]);
+    let turns = cuts.iter().zip(ends).map(|(&(at, mark, role), end)| Message {
+        role: role.to_owned(),
+        content: text[at + mark.len()..end].trim().to_owned(),
+    });
+    Ok(turns.collect())
+}

@@ -1,0 +1,390 @@
+//! Text ↔ token ids, with the special tokens and the chat template a model ships.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use serde_json::Value;
+use tokenizers::AddedToken;
+
+use super::chat::ChatTemplate;
+use crate::error::{Context, Error, Result};
+
+/// The files of a Hugging Face model directory that define its tokenizer.
+///
+/// Only `tokenizer_json` is required. All are the raw bytes of the file named in the comment.
+#[derive(Clone, Debug, Default)]
+pub struct HfFiles<'a> {
+    /// `tokenizer.json`.
+    pub tokenizer_json: Cow<'a, [u8]>,
+    /// `tokenizer_config.json`: names of special tokens, extra added tokens, chat template.
+    pub tokenizer_config: Option<Cow<'a, [u8]>>,
+    /// `special_tokens_map.json`: names of special tokens the tokenizer config leaves out.
+    pub special_tokens_map: Option<Cow<'a, [u8]>>,
+    /// `generation_config.json`: the ids that end a completion.
+    pub generation_config: Option<Cow<'a, [u8]>>,
+    /// `config.json`: its `eos_token_id` counts where there is no `generation_config.json`.
+    pub model_config: Option<Cow<'a, [u8]>>,
+    /// `chat_template.jinja`: beats the template in `tokenizer_config.json`.
+    pub chat_template: Option<Cow<'a, [u8]>>,
+}
+
+impl HfFiles<'static> {
+    /// Reads the files from a model directory.
+    ///
+    /// # Errors
+    /// A user error when `tokenizer.json` is missing, an I/O error when a file that exists cannot be read.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let optional = |name: &str| -> Result<Option<Cow<'static, [u8]>>> {
+            let path = dir.join(name);
+            match std::fs::read(&path) {
+                Ok(bytes) => Ok(Some(bytes.into())),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(Error::io(&path)(e)),
+            }
+        };
+        let tokenizer_json = optional("tokenizer.json")?.ok_or_else(|| {
+            Error::user(format!(
+                "{}: no tokenizer.json in this model directory. Copy it from the model's repository (a slow tokenizer can be \
+                 converted with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR))",
+                dir.display()
+            ))
+        })?;
+        Ok(Self {
+            tokenizer_json,
+            tokenizer_config: optional("tokenizer_config.json")?,
+            special_tokens_map: optional("special_tokens_map.json")?,
+            generation_config: optional("generation_config.json")?,
+            model_config: optional("config.json")?,
+            chat_template: optional("chat_template.jinja")?,
+        })
+    }
+}
+
+/// A model's tokenizer: text ↔ ids, special tokens, chat template.
+///
+/// Equal to transformers' tokenizer of the same files: special tokens written inside a text become their ids, and
+/// truncation and padding stored in the file are ignored.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// Put before every text encoded with `add_special` (GGUF; Hugging Face files say it in their post-processor).
+    prepend: Option<u32>,
+    bos: Option<u32>,
+    pad: Option<u32>,
+    eos: Vec<u32>, // the tokenizer's own end token first, no id twice
+    template: Option<ChatTemplate>,
+}
+
+/// What [`Tokenizer::from_parts`] needs beside the text ↔ ids engine.
+pub(super) struct Parts {
+    pub(super) prepend: Option<u32>,
+    pub(super) bos: Option<u32>,
+    pub(super) pad: Option<u32>,
+    pub(super) eos: Vec<u32>,
+    pub(super) template: Option<ChatTemplate>,
+}
+
+impl Tokenizer {
+    /// Builds the tokenizer from the files of a Hugging Face model directory.
+    ///
+    /// End tokens are the tokenizer's `eos_token` and every id of `generation_config.json`'s `eos_token_id` (of
+    /// `config.json`'s where there is no generation config).
+    ///
+    /// # Errors
+    /// A user error that names the file which is not what it should be.
+    pub fn from_hf(files: &HfFiles<'_>) -> Result<Self> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(&files.tokenizer_json)
+            .map_err(|e| Error::user(format!("not a tokenizer file this version can read: {e}")))
+            .context("tokenizer.json")?;
+        inner
+            .with_truncation(None)
+            .map_err(Error::user)
+            .context("tokenizer.json")?
+            .with_padding(None);
+        let config = object(files.tokenizer_config.as_deref(), "tokenizer_config.json")?;
+        let map = object(files.special_tokens_map.as_deref(), "special_tokens_map.json")?;
+        let generation = object(files.generation_config.as_deref(), "generation_config.json")?;
+        let model = object(files.model_config.as_deref(), "config.json")?;
+
+        add_declared_tokens(&mut inner, &config).context("tokenizer_config.json")?;
+        let name = |key: &str| token_name(&config, key).or_else(|| token_name(&map, key));
+        let names = SPECIAL_KEYS.map(|key| (key, name(key)));
+        let present: Vec<AddedToken> = names
+            .iter()
+            .filter_map(|(_, token)| token.clone())
+            .filter(|token| !is_added(&inner, token) && inner.token_to_id(token).is_some())
+            .map(|token| AddedToken::from(token, true).normalized(false))
+            .collect();
+        inner
+            .add_special_tokens(present)
+            .map_err(Error::user)
+            .context("tokenizer_config.json")?;
+        let id = |key: &str| -> Option<u32> {
+            let token = name(key)?;
+            let id = inner.token_to_id(&token);
+            if id.is_none() {
+                log::warn!("tokenizer_config.json: {key} {token:?} is not in the vocabulary; ignored");
+            }
+            id
+        };
+        let (bos, pad) = (id("bos_token"), id("pad_token"));
+        let mut eos: Vec<u32> = id("eos_token").into_iter().collect();
+        let declared = match generation.get("eos_token_id") {
+            Some(ids) => end_ids(ids).context("generation_config.json")?,
+            None if files.generation_config.is_none() => {
+                end_ids(model.get("eos_token_id").unwrap_or(&Value::Null)).context("config.json")?
+            }
+            None => Vec::new(),
+        };
+        eos.extend(declared);
+
+        let vars = names
+            .iter()
+            .filter_map(|(key, token)| Some(((*key).to_owned(), token.clone()?)))
+            .collect();
+        let template = template_source(files, &config)?
+            .map(|(source, file)| ChatTemplate::new(&source, vars).context(file))
+            .transpose()?;
+        Ok(Self::from_parts(
+            inner,
+            Parts {
+                prepend: None,
+                bos,
+                pad,
+                eos,
+                template,
+            },
+        ))
+    }
+
+    /// Builds the tokenizer of the model directory `dir`; see [`HfFiles::read`] and [`Tokenizer::from_hf`].
+    ///
+    /// # Errors
+    /// As those two, with the directory put before the message.
+    pub fn from_dir(dir: &Path) -> Result<Self> {
+        Self::from_hf(&HfFiles::read(dir)?).context(dir.display())
+    }
+
+    pub(super) fn from_parts(inner: tokenizers::Tokenizer, parts: Parts) -> Self {
+        let mut eos = Vec::with_capacity(parts.eos.len());
+        for id in parts.eos {
+            if !eos.contains(&id) {
+                eos.push(id);
+            }
+        }
+        Self {
+            inner,
+            prepend: parts.prepend,
+            bos: parts.bos,
+            pad: parts.pad,
+            eos,
+            template: parts.template,
+        }
+    }
+
+    /// The token ids of `text`; `add_special` adds what the model puts around a bare text (usually BOS before it).
+    ///
+    /// Text that a chat template rendered already holds its special tokens: encode it with `add_special = false`.
+    ///
+    /// # Errors
+    /// A user error when the vocabulary cannot spell the text (only tokenizers without byte fallback).
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        let encoding = self
+            .inner
+            .encode_fast(text, add_special)
+            .map_err(|e| Error::user(format!("this text cannot be tokenised: {e}")))?;
+        let prefix = self.prepend.filter(|_| add_special);
+        Ok(prefix
+            .into_iter()
+            .chain(encoding.get_ids().iter().copied())
+            .collect())
+    }
+
+    /// The text of `ids`; `skip_special` leaves out special tokens. Bytes that are not UTF-8 become U+FFFD; ids past
+    /// the vocabulary (padding rows of an embedding) have no text.
+    ///
+    /// # Errors
+    /// An internal error when the decoder fails.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.inner
+            .decode(ids, skip_special)
+            .map_err(|e| Error::internal(format!("decoding {} tokens: {e}", ids.len())))
+    }
+
+    /// How many tokens there are, added ones included.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Checks that a model with `rows` embedding rows has one for every token. More rows than tokens are fine: models
+    /// pad their embedding.
+    ///
+    /// # Errors
+    /// A user error with both numbers.
+    pub fn check_vocab(&self, rows: usize) -> Result<()> {
+        let vocab = self.inner.get_vocab(true);
+        match vocab.into_iter().max_by_key(|(_, id)| *id) {
+            Some((token, id)) if id as usize >= rows => Err(Error::user(format!(
+                "tokenizer and model do not belong together: the tokenizer has token {token:?} with id {id}, the model's \
+                 vocabulary has {rows} rows. Use the tokenizer files of this model"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The id of the begin-of-text token, where the model has one.
+    #[must_use]
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The id of the padding token, where the tokenizer names one.
+    #[must_use]
+    pub fn pad_id(&self) -> Option<u32> {
+        self.pad
+    }
+
+    /// The token that ends a turn or a text as the tokenizer itself writes it (`eos_ids()`'s first).
+    #[must_use]
+    pub fn eos_id(&self) -> Option<u32> {
+        self.eos.first().copied()
+    }
+
+    /// Every id that ends a completion, the tokenizer's own first; empty when the files name none.
+    #[must_use]
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos
+    }
+
+    /// The id of `token`, spelled as in the vocabulary.
+    #[must_use]
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The token with this id, spelled as in the vocabulary.
+    #[must_use]
+    pub fn token_of(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The chat template, where the model has one.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+}
+
+/// The special tokens a tokenizer config names, as templates see them.
+const SPECIAL_KEYS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
+
+type Object = serde_json::Map<String, Value>;
+
+/// Parses an optional JSON object; an absent file is an empty one.
+fn object(bytes: Option<&[u8]>, file: &str) -> Result<Object> {
+    let Some(bytes) = bytes else {
+        return Ok(Object::new());
+    };
+    serde_json::from_slice(bytes).map_err(|e| Error::user(format!("{file}: not a JSON object: {e}")))
+}
+
+/// A special token's text: a string, or an object with `content`.
+fn token_name(object: &Object, key: &str) -> Option<String> {
+    let value = object.get(key)?;
+    let text = value.as_str().or_else(|| value.get("content")?.as_str())?;
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn is_added(inner: &tokenizers::Tokenizer, token: &str) -> bool {
+    inner.get_added_vocabulary().get_vocab().contains_key(token)
+}
+
+/// Adds the tokens of `added_tokens_decoder` (id → token) that `tokenizer.json` lacks.
+fn add_declared_tokens(inner: &mut tokenizers::Tokenizer, config: &Object) -> Result<()> {
+    let Some(declared) = config.get("added_tokens_decoder").and_then(Value::as_object) else {
+        return Ok(());
+    };
+    let mut tokens = Vec::new();
+    for (id, token) in declared {
+        let id: u32 = id
+            .parse()
+            .map_err(|_| Error::user(format!("added_tokens_decoder: the key {id:?} is not a token id")))?;
+        let content = token.get("content").and_then(Value::as_str).unwrap_or("");
+        if content.is_empty() {
+            return Err(Error::user(format!(
+                "added_tokens_decoder: token {id} has no content"
+            )));
+        }
+        let flag = |name: &str| token.get(name).and_then(Value::as_bool).unwrap_or(false);
+        if !is_added(inner, content) {
+            let added = AddedToken::from(content, flag("special"))
+                .single_word(flag("single_word"))
+                .lstrip(flag("lstrip"))
+                .rstrip(flag("rstrip"))
+                .normalized(flag("normalized"));
+            tokens.push((id, added));
+        }
+    }
+    tokens.sort_by_key(|(id, _)| *id);
+    for (id, token) in tokens {
+        let content = token.content.clone();
+        inner.add_tokens([token]).map_err(Error::user)?;
+        let got = inner.token_to_id(&content);
+        if got != Some(id) {
+            return Err(Error::user(format!(
+                "added_tokens_decoder gives {content:?} the id {id}, tokenizer.json makes it {got:?}: the two files do not \
+                 belong together"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// `eos_token_id`: an id, a list of ids, or null.
+fn end_ids(value: &Value) -> Result<Vec<u32>> {
+    let one = |v: &Value| {
+        v.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
+            Error::user(format!(
+                "eos_token_id must be a token id or a list of them, found {v}"
+            ))
+        })
+    };
+    match value {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(ids) => ids.iter().map(one).collect(),
+        id => Ok(vec![one(id)?]),
+    }
+}
+
+/// The chat template's source and the file it came from.
+fn template_source(files: &HfFiles<'_>, config: &Object) -> Result<Option<(String, &'static str)>> {
+    if let Some(bytes) = &files.chat_template {
+        let text = std::str::from_utf8(bytes)
+            .map_err(|e| Error::user(format!("chat_template.jinja: not UTF-8: {e}")))?;
+        return Ok(Some((text.to_owned(), "chat_template.jinja")));
+    }
+    let file = "tokenizer_config.json";
+    match config.get("chat_template") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(source)) => Ok(Some((source.clone(), file))),
+        Some(Value::Array(named)) => {
+            let field = |entry: &Value, key: &str| entry.get(key)?.as_str().map(str::to_owned);
+            let names: Vec<String> = named.iter().filter_map(|e| field(e, "name")).collect();
+            let default = named
+                .iter()
+                .find(|e| field(e, "name").as_deref() == Some("default"))
+                .and_then(|e| field(e, "template"));
+            match default {
+                Some(source) => Ok(Some((source, file))),
+                None => Err(Error::user(format!(
+                    "{file}: chat_template is a list without a template named \"default\" (it has {names:?}): put the one to \
+                     use into a file chat_template.jinja beside it"
+                ))),
+            }
+        }
+        Some(_) => Err(Error::user(format!(
+            "{file}: chat_template must be a string or a list of named templates"
+        ))),
+    }
+}
