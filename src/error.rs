@@ -22,10 +22,14 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The GPU stopped answering (driver reset, timeout, unplugged); exit code 1.
-    #[error("GPU device lost: {0}. The last checkpoint is intact: run the same command with --resume; if it happens again, lower --token-budget")]
+    #[error(
+        "GPU device lost: {0}. The last checkpoint is intact: run the same command with --resume; if it happens again, lower --token-budget"
+    )]
     DeviceLost(String),
     /// An allocation failed on the GPU (exit code 2: smaller settings mend it).
-    #[error("out of GPU memory: {0}. Run `tea-wgpu plan` with the same flags to see what takes it, then lower --token-budget or --num-generations, or choose a smaller --base-dtype")]
+    #[error(
+        "out of GPU memory: {0}. Run `tea-wgpu plan` with the same flags to see what takes it, then lower --token-budget or --num-generations, or choose a smaller --base-dtype"
+    )]
     OutOfMemory(String),
     /// The GPU layer refused something this program did: a bug (exit code 1).
     #[error("GPU error: {0}")]
@@ -48,9 +52,7 @@ pub enum Error {
 
 fn io_hint(source: &std::io::Error) -> &'static str {
     match source.kind() {
-        std::io::ErrorKind::StorageFull => {
-            " (free some space; files written before this one are whole)"
-        }
+        std::io::ErrorKind::StorageFull => " (free some space; files written before this one are whole)",
         std::io::ErrorKind::NotFound => " (check the path)",
         std::io::ErrorKind::PermissionDenied => " (check its permissions)",
         _ => "",
