@@ -179,7 +179,7 @@ runner() {
   fi
   # A GPU, or a choice the user made: nothing to improve.
   [ -n "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}${TEA_DEVICE:-}" ] && return 0
-  grep -Eiq '"device_type" *: *"(discrete|integrated|virtual)' "$report" && return 0
+  grep -Eiq '"kind" *: *"(discrete|integrated|virtual)' "$report" && return 0
   [ "$(uname -s)" = Linux ] || return 0
   if (mesa26 "$prefix") && "$prefix/run" "$binary" devices --json >/dev/null 2>&1; then
     say 'no GPU: using the current software driver in its private prefix'
