@@ -1,0 +1,411 @@
+//! Every shader of the kernel table is valid WGSL within the portable limits and translates to SPIR-V, MSL and HLSL.
+//!
+//! Translated is not run: this proves that naga accepts the shader for Metal and DX12, and (where `spirv-val` is
+//! installed) that the SPIR-V is valid; the Metal and HLSL compilers are not asked. `TEA_REQUIRE_SPIRV_VAL=1` makes a
+//! missing `spirv-val` a failure, as in the gate.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use naga::back::{PipelineConstants, hlsl, msl, pipeline_constants::process_overrides, spv};
+use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ShaderStage};
+
+/// Limits that every adapter this crate supports has: SwiftShader's, Metal's and DX12's least, and WebGPU's defaults.
+const MAX_STORAGE_BUFFERS: usize = 8;
+const MAX_INVOCATIONS: u32 = 256;
+const MAX_WORKGROUP_BYTES: u32 = 16 << 10;
+const MAX_IMMEDIATE_BYTES: u32 = 128;
+
+/// A shader and what it asks of the adapter.
+struct Shader {
+    name: String,
+    wgsl: String,
+    f16: bool,
+    subgroups: bool,
+}
+
+/// All shaders of the kernel table, each once.
+fn shaders() -> Vec<Shader> {
+    let mut seen = BTreeSet::new();
+    let table = tea_wgpu::kernels::table();
+    let kernels = table
+        .iter()
+        .map(|entry| entry.kernel)
+        .filter(|kernel| seen.insert(kernel.name));
+    kernels
+        .map(|kernel| Shader {
+            name: kernel.name.to_owned(),
+            wgsl: kernel.wgsl(),
+            f16: kernel.needs_f16,
+            subgroups: kernel.needs_subgroups,
+        })
+        .collect()
+}
+
+/// A shader after validation, with its override constants replaced by their defaults.
+struct Resolved {
+    module: Module,
+    info: ModuleInfo,
+}
+
+impl Shader {
+    fn uses_coop(&self) -> bool {
+        self.wgsl.contains("enable wgpu_cooperative_matrix;")
+    }
+
+    /// What the kernel's table entry says it needs, and nothing else: an undeclared need is an error.
+    fn capabilities(&self) -> Capabilities {
+        // Immediates and pack/unpack2x16float are required of every adapter.
+        let mut all = Capabilities::IMMEDIATES | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+        all.set(Capabilities::SHADER_FLOAT16, self.f16);
+        all.set(
+            Capabilities::SUBGROUP | Capabilities::SUBGROUP_BARRIER,
+            self.subgroups,
+        );
+        all.set(Capabilities::COOPERATIVE_MATRIX, self.uses_coop());
+        all
+    }
+
+    /// Parses, validates, and puts the default of every `override` in its place.
+    fn resolve(&self) -> Result<Resolved, String> {
+        let module =
+            naga::front::wgsl::parse_str(&self.wgsl).map_err(|error| error.emit_to_string(&self.wgsl))?;
+        let info = Validator::new(ValidationFlags::all(), self.capabilities())
+            .validate(&module)
+            .map_err(|error| error.emit_to_string(&self.wgsl))?;
+        let entries: Vec<_> = module
+            .entry_points
+            .iter()
+            .map(|e| (e.stage, e.name.as_str()))
+            .collect();
+        if entries != [(ShaderStage::Compute, "main")] {
+            return Err(format!(
+                "one compute entry point `main` is expected, found {entries:?}"
+            ));
+        }
+        let (module, info) = process_overrides(
+            &module,
+            &info,
+            Some((ShaderStage::Compute, "main")),
+            &PipelineConstants::default(),
+        )
+        .map_err(|error| format!("override constants: {error}"))?;
+        Ok(Resolved {
+            module: module.into_owned(),
+            info: info.into_owned(),
+        })
+    }
+}
+
+impl Resolved {
+    /// Which portable limits the shader exceeds.
+    fn check_limits(&self) -> Result<(), String> {
+        let size = |space: fn(&AddressSpace) -> bool| -> u32 {
+            let variables = self
+                .module
+                .global_variables
+                .iter()
+                .filter(|(_, variable)| space(&variable.space));
+            variables
+                .map(|(_, v)| self.module.types[v.ty].inner.size(self.module.to_ctx()))
+                .sum()
+        };
+        let storage = self.module.global_variables.iter();
+        let storage = storage
+            .filter(|(_, v)| matches!(v.space, AddressSpace::Storage { .. }))
+            .count();
+        let invocations: u32 = self.module.entry_points[0].workgroup_size.iter().product();
+        let workgroup = size(|space| matches!(space, AddressSpace::WorkGroup));
+        let immediates = size(|space| matches!(space, AddressSpace::Immediate));
+        let mut over = Vec::new();
+        let mut limit = |what, is: u32, most: u32| {
+            if is > most {
+                over.push(format!("{is} {what}, at most {most} are portable"));
+            }
+        };
+        limit("storage buffers", storage as u32, MAX_STORAGE_BUFFERS as u32);
+        limit("invocations in a workgroup", invocations, MAX_INVOCATIONS);
+        limit("bytes of workgroup memory", workgroup, MAX_WORKGROUP_BYTES);
+        limit("bytes of immediates", immediates, MAX_IMMEDIATE_BYTES);
+        if over.is_empty() {
+            Ok(())
+        } else {
+            Err(over.join("; "))
+        }
+    }
+
+    fn spirv(&self, version: (u8, u8), policy: BoundsCheckPolicy) -> Result<Vec<u8>, String> {
+        let options = spv::Options {
+            lang_version: version,
+            bounds_check_policies: checks(policy),
+            zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+            ..spv::Options::default()
+        };
+        let entry = spv::PipelineOptions {
+            shader_stage: ShaderStage::Compute,
+            entry_point: "main".into(),
+        };
+        let words =
+            spv::write_vec(&self.module, &self.info, &options, Some(&entry)).map_err(|e| e.to_string())?;
+        Ok(words.iter().flat_map(|word| word.to_le_bytes()).collect())
+    }
+
+    /// Metal's shading language, with every binding given a slot as wgpu does.
+    fn msl(&self, policy: BoundsCheckPolicy) -> Result<String, String> {
+        let mut resources = msl::EntryPointResources::default();
+        for (slot, (_, variable)) in (0..).zip(self.module.global_variables.iter()) {
+            if let Some(binding) = variable.binding {
+                let target = msl::BindTarget {
+                    buffer: Some(slot),
+                    mutable: true,
+                    ..msl::BindTarget::default()
+                };
+                resources.resources.insert(binding, target);
+            }
+        }
+        (resources.immediates_buffer, resources.sizes_buffer) = (Some(29), Some(30));
+        let options = msl::Options {
+            lang_version: (2, 4),
+            per_entry_point_map: BTreeMap::from([("main".to_owned(), resources)]),
+            fake_missing_bindings: false,
+            bounds_check_policies: checks(policy),
+            zero_initialize_workgroup_memory: false,
+            ..msl::Options::default()
+        };
+        let (text, info) = msl::write_string(
+            &self.module,
+            &self.info,
+            &options,
+            &msl::PipelineOptions::default(),
+        )
+        .map_err(|error| error.to_string())?;
+        for name in info.entry_point_names {
+            name.map_err(|error| error.to_string())?;
+        }
+        Ok(text)
+    }
+
+    fn hlsl(&self, model: hlsl::ShaderModel) -> Result<String, String> {
+        let immediates = hlsl::BindTarget {
+            space: 255,
+            ..hlsl::BindTarget::default()
+        };
+        let options = hlsl::Options {
+            shader_model: model,
+            immediates_target: Some(immediates),
+            special_constants_binding: Some(hlsl::BindTarget {
+                register: 1,
+                ..immediates
+            }),
+            zero_initialize_workgroup_memory: false,
+            ..hlsl::Options::default()
+        };
+        let mut text = String::new();
+        let entry = hlsl::PipelineOptions::default();
+        let info = hlsl::Writer::new(&mut text, &options, &entry)
+            .write(&self.module, &self.info, None)
+            .map_err(|error| error.to_string())?;
+        for name in info.entry_point_names {
+            name.map_err(|error| error.to_string())?;
+        }
+        Ok(text)
+    }
+}
+
+fn checks(policy: BoundsCheckPolicy) -> BoundsCheckPolicies {
+    BoundsCheckPolicies {
+        index: policy,
+        buffer: policy,
+        ..BoundsCheckPolicies::default()
+    }
+}
+
+/// Runs `check` over the whole table and fails with every shader that breaks it.
+fn for_all(check: impl Fn(&Shader, &Resolved) -> Result<(), String>) {
+    let shaders = shaders();
+    assert!(!shaders.is_empty(), "the kernel table is empty");
+    let broken: Vec<String> = shaders
+        .iter()
+        .filter_map(|shader| {
+            let result = shader.resolve().and_then(|resolved| check(shader, &resolved));
+            result.err().map(|error| format!("{}: {error}", shader.name))
+        })
+        .collect();
+    assert!(
+        broken.is_empty(),
+        "{} of {} shaders:\n{}",
+        broken.len(),
+        shaders.len(),
+        broken.join("\n")
+    );
+}
+
+const POLICIES: [BoundsCheckPolicy; 2] = [BoundsCheckPolicy::Restrict, BoundsCheckPolicy::Unchecked];
+
+#[test]
+fn shaders_are_valid_and_portable() {
+    for_all(|_, resolved| resolved.check_limits());
+}
+
+#[test]
+fn shaders_translate_to_msl() {
+    for_all(|_, resolved| {
+        for policy in POLICIES {
+            let text = resolved.msl(policy)?;
+            if !text.contains("kernel void main_(") {
+                return Err("the MSL has no kernel function".to_owned());
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn shaders_translate_to_hlsl() {
+    for_all(|shader, resolved| {
+        if shader.uses_coop() {
+            return Ok(()); // DX12 has no cooperative matrices: wgpu does not offer these kernels there
+        }
+        // What wgpu asks for: 5.1 with the old compiler, 6.x for wave operations and 16-bit types.
+        let model = if shader.f16 || shader.subgroups {
+            hlsl::ShaderModel::V6_2
+        } else {
+            hlsl::ShaderModel::V5_1
+        };
+        let text = resolved.hlsl(model)?;
+        if text.contains("[numthreads(") {
+            Ok(())
+        } else {
+            Err("the HLSL has no entry point".to_owned())
+        }
+    });
+}
+
+#[test]
+fn shaders_translate_to_valid_spirv() {
+    let validator = Command::new("spirv-val").arg("--version").output().is_ok();
+    let required = std::env::var("TEA_REQUIRE_SPIRV_VAL").is_ok_and(|value| value == "1");
+    assert!(
+        validator || !required,
+        "spirv-val is not on the PATH: install spirv-tools"
+    );
+    if !validator {
+        println!("spirv-val is not on the PATH: the SPIR-V is written, not validated (install spirv-tools)");
+    }
+    for_all(|shader, resolved| {
+        for policy in POLICIES {
+            for (version, target) in [((1, 3), "vulkan1.1"), ((1, 6), "vulkan1.3")] {
+                let words = resolved.spirv(version, policy)?;
+                // Released spirv-val versions before 2024 do not know cooperative matrices.
+                if validator && !shader.uses_coop() {
+                    spirv_val(&words, target).map_err(|error| format!("spirv-val for {target}: {error}"))?;
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+fn spirv_val(words: &[u8], target: &str) -> Result<(), String> {
+    let mut child = Command::new("spirv-val")
+        .args(["--target-env", target, "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(words)
+        .map_err(|error| error.to_string())?;
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    let text = [output.stdout, output.stderr].concat();
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&text).trim().to_owned())
+    }
+}
+
+/// A shader file that no table entry uses is dead, or runs untested.
+#[test]
+fn every_shader_file_is_in_the_table() {
+    let used: BTreeSet<String> = shaders().into_iter().map(|shader| shader.wgsl).collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let unused: Vec<String> = [root.clone(), root.join("shared")]
+        .iter()
+        .flat_map(|directory| std::fs::read_dir(directory).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "wgsl"))
+        .filter(|path| {
+            let text = std::fs::read_to_string(path).unwrap();
+            !used.iter().any(|wgsl| wgsl.contains(&text))
+        })
+        .map(|path| path.strip_prefix(&root).unwrap().display().to_string())
+        .collect();
+    assert!(
+        unused.is_empty(),
+        "not in the kernel table: {}",
+        unused.join(", ")
+    );
+}
+
+fn sample(wgsl: &str) -> Shader {
+    Shader {
+        name: "sample".to_owned(),
+        wgsl: wgsl.to_owned(),
+        f16: false,
+        subgroups: false,
+    }
+}
+
+#[test]
+fn the_checks_catch_bad_shaders() {
+    let fails = |wgsl: &str, why: &str| {
+        let error = sample(wgsl)
+            .resolve()
+            .and_then(|resolved| resolved.check_limits())
+            .unwrap_err();
+        assert!(error.contains(why), "{wgsl}: {error}");
+    };
+    fails("@compute @workgroup_size(1) fn other() {}", "entry point `main`");
+    fails(
+        "@compute @workgroup_size(1) fn main() { let x: u32 = 1.5; }",
+        "1.5",
+    );
+    fails(
+        "override N: u32; @compute @workgroup_size(N) fn main() {}",
+        "override constants",
+    );
+    fails(
+        "override N: u32 = 512; @compute @workgroup_size(N) fn main() {}",
+        "512 invocations",
+    );
+    fails(
+        "enable f16; @compute @workgroup_size(1) fn main() { var x = 1.0h; x = x; }",
+        "",
+    );
+    fails(
+        "var<workgroup> tile: array<f32, 4097>; @compute @workgroup_size(1) fn main() { tile[0] = 1.0; }",
+        "16388 bytes of workgroup memory",
+    );
+    fails(
+        "@compute @workgroup_size(8) fn main() { var x = subgroupAdd(1.0); x = x; }",
+        "",
+    );
+    let buffers: String = (0..9)
+        .map(|i| format!("@group(0) @binding({i}) var<storage, read_write> b{i}: array<f32>;\n"))
+        .collect();
+    let body: String = (0..9).map(|i| format!("b{i}[0] = 1.0; ")).collect();
+    fails(
+        &format!("{buffers} @compute @workgroup_size(1) fn main() {{ {body} }}"),
+        "9 storage buffers",
+    );
+}
