@@ -1,0 +1,236 @@
+//! The forward pass: packed sequences for training and scoring, and rows over a KV cache for sampling.
+//!
+//! Both go through [`Pass::layer`], the same kernels in the same order, so a token's log-probability has the same
+//! bits in sampling and in training.
+
+use super::params::{Block, Linear, LoraPair, LoraShape, Model, Param};
+use super::spec::{Head, Proj};
+use super::workspace::{Acts, Loaded, Workspace};
+use crate::error::{Error, Result};
+use crate::gpu::{Buffer, Recorder};
+use crate::kernels::linear::{self, Write};
+use crate::kernels::{attention, elementwise, embedding, head, rmsnorm, rope, rows};
+
+/// Where keys and values live while a pass runs.
+pub enum Keys<'a> {
+    /// The batch's own rows.
+    Packed,
+    /// A cache; row i of the batch is written to row `rows[i]` of it before attention reads it.
+    Cached {
+        /// The cache.
+        cache: &'a KvCache,
+        /// Cache row of each batch row (M) u32.
+        rows: &'a Buffer,
+    },
+}
+
+/// Keys and values of every layer: (rows, KV·D) each.
+pub struct KvCache {
+    layers: Vec<(Buffer, Buffer)>,
+    /// Rows held.
+    pub rows: usize,
+}
+
+impl KvCache {
+    /// Bytes of a cache of `rows` rows.
+    pub fn bytes(spec: &super::spec::ModelSpec, rows: usize) -> u64 {
+        (rows * spec.num_kv_heads * spec.head_dim * 4 * 2 * spec.num_layers) as u64
+    }
+
+    /// Allocates a cache.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn new(model: &Model, rows: usize) -> Result<Self> {
+        let bytes = (rows * model.spec.num_kv_heads * model.spec.head_dim * 4) as u64;
+        let one = || model.gpu.alloc("kv cache", bytes);
+        let layers = (0..model.spec.num_layers).map(|_| Ok((one()?, one()?))).collect::<Result<_>>()?;
+        Ok(Self { layers, rows })
+    }
+}
+
+/// A model with the buffers to run it.
+pub struct Pass<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The buffers.
+    pub ws: &'a Workspace,
+    /// Whether the adapter takes part (off: the reference policy).
+    pub adapter: bool,
+}
+
+impl Pass<'_> {
+    pub(super) fn lora<'l>(&self, linear: &'l Linear) -> Option<(&'l LoraPair, &LoraShape)> {
+        if !self.adapter {
+            return None;
+        }
+        linear.lora.as_ref().zip(self.model.lora.as_ref())
+    }
+
+    /// y = x Wᵀ + bias + (alpha/R)·(x Aᵀ) Bᵀ, or y += that.
+    pub(super) fn linear(
+        &self,
+        rec: &mut Recorder,
+        block: &Block,
+        proj: Proj,
+        acts: &Acts,
+        (x, y, m): (&Buffer, &Buffer, usize),
+        write: Write,
+    ) -> Result<()> {
+        let l = block.linear(proj);
+        let bias = l.bias.as_ref().map(Param::vector);
+        linear::forward(rec, x, &l.weight.value, bias, y, m, write)?;
+        if let Some((t, b, scale)) = self.lora_down(rec, block, proj, acts, x, m)? {
+            linear::forward(rec, t, &b.value, None, y, m, Write::ADD.scaled(scale))?;
+        }
+        Ok(())
+    }
+
+    /// x Aᵀ (M, R) into the layer's activations, where the adapter targets `proj`; with B and the branch's scale.
+    fn lora_down<'l>(
+        &self,
+        rec: &mut Recorder,
+        block: &'l Block,
+        proj: Proj,
+        acts: &'l Acts,
+        x: &Buffer,
+        m: usize,
+    ) -> Result<Option<(&'l Buffer, &'l Param, f32)>> {
+        let Some((pair, shape)) = self.lora(block.linear(proj)) else { return Ok(None) };
+        let t = acts.lora[proj as usize].as_ref().ok_or_else(|| Error::internal("no room for the adapter"))?;
+        linear::forward(rec, x, &pair.a.value, None, t, m, Write::SET)?;
+        Ok(Some((t, &pair.b, shape.scale())))
+    }
+
+    /// Runs one block on `x_in`, leaving its activations in `acts` and its output in `x_out`.
+    pub(super) fn layer(
+        &self,
+        rec: &mut Recorder,
+        layer: usize,
+        (x_in, x_out): (&Buffer, Option<&Buffer>),
+        acts: &Acts,
+        m: usize,
+        keys: &Keys<'_>,
+    ) -> Result<()> {
+        let (spec, block) = (&self.model.spec, &self.model.blocks[layer]);
+        let (c, d, eps) = (spec.hidden_size, spec.head_dim, spec.rms_norm_eps as f32);
+        let (heads, kv_heads) = (spec.num_heads, spec.num_kv_heads);
+        rmsnorm::forward(rec, x_in, block.attn_norm.vector(), &acts.normed1, &acts.rstd1, m, c, eps)?;
+        let q_raw = acts.q_raw.as_ref().unwrap_or(&acts.q);
+        let k_raw = acts.k_raw.as_ref().unwrap_or(&acts.k);
+        self.linear(rec, block, Proj::Q, acts, (&acts.normed1, q_raw, m), Write::SET)?;
+        self.linear(rec, block, Proj::K, acts, (&acts.normed1, k_raw, m), Write::SET)?;
+        self.linear(rec, block, Proj::V, acts, (&acts.normed1, &acts.v, m), Write::SET)?;
+        if let (Some((qn, kn)), Some(q_rstd), Some(k_rstd)) = (&block.qk_norm, &acts.q_rstd, &acts.k_rstd) {
+            rmsnorm::forward(rec, q_raw, qn.vector(), &acts.q, q_rstd, m * heads, d, eps)?;
+            rmsnorm::forward(rec, k_raw, kn.vector(), &acts.k, k_rstd, m * kv_heads, d, eps)?;
+        }
+        rope::apply(rec, &acts.q, &self.ws.meta, &self.model.rope, m, heads, d, false)?;
+        rope::apply(rec, &acts.k, &self.ws.meta, &self.model.rope, m, kv_heads, d, false)?;
+        let (k, v) = match keys {
+            Keys::Packed => (&acts.k, &acts.v),
+            Keys::Cached { cache, rows } => {
+                let (k, v) = &cache.layers[layer];
+                rows::scatter(rec, &acts.k, rows, k, m, kv_heads * d)?;
+                rows::scatter(rec, &acts.v, rows, v, m, kv_heads * d)?;
+                (k, v)
+            }
+        };
+        attention::forward(rec, &acts.q, k, v, &self.ws.meta, &acts.attn, &acts.lse, self.attention(m))?;
+        let bytes = (m * c * 4) as u64;
+        rec.copy(x_in, 0, &acts.x_mid, 0, bytes);
+        self.linear(rec, block, Proj::O, acts, (&acts.attn, &acts.x_mid, m), Write::ADD)?;
+        rmsnorm::forward(rec, &acts.x_mid, block.mlp_norm.vector(), &acts.normed2, &acts.rstd2, m, c, eps)?;
+        self.linear(rec, block, Proj::Gate, acts, (&acts.normed2, &acts.gate, m), Write::SET)?;
+        self.linear(rec, block, Proj::Up, acts, (&acts.normed2, &acts.up, m), Write::SET)?;
+        elementwise::swiglu_forward(rec, &acts.gate, &acts.up, &acts.act, m * spec.intermediate_size)?;
+        // A recomputed layer's output is not needed again, but the adapter's A x of `down` is.
+        let Some(out) = x_out else {
+            return self.lora_down(rec, block, Proj::Down, acts, &acts.act, m).map(drop);
+        };
+        rec.copy(&acts.x_mid, 0, out, 0, bytes);
+        self.linear(rec, block, Proj::Down, acts, (&acts.act, out, m), Write::ADD)
+    }
+
+    pub(super) fn attention(&self, m: usize) -> attention::Shape {
+        let spec = &self.model.spec;
+        attention::Shape {
+            m,
+            heads: spec.num_heads,
+            kv_heads: spec.num_kv_heads,
+            head_dim: spec.head_dim,
+            scale: (1.0 / (spec.head_dim as f64).sqrt()) as f32,
+        }
+    }
+
+    /// Runs the loaded batch through every block and the final norm, and gathers the rows to be read out.
+    ///
+    /// # Errors
+    /// A GPU error.
+    pub fn forward(&self, rec: &mut Recorder, batch: &Loaded, keys: &Keys<'_>) -> Result<()> {
+        let (ws, model) = (self.ws, self.model);
+        embedding::forward(rec, &model.embed.value, &ws.tokens, ws.input(0), batch.m)?;
+        for layer in 0..model.spec.num_layers {
+            self.layer(rec, layer, (ws.input(layer), Some(ws.input(layer + 1))), ws.acts(layer), batch.m, keys)?;
+        }
+        self.final_norm(rec, batch)
+    }
+
+    fn final_norm(&self, rec: &mut Recorder, batch: &Loaded) -> Result<()> {
+        let (ws, model, c) = (self.ws, self.model, self.model.spec.hidden_size);
+        let x = ws.input(model.spec.num_layers);
+        let eps = model.spec.rms_norm_eps as f32;
+        rmsnorm::forward(rec, x, model.final_norm.vector(), &ws.normed, &ws.rstd, batch.m, c, eps)?;
+        rows::gather(rec, &ws.normed, &ws.readout_rows, &ws.hidden, batch.p, c)
+    }
+
+    /// Log-probability, log-sum-exp and entropy of every readout, left in the workspace.
+    ///
+    /// # Errors
+    /// A GPU error; the model has no vocabulary head.
+    pub fn log_probs(&self, rec: &mut Recorder, batch: &Loaded) -> Result<()> {
+        let ws = self.ws;
+        let Some(hb) = ws.head.as_ref().filter(|_| self.model.spec.head == Head::CausalLm) else {
+            return Err(Error::internal("log-probabilities of a model without a vocabulary head"));
+        };
+        let w = &self.model.head_param().value;
+        head::log_probs(rec, hb, &ws.hidden, w, &ws.targets, &ws.logp, &ws.lse, &ws.entropy, batch.p)
+    }
+
+    /// Scores of every readout, left in the workspace.
+    ///
+    /// # Errors
+    /// A GPU error; the model has no classification head.
+    pub fn scores(&self, rec: &mut Recorder, batch: &Loaded) -> Result<()> {
+        if self.model.spec.head != Head::Score {
+            return Err(Error::internal("scores of a model without a classification head"));
+        }
+        let w = &self.model.head_param().value;
+        linear::forward(rec, &self.ws.hidden, w, None, &self.ws.scores, batch.p, Write::SET)
+    }
+
+    /// Reads the log-probabilities (P), natural log.
+    ///
+    /// # Errors
+    /// A GPU error.
+    pub fn read_log_probs(&self, batch: &Loaded) -> Result<Vec<f32>> {
+        self.model.gpu.read(&self.ws.logp, 0, batch.p)
+    }
+
+    /// Reads the entropies (P), nats.
+    ///
+    /// # Errors
+    /// A GPU error.
+    pub fn read_entropy(&self, batch: &Loaded) -> Result<Vec<f32>> {
+        self.model.gpu.read(&self.ws.entropy, 0, batch.p)
+    }
+
+    /// Reads the scores (P).
+    ///
+    /// # Errors
+    /// A GPU error.
+    pub fn read_scores(&self, batch: &Loaded) -> Result<Vec<f32>> {
+        let padded: Vec<f32> = self.model.gpu.read(&self.ws.scores, 0, batch.p * 4)?;
+        Ok(padded.into_iter().step_by(4).collect())
+    }
+}

@@ -1,0 +1,90 @@
+//! LoRA adapters on a model: fresh, loaded from PEFT files, read back.
+
+use super::params::{LoraPair, LoraShape, Model, Param, lora_name};
+use super::spec::Proj;
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::kernels::weight::Weight;
+use crate::rng::Stream;
+use crate::tensor::DType;
+use rand::Rng;
+
+/// Where an adapter's values come from: name and shape (rows, cols) → row-major f32.
+pub type Source<'a> = dyn FnMut(&str, usize, usize) -> Result<Vec<f32>> + 'a;
+
+impl Model {
+    /// Puts an adapter on the model, replacing any. With `train`, its tensors get gradients.
+    ///
+    /// # Errors
+    /// What `source` returns, or out of memory.
+    pub fn set_adapter(&mut self, shape: &LoraShape, train: bool, source: &mut Source<'_>) -> Result<()> {
+        let gpu = self.gpu.clone();
+        for (layer, block) in self.blocks.iter_mut().enumerate() {
+            for proj in Proj::ALL {
+                let (out, inp) = self.spec.proj_dims(proj);
+                let linear = &mut block.linears[proj as usize];
+                linear.lora = None;
+                if !shape.targets.contains(&proj) {
+                    continue;
+                }
+                let mut one = |which: &str, rows: usize, cols: usize| {
+                    let values = source(&lora_name(layer, proj, which), rows, cols)?;
+                    adapter_param(&gpu, rows, cols, &values, train)
+                };
+                linear.lora =
+                    Some(LoraPair { a: one("A", shape.rank, inp)?, b: one("B", out, shape.rank)? });
+            }
+        }
+        self.lora = Some(shape.clone());
+        Ok(())
+    }
+
+    /// Puts a fresh trainable adapter on the model: A Kaiming-uniform with a = √5 (uniform in ±1/√in, as PEFT), B = 0.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn new_adapter(&mut self, shape: &LoraShape, seed: u64) -> Result<()> {
+        let mut tensor = 0;
+        self.set_adapter(shape, true, &mut |name, rows, cols| {
+            tensor += 1;
+            if name.contains("lora_B") {
+                return Ok(vec![0.0; rows * cols]);
+            }
+            let bound = 1.0 / (cols as f64).sqrt();
+            let mut stream = Stream::new(seed, u64::MAX, tensor, 0);
+            Ok((0..rows * cols).map(|_| uniform(&mut stream, bound)).collect())
+        })
+    }
+
+    /// The adapter's tensors: (PEFT name, shape, values).
+    ///
+    /// # Errors
+    /// A GPU error.
+    pub fn read_adapter(&self) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+        let mut out = Vec::new();
+        for (layer, block) in self.blocks.iter().enumerate() {
+            for proj in Proj::ALL {
+                let Some(pair) = &block.linear(proj).lora else { continue };
+                for (which, p) in [("A", &pair.a), ("B", &pair.b)] {
+                    let shape = vec![p.value.rows, p.value.cols];
+                    out.push((lora_name(layer, proj, which), shape, p.value.read_f32(&self.gpu)?));
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// A value uniform in ±bound.
+pub fn uniform(rng: &mut impl Rng, bound: f64) -> f32 {
+    ((f64::from(rng.next_u32()) / f64::from(u32::MAX) * 2.0 - 1.0) * bound) as f32
+}
+
+fn adapter_param(gpu: &Gpu, rows: usize, cols: usize, values: &[f32], train: bool) -> Result<Param> {
+    let value = Weight::upload(gpu, "adapter", DType::F32, rows, cols, bytemuck::cast_slice(values))?;
+    let mut param = Param::frozen(value);
+    if train {
+        param.train(gpu)?;
+    }
+    Ok(param)
+}
