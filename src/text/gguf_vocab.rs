@@ -352,3 +352,7 @@ fn score_merges(vocab: &GgufVocab) -> Merges {
         .map(|(_, left, right)| (left.to_owned(), right.to_owned()))
         .collect()
 }
+
+#[cfg(test)]
+#[path = "gguf_vocab_tests.rs"]
+mod tests;

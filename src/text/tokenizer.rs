@@ -388,3 +388,7 @@ fn template_source(files: &HfFiles<'_>, config: &Object) -> Result<Option<(Strin
         ))),
     }
 }
+
+#[cfg(test)]
+#[path = "tokenizer_tests.rs"]
+pub(super) mod tests;

@@ -1,0 +1,180 @@
+//! Tokenizers from GGUF metadata, good and bad.
+#![allow(clippy::unwrap_used, reason = "tests")]
+use super::*;
+
+fn gpt2() -> GgufVocab {
+    let tokens = ["a", "b", "Ġ", "1", "2", "ab", "12", "<s>", "<|im_end|>", "<u>"];
+    GgufVocab {
+        model: "gpt2".to_owned(),
+        pre: "smollm".to_owned(),
+        tokens: tokens.map(str::to_owned).to_vec(),
+        token_types: vec![1, 1, 1, 1, 1, 1, 1, CONTROL, CONTROL, USER_DEFINED],
+        merges: vec!["a b".to_owned(), "1 2".to_owned()],
+        bos: Some(7),
+        eos: Some(8),
+        ..GgufVocab::default()
+    }
+}
+
+fn llama() -> GgufVocab {
+    let tokens = [
+        "<unk>", "<s>", "</s>", "<0xC3>", "<0xA9>", "▁", "a", "b", "▁a", "ab", "▁ab",
+    ];
+    GgufVocab {
+        model: "llama".to_owned(),
+        tokens: tokens.map(str::to_owned).to_vec(),
+        token_types: vec![2, 3, 3, 6, 6, 1, 1, 1, 1, 1, 1],
+        scores: vec![0.0, 0.0, 0.0, 0.0, 0.0, -9.0, -9.0, -9.0, -2.0, -1.0, -3.0],
+        bos: Some(1),
+        eos: Some(2),
+        ..GgufVocab::default()
+    }
+}
+
+fn error(vocab: &GgufVocab) -> String {
+    let error = Tokenizer::from_gguf(vocab).unwrap_err();
+    assert_eq!(error.exit_code(), 2, "{error}");
+    error.to_string()
+}
+
+#[test]
+fn byte_level_by_pre_tokenizer() {
+    let encode = |pre: &str, text: &str| {
+        let vocab = GgufVocab {
+            pre: pre.to_owned(),
+            ..gpt2()
+        };
+        Tokenizer::from_gguf(&vocab).unwrap().encode(text, true).unwrap()
+    };
+    assert_eq!(encode("smollm", "ab 12<u>"), [5, 2, 3, 4, 9]);
+    assert_eq!(encode("gpt-2", "ab12"), [5, 6]);
+    assert_eq!(encode("llama-bpe", "ab12"), [7, 5, 6]);
+    assert_eq!(encode("qwen2", "12"), [3, 4]);
+    for pre in PRE_NAMES
+        .split(&[',', '(', ')', ' '])
+        .filter(|name| !name.is_empty())
+    {
+        assert!(encode(pre, "a<s>").ends_with(&[0, 7]), "{pre}");
+    }
+}
+
+#[test]
+fn add_bos_overrides_the_default() {
+    let vocab = GgufVocab {
+        add_bos: Some(true),
+        ..gpt2()
+    };
+    let tokenizer = Tokenizer::from_gguf(&vocab).unwrap();
+    assert_eq!(tokenizer.encode("a", true).unwrap(), [7, 0]);
+    assert_eq!(tokenizer.encode("a", false).unwrap(), [0]);
+    let vocab = GgufVocab {
+        add_bos: Some(false),
+        ..llama()
+    };
+    assert_eq!(
+        Tokenizer::from_gguf(&vocab).unwrap().encode("a", true).unwrap(),
+        [8]
+    );
+}
+
+#[test]
+fn special_and_user_defined_tokens_decode() {
+    let tokenizer = Tokenizer::from_gguf(&gpt2()).unwrap();
+    assert_eq!(tokenizer.decode(&[7, 5, 9, 8], true).unwrap(), "ab<u>");
+    assert_eq!(
+        tokenizer.decode(&[7, 5, 9, 8], false).unwrap(),
+        "<s>ab<u><|im_end|>"
+    );
+    assert_eq!(tokenizer.eos_ids(), [8]);
+    let vocab = GgufVocab {
+        eos: Some(7),
+        eot: Some(5),
+        ..gpt2()
+    };
+    assert_eq!(Tokenizer::from_gguf(&vocab).unwrap().eos_ids(), [7, 5, 8]);
+}
+
+#[test]
+fn sentence_piece_merges_by_score_and_falls_back_to_bytes() {
+    let tokenizer = Tokenizer::from_gguf(&llama()).unwrap();
+    // "ab" scores above "▁a", so "▁ab" is reached through it
+    assert_eq!(tokenizer.encode("ab", true).unwrap(), [1, 10]);
+    assert_eq!(tokenizer.encode("a é", false).unwrap(), [8, 5, 3, 4]);
+    assert_eq!(tokenizer.decode(&[1, 8, 5, 3, 4], true).unwrap(), "a é");
+    let vocab = GgufVocab {
+        add_space_prefix: Some(false),
+        ..llama()
+    };
+    assert_eq!(
+        Tokenizer::from_gguf(&vocab).unwrap().encode("ab", false).unwrap(),
+        [9]
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let e = error(&GgufVocab {
+        pre: "gpt-17".to_owned(),
+        ..gpt2()
+    });
+    assert!(e.contains("\"gpt-17\"") && e.contains("smollm"), "{e}");
+    let e = error(&GgufVocab {
+        model: "t5".to_owned(),
+        ..gpt2()
+    });
+    assert!(e.contains("\"t5\""), "{e}");
+    assert!(
+        error(&GgufVocab {
+            model: "gpt2".to_owned(),
+            ..GgufVocab::default()
+        })
+        .contains("no tokens")
+    );
+    assert!(
+        error(&GgufVocab {
+            token_types: vec![1],
+            ..gpt2()
+        })
+        .contains("10 tokens but 1 token types")
+    );
+    assert!(
+        error(&GgufVocab {
+            eos: Some(10),
+            ..gpt2()
+        })
+        .contains("eos token has id 10")
+    );
+    assert!(
+        error(&GgufVocab {
+            merges: vec![],
+            ..gpt2()
+        })
+        .contains("without merges")
+    );
+    assert!(
+        error(&GgufVocab {
+            merges: vec!["ab".to_owned()],
+            ..gpt2()
+        })
+        .contains("merge 0")
+    );
+    assert!(
+        error(&GgufVocab {
+            merges: vec!["a z".to_owned()],
+            ..gpt2()
+        })
+        .contains('z')
+    );
+    assert!(
+        error(&GgufVocab {
+            scores: vec![0.0],
+            ..llama()
+        })
+        .contains("1 scores")
+    );
+    let e = error(&GgufVocab {
+        chat_template: Some("{{".to_owned()),
+        ..gpt2()
+    });
+    assert!(e.starts_with("GGUF chat template"), "{e}");
+}
