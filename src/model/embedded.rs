@@ -19,8 +19,3 @@ macro_rules! embed {
 }
 #[allow(unused_imports, reason = "as above")]
 pub(crate) use embed;
-
-/// The files of an embedded model, if there is one of that name.
-pub fn embedded(name: &str) -> Option<&'static [EmbeddedFile]> {
-    EMBEDDED.iter().find(|(n, _)| *n == name).map(|(_, files)| *files)
-}

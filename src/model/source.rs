@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::embedded::EmbeddedFile;
+use super::alias::aliases;
+use super::embedded::{EMBEDDED, EmbeddedFile};
+use super::gguf::Gguf;
+use super::hub::{self, HubSettings};
 use super::spec::ModelSpec;
 use crate::error::{Context, Error, Result};
 
@@ -93,7 +96,7 @@ impl ModelFiles {
     /// As [`ModelSpec::from_config_json`]; a missing config.json.
     pub fn spec(&self) -> Result<ModelSpec> {
         if let Self::Gguf(path) = self {
-            return Err(Error::user(format!("{}: GGUF is not read yet", path.display())));
+            return Gguf::open(path)?.spec();
         }
         let file = self.file_name("config.json");
         let Some(config) = self.read("config.json")? else {
@@ -105,3 +108,88 @@ impl ModelFiles {
         ModelSpec::from_config_json(&config, self.read("generation_config.json")?.as_deref(), &file)
     }
 }
+
+/// Finds a model: short name of `models/aliases.toml`, then local directory or .gguf file, then hub id.
+///
+/// # Errors
+/// A user error when the name is none of these (saying what was tried), when a local path is no model, or as
+/// [`hub::fetch`].
+pub fn resolve(name_or_path: &str) -> Result<ModelFiles> {
+    resolve_with(name_or_path, &HubSettings::from_env())
+}
+
+/// As [`resolve`], with the hub's settings given.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_with(name: &str, settings: &HubSettings) -> Result<ModelFiles> {
+    let all = aliases()?;
+    if let Some((alias_name, alias)) = all.get_key_value(name) {
+        return if alias.is_embedded() {
+            embedded_files(alias_name)
+        } else {
+            hub::fetch(&alias.id, settings)
+        };
+    }
+    let path = Path::new(name);
+    if path.is_dir() {
+        return local_dir(path);
+    }
+    if path.is_file() {
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+            return Ok(ModelFiles::Gguf(path.to_path_buf()));
+        }
+        return Err(Error::user(format!(
+            "{name}: a model is a directory (config.json, tokenizer.json, safetensors) or a .gguf file; this is neither"
+        )));
+    }
+    let looks_local = name.starts_with(['.', '/', '~']) || name.contains('\\') || name.ends_with(".gguf");
+    if !looks_local && hub::is_hub_id(name) {
+        return hub::fetch(name, settings);
+    }
+    let names: Vec<&str> = all.keys().map(String::as_str).collect();
+    Err(Error::user(format!(
+        "no model {name:?}: it is not one of the short names ({}), there is no such directory or .gguf file, and a hub id \
+         has the form owner/name",
+        names.join(", ")
+    )))
+}
+
+fn embedded_files(name: &str) -> Result<ModelFiles> {
+    match EMBEDDED.iter().find(|(n, _)| *n == name) {
+        Some((name, files)) => Ok(ModelFiles::Embedded { name, files }),
+        None => Err(Error::user(format!(
+            "this build has no embedded model {name:?}; make it with `make models` and build again, or pass another model"
+        ))),
+    }
+}
+
+fn local_dir(path: &Path) -> Result<ModelFiles> {
+    if path.join("config.json").is_file() {
+        return Ok(ModelFiles::Dir(path.to_path_buf()));
+    }
+    let name = path.display();
+    if path.join("adapter_config.json").is_file() {
+        return Err(Error::user(format!(
+            "{name}: this is a LoRA adapter; pass it as --adapter and its base as --model"
+        )));
+    }
+    let entries = std::fs::read_dir(path).map_err(Error::io(path))?;
+    let gguf = entries
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .filter(|p| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")))
+        .min();
+    match gguf {
+        Some(file) => Err(Error::user(format!(
+            "{name}: no config.json there; did you mean {}?",
+            file.display()
+        ))),
+        None => Err(Error::user(format!(
+            "{name}: no config.json there; a model directory has config.json, tokenizer.json and safetensors"
+        ))),
+    }
+}
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

@@ -9,6 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use super::bytes::FileBytes;
+use super::gguf_model::open_weights;
 use super::source::ModelFiles;
 use super::spec::ModelSpec;
 use crate::error::{Context, Error, Result};
@@ -111,9 +112,7 @@ impl WeightStore {
             origin: files.name(),
         };
         match files {
-            ModelFiles::Gguf(path) => {
-                return Err(Error::user(format!("{}: GGUF is not read yet", path.display())));
-            }
+            ModelFiles::Gguf(path) => return open_weights(path),
             ModelFiles::Embedded { files: list, .. } => {
                 let Some((_, bytes)) = list.iter().find(|(n, _)| *n == SINGLE) else {
                     return Err(Error::internal(format!(

@@ -1,0 +1,433 @@
+//! GGUF files, versions 2 and 3: metadata and tensor directory, bounds-checked at every step.
+//!
+//! Layout: magic, version, tensor count, metadata count, metadata, tensor directory, padding to the alignment, data.
+//! What a llama.cpp model means by it is in `gguf_model`.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use super::bytes::FileBytes;
+use crate::error::{Context, Error, Result};
+use crate::tensor::DType;
+
+/// Elements in the longest metadata array that is believed: far above any vocabulary or merge list.
+const MAX_ARRAY: usize = 1 << 22;
+
+/// A metadata value; all whole numbers are widened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MetaValue {
+    /// An unsigned integer of any width.
+    Uint(u64),
+    /// A signed integer of any width.
+    Int(i64),
+    /// A float; f32 values are the shortest decimal that names them (1e-5, not 0.00000999…).
+    Float(f64),
+    /// A truth value.
+    Bool(bool),
+    /// A string.
+    Str(String),
+    /// Strings.
+    StrArray(Vec<String>),
+    /// Numbers or truth values (token types, scores, …).
+    NumArray(Vec<f64>),
+}
+
+/// A tensor's place in the file.
+#[derive(Clone, Debug)]
+pub(crate) struct GgufTensor {
+    pub(crate) name: String,
+    /// Row-major: GGUF's order reversed.
+    pub(crate) shape: Vec<usize>,
+    pub(crate) dtype: DType,
+    pub(crate) range: Range<usize>,
+}
+
+/// An opened GGUF file.
+#[derive(Debug)]
+pub struct Gguf {
+    pub(crate) name: String,
+    pub(crate) bytes: FileBytes,
+    pub(crate) meta: BTreeMap<String, MetaValue>,
+    pub(crate) tensors: Vec<GgufTensor>,
+}
+
+impl Gguf {
+    /// Maps a file and reads its metadata and tensor directory.
+    ///
+    /// # Errors
+    /// A user error, with the offset, when the file is not GGUF 2 or 3, is truncated or is corrupt, and one that names
+    /// tensor and type when a tensor's type is not supported.
+    pub fn open(path: &Path) -> Result<Self> {
+        let name = path.display().to_string();
+        let bytes = FileBytes::map(path)?;
+        let (meta, tensors) = parse(&bytes).context(&name)?;
+        Ok(Self {
+            name,
+            bytes,
+            meta,
+            tensors,
+        })
+    }
+
+    /// A metadata value.
+    pub fn meta(&self, key: &str) -> Option<&MetaValue> {
+        self.meta.get(key)
+    }
+
+    /// A string from the metadata; `None` if absent or of another type.
+    pub fn meta_str(&self, key: &str) -> Option<&str> {
+        match self.meta.get(key) {
+            Some(MetaValue::Str(s)) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// A non-negative whole number from the metadata.
+    pub fn meta_usize(&self, key: &str) -> Option<usize> {
+        match self.meta.get(key) {
+            Some(MetaValue::Uint(v)) => usize::try_from(*v).ok(),
+            Some(MetaValue::Int(v)) => usize::try_from(*v).ok(),
+            _ => None,
+        }
+    }
+
+    /// A number from the metadata.
+    pub fn meta_f64(&self, key: &str) -> Option<f64> {
+        match self.meta.get(key) {
+            Some(MetaValue::Float(v)) => Some(*v),
+            Some(MetaValue::Uint(v)) => Some(*v as f64),
+            Some(MetaValue::Int(v)) => Some(*v as f64),
+            _ => None,
+        }
+    }
+
+    /// A truth value from the metadata.
+    pub fn meta_bool(&self, key: &str) -> Option<bool> {
+        match self.meta.get(key) {
+            Some(MetaValue::Bool(v)) => Some(*v),
+            _ => None,
+        }
+    }
+
+    /// An array of strings from the metadata.
+    pub fn meta_str_array(&self, key: &str) -> Option<&[String]> {
+        match self.meta.get(key) {
+            Some(MetaValue::StrArray(v)) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// An array of numbers from the metadata.
+    pub fn meta_num_array(&self, key: &str) -> Option<&[f64]> {
+        match self.meta.get(key) {
+            Some(MetaValue::NumArray(v)) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// Names, types and shapes of the tensors as the file has them.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, DType, &[usize])> {
+        self.tensors
+            .iter()
+            .map(|t| (t.name.as_str(), t.dtype, t.shape.as_slice()))
+    }
+}
+
+/// A cursor that never reads past the end.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn fail<T>(&self, message: impl std::fmt::Display) -> Result<T> {
+        Err(Error::user(format!(
+            "corrupt or truncated GGUF at byte {}: {message}; download the file again",
+            self.at
+        )))
+    }
+
+    fn take(&mut self, n: u64, what: &str) -> Result<&'a [u8]> {
+        let left = self.bytes.len() - self.at;
+        match usize::try_from(n) {
+            Ok(n) if n <= left => {
+                let out = &self.bytes[self.at..self.at + n];
+                self.at += n;
+                Ok(out)
+            }
+            _ => self.fail(format!("{what} needs {n} bytes and {left} are left")),
+        }
+    }
+
+    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
+        let mut out = [0; N];
+        out.copy_from_slice(self.take(N as u64, what)?);
+        Ok(out)
+    }
+
+    fn u32(&mut self, what: &str) -> Result<u32> {
+        Ok(u32::from_le_bytes(self.array(what)?))
+    }
+
+    fn u64(&mut self, what: &str) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.array(what)?))
+    }
+
+    /// A count of things that take at least `least` bytes each.
+    fn count(&mut self, least: usize, what: &str) -> Result<usize> {
+        let n = self.u64(what)?;
+        let left = (self.bytes.len() - self.at) / least;
+        match usize::try_from(n) {
+            Ok(n) if n <= left => Ok(n),
+            _ => self.fail(format!("{what} is {n}, more than the file can hold")),
+        }
+    }
+
+    fn string(&mut self, what: &str) -> Result<String> {
+        let len = self.u64(what)?;
+        let bytes = self.take(len, what)?;
+        // Token pieces of byte-level vocabularies are always valid UTF-8; broken ones are kept readable, not fatal.
+        Ok(String::from_utf8_lossy(bytes).into_owned())
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, MetaValue>, Vec<GgufTensor>)> {
+    let mut r = Reader { bytes, at: 0 };
+    if bytes.get(..4) != Some(b"GGUF") {
+        return Err(Error::user("not a GGUF file (it does not begin with \"GGUF\")"));
+    }
+    r.at = 4;
+    match r.u32("version")? {
+        2 | 3 => {}
+        v if (1..=3).contains(&v.swap_bytes()) => {
+            return Err(Error::user(
+                "a big-endian GGUF file, which is not read; convert it to little endian",
+            ));
+        }
+        v => {
+            return Err(Error::user(format!(
+                "GGUF version {v} is not read; versions 2 and 3 are"
+            )));
+        }
+    }
+    // The least tensor entry is name length, dimension count, type and offset; the least metadata pair is 13 bytes.
+    let tensor_count = r.count(24, "the number of tensors")?;
+    let meta_count = r.count(13, "the number of metadata entries")?;
+    let mut meta = BTreeMap::new();
+    for _ in 0..meta_count {
+        let key = r.string("a metadata key")?;
+        let kind = r.u32("a metadata type")?;
+        if let Some(value) = value(&mut r, kind, &key)? {
+            meta.insert(key, value);
+        }
+    }
+    let alignment = match meta.get("general.alignment") {
+        None => 32,
+        Some(MetaValue::Uint(a)) if a.is_power_of_two() && *a <= 1 << 20 => *a as usize,
+        Some(other) => {
+            return Err(Error::user(format!(
+                "general.alignment is {other:?}; a power of two is needed"
+            )));
+        }
+    };
+    let mut tensors = Vec::new();
+    for _ in 0..tensor_count {
+        tensors.push(tensor(&mut r)?);
+    }
+    let data = r.at.next_multiple_of(alignment);
+    place(&mut tensors, data, alignment, bytes.len())?;
+    Ok((meta, tensors))
+}
+
+/// A value of a scalar type, or `None` for a type that is no scalar.
+fn scalar(r: &mut Reader, kind: u32, what: &str) -> Result<Option<MetaValue>> {
+    Ok(Some(match kind {
+        0 => MetaValue::Uint(u64::from(u8::from_le_bytes(r.array(what)?))),
+        1 => MetaValue::Int(i64::from(i8::from_le_bytes(r.array(what)?))),
+        2 => MetaValue::Uint(u64::from(u16::from_le_bytes(r.array(what)?))),
+        3 => MetaValue::Int(i64::from(i16::from_le_bytes(r.array(what)?))),
+        4 => MetaValue::Uint(u64::from(u32::from_le_bytes(r.array(what)?))),
+        5 => MetaValue::Int(i64::from(i32::from_le_bytes(r.array(what)?))),
+        6 => MetaValue::Float(shortest(f32::from_le_bytes(r.array(what)?))),
+        7 => MetaValue::Bool(r.array::<1>(what)?[0] != 0),
+        10 => MetaValue::Uint(r.u64(what)?),
+        11 => MetaValue::Int(i64::from_le_bytes(r.array(what)?)),
+        12 => MetaValue::Float(f64::from_le_bytes(r.array(what)?)),
+        _ => return Ok(None),
+    }))
+}
+
+/// The shortest decimal that rounds to the same f32, so that 1e-5 stays 1e-5 in float64 and in config.json.
+fn shortest(v: f32) -> f64 {
+    v.to_string().parse().unwrap_or(f64::from(v))
+}
+
+/// A value; `None` for nested arrays, which no model needs and which are skipped.
+fn value(r: &mut Reader, kind: u32, key: &str) -> Result<Option<MetaValue>> {
+    let what = format!("metadata {key:?}");
+    match kind {
+        8 => Ok(Some(MetaValue::Str(r.string(&what)?))),
+        9 => array(r, &what, 0),
+        _ => match scalar(r, kind, &what)? {
+            Some(value) => Ok(Some(value)),
+            None => r.fail(format!("{what} has unknown type {kind}")),
+        },
+    }
+}
+
+fn array(r: &mut Reader, what: &str, depth: usize) -> Result<Option<MetaValue>> {
+    let kind = r.u32(what)?;
+    let least = match kind {
+        8 => 8,
+        9 => 12,
+        _ => 1,
+    };
+    let n = r.count(least, what)?;
+    if n > MAX_ARRAY {
+        return r.fail(format!("{what} is an array of {n} elements"));
+    }
+    match kind {
+        8 => {
+            let mut out = Vec::new();
+            for _ in 0..n {
+                out.push(r.string(what)?);
+            }
+            Ok(Some(MetaValue::StrArray(out)))
+        }
+        9 if depth >= 4 => r.fail(format!("{what} is nested too deeply")),
+        9 => {
+            for _ in 0..n {
+                array(r, what, depth + 1)?;
+            }
+            Ok(None)
+        }
+        _ => {
+            let mut out = Vec::new();
+            for _ in 0..n {
+                out.push(match scalar(r, kind, what)? {
+                    Some(MetaValue::Uint(v)) => v as f64,
+                    Some(MetaValue::Int(v)) => v as f64,
+                    Some(MetaValue::Float(v)) => v,
+                    Some(MetaValue::Bool(v)) => f64::from(u8::from(v)),
+                    _ => return r.fail(format!("{what} is an array of unknown type {kind}")),
+                });
+            }
+            Ok(Some(MetaValue::NumArray(out)))
+        }
+    }
+}
+
+/// A directory entry; `range.start` is still relative to the data.
+fn tensor(r: &mut Reader) -> Result<GgufTensor> {
+    let name = r.string("a tensor's name")?;
+    let dims = r.u32("a tensor's dimension count")?;
+    if dims == 0 || dims > 4 {
+        return r.fail(format!("tensor {name:?} has {dims} dimensions"));
+    }
+    let mut shape = Vec::new();
+    for _ in 0..dims {
+        match usize::try_from(r.u64("a tensor's shape")?) {
+            Ok(n) if n > 0 => shape.insert(0, n),
+            _ => return r.fail(format!("tensor {name:?} has an impossible shape")),
+        }
+    }
+    let kind = r.u32("a tensor's type")?;
+    let offset = r.u64("a tensor's offset")?;
+    let Some(dtype) = dtype_of(kind) else {
+        return Err(Error::user(format!(
+            "tensor {name} has type {}, which is not supported; use a file with F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K or Q6_K",
+            type_name(kind)
+        )));
+    };
+    let row = shape.last().copied().unwrap_or(1);
+    if row % dtype.block_len() != 0 {
+        return r.fail(format!(
+            "tensor {name:?} has rows of {row} elements, not whole blocks of {dtype}"
+        ));
+    }
+    let elements = shape.iter().try_fold(1usize, |a, &b| a.checked_mul(b));
+    let bytes = elements.and_then(|n| (n / dtype.block_len()).checked_mul(dtype.block_bytes()));
+    let end = usize::try_from(offset)
+        .ok()
+        .and_then(|start| Some(start..start.checked_add(bytes?)?));
+    match end {
+        Some(range) => Ok(GgufTensor {
+            name,
+            shape,
+            dtype,
+            range,
+        }),
+        None => r.fail(format!("tensor {name:?} is impossibly large")),
+    }
+}
+
+/// Makes the ranges absolute and checks that they lie in the file.
+fn place(tensors: &mut [GgufTensor], data: usize, alignment: usize, len: usize) -> Result<()> {
+    for t in tensors.iter_mut() {
+        let (start, end) = (data.checked_add(t.range.start), data.checked_add(t.range.end));
+        match (start, end) {
+            (Some(start), Some(end)) if end <= len && t.range.start % alignment == 0 => t.range = start..end,
+            _ => {
+                return Err(Error::user(format!(
+                    "corrupt or truncated GGUF: tensor {} lies at byte {} of the data (which begins at {data}) and takes \
+                     {} bytes, but the file has {len}; download the file again",
+                    t.name,
+                    t.range.start,
+                    t.range.len()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn dtype_of(kind: u32) -> Option<DType> {
+    Some(match kind {
+        0 => DType::F32,
+        1 => DType::F16,
+        2 => DType::Q4_0,
+        3 => DType::Q4_1,
+        8 => DType::Q8_0,
+        12 => DType::Q4K,
+        14 => DType::Q6K,
+        30 => DType::BF16,
+        _ => return None,
+    })
+}
+
+/// GGML's name of a type that is not supported.
+fn type_name(kind: u32) -> String {
+    let names = [
+        (6, "Q5_0"),
+        (7, "Q5_1"),
+        (9, "Q8_1"),
+        (10, "Q2_K"),
+        (11, "Q3_K"),
+        (13, "Q5_K"),
+        (15, "Q8_K"),
+        (16, "IQ2_XXS"),
+        (17, "IQ2_XS"),
+        (18, "IQ3_XXS"),
+        (19, "IQ1_S"),
+        (20, "IQ4_NL"),
+        (21, "IQ3_S"),
+        (22, "IQ2_S"),
+        (23, "IQ4_XS"),
+        (24, "I8"),
+        (25, "I16"),
+        (26, "I32"),
+        (27, "I64"),
+        (28, "F64"),
+        (29, "IQ1_M"),
+        (34, "TQ1_0"),
+        (35, "TQ2_0"),
+        (39, "MXFP4"),
+    ];
+    let known = names.iter().find(|(k, _)| *k == kind);
+    known.map_or_else(|| format!("number {kind}"), |(_, name)| (*name).to_string())
+}
+
+#[cfg(test)]
+#[path = "gguf_tests.rs"]
+mod tests;

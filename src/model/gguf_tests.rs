@@ -1,0 +1,379 @@
+//! Tests of `gguf` and `gguf_model` on files built here.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use super::*;
+use crate::model::gguf_model::open_weights;
+use crate::model::source::ModelFiles;
+use crate::model::spec::{Family, ModelSpec, RopeScaling};
+use crate::model::store::WeightStore;
+
+#[derive(Clone)]
+enum V {
+    U(u32),
+    F(f32),
+    S(&'static str),
+    Strings(Vec<&'static str>),
+    Ints(Vec<i32>),
+    Bool(bool),
+}
+
+/// A file to be: metadata and tensors (GGUF name, row-major shape, GGML type, bytes).
+#[derive(Clone)]
+struct Build {
+    meta: Vec<(String, V)>,
+    tensors: Vec<(String, Vec<usize>, u32, Vec<u8>)>,
+}
+
+fn string(out: &mut Vec<u8>, s: &str) {
+    out.extend((s.len() as u64).to_le_bytes());
+    out.extend(s.as_bytes());
+}
+
+impl Build {
+    fn bytes(&self) -> Vec<u8> {
+        let mut out = b"GGUF".to_vec();
+        out.extend(3u32.to_le_bytes());
+        out.extend((self.tensors.len() as u64).to_le_bytes());
+        out.extend((self.meta.len() as u64).to_le_bytes());
+        for (key, value) in &self.meta {
+            string(&mut out, key);
+            let tag = |out: &mut Vec<u8>, t: u32| out.extend(t.to_le_bytes());
+            match value {
+                V::U(v) => {
+                    tag(&mut out, 4);
+                    out.extend(v.to_le_bytes());
+                }
+                V::F(v) => {
+                    tag(&mut out, 6);
+                    out.extend(v.to_le_bytes());
+                }
+                V::Bool(v) => {
+                    tag(&mut out, 7);
+                    out.push(u8::from(*v));
+                }
+                V::S(s) => {
+                    tag(&mut out, 8);
+                    string(&mut out, s);
+                }
+                V::Strings(list) => {
+                    tag(&mut out, 9);
+                    tag(&mut out, 8);
+                    out.extend((list.len() as u64).to_le_bytes());
+                    list.iter().for_each(|s| string(&mut out, s));
+                }
+                V::Ints(list) => {
+                    tag(&mut out, 9);
+                    tag(&mut out, 5);
+                    out.extend((list.len() as u64).to_le_bytes());
+                    list.iter().for_each(|v| out.extend(v.to_le_bytes()));
+                }
+            }
+        }
+        let mut data = Vec::new();
+        for (name, shape, kind, bytes) in &self.tensors {
+            string(&mut out, name);
+            out.extend((shape.len() as u32).to_le_bytes());
+            shape
+                .iter()
+                .rev()
+                .for_each(|n| out.extend((*n as u64).to_le_bytes()));
+            out.extend(kind.to_le_bytes());
+            out.extend((data.len() as u64).to_le_bytes());
+            data.extend(bytes);
+            data.resize(data.len().next_multiple_of(32), 0);
+        }
+        out.resize(out.len().next_multiple_of(32), 0);
+        out.extend(data);
+        out
+    }
+
+    fn set(mut self, key: &str, value: V) -> Self {
+        self.meta.retain(|(k, _)| k != key);
+        self.meta.push((key.to_string(), value));
+        self
+    }
+
+    fn without(mut self, name: &str) -> Self {
+        self.meta.retain(|(k, _)| k != name);
+        self.tensors.retain(|t| t.0 != name);
+        self
+    }
+
+    fn tensor(mut self, name: &str, shape: &[usize], kind: u32) -> Self {
+        let n: usize = shape.iter().product();
+        let bytes = match kind {
+            8 => (0..n / 32 * 34).map(|i| i as u8).collect(),
+            _ => (0..n).flat_map(|i| (i as f32).to_le_bytes()).collect(),
+        };
+        self.tensors.push((name.to_string(), shape.to_vec(), kind, bytes));
+        self
+    }
+}
+
+/// One block, two heads of width 4, one key head, hidden 32; queries and keys stored as Q8_0.
+fn model(arch: &'static str) -> Build {
+    let mut b = Build {
+        meta: Vec::new(),
+        tensors: Vec::new(),
+    };
+    for (key, value) in [
+        ("block_count", V::U(1)),
+        ("context_length", V::U(64)),
+        ("embedding_length", V::U(32)),
+        ("feed_forward_length", V::U(40)),
+        ("attention.head_count", V::U(2)),
+        ("attention.head_count_kv", V::U(1)),
+        ("attention.key_length", V::U(4)),
+        ("attention.layer_norm_rms_epsilon", V::F(1e-5)),
+        ("rope.freq_base", V::F(5e5)),
+    ] {
+        b = b.set(&format!("{arch}.{key}"), value);
+    }
+    b = b.set("general.architecture", V::S(arch));
+    for (key, value) in [
+        ("tokens", V::Strings(vec!["<s>", "a", "b"])),
+        ("token_type", V::Ints(vec![3, 1, 1])),
+        ("merges", V::Strings(vec!["a b"])),
+        ("model", V::S("gpt2")),
+        ("pre", V::S("smollm")),
+        ("eos_token_id", V::U(2)),
+        ("eot_token_id", V::U(1)),
+        ("add_bos_token", V::Bool(true)),
+    ] {
+        b = b.set(&format!("tokenizer.ggml.{key}"), value);
+    }
+    for (name, shape, kind) in [
+        ("token_embd.weight", &[3, 32][..], 0),
+        ("output_norm.weight", &[32], 0),
+        ("blk.0.attn_norm.weight", &[32], 0),
+        ("blk.0.ffn_norm.weight", &[32], 0),
+        ("blk.0.attn_q.weight", &[8, 32], 8),
+        ("blk.0.attn_k.weight", &[4, 32], 8),
+        ("blk.0.attn_v.weight", &[4, 32], 8),
+        ("blk.0.attn_output.weight", &[32, 8], 0),
+        ("blk.0.ffn_gate.weight", &[40, 32], 8),
+        ("blk.0.ffn_up.weight", &[40, 32], 8),
+        ("blk.0.ffn_down.weight", &[32, 40], 0),
+    ] {
+        b = b.tensor(name, shape, kind);
+    }
+    b
+}
+
+fn written(bytes: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    (dir, path)
+}
+
+fn spec_of(build: &Build) -> Result<ModelSpec> {
+    let (_dir, path) = written(&build.bytes());
+    Gguf::open(&path)?.spec()
+}
+
+fn message<T>(result: Result<T>) -> String {
+    let error = result.err().unwrap();
+    assert_eq!(error.exit_code(), 2, "{error}");
+    let mut text = error.to_string();
+    if let Some(source) = std::error::Error::source(&error) {
+        text.push_str(&source.to_string());
+    }
+    text
+}
+
+#[test]
+fn whole_model_reads() {
+    let (_dir, path) = written(&model("llama").bytes());
+    let files = ModelFiles::Gguf(path.clone());
+    let spec = files.spec().unwrap();
+    assert_eq!(
+        (spec.family, spec.vocab_size, spec.head_dim, spec.num_kv_heads),
+        (Family::Llama, 3, 4, 1)
+    );
+    assert!(spec.tie_word_embeddings && !spec.qkv_bias);
+    assert_eq!((spec.rms_norm_eps, spec.rope.theta), (1e-5, 5e5));
+    assert_eq!(spec.eos_token_ids, [2, 1]);
+    let store = WeightStore::open(&files).unwrap();
+    store.check(&spec).unwrap();
+
+    let vocab = Gguf::open(&path).unwrap().vocab().unwrap();
+    assert_eq!(vocab.tokens, ["<s>", "a", "b"]);
+    assert_eq!(
+        (vocab.token_types, vocab.merges),
+        (vec![3, 1, 1], vec!["a b".to_string()])
+    );
+    assert_eq!(
+        (vocab.model.as_str(), vocab.pre.as_deref()),
+        ("gpt2", Some("smollm"))
+    );
+    assert_eq!(
+        (vocab.eos, vocab.add_bos, vocab.bos),
+        (vec![2, 1], Some(true), None)
+    );
+}
+
+#[test]
+fn llama_rows_are_put_into_half_order_and_others_kept() {
+    let row = |t: &[u8], r: usize| t[r * 34..(r + 1) * 34].to_vec();
+    let raw: Vec<u8> = (0..8 * 34).map(|i| i as u8).collect();
+    let (_dir, path) = written(&model("llama").bytes());
+    let store = open_weights(&path).unwrap();
+    let q = store.get("model.layers.0.self_attn.q_proj.weight").unwrap();
+    // Head of four rows (0, 1), (2, 3) → first halves 0, 2, then second halves 1, 3; the second head likewise.
+    for (to, from) in [0, 2, 1, 3, 4, 6, 5, 7].into_iter().enumerate() {
+        assert_eq!(row(&q.bytes, to), row(&raw, from));
+    }
+    let k = store.get("model.layers.0.self_attn.k_proj.weight").unwrap();
+    assert_eq!(row(&k.bytes, 1), row(&raw, 2));
+    let v = store.get("model.layers.0.self_attn.v_proj.weight").unwrap();
+    assert_eq!(v.bytes[..], raw[..4 * 34]);
+
+    let (_dir, path) = written(&model("qwen2").tensor("blk.0.attn_q.bias", &[8], 0).bytes());
+    let store = open_weights(&path).unwrap();
+    assert_eq!(
+        store.get("model.layers.0.self_attn.q_proj.weight").unwrap().bytes[..],
+        raw[..]
+    );
+    assert!(store.contains("model.layers.0.self_attn.q_proj.bias"));
+}
+
+#[test]
+fn rope_factors() {
+    // Llama 3.2's: recovered as its four parameters. head_dim 4 at θ 5e5 has frequencies 1 and 1/707 (wavelength 4443).
+    let original = 8192.0 / (std::f64::consts::TAU * 5e5f64.sqrt());
+    let smooth = (original - 1.0) / 3.0;
+    let factor = 1.0 / ((1.0 - smooth) / 32.0 + smooth);
+    let with = |factors: [f32; 2]| {
+        let mut b = model("llama").tensor("rope_freqs.weight", &[2], 0);
+        b.tensors.last_mut().unwrap().3 = factors.iter().flat_map(|f| f.to_le_bytes()).collect();
+        spec_of(&b).unwrap().rope.scaling
+    };
+    assert!(factor > 1.0);
+    assert_eq!(
+        with([1.0, factor as f32]),
+        RopeScaling::Factors(vec![1.0, f64::from(factor as f32)])
+    );
+    assert_eq!(with([1.0, 1.0]), RopeScaling::None);
+    let wide = model("llama").set("llama.rope.freq_base", V::F(1e12));
+    let mut b = wide.tensor("rope_freqs.weight", &[2], 0);
+    b.tensors.last_mut().unwrap().3 = [1.0f32, 32.0].iter().flat_map(|f| f.to_le_bytes()).collect();
+    let RopeScaling::Llama3 { factor, .. } = spec_of(&b).unwrap().rope.scaling else {
+        unreachable!()
+    };
+    assert_eq!(factor, 32.0);
+    let b = model("llama").tensor("rope_freqs.weight", &[3], 0);
+    assert!(message(spec_of(&b)).contains("has 3 factors, 2 are needed"));
+}
+
+#[test]
+fn unsupported_models_are_refused() {
+    let llama = || model("llama");
+    for (build, why) in [
+        (model("gemma3"), "\"gemma3\" is not supported"),
+        (llama().set("llama.expert_count", V::U(8)), "8 experts"),
+        (llama().set("llama.rope.scaling.type", V::S("yarn")), "yarn"),
+        (llama().set("llama.attention.sliding_window", V::U(16)), "sliding"),
+        (
+            llama().set("llama.attention.value_length", V::U(8)),
+            "value_length",
+        ),
+        (
+            llama().set("llama.rope.dimension_count", V::U(2)),
+            "dimension_count",
+        ),
+        (
+            llama().set("llama.attention.head_count", V::U(0)),
+            "num_attention_heads is 0",
+        ),
+        (
+            llama().without("llama.block_count"),
+            "llama.block_count is missing",
+        ),
+        (
+            llama().without("llama.attention.layer_norm_rms_epsilon"),
+            "epsilon is missing",
+        ),
+        (
+            llama().without("token_embd.weight"),
+            "token_embd.weight is missing",
+        ),
+        (llama().set("llama.block_count", V::S("x")), "block_count"),
+    ] {
+        let text = message(spec_of(&build));
+        assert!(text.contains(why), "{text}");
+    }
+    let (_dir, path) = written(&llama().without("tokenizer.ggml.tokens").bytes());
+    assert!(message(Gguf::open(&path).unwrap().vocab()).contains("no tokenizer"));
+    let (_dir, path) = written(&llama().set("tokenizer.ggml.token_type", V::Ints(vec![1])).bytes());
+    assert!(message(Gguf::open(&path).unwrap().vocab()).contains("has 1 entries for 3"));
+
+    let mut build = llama();
+    build.tensors[4].2 = 13;
+    let text = message(spec_of(&build));
+    assert!(text.contains("blk.0.attn_q.weight has type Q5_K"), "{text}");
+    let (_dir, path) = written(&llama().set("llama.attention.head_count", V::U(4)).bytes());
+    assert!(message(open_weights(&path)).contains("attn_q.weight has 8 rows"));
+    let missing = llama().without("blk.0.ffn_up.weight");
+    let (_dir, path) = written(&missing.bytes());
+    let store = open_weights(&path).unwrap();
+    let text = message(store.check(&spec_of(&missing).unwrap()));
+    assert!(text.contains("mlp.up_proj.weight is missing"), "{text}");
+}
+
+#[test]
+fn every_truncation_is_a_user_error() {
+    let bytes = model("llama").bytes();
+    for cut in 0..bytes.len() - 32 {
+        // All cuts of the header, and some of the data.
+        if cut < 2000 || cut % 97 == 0 {
+            assert!(parse(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+    let (_dir, path) = written(&bytes[..100]);
+    let text = message(Gguf::open(&path));
+    assert!(
+        text.contains("truncated GGUF at byte") && text.contains("m.gguf"),
+        "{text}"
+    );
+    let (_dir, path) = written(b"");
+    assert!(message(Gguf::open(&path)).contains("empty"));
+}
+
+#[test]
+fn corrupt_bytes_never_panic_or_allocate_wildly() {
+    let bytes = model("llama").bytes();
+    let header = 2200.min(bytes.len());
+    for at in 0..header {
+        for value in [0x00, 0x01, 0x7f, 0xff] {
+            let mut broken = bytes.clone();
+            broken[at] = value;
+            if let Ok((_, tensors)) = parse(&broken) {
+                assert!(
+                    tensors.iter().all(|t| t.range.end <= broken.len()),
+                    "byte {at} = {value}"
+                );
+            }
+        }
+    }
+    let header = |version: u32, tensors: u64, meta: u64| {
+        let mut out = b"GGUF".to_vec();
+        out.extend(version.to_le_bytes());
+        out.extend(tensors.to_le_bytes());
+        out.extend(meta.to_le_bytes());
+        out
+    };
+    for (bytes, why) in [
+        (b"GGML".to_vec(), "not a GGUF file"),
+        (header(1, 0, 0), "version 1 is not read"),
+        (header(9, 0, 0), "version 9 is not read"),
+        (header(3u32.swap_bytes(), 0, 0), "big-endian"),
+        (header(3, u64::MAX, 0), "more than the file can hold"),
+        (header(3, 0, u64::MAX), "more than the file can hold"),
+    ] {
+        let text = parse(&bytes).unwrap_err().to_string();
+        assert!(text.contains(why), "{text}");
+    }
+    let odd = model("llama").set("general.alignment", V::U(48));
+    assert!(message(spec_of(&odd)).contains("power of two"));
+}

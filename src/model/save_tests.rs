@@ -1,0 +1,157 @@
+//! Tests of `save`.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use super::*;
+use crate::model::store::WeightStore;
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut list: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    list.sort();
+    list
+}
+
+#[test]
+fn files_are_replaced_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.json");
+    write_atomic(&path, b"one").unwrap();
+    write_atomic(&path, b"two").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"two");
+    assert_eq!(names(dir.path()), ["a.json"]);
+}
+
+#[test]
+fn a_failed_write_leaves_the_old_file_and_no_rubbish() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.json");
+    write_atomic(&path, b"old").unwrap();
+    let error = write_atomic_with(&path, |out| {
+        out.write_all(b"half")?;
+        Err(io::ErrorKind::StorageFull.into())
+    })
+    .unwrap_err();
+    assert!(error.to_string().contains("free some space"), "{error}");
+    assert_eq!(error.exit_code(), 2);
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    assert_eq!(names(dir.path()), ["a.json"]);
+    assert_eq!(
+        write_atomic(&dir.path().join("no/such/dir"), b"x")
+            .unwrap_err()
+            .exit_code(),
+        2
+    );
+    assert_eq!(write_atomic(Path::new("/"), b"x").unwrap_err().exit_code(), 2);
+}
+
+/// The kernel's own "no space left on device" through the same code: the temporary name is a link to /dev/full.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_a_user_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("step_1");
+    let out = AtomicDir::create(&target).unwrap();
+    std::os::unix::fs::symlink("/dev/full", out.path().join("model.bin")).unwrap();
+    let error = out.write("model.bin", &[1; 100]).unwrap_err();
+    assert!(error.to_string().contains("free some space"), "{error}");
+    assert_eq!(error.exit_code(), 2);
+    drop(out);
+    assert!(names(dir.path()).is_empty());
+    std::os::unix::fs::symlink("/dev/full", dir.path().join(".tmp-f")).unwrap();
+    let error = write_atomic(&dir.path().join("f"), &[1; 1 << 20]).unwrap_err();
+    assert!(error.to_string().contains("free some space"), "{error}");
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
+fn directories_appear_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("checkpoints/step_1");
+    let out = AtomicDir::create(&target).unwrap();
+    out.write("a", b"1").unwrap();
+    assert!(!target.exists());
+    assert_eq!(names(target.parent().unwrap()), [".tmp-step_1"]);
+    drop(out);
+    assert!(names(target.parent().unwrap()).is_empty());
+
+    // What a killed process left is removed, not mixed in.
+    fs::create_dir_all(dir.path().join("checkpoints/.tmp-step_1")).unwrap();
+    fs::write(dir.path().join("checkpoints/.tmp-step_1/stale"), b"x").unwrap();
+    let out = AtomicDir::create(&target).unwrap();
+    out.write("a", b"1").unwrap();
+    out.commit().unwrap();
+    assert_eq!(names(&target), ["a"]);
+
+    // Replaced as a whole.
+    let out = AtomicDir::create(&target).unwrap();
+    out.write("b", b"2").unwrap();
+    assert_eq!(names(&target), ["a"]);
+    out.commit().unwrap();
+    assert_eq!(names(&target), ["b"]);
+    assert_eq!(names(target.parent().unwrap()), ["step_1"]);
+}
+
+#[test]
+fn a_crash_between_the_renames_is_mended() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("best");
+    fs::create_dir(dir.path().join(".old-best")).unwrap();
+    fs::write(dir.path().join(".old-best/a"), b"1").unwrap();
+    recover(&target).unwrap();
+    assert_eq!(names(&target), ["a"]);
+    fs::create_dir(dir.path().join(".old-best")).unwrap();
+    recover(&target).unwrap();
+    assert_eq!(names(dir.path()), ["best"]);
+    recover(&dir.path().join("other")).unwrap();
+}
+
+fn tensor(dtype: DType, shape: &[usize], fill: u8) -> HostTensor<'static> {
+    let bytes = vec![fill; dtype.bytes_for(shape.iter().product())];
+    HostTensor {
+        dtype,
+        shape: shape.to_vec(),
+        bytes: Cow::Owned(bytes),
+    }
+}
+
+#[test]
+fn safetensors_round_trip() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.safetensors");
+    let tensors = [
+        ("odd".to_string(), tensor(DType::BF16, &[3], 1)),
+        ("b \"quoted\"".to_string(), tensor(DType::F32, &[2, 5], 2)),
+        ("c".to_string(), tensor(DType::F16, &[1, 1], 3)),
+    ];
+    write_safetensors(&path, &tensors).unwrap();
+    let store = WeightStore::open_safetensors(&path).unwrap();
+    for (name, want) in &tensors {
+        assert_eq!(&store.get(name).unwrap(), want);
+    }
+    let bytes = fs::read(&path).unwrap();
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
+    assert_eq!(metadata.info("b \"quoted\"").unwrap().data_offsets.0, 0);
+    assert_eq!(names(dir.path()), ["m.safetensors"]);
+}
+
+#[test]
+fn safetensors_failures() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.safetensors");
+    let error = write_safetensors(&path, &[("q".to_string(), tensor(DType::Q8_0, &[32], 0))]).unwrap_err();
+    assert_eq!(error.exit_code(), 1);
+    let twice = [
+        ("a".to_string(), tensor(DType::F32, &[1], 0)),
+        ("a".to_string(), tensor(DType::F32, &[1], 0)),
+    ];
+    assert_eq!(write_safetensors(&path, &twice).unwrap_err().exit_code(), 1);
+    // An error of the data's source comes through, and leaves nothing.
+    let headers = [("a".to_string(), DType::F32, vec![1])];
+    let error =
+        write_safetensors_with(&path, &headers, |_| Err(Error::DeviceLost("gone".into()))).unwrap_err();
+    assert!(matches!(error, Error::DeviceLost(_)));
+    assert!(names(dir.path()).is_empty());
+}
