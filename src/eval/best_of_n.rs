@@ -5,8 +5,8 @@
 
 use serde::Serialize;
 
-use crate::advantage::check_finite;
-use crate::advantage::tail::{Alpha, Tail, kappa};
+use crate::advantage::tail::{Tail, kappa};
+use crate::advantage::{Alpha, check_finite};
 use crate::error::{Context, Error, Result};
 
 /// How a best-of-n value was obtained.
