@@ -6,6 +6,7 @@
 //! To add a rule: one file with its formula, paper and degenerate cases, and one variant of [`Rule`]; the exhaustive
 //! matches below find the rest.
 
+pub mod alpha;
 pub mod grpo;
 pub mod grpo_z;
 pub mod tail;
@@ -15,8 +16,9 @@ use clap::builder::PossibleValue;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+pub use alpha::Alpha;
 pub use grpo_z::GrpoZParams;
-pub use tail::{Alpha, Tail};
+pub use tail::Tail;
 pub use tea::TeaParams;
 
 /// An advantage rule with its settings: the registry of rules.

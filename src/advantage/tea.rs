@@ -10,7 +10,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::tail::{Alpha, Tail, training_kappa};
+use super::alpha::Alpha;
+use super::tail::{Tail, training_kappa};
 use crate::error::{Error, Result};
 
 /// Settings of TEA and of the rules that share its tail.

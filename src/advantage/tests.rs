@@ -91,10 +91,8 @@ fn permuting_the_rewards_permutes_the_advantages() {
         for (seed, m) in [(1, 2), (2, 7), (3, 64), (4, 257)] {
             let rewards = draw(seed, m);
             let base = rule.advantages(&rewards).unwrap();
+            // 5 divides none of the sizes, so this is a permutation.
             let order: Vec<usize> = (0..m).map(|i| (i * 5 + 3) % m).collect();
-            if m % 5 == 0 {
-                continue;
-            }
             let shuffled: Vec<f64> = order.iter().map(|&i| rewards[i]).collect();
             let got = rule.advantages(&shuffled).unwrap();
             for (slot, &i) in order.iter().enumerate() {

@@ -1,1 +1,7 @@
-//! Best-of-N statistics.
+//! Evaluation statistics: best-of-n curves and their uncertainty over prompts.
+
+pub mod best_of_n;
+pub mod bootstrap;
+
+pub use best_of_n::{BestOfN, Estimator, curve, extrapolated, grouped, powers_of_two, unbiased};
+pub use bootstrap::{Bootstrap, Interval, WinTieLoss, win_tie_loss};

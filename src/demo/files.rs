@@ -1,0 +1,167 @@
+//! The demo's JSONL files: prompts, supervised pairs, and preference pairs ranked by the true score.
+
+use std::io::Write;
+use std::path::Path;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::{Example, Kind, score};
+use crate::error::{Error, Result};
+
+/// A line of a supervised file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Supervised {
+    /// The instruction.
+    pub prompt: String,
+    /// The response to imitate.
+    pub response: String,
+}
+
+/// A line of a preference file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preference {
+    /// The instruction.
+    pub prompt: String,
+    /// The response with the higher true score.
+    pub chosen: String,
+    /// The other.
+    pub rejected: String,
+}
+
+/// Responses sampled for one prompt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampledGroup {
+    /// The instruction.
+    pub prompt: String,
+    /// What a policy answered.
+    pub responses: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct PromptLine<'a> {
+    id: &'a str,
+    prompt: &'a str,
+}
+
+/// Writes one JSON object a line.
+///
+/// # Errors
+/// An I/O error naming the file.
+pub fn write_jsonl<T: Serialize>(path: &Path, rows: impl IntoIterator<Item = T>) -> Result<()> {
+    let file = std::fs::File::create(path).map_err(Error::io(path))?;
+    let mut out = std::io::BufWriter::new(file);
+    for row in rows {
+        let line = serde_json::to_string(&row).map_err(Error::internal)?;
+        writeln!(out, "{line}").map_err(Error::io(path))?;
+    }
+    out.flush().map_err(Error::io(path))
+}
+
+/// Writes `{"id","prompt"}` lines.
+///
+/// # Errors
+/// An I/O error naming the file.
+pub fn write_prompts(path: &Path, examples: &[Example]) -> Result<()> {
+    write_jsonl(
+        path,
+        examples.iter().map(|e| PromptLine {
+            id: &e.id,
+            prompt: &e.prompt,
+        }),
+    )
+}
+
+/// Supervised pairs (one an example), a share `noise` of them with a wrong but plausible response, so that the policy
+/// keeps answering in different ways.
+pub fn sft_examples(examples: &[Example], noise: f64, seed: u64) -> Vec<Supervised> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(10);
+    let respond = |example: &Example| {
+        let noisy = rng.random_bool(noise.clamp(0.0, 1.0));
+        // Small slips are commoner than large ones.
+        let severity = [1, 1, 1, 1, 2, 2, 2, 3, 3, 4][rng.random_range(0..10_usize)];
+        let wrong = noisy.then(|| Kind::parse(&example.prompt).map(|task| task.wrong(&mut rng, severity)));
+        let response = wrong.flatten().unwrap_or_else(|| example.answer.clone());
+        Supervised {
+            prompt: example.prompt.clone(),
+            response,
+        }
+    };
+    examples.iter().map(respond).collect()
+}
+
+/// Writes `{"prompt","response"}` lines from [`sft_examples`].
+///
+/// # Errors
+/// An I/O error naming the file.
+pub fn write_sft(path: &Path, examples: &[Example], noise: f64, seed: u64) -> Result<()> {
+    write_jsonl(path, sft_examples(examples, noise, seed))
+}
+
+/// Least difference of true scores in a preference pair: closer responses teach little but noise.
+const LEAST_GAP: f64 = 0.04;
+
+/// Up to `per_example` pairs an example: right answers and wrong ones of graded severity, two at a time, ranked by the
+/// true score.
+pub fn preferences(examples: &[Example], per_example: usize, seed: u64) -> Vec<Preference> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(11);
+    let mut pairs = Vec::with_capacity(examples.len() * per_example);
+    for example in examples {
+        let Some(task) = Kind::parse(&example.prompt) else {
+            continue;
+        };
+        let mut ladder = vec![example.answer.clone()];
+        ladder.extend([1, 1, 1, 2, 2, 3, 4].map(|severity| task.wrong(&mut rng, severity)));
+        pairs.extend(ranked_pairs(&mut rng, &example.prompt, &ladder, per_example));
+    }
+    pairs
+}
+
+/// Up to `per_group` pairs a group of sampled responses, ranked by the true score; groups whose prompt has no true
+/// score, or whose responses are all alike, give none.
+pub fn preferences_from_samples(groups: &[SampledGroup], per_group: usize, seed: u64) -> Vec<Preference> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(12);
+    groups
+        .iter()
+        .flat_map(|group| ranked_pairs(&mut rng, &group.prompt, &group.responses, per_group))
+        .collect()
+}
+
+/// Writes `{"prompt","chosen","rejected"}` lines.
+///
+/// # Errors
+/// An I/O error naming the file.
+pub fn write_preferences(path: &Path, pairs: &[Preference]) -> Result<()> {
+    write_jsonl(path, pairs)
+}
+
+fn ranked_pairs(rng: &mut ChaCha8Rng, prompt: &str, responses: &[String], most: usize) -> Vec<Preference> {
+    let scored: Vec<(f64, &String)> = responses
+        .iter()
+        .filter_map(|r| score(prompt, r).ok().map(|s| (s, r)))
+        .collect();
+    let mut all = Vec::new();
+    for (i, high) in scored.iter().enumerate() {
+        for (j, low) in scored.iter().enumerate() {
+            let repeated =
+                scored[..i].iter().any(|s| s.1 == high.1) || scored[..j].iter().any(|s| s.1 == low.1);
+            if high.0 - low.0 >= LEAST_GAP && !repeated {
+                all.push((high.1, low.1));
+            }
+        }
+    }
+    let mut pairs = Vec::with_capacity(most.min(all.len()));
+    while pairs.len() < most && !all.is_empty() {
+        let (chosen, rejected) = all.swap_remove(rng.random_range(0..all.len()));
+        pairs.push(Preference {
+            prompt: prompt.to_string(),
+            chosen: chosen.clone(),
+            rejected: rejected.clone(),
+        });
+    }
+    pairs
+}

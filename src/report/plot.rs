@@ -1,0 +1,407 @@
+//! Line plots with interval bands, as SVG or PNG: best-of-n curves and reward over steps.
+//!
+//! Text is set in DejaVu Sans, which is compiled in, so a plot looks the same on a machine without fonts.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use plotters::prelude::*;
+use plotters::style::{FontStyle, register_font};
+
+use super::axis::{Axis, XScale, x_tick};
+use crate::error::{Error, Result};
+
+const SIZE: (u32, u32) = (960, 600);
+const FONT: &str = "dejavu-sans";
+/// Colours that stay apart for colour-blind readers (Okabe and Ito), darkest first.
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(230, 159, 0),
+];
+/// More points than this are drawn as a thinner line without dots.
+const DENSE: usize = 40;
+const INK: RGBColor = RGBColor(40, 44, 52);
+const GRID: RGBColor = RGBColor(225, 228, 233);
+
+/// One point of a series, with its interval where there is one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PlotPoint {
+    /// Position on the x axis.
+    pub x: f64,
+    /// Value.
+    pub y: f64,
+    /// Lower and upper end of the interval.
+    pub interval: Option<(f64, f64)>,
+}
+
+/// One line of a plot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Series {
+    /// Its name in the legend.
+    pub label: String,
+    /// Its points, in order of x; those that are not finite are left out.
+    pub points: Vec<PlotPoint>,
+}
+
+impl Series {
+    /// A series without intervals.
+    pub fn line(label: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
+        let points = points
+            .into_iter()
+            .map(|(x, y)| PlotPoint { x, y, interval: None })
+            .collect();
+        Self {
+            label: label.into(),
+            points,
+        }
+    }
+}
+
+/// A plot to be drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plot {
+    /// Above the plot.
+    pub title: String,
+    /// Under the x axis, with its unit.
+    pub x_label: String,
+    /// Beside the y axis, with its unit.
+    pub y_label: String,
+    /// The x axis's scale.
+    pub x_scale: XScale,
+    /// The lines, in the order of the legend.
+    pub series: Vec<Series>,
+}
+
+impl Plot {
+    /// A best-of-n plot: log2 x axis "n (responses a prompt)".
+    pub fn best_of_n(title: impl Into<String>, y_label: impl Into<String>, series: Vec<Series>) -> Self {
+        Self {
+            title: title.into(),
+            x_label: "n (responses a prompt)".into(),
+            y_label: y_label.into(),
+            x_scale: XScale::Log2,
+            series,
+        }
+    }
+
+    /// A value over training steps.
+    pub fn over_steps(title: impl Into<String>, y_label: impl Into<String>, series: Vec<Series>) -> Self {
+        Self {
+            title: title.into(),
+            x_label: "step".into(),
+            y_label: y_label.into(),
+            x_scale: XScale::Linear,
+            series,
+        }
+    }
+
+    /// Writes the plot; the path's extension (`.svg` or `.png`) decides the format.
+    ///
+    /// # Errors
+    /// A user error when the extension is another one or there is nothing to draw; an I/O error naming the file.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("svg") => std::fs::write(path, self.svg()?).map_err(Error::io(path)),
+            Some("png") => self.save_png(path),
+            _ => Err(Error::user(format!(
+                "{}: a plot is written as .svg or .png",
+                path.display()
+            ))),
+        }
+    }
+
+    /// The plot as SVG text.
+    ///
+    /// # Errors
+    /// A user error when there is nothing to draw.
+    pub fn svg(&self) -> Result<String> {
+        let mut text = String::new();
+        self.draw(&SVGBackend::with_string(&mut text, SIZE).into_drawing_area())?;
+        // The family by which other machines know the font.
+        Ok(text.replace(
+            &format!("font-family=\"{FONT}\""),
+            "font-family=\"DejaVu Sans, Verdana, sans-serif\"",
+        ))
+    }
+
+    fn save_png(&self, path: &Path) -> Result<()> {
+        self.ranges()?;
+        // The encoder hides the cause of a failed write; asking for the file first names it.
+        std::fs::File::create(path).map_err(Error::io(path))?;
+        self.draw(&BitMapBackend::new(path, SIZE).into_drawing_area())
+    }
+
+    fn position(&self, x: f64) -> f64 {
+        match self.x_scale {
+            XScale::Linear => x,
+            XScale::Log2 => x.log2(),
+        }
+    }
+
+    /// The finite points of a series, x already on the axis's scale.
+    fn placed(&self, series: &Series) -> Vec<PlotPoint> {
+        let place = |p: &PlotPoint| PlotPoint {
+            x: self.position(p.x),
+            y: p.y,
+            interval: p
+                .interval
+                .filter(|(low, high)| low.is_finite() && high.is_finite()),
+        };
+        series
+            .points
+            .iter()
+            .map(place)
+            .filter(|p| p.x.is_finite() && p.y.is_finite())
+            .collect()
+    }
+
+    /// Ranges of x and y with a little air.
+    fn ranges(&self) -> Result<((f64, f64), (f64, f64))> {
+        let points: Vec<PlotPoint> = self.series.iter().flat_map(|s| self.placed(s)).collect();
+        if points.is_empty() {
+            return Err(Error::user(format!(
+                "the plot \"{}\" has no finite point to draw",
+                self.title
+            )));
+        }
+        let range = |values: &mut dyn Iterator<Item = f64>| {
+            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
+                (low.min(v), high.max(v))
+            })
+        };
+        let x = range(&mut points.iter().map(|p| p.x));
+        let ends = |p: &PlotPoint| {
+            [
+                p.y,
+                p.interval.map_or(p.y, |i| i.0),
+                p.interval.map_or(p.y, |i| i.1),
+            ]
+        };
+        let y = range(&mut points.iter().flat_map(ends));
+        let air = |(low, high): (f64, f64), share: f64| {
+            let spread = if high > low {
+                high - low
+            } else {
+                high.abs().max(1.0)
+            };
+            (low - share * spread, high + share * spread)
+        };
+        Ok((air(x, 0.02), air(y, 0.06)))
+    }
+
+    fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, plotters::coord::Shift>) -> Result<()> {
+        register()?;
+        let ((x0, x1), (y0, y1)) = self.ranges()?;
+        let text = |size: i32| (FONT, size).into_font().color(&INK);
+        area.fill(&WHITE).map_err(drawing)?;
+        let mut chart = ChartBuilder::on(area)
+            .caption(&self.title, text(23))
+            .margin(18)
+            .margin_right(30)
+            .x_label_area_size(52)
+            .y_label_area_size(76)
+            .build_cartesian_2d(
+                Axis {
+                    low: x0,
+                    high: x1,
+                    scale: self.x_scale,
+                },
+                y0..y1,
+            )
+            .map_err(drawing)?;
+        let scale = self.x_scale;
+        chart
+            .configure_mesh()
+            .x_desc(&self.x_label)
+            .y_desc(&self.y_label)
+            .axis_desc_style(text(17))
+            .label_style(text(15))
+            .x_label_formatter(&move |x| x_tick(scale, *x))
+            .y_labels(8)
+            .bold_line_style(GRID)
+            .light_line_style(TRANSPARENT)
+            .axis_style(INK.mix(0.5))
+            .draw()
+            .map_err(drawing)?;
+        for (i, series) in self.series.iter().enumerate() {
+            let colour = COLOURS[i % COLOURS.len()];
+            let points = self.placed(series);
+            chart.draw_series(band(&points, colour)).map_err(drawing)?;
+            let line = points.iter().map(|p| (p.x, p.y));
+            chart
+                .draw_series(LineSeries::new(
+                    line,
+                    colour.stroke_width(if points.len() <= DENSE { 3 } else { 2 }),
+                ))
+                .map_err(drawing)?
+                .label(&series.label)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 26, y)], colour.stroke_width(4)));
+            if points.len() <= DENSE {
+                let dots = points.iter().map(|p| Circle::new((p.x, p.y), 4, colour.filled()));
+                chart.draw_series(dots).map_err(drawing)?;
+            }
+        }
+        chart
+            .configure_series_labels()
+            .position(self.legend_corner((x0, x1), (y0, y1)))
+            .background_style(WHITE.mix(0.85))
+            .border_style(GRID)
+            .label_font(text(16))
+            .legend_area_size(36)
+            .margin(14)
+            .draw()
+            .map_err(drawing)?;
+        area.present().map_err(drawing)
+    }
+
+    /// The corner of the plot with the fewest points.
+    fn legend_corner(&self, x: (f64, f64), y: (f64, f64)) -> SeriesLabelPosition {
+        let corners = [
+            (SeriesLabelPosition::LowerRight, 1.0, 0.0),
+            (SeriesLabelPosition::UpperLeft, 0.0, 1.0),
+            (SeriesLabelPosition::UpperRight, 1.0, 1.0),
+            (SeriesLabelPosition::LowerLeft, 0.0, 0.0),
+        ];
+        let points: Vec<PlotPoint> = self.series.iter().flat_map(|s| self.placed(s)).collect();
+        let crowd = |cx: f64, cy: f64| {
+            let near = |p: &&PlotPoint| {
+                let dx = ((p.x - x.0) / (x.1 - x.0) - cx).abs();
+                let dy = ((p.y - y.0) / (y.1 - y.0) - cy).abs();
+                dx < 0.4 && dy < 0.35
+            };
+            points.iter().filter(near).count()
+        };
+        let mut best = (usize::MAX, SeriesLabelPosition::LowerRight);
+        for (corner, cx, cy) in corners {
+            let n = crowd(cx, cy);
+            if n < best.0 {
+                best = (n, corner);
+            }
+        }
+        best.1
+    }
+}
+
+/// The interval's band: a polygon along the upper ends and back along the lower ones.
+fn band(points: &[PlotPoint], colour: RGBColor) -> Option<Polygon<(f64, f64)>> {
+    let ends: Vec<(f64, f64, f64)> = points
+        .iter()
+        .filter_map(|p| p.interval.map(|(low, high)| (p.x, low, high)))
+        .collect();
+    let upper = ends.iter().map(|&(x, _, high)| (x, high));
+    let lower = ends.iter().rev().map(|&(x, low, _)| (x, low));
+    (ends.len() >= 2).then(|| Polygon::new(upper.chain(lower).collect::<Vec<_>>(), colour.mix(0.18).filled()))
+}
+
+fn register() -> Result<()> {
+    static DONE: OnceLock<bool> = OnceLock::new();
+    let done = DONE.get_or_init(|| register_font(FONT, FontStyle::Normal, dejavu::sans::regular()).is_ok());
+    if *done {
+        Ok(())
+    } else {
+        Err(Error::internal("the embedded font cannot be read"))
+    }
+}
+
+fn drawing(error: impl std::fmt::Display) -> Error {
+    Error::user(format!("cannot draw the plot: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn curve(label: &str, base: f64) -> Series {
+        let point = |i: i32| {
+            let y = base + 0.07 * f64::from(i) - 0.002 * f64::from(i * i);
+            PlotPoint {
+                x: f64::from(1 << i),
+                y,
+                interval: Some((y - 0.03, y + 0.03)),
+            }
+        };
+        Series {
+            label: label.to_string(),
+            points: (0..=6).map(point).collect(),
+        }
+    }
+
+    fn best_of_n() -> Plot {
+        let series = vec![curve("base", 0.25), curve("TEA, m = 16", 0.36)];
+        Plot::best_of_n(
+            "Best-of-n on 200 held-out prompts",
+            "true score (0 to 1, 95% interval)",
+            series,
+        )
+    }
+
+    #[test]
+    fn svg_holds_every_label_and_tick() {
+        let svg = best_of_n().svg().unwrap();
+        for text in [
+            "Best-of-n on 200 held-out prompts",
+            "base",
+            "TEA, m = 16",
+            "n (responses a prompt)",
+            "64",
+            "DejaVu Sans",
+        ] {
+            assert!(svg.contains(text), "{text}");
+        }
+        assert_eq!(
+            svg.matches("<polyline").count() >= 2,
+            svg.matches("<polygon").count() >= 2
+        );
+        assert!(svg.matches("<circle").count() == 14);
+    }
+
+    #[test]
+    fn png_is_written_with_text_on_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plot.png");
+        best_of_n().save(&path).unwrap();
+        let with_text = std::fs::read(&path).unwrap();
+        assert_eq!(&with_text[1..4], b"PNG");
+        let mut silent = best_of_n();
+        silent.title = String::new();
+        silent.save(&path).unwrap();
+        assert_ne!(
+            std::fs::read(&path).unwrap(),
+            with_text,
+            "the title leaves pixels"
+        );
+    }
+
+    #[test]
+    fn odd_input_is_an_error_or_a_gap() {
+        let empty = Plot::over_steps("t", "y", vec![Series::line("a", [(0.0, f64::NAN)])]);
+        assert!(empty.svg().unwrap_err().to_string().contains("no finite point"));
+        let one = Plot::over_steps(
+            "t",
+            "y",
+            vec![Series::line("a", [(3.0, 1.0), (4.0, f64::INFINITY)])],
+        );
+        assert!(one.svg().unwrap().matches("<circle").count() == 1);
+        assert!(
+            best_of_n()
+                .save("x.gif")
+                .unwrap_err()
+                .to_string()
+                .contains(".svg or .png")
+        );
+        let dir = tempfile::tempdir().unwrap();
+        assert!(
+            best_of_n()
+                .save(dir.path().join("no/plot.png"))
+                .unwrap_err()
+                .to_string()
+                .contains("plot.png")
+        );
+    }
+}
