@@ -84,6 +84,16 @@ impl Batch {
         Ok(())
     }
 
+    /// Adds tokens at positions `from ..` of a sequence whose keys live at cache rows `start ..`, with the last row
+    /// read out `readouts` times.
+    pub fn push_cached(&mut self, tokens: &[u32], start: u32, from: u32, readouts: usize) {
+        self.tokens.extend_from_slice(tokens);
+        self.meta.extend((from..).take(tokens.len()).map(|p| [start, 0, start, p]));
+        self.key_ends.resize(self.rows(), 0);
+        let row = self.rows().saturating_sub(1) as u32;
+        self.readouts.extend(std::iter::repeat_n(Readout { row, target: 0 }, readouts));
+    }
+
     fn push_prefix(&mut self, prefix: &[u32]) -> usize {
         let start = self.rows();
         self.tokens.extend_from_slice(prefix);

@@ -169,6 +169,26 @@ impl Workspace {
         Ok(Loaded { m, p })
     }
 
+    /// Token of each row (M) u32; a decode loop on the GPU writes it.
+    pub fn tokens(&self) -> &Buffer {
+        &self.tokens
+    }
+
+    /// Attention ranges of each row (M) vec4<u32>; a decode loop on the GPU advances it.
+    pub fn meta(&self) -> &Buffer {
+        &self.meta
+    }
+
+    /// Rows to be read out (P) u32.
+    pub fn readout_rows(&self) -> &Buffer {
+        &self.readout_rows
+    }
+
+    /// Hidden states of the readouts (P, C) after a forward pass.
+    pub fn hidden(&self) -> &Buffer {
+        &self.hidden
+    }
+
     pub(super) fn acts(&self, layer: usize) -> &Acts {
         &self.acts[if self.acts.len() > 1 { layer } else { 0 }]
     }
