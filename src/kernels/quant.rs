@@ -113,7 +113,7 @@ fn q6k_block(b: &[u8], y: &mut [f32]) {
 /// # Errors
 /// A user error when `dtype` is a type this program reads but does not write, or when the length is not whole blocks.
 pub fn quantize(dtype: DType, values: &[f32]) -> Result<Vec<u8>> {
-    if values.len() % dtype.block_len() != 0 {
+    if !values.len().is_multiple_of(dtype.block_len()) {
         return Err(Error::user(format!(
             "{} values cannot be stored as {dtype}, which needs a multiple of {}; choose f16, bf16 or f32",
             values.len(),

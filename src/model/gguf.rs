@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::bytes::FileBytes;
+use super::gguf_reader::Reader;
 use crate::error::{Context, Error, Result};
 use crate::tensor::DType;
 
@@ -131,64 +132,6 @@ impl Gguf {
         self.tensors
             .iter()
             .map(|t| (t.name.as_str(), t.dtype, t.shape.as_slice()))
-    }
-}
-
-/// A cursor that never reads past the end.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn fail<T>(&self, message: impl std::fmt::Display) -> Result<T> {
-        Err(Error::user(format!(
-            "corrupt or truncated GGUF at byte {}: {message}; download the file again",
-            self.at
-        )))
-    }
-
-    fn take(&mut self, n: u64, what: &str) -> Result<&'a [u8]> {
-        let left = self.bytes.len() - self.at;
-        match usize::try_from(n) {
-            Ok(n) if n <= left => {
-                let out = &self.bytes[self.at..self.at + n];
-                self.at += n;
-                Ok(out)
-            }
-            _ => self.fail(format!("{what} needs {n} bytes and {left} are left")),
-        }
-    }
-
-    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
-        let mut out = [0; N];
-        out.copy_from_slice(self.take(N as u64, what)?);
-        Ok(out)
-    }
-
-    fn u32(&mut self, what: &str) -> Result<u32> {
-        Ok(u32::from_le_bytes(self.array(what)?))
-    }
-
-    fn u64(&mut self, what: &str) -> Result<u64> {
-        Ok(u64::from_le_bytes(self.array(what)?))
-    }
-
-    /// A count of things that take at least `least` bytes each.
-    fn count(&mut self, least: usize, what: &str) -> Result<usize> {
-        let n = self.u64(what)?;
-        let left = (self.bytes.len() - self.at) / least;
-        match usize::try_from(n) {
-            Ok(n) if n <= left => Ok(n),
-            _ => self.fail(format!("{what} is {n}, more than the file can hold")),
-        }
-    }
-
-    fn string(&mut self, what: &str) -> Result<String> {
-        let len = self.u64(what)?;
-        let bytes = self.take(len, what)?;
-        // Token pieces of byte-level vocabularies are always valid UTF-8; broken ones are kept readable, not fatal.
-        Ok(String::from_utf8_lossy(bytes).into_owned())
     }
 }
 

@@ -10,8 +10,11 @@ use std::sync::{Arc, Mutex};
 /// A file's contents, or the status to refuse it with.
 type Files = HashMap<&'static str, Result<&'static [u8], u16>>;
 
-/// Serves `files` of any repository; returns the address and the log of requested files with their tokens.
-fn server(files: Files) -> (String, Arc<Mutex<Vec<(String, String)>>>) {
+/// Requested files, each with its token.
+type Log = Arc<Mutex<Vec<(String, String)>>>;
+
+/// Serves `files` of any repository; returns the address and the log.
+fn server(files: Files) -> (String, Log) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let log = Arc::new(Mutex::new(Vec::new()));
