@@ -7,7 +7,7 @@
 //! | [`chat`] | [`ChatTemplate`], [`Message`], [`TemplateDate`]: Hugging Face chat templates |
 //! | [`jsonl`] | reading JSON Lines with errors that name file and line |
 //! | [`dataset`] | the record types of every command's input |
-//! | [`format`] | [`Formatter`]: records → token ids |
+//! | [`mod@format`] | [`Formatter`]: records → token ids |
 
 pub mod chat;
 pub mod dataset;
