@@ -31,7 +31,8 @@ fn entries(gpu: &Gpu) -> Vec<Entry> {
 #[test]
 fn kernels_agree_with_their_twins() {
     let gpu = Gpu::open(&GpuOptions::default()).unwrap();
-    println!("{}", gpu.report().name);
+    let report = gpu.report();
+    println!("{} ({})", report.name, report.backend);
     let mut failures = Vec::new();
     let mut count = 0;
     for entry in entries(&gpu) {

@@ -7,7 +7,7 @@ use super::Entry;
 use super::linear_cases::{forward_cases, input_gradient_cases, weight_gradient_cases};
 use super::pad4;
 use super::weight::{ByType, Weight, lanes, of, section_words, weight_entries, weight_kernels};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Binding, Buffer, Kernel, Recorder};
 use std::ops::Range;
 
@@ -153,6 +153,17 @@ pub fn forward_rows(
     Ok(())
 }
 
+/// dy is read four columns at a time, so a row range that goes on in a second shard must start at a multiple of four
+/// (shards do).
+fn aligned(at: usize) -> Result<()> {
+    if at.is_multiple_of(4) {
+        return Ok(());
+    }
+    Err(Error::internal(
+        "a range of weight rows spans two shards and does not start at a multiple of four",
+    ))
+}
+
 /// `dx (m, cols) = alpha · dy (m, rows) · W [+ dx]`.
 ///
 /// Without accumulation a sharded weight gives the bits of an unsplit one; with it, each shard's product is added in turn.
@@ -185,6 +196,7 @@ pub fn input_gradient_rows(
 ) -> Result<()> {
     let width = range.len();
     for (shard, row, rows, at) in w.parts(range) {
+        aligned(at)?;
         // One chain over all shards: its sum waits in dx, unscaled, until the last shard.
         let chain = !write.accumulate;
         let last = at + rows == width;
@@ -244,6 +256,7 @@ pub fn weight_gradient_rows(
 ) -> Result<()> {
     let width = range.len();
     for (shard, row, rows, at) in dw.parts(range) {
+        aligned(at)?;
         let params = WeightGradientParams {
             m: m as u32,
             n: rows as u32,

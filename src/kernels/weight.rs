@@ -151,10 +151,7 @@ pub fn shard_ranges(dtype: DType, rows: usize, cols: usize, cap: u64) -> Result<
     if device_bytes(dtype, rows, cols) <= cap {
         return Ok(std::iter::once(0..rows).collect());
     }
-    let mut per = rows.min((cap / device_bytes(dtype, 1, cols).max(1)) as usize) / SHARD_ROWS * SHARD_ROWS;
-    while per > 0 && device_bytes(dtype, per, cols) > cap {
-        per -= SHARD_ROWS;
-    }
+    let per = (cap / device_bytes(dtype, SHARD_ROWS, cols).max(1)) as usize * SHARD_ROWS;
     if per == 0 {
         return Err(Error::OutOfMemory(format!(
             "a weight of {rows} × {cols} {} cannot be split into bindings of {cap} bytes",
