@@ -14,7 +14,7 @@ struct Params {
     dy_offset: u32,  // column of dy that meets this weight's first row; a multiple of 4
     w_section: u32,
     w_row: u32,      // first row of the weight to use
-    flags: u32,      // 1: add to dx
+    flags: u32,      // 1: add to dx, 2: the chain goes on from dx
     alpha: f32,
 }
 var<immediate> p: Params;
@@ -28,6 +28,12 @@ fn store(row: u32, col: u32, value: vec4<f32>) {
     var v = p.alpha * value;
     if (p.flags & 1u) != 0u { v += dx[at]; }
     dx[at] = v;
+}
+
+// Where row's chain starts.
+fn start(row: u32, k: u32) -> vec4<f32> {
+    if (p.flags & 2u) == 0u { return vec4<f32>(); }
+    return dx[min(row, p.m - 1u) * p.dx_stride + k];
 }
 
 fn rank_one(a: f32, w: vec4<f32>, c: vec4<f32>) -> vec4<f32> {
@@ -49,8 +55,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let b5 = min(row + 5u, last) * p.dy_stride + offset;
     let b6 = min(row + 6u, last) * p.dy_stride + offset;
     let b7 = min(row + 7u, last) * p.dy_stride + offset;
-    var s0 = vec4<f32>(); var s1 = vec4<f32>(); var s2 = vec4<f32>(); var s3 = vec4<f32>();
-    var s4 = vec4<f32>(); var s5 = vec4<f32>(); var s6 = vec4<f32>(); var s7 = vec4<f32>();
+    var s0 = start(row, k); var s1 = start(row + 1u, k); var s2 = start(row + 2u, k); var s3 = start(row + 3u, k);
+    var s4 = start(row + 4u, k); var s5 = start(row + 5u, k); var s6 = start(row + 6u, k); var s7 = start(row + 7u, k);
     let whole = p.n / 4u;
     for (var j = 0u; j < whole; j++) {
         let d0 = dy[b0 + j]; let d1 = dy[b1 + j]; let d2 = dy[b2 + j]; let d3 = dy[b3 + j];

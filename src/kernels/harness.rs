@@ -2,7 +2,7 @@
 //! its float64 twin expects.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Gpu, Recorder};
+use crate::gpu::{Buffer, Gpu, Kernel, Recorder, reflect};
 use rand::{RngExt, SeedableRng};
 
 /// How far a kernel may be from its twin, and why.
@@ -156,6 +156,29 @@ fn worst(got: &[f32], want: &[f64], tol: Tol) -> Option<(usize, String)> {
             ),
         )
     })
+}
+
+/// Compares a parameter struct with the shader's immediate struct: the same members at the same offsets, nothing more.
+///
+/// # Panics
+/// They differ, or the shader does not parse. For tests.
+pub fn assert_layout<P>(kernel: &Kernel, members: &[(&str, usize)]) {
+    let shader = match reflect(kernel.name, &kernel.wgsl()) {
+        Ok(reflection) => reflection,
+        Err(e) => panic!("{e}"),
+    };
+    let found: Vec<(&str, usize)> = shader
+        .immediate_members
+        .iter()
+        .map(|(name, at)| (name.as_str(), *at as usize))
+        .collect();
+    assert_eq!(found, members, "{}: members and offsets", kernel.name);
+    assert_eq!(
+        shader.immediate_bytes as usize,
+        size_of::<P>(),
+        "{}: size",
+        kernel.name
+    );
 }
 
 /// Seeded test data.

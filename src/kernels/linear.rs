@@ -3,32 +3,16 @@
 //! LoRA's A and B are f32 weights that go through the same kernels. Every output element is one chain of fused
 //! multiply-adds in ascending order of the reduced index, so a row's bits do not depend on the other rows.
 
+use super::Entry;
+use super::linear_cases::{forward_cases, input_gradient_cases, weight_gradient_cases};
 use super::pad4;
-use super::weight::{Shard, Weight, section_words};
-use crate::error::Result;
-use crate::gpu::{Binding, Buffer, DeviceKind, Kernel, Recorder};
-use crate::tensor::DType;
+use super::weight::{ByType, Weight, lanes, of, section_words, weight_entries, weight_kernels};
+use crate::error::{Error, Result};
+use crate::gpu::{Binding, Buffer, Kernel, Recorder};
 use std::ops::Range;
 
-macro_rules! weight_kernels {
-    ($op:literal, $file:literal, [$(($dtype:ident, $suffix:literal, [$($part:literal),*])),* $(,)?]) => {
-        [$((DType::$dtype, &Kernel::portable(
-            concat!($op, "_", $suffix),
-            &[include_str!(concat!("../../shaders/", $file)), $(include_str!(concat!("../../shaders/shared/", $part))),*],
-        ))),*]
-    };
-    ($op:literal, $file:literal) => {
-        weight_kernels!($op, $file, [
-            (F32, "f32", ["weight_f32.wgsl"]),
-            (F16, "f16", ["weight_f16.wgsl", "half.wgsl"]),
-            (BF16, "bf16", ["weight_bf16.wgsl"]),
-        ])
-    };
-}
-
-static FORWARD: &[(DType, &Kernel)] = &weight_kernels!("linear_forward", "linear_forward.wgsl");
-static INPUT_GRADIENT: &[(DType, &Kernel)] =
-    &weight_kernels!("linear_input_gradient", "linear_input_gradient.wgsl");
+static FORWARD: ByType = weight_kernels!("linear_forward", "linear_forward.wgsl");
+static INPUT_GRADIENT: ByType = weight_kernels!("linear_input_gradient", "linear_input_gradient.wgsl");
 static WEIGHT_GRADIENT: Kernel = Kernel::portable(
     "linear_weight_gradient",
     &[include_str!("../../shaders/linear_weight_gradient.wgsl")],
@@ -108,30 +92,6 @@ struct WeightGradientParams {
     alpha: f32,
 }
 
-fn of(table: &'static [(DType, &'static Kernel)], dtype: DType) -> &'static Kernel {
-    table
-        .iter()
-        .find(|(d, _)| *d == dtype)
-        .map_or(table[0].1, |(_, k)| k)
-}
-
-/// Threads along the columns: one SIMD register on a CPU adapter, a few subgroups on a GPU.
-fn lanes(rec: &Recorder) -> usize {
-    if rec.gpu().caps().kind == DeviceKind::Cpu {
-        8
-    } else {
-        64
-    }
-}
-
-/// The parts of rows `range` of `w`: shard, first row within the shard, rows, first row within `range`.
-fn parts(w: &Weight, range: Range<usize>) -> impl Iterator<Item = (&Shard, usize, usize, usize)> {
-    w.shards.iter().filter_map(move |s| {
-        let (from, to) = (range.start.max(s.first_row), range.end.min(s.first_row + s.rows));
-        (from < to).then(|| (s, from - s.first_row, to - from, from - range.start))
-    })
-}
-
 /// `y (m, rows) = alpha · x (m, cols) · Wᵀ [+ bias] [+ y]`; strides are [`pad4`] of the widths. The padding columns
 /// of `y` become 0 unless it accumulates.
 ///
@@ -165,7 +125,7 @@ pub fn forward_rows(
     write: Write,
 ) -> Result<()> {
     let width = range.len();
-    for (shard, row, rows, at) in parts(w, range) {
+    for (shard, row, rows, at) in w.parts(range) {
         let zero_pad = at + rows == width && !write.accumulate;
         let params = ForwardParams {
             m: m as u32,
@@ -183,7 +143,7 @@ pub fn forward_rows(
         let groups = [pad4(rows).div_ceil(2 * lanes) as u32, m.div_ceil(8) as u32, 1];
         let bindings = [x.into(), (&shard.buffer).into(), bias.into(), y.into()];
         rec.dispatch(
-            of(FORWARD, w.dtype),
+            of(&FORWARD, w.dtype),
             &[("LANES", lanes as f64)],
             &params,
             &bindings,
@@ -193,7 +153,20 @@ pub fn forward_rows(
     Ok(())
 }
 
+/// dy is read four columns at a time, so a row range that goes on in a second shard must start at a multiple of four
+/// (shards do).
+fn aligned(at: usize) -> Result<()> {
+    if at.is_multiple_of(4) {
+        return Ok(());
+    }
+    Err(Error::internal(
+        "a range of weight rows spans two shards and does not start at a multiple of four",
+    ))
+}
+
 /// `dx (m, cols) = alpha · dy (m, rows) · W [+ dx]`.
+///
+/// Without accumulation a sharded weight gives the bits of an unsplit one; with it, each shard's product is added in turn.
 ///
 /// # Errors
 /// A GPU error.
@@ -222,7 +195,11 @@ pub fn input_gradient_rows(
     write: Write,
 ) -> Result<()> {
     let width = range.len();
-    for (shard, row, rows, at) in parts(w, range) {
+    for (shard, row, rows, at) in w.parts(range) {
+        aligned(at)?;
+        // One chain over all shards: its sum waits in dx, unscaled, until the last shard.
+        let chain = !write.accumulate;
+        let last = at + rows == width;
         let params = InputGradientParams {
             m: m as u32,
             n: rows as u32,
@@ -232,14 +209,14 @@ pub fn input_gradient_rows(
             dy_offset: at as u32,
             w_section: section_words(w.dtype, shard.rows, w.cols) as u32,
             w_row: row as u32,
-            flags: u32::from(write.accumulate || at > 0),
-            alpha: write.alpha,
+            flags: u32::from(!chain) | u32::from(chain && at > 0) << 1,
+            alpha: if chain && !last { 1.0 } else { write.alpha },
         };
         let lanes = lanes(rec);
         let groups = [(pad4(w.cols) / 4).div_ceil(lanes) as u32, m.div_ceil(8) as u32, 1];
         let bindings = [dy.into(), (&shard.buffer).into(), dx.into()];
         rec.dispatch(
-            of(INPUT_GRADIENT, w.dtype),
+            of(&INPUT_GRADIENT, w.dtype),
             &[("LANES", lanes as f64)],
             &params,
             &bindings,
@@ -278,7 +255,8 @@ pub fn weight_gradient_rows(
     write: Write,
 ) -> Result<()> {
     let width = range.len();
-    for (shard, row, rows, at) in parts(dw, range) {
+    for (shard, row, rows, at) in dw.parts(range) {
+        aligned(at)?;
         let params = WeightGradientParams {
             m: m as u32,
             n: rows as u32,
@@ -306,4 +284,81 @@ pub fn weight_gradient_rows(
         )?;
     }
     Ok(())
+}
+
+/// The kernels of this file.
+pub fn entries() -> Vec<Entry> {
+    let weight_gradient = Entry {
+        kernel: &WEIGHT_GRADIENT,
+        cases: weight_gradient_cases,
+    };
+    weight_entries!(FORWARD, forward_cases)
+        .chain(weight_entries!(INPUT_GRADIENT, input_gradient_cases))
+        .chain([weight_gradient])
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::harness::assert_layout;
+    use std::mem::offset_of;
+
+    macro_rules! layout {
+        ($kernel:expr, $params:ident { $($member:ident),* $(,)? }) => {
+            assert_layout::<$params>($kernel, &[$((stringify!($member), offset_of!($params, $member))),*])
+        };
+    }
+
+    #[test]
+    fn params_have_the_shaders_layout() {
+        for (_, kernel) in FORWARD {
+            layout!(
+                kernel,
+                ForwardParams {
+                    m,
+                    n,
+                    k4,
+                    x_stride,
+                    y_stride,
+                    y_offset,
+                    w_section,
+                    w_row,
+                    flags,
+                    alpha
+                }
+            );
+        }
+        for (_, kernel) in INPUT_GRADIENT {
+            layout!(
+                kernel,
+                InputGradientParams {
+                    m,
+                    n,
+                    k4,
+                    dy_stride,
+                    dx_stride,
+                    dy_offset,
+                    w_section,
+                    w_row,
+                    flags,
+                    alpha
+                }
+            );
+        }
+        layout!(
+            &WEIGHT_GRADIENT,
+            WeightGradientParams {
+                m,
+                n,
+                k4,
+                dy_stride,
+                x_stride,
+                dy_offset,
+                dw_row,
+                flags,
+                alpha
+            }
+        );
+    }
 }

@@ -8,10 +8,14 @@
 //! along the reduced axis alone, never on how many rows share the dispatch. The same row therefore gives the
 //! same bits in sampling, scoring and training.
 
+pub mod dequantize;
+pub mod embedding;
 pub mod harness;
 pub mod linear;
+mod linear_cases;
 pub mod quant;
 pub mod weight;
+pub mod weight_cases;
 
 use crate::gpu::Kernel;
 use harness::Case;
@@ -26,7 +30,11 @@ pub struct Entry {
 
 /// Every kernel variant with its cases; validation, twin tests, translation and benches walk this.
 pub fn table() -> Vec<Entry> {
-    Vec::new()
+    let mut all = Vec::new();
+    all.extend(dequantize::entries());
+    all.extend(embedding::entries());
+    all.extend(linear::entries());
+    all
 }
 
 /// `n` rounded up to a multiple of four: the row stride of an activation with `n` columns.

@@ -2,14 +2,79 @@
 //!
 //! Device layout of one shard, in 32-bit words (the `shared/weight_*.wgsl` parts read it):
 //! * f32, f16, bf16: rows padded to four elements.
-//! * Block formats: first the quants of every block (word aligned), then a section with every block's scales.
+//! * Block formats: first the quants of every block (word aligned), then a section with every block's scales
+//!   (Q6_K: the 16 signed bytes of every block, then the f16 of every block).
 //!   The same bytes as in the file, in another order, so nothing is unpacked in memory.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Gpu};
+use crate::gpu::{Buffer, DeviceKind, Gpu, Kernel, Recorder};
 use crate::kernels::pad4;
 use crate::tensor::DType;
 use std::ops::Range;
+
+/// A kernel for every element type of the weight, in the order of [`DType::ALL`]: the shader with each type's
+/// `shared/weight_*.wgsl` appended.
+macro_rules! weight_kernels {
+    ($op:literal, $file:literal, [$(($dtype:ident, $suffix:literal, [$($part:literal),*])),* $(,)?]) => {
+        [$((crate::tensor::DType::$dtype, &crate::gpu::Kernel::portable(
+            concat!($op, "_", $suffix),
+            &[include_str!(concat!("../../shaders/", $file)), $(include_str!(concat!("../../shaders/shared/", $part))),*],
+        ))),*]
+    };
+    ($op:literal, $file:literal) => {
+        weight_kernels!($op, $file, [
+            (F32, "f32", ["weight_f32.wgsl"]),
+            (F16, "f16", ["weight_f16.wgsl", "half.wgsl"]),
+            (BF16, "bf16", ["weight_bf16.wgsl"]),
+            (Q8_0, "q8_0", ["weight_q8_0.wgsl", "half.wgsl"]),
+            (Q4_0, "q4_0", ["weight_q4_0.wgsl", "half.wgsl"]),
+            (Q4_1, "q4_1", ["weight_q4_1.wgsl", "half.wgsl"]),
+            (Q4K, "q4_k", ["weight_q4_k.wgsl", "half.wgsl"]),
+            (Q6K, "q6_k", ["weight_q6_k.wgsl", "half.wgsl"]),
+        ])
+    };
+}
+pub(crate) use weight_kernels;
+
+/// One kernel for each element type.
+pub(crate) type ByType = [(DType, &'static Kernel); DType::ALL.len()];
+
+/// The kernel of an element type.
+pub(crate) fn of(table: &ByType, dtype: DType) -> &'static Kernel {
+    table
+        .iter()
+        .find(|(d, _)| *d == dtype)
+        .map_or(table[0].1, |(_, k)| k)
+}
+
+/// Table entries of a kernel for each element type; the case function takes the type's index in [`DType::ALL`].
+macro_rules! weight_entries {
+    ($table:expr, $cases:ident) => {
+        $table
+            .iter()
+            .zip([
+                $cases::<0> as fn() -> Vec<$crate::kernels::harness::Case>,
+                $cases::<1>,
+                $cases::<2>,
+                $cases::<3>,
+                $cases::<4>,
+                $cases::<5>,
+                $cases::<6>,
+                $cases::<7>,
+            ])
+            .map(|((_, kernel), cases)| $crate::kernels::Entry { kernel, cases })
+    };
+}
+pub(crate) use weight_entries;
+
+/// Threads along the columns: one SIMD register on a CPU adapter, a few subgroups on a GPU.
+pub(crate) fn lanes(rec: &Recorder) -> usize {
+    if rec.gpu().caps().kind == DeviceKind::Cpu {
+        8
+    } else {
+        64
+    }
+}
 
 /// Shard boundaries are multiples of this many rows, so that vocabulary chunks never straddle two shards.
 pub const SHARD_ROWS: usize = 4096;
@@ -38,8 +103,9 @@ pub struct Weight {
     pub shards: Vec<Shard>,
 }
 
-/// Words of quants in a block and words (or half words) of scales, by format.
+/// How a block's bytes are spread over the sections.
 struct Block {
+    /// Words of quants.
     quant_words: usize,
     /// Bytes of scales a block has in the section after the quants.
     scale_bytes: usize,
@@ -85,10 +151,7 @@ pub fn shard_ranges(dtype: DType, rows: usize, cols: usize, cap: u64) -> Result<
     if device_bytes(dtype, rows, cols) <= cap {
         return Ok(std::iter::once(0..rows).collect());
     }
-    let mut per = rows.min((cap / device_bytes(dtype, 1, cols).max(1)) as usize) / SHARD_ROWS * SHARD_ROWS;
-    while per > 0 && device_bytes(dtype, per, cols) > cap {
-        per -= SHARD_ROWS;
-    }
+    let per = (cap / device_bytes(dtype, SHARD_ROWS, cols).max(1)) as usize * SHARD_ROWS;
     if per == 0 {
         return Err(Error::OutOfMemory(format!(
             "a weight of {rows} × {cols} {} cannot be split into bindings of {cap} bytes",
@@ -99,6 +162,21 @@ pub fn shard_ranges(dtype: DType, rows: usize, cols: usize, cap: u64) -> Result<
 }
 
 impl Weight {
+    /// A weight of one shard on a buffer that holds [`pack`]ed words already.
+    pub fn from_buffer(dtype: DType, rows: usize, cols: usize, buffer: Buffer) -> Self {
+        let shard = Shard {
+            first_row: 0,
+            rows,
+            buffer,
+        };
+        Self {
+            dtype,
+            rows,
+            cols,
+            shards: vec![shard],
+        }
+    }
+
     /// Uploads a row-major matrix in its file format.
     ///
     /// # Errors
@@ -201,6 +279,14 @@ impl Weight {
         Ok(out)
     }
 
+    /// The pieces of rows `range`: shard, first row within the shard, rows, first row within `range`.
+    pub(crate) fn parts(&self, range: Range<usize>) -> impl Iterator<Item = (&Shard, usize, usize, usize)> {
+        self.shards.iter().filter_map(move |s| {
+            let (from, to) = (range.start.max(s.first_row), range.end.min(s.first_row + s.rows));
+            (from < to).then(|| (s, from - s.first_row, to - from, from - range.start))
+        })
+    }
+
     /// Bytes on the device.
     pub fn bytes(&self) -> u64 {
         self.shards.iter().map(|s| s.buffer.bytes()).sum()
@@ -218,25 +304,20 @@ pub fn pack(dtype: DType, rows: usize, cols: usize, bytes: &[u8]) -> Vec<u32> {
             }
         }
         Some(b) => {
-            let (quants, scales) = out.split_at_mut(section_words(dtype, rows, cols) * 4);
+            let (quants, rest) = out.split_at_mut(section_words(dtype, rows, cols) * 4);
             let blocks = bytes.chunks_exact(dtype.block_bytes());
-            for ((source, q), s) in blocks
-                .zip(quants.chunks_exact_mut(b.quant_words * 4))
-                .zip(scales.chunks_exact_mut(b.scale_bytes))
-            {
-                // Q6_K keeps its scales behind the quants, the others before.
-                let at = if dtype == DType::Q6K {
-                    0..q.len()
-                } else {
-                    b.scale_bytes..dtype.block_bytes()
-                };
-                q.copy_from_slice(&source[at.clone()]);
-                let rest = if dtype == DType::Q6K {
-                    &source[at.end..]
-                } else {
-                    &source[..at.start]
-                };
-                s.copy_from_slice(rest);
+            // The byte runs of a block's scales and where each run's section starts.
+            let (quants_at, sections) = if dtype == DType::Q6K {
+                (0..192, vec![(192..208, 0), (208..210, blocks.len() * 16)])
+            } else {
+                (b.scale_bytes..dtype.block_bytes(), vec![(0..b.scale_bytes, 0)])
+            };
+            for (i, (source, q)) in blocks.zip(quants.chunks_exact_mut(b.quant_words * 4)).enumerate() {
+                q.copy_from_slice(&source[quants_at.clone()]);
+                for (run, start) in &sections {
+                    let at = start + i * run.len();
+                    rest[at..at + run.len()].copy_from_slice(&source[run.clone()]);
+                }
             }
         }
     }

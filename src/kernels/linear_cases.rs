@@ -1,0 +1,320 @@
+//! Float64 twins and cases of [`linear`](super::linear).
+
+use super::harness::{Case, Gen, Slot, Tol};
+use super::linear::{self, Write};
+use super::pad4;
+use super::weight::Weight;
+use super::weight_cases::{TestWeight, test_cols};
+use crate::tensor::DType;
+use std::ops::Range;
+
+/// Twin of [`linear::forward`]: `y (m, n) = alpha · x (m, k) · Wᵀ (n, k) [+ bias] [+ y]`, nothing padded.
+pub(super) fn forward_twin(
+    x: &[f64],
+    w: &[f64],
+    bias: Option<&[f64]>,
+    y: &mut [f64],
+    k: usize,
+    write: Write,
+) {
+    let n = w.len() / k;
+    for (x, y) in x.chunks_exact(k).zip(y.chunks_exact_mut(n)) {
+        for (j, (w, y)) in w.chunks_exact(k).zip(y).enumerate() {
+            let dot: f64 = x.iter().zip(w).map(|(x, w)| x * w).sum();
+            let old = if write.accumulate { *y } else { 0.0 };
+            *y = f64::from(write.alpha) * dot + bias.map_or(0.0, |b| b[j]) + old;
+        }
+    }
+}
+
+/// Twin of [`linear::input_gradient`]: `dx (m, k) = alpha · dy (m, n) · W (n, k) [+ dx]`, nothing padded.
+pub(super) fn input_gradient_twin(dy: &[f64], w: &[f64], dx: &mut [f64], k: usize, write: Write) {
+    let n = w.len() / k;
+    for (dy, dx) in dy.chunks_exact(n).zip(dx.chunks_exact_mut(k)) {
+        for (c, dx) in dx.iter_mut().enumerate() {
+            let dot: f64 = dy.iter().enumerate().map(|(j, d)| d * w[j * k + c]).sum();
+            let old = if write.accumulate { *dx } else { 0.0 };
+            *dx = f64::from(write.alpha) * dot + old;
+        }
+    }
+}
+
+/// Twin of [`linear::weight_gradient`]: `dw (n, k) = alpha · dyᵀ (n, m) · x (m, k) [+ dw]`, nothing padded.
+pub(super) fn weight_gradient_twin(dy: &[f64], x: &[f64], dw: &mut [f64], k: usize, write: Write) {
+    let n = dw.len() / k;
+    for (j, dw) in dw.chunks_exact_mut(k).enumerate() {
+        for (c, dw) in dw.iter_mut().enumerate() {
+            let columns = dy.chunks_exact(n).zip(x.chunks_exact(k));
+            let dot: f64 = columns.map(|(dy, x)| dy[j] * x[c]).sum();
+            let old = if write.accumulate { *dw } else { 0.0 };
+            *dw = f64::from(write.alpha) * dot + old;
+        }
+    }
+}
+
+/// What one case multiplies.
+struct Shape {
+    m: usize,
+    n: usize,
+    k: usize,
+    /// The rows of W that take part.
+    range: Range<usize>,
+    bias: bool,
+    write: Write,
+    /// Size of the activations.
+    scale: f32,
+}
+
+impl Shape {
+    fn new(m: usize, n: usize, k: usize) -> Self {
+        Self {
+            m,
+            n,
+            k,
+            range: 0..n,
+            bias: false,
+            write: Write::SET,
+            scale: 1.0,
+        }
+    }
+
+    fn name(&self) -> String {
+        let Self { m, n, k, range, .. } = self;
+        let mut name = format!("M {m}, N {n}, K {k}");
+        if range.len() != *n {
+            name += &format!(", rows {range:?}");
+        }
+        if self.bias {
+            name += ", bias";
+        }
+        if self.write != Write::SET {
+            name += &format!(", {:?}", self.write);
+        }
+        if self.scale != 1.0 {
+            name += &format!(", |x| = {:e}", self.scale);
+        }
+        name
+    }
+
+    /// `terms` products of a value within ±`a` and one within ±`b`: each partial sum is rounded once.
+    fn tol(&self, terms: usize, a: f32, b: f32) -> Tol {
+        let product = f64::from(a) * f64::from(b) * f64::from(self.write.alpha.abs().max(1.0));
+        Tol {
+            atol: terms as f64 * product / (1 << 24) as f64,
+            rtol: 4.0 / (1 << 24) as f64,
+            why: "one f32 rounding per term of a chain, and those of alpha, bias and the old value",
+        }
+    }
+
+    fn flops(&self) -> f64 {
+        2.0 * (self.m * self.range.len() * self.k) as f64
+    }
+}
+
+/// The shapes every direction and element type is tested with.
+fn shapes(dtype: DType) -> Vec<Shape> {
+    let [a, b, c, d] = test_cols(dtype);
+    let half = Write::ADD.scaled(-0.5);
+    vec![
+        Shape::new(1, 1, a),
+        Shape::new(7, 5, b),
+        Shape {
+            bias: true,
+            ..Shape::new(8, 17, c)
+        },
+        Shape {
+            scale: 1e4,
+            ..Shape::new(9, 64, d)
+        },
+        Shape {
+            bias: true,
+            write: Write::SET.scaled(2.5),
+            ..Shape::new(37, 331, b)
+        },
+        Shape {
+            write: half,
+            ..Shape::new(8, 331, a)
+        },
+        Shape {
+            write: half,
+            bias: true,
+            range: 16..53,
+            ..Shape::new(9, 67, c)
+        },
+        Shape {
+            range: 3..130,
+            ..Shape::new(1, 131, d)
+        },
+    ]
+}
+
+/// A `rows × cols` activation without its padding, in f64.
+fn unpadded(values: &[f32], cols: usize) -> Vec<f64> {
+    let rows = values.chunks_exact(pad4(cols));
+    rows.flat_map(|r| r[..cols].iter().map(|v| f64::from(*v)))
+        .collect()
+}
+
+/// The inverse of [`unpadded`].
+fn repadded(values: &[f64], cols: usize) -> Vec<f64> {
+    let mut out = vec![0.0; values.len() / cols * pad4(cols)];
+    for (from, to) in values.chunks_exact(cols).zip(out.chunks_exact_mut(pad4(cols))) {
+        to[..cols].copy_from_slice(from);
+    }
+    out
+}
+
+/// The output's slot: read as well where the op accumulates.
+fn output(write: Write, old: &[f32]) -> Slot {
+    if write.accumulate {
+        Slot::InOut(old.to_vec())
+    } else {
+        Slot::Out(old.len())
+    }
+}
+
+/// The rows `range` of W in f64.
+fn rows_of(weight: &TestWeight, range: &Range<usize>) -> Vec<f64> {
+    let all = weight.values();
+    let part = &all[range.start * weight.cols..range.end * weight.cols];
+    part.iter().map(|v| f64::from(*v)).collect()
+}
+
+fn forward_case(g: &mut Gen, dtype: DType, shape: Shape) -> Case {
+    let (m, n, k, width) = (shape.m, shape.n, shape.k, shape.range.len());
+    let weight = TestWeight::random(g, dtype, n, k, 1.0);
+    let x = g.rows(m, k, shape.scale);
+    let bias = g.uniform(width, 1.0);
+    let old = g.rows(m, width, 1.0);
+    let slots = vec![
+        Slot::input(&x),
+        Slot::input(&weight.words()),
+        Slot::input(&bias),
+        output(shape.write, &old),
+    ];
+    let (range, write, has_bias) = (shape.range.clone(), shape.write, shape.bias);
+    Case {
+        name: shape.name(),
+        slots,
+        flops: shape.flops(),
+        record: Box::new(move |rec, b| {
+            let w = Weight::from_buffer(dtype, n, k, b[1].clone());
+            let bias = has_bias.then_some(&b[2]);
+            linear::forward_rows(rec, &b[0], &w, range.clone(), bias, &b[3], m, write)
+        }),
+        expect: Box::new(move || {
+            let w = rows_of(&weight, &shape.range);
+            let bias: Vec<f64> = bias.iter().map(|b| f64::from(*b)).collect();
+            let mut y = unpadded(&old, width);
+            forward_twin(&unpadded(&x, k), &w, has_bias.then_some(&bias), &mut y, k, write);
+            vec![(3, repadded(&y, width), shape.tol(k, shape.scale, 2.0))]
+        }),
+    }
+}
+
+fn input_gradient_case(g: &mut Gen, dtype: DType, shape: Shape) -> Case {
+    let (m, n, k, width) = (shape.m, shape.n, shape.k, shape.range.len());
+    let weight = TestWeight::random(g, dtype, n, k, 1.0);
+    let dy = g.rows(m, width, shape.scale);
+    let old = g.rows(m, k, 1.0);
+    let slots = vec![
+        Slot::input(&dy),
+        Slot::input(&weight.words()),
+        output(shape.write, &old),
+    ];
+    let (range, write) = (shape.range.clone(), shape.write);
+    Case {
+        name: shape.name(),
+        slots,
+        flops: shape.flops(),
+        record: Box::new(move |rec, b| {
+            let w = Weight::from_buffer(dtype, n, k, b[1].clone());
+            linear::input_gradient_rows(rec, &b[0], &w, range.clone(), &b[2], m, write)
+        }),
+        expect: Box::new(move || {
+            let mut dx = unpadded(&old, k);
+            let w = rows_of(&weight, &shape.range);
+            input_gradient_twin(&unpadded(&dy, width), &w, &mut dx, k, write);
+            vec![(2, repadded(&dx, k), shape.tol(width, shape.scale, 2.0))]
+        }),
+    }
+}
+
+fn weight_gradient_case(g: &mut Gen, shape: Shape) -> Case {
+    let (m, n, k, width) = (shape.m, shape.n, shape.k, shape.range.len());
+    let dy = g.rows(m, width, 1.0);
+    let x = g.rows(m, k, shape.scale);
+    let old = g.rows(n, k, 1.0);
+    // Rows outside the range keep what they hold, so the output is always read.
+    let slots = vec![Slot::input(&dy), Slot::input(&x), Slot::InOut(old.clone())];
+    let (range, write) = (shape.range.clone(), shape.write);
+    Case {
+        name: shape.name(),
+        slots,
+        flops: shape.flops(),
+        record: Box::new(move |rec, b| {
+            let dw = Weight::from_buffer(DType::F32, n, k, b[2].clone());
+            linear::weight_gradient_rows(rec, &b[0], &b[1], &dw, range.clone(), m, write)
+        }),
+        expect: Box::new(move || {
+            let mut dw = unpadded(&old, k);
+            let part = &mut dw[shape.range.start * k..shape.range.end * k];
+            weight_gradient_twin(&unpadded(&dy, width), &unpadded(&x, k), part, k, write);
+            vec![(2, repadded(&dw, k), shape.tol(m, shape.scale, 1.0))]
+        }),
+    }
+}
+
+pub(super) fn forward_cases<const TYPE: usize>() -> Vec<Case> {
+    let (dtype, mut g) = (DType::ALL[TYPE], Gen::new(10 + TYPE as u64));
+    let case = |shape| forward_case(&mut g, dtype, shape);
+    shapes(dtype).into_iter().map(case).collect()
+}
+
+pub(super) fn input_gradient_cases<const TYPE: usize>() -> Vec<Case> {
+    let (dtype, mut g) = (DType::ALL[TYPE], Gen::new(20 + TYPE as u64));
+    let case = |shape| input_gradient_case(&mut g, dtype, shape);
+    shapes(dtype).into_iter().map(case).collect()
+}
+
+pub(super) fn weight_gradient_cases() -> Vec<Case> {
+    let mut g = Gen::new(30);
+    let case = |shape| weight_gradient_case(&mut g, shape);
+    shapes(DType::F32).into_iter().map(case).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Σ c · y is linear in x and in w, so central differences are exact up to f64 rounding.
+    #[test]
+    fn gradient_twins_are_the_derivatives_of_the_forward_twin() {
+        let (m, n, k) = (3, 5, 4);
+        let write = Write::SET.scaled(-1.5);
+        let mut g = Gen::new(31);
+        let mut data = |len| -> Vec<f64> { g.uniform(len, 1.0).into_iter().map(f64::from).collect() };
+        let (x, w, c) = (data(m * k), data(n * k), data(m * n));
+        let (mut dx, mut dw) = (vec![0.0; m * k], vec![0.0; n * k]);
+        input_gradient_twin(&c, &w, &mut dx, k, write);
+        weight_gradient_twin(&c, &x, &mut dw, k, write);
+        let loss = |x: &[f64], w: &[f64]| -> f64 {
+            let mut y = vec![0.0; m * n];
+            forward_twin(x, w, None, &mut y, k, write);
+            y.iter().zip(&c).map(|(y, c)| y * c).sum()
+        };
+        let moved = |v: &[f64], i: usize, by: f64| {
+            let mut v = v.to_vec();
+            v[i] += by;
+            v
+        };
+        for (i, d) in dx.iter().enumerate() {
+            let slope = loss(&moved(&x, i, 0.5), &w) - loss(&moved(&x, i, -0.5), &w);
+            assert!((slope - d).abs() < 1e-12, "dx {i}: {slope} {d}");
+        }
+        for (i, d) in dw.iter().enumerate() {
+            let slope = loss(&x, &moved(&w, i, 0.5)) - loss(&x, &moved(&w, i, -0.5));
+            assert!((slope - d).abs() < 1e-12, "dw {i}: {slope} {d}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What linear layers and embeddings promise beyond a single case: the bits do not depend on the batch nor on how a
+//! weight is split into bindings.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use tea_wgpu::gpu::{Buffer, Gpu, GpuOptions, Recorder};
+use tea_wgpu::kernels::harness::Gen;
+use tea_wgpu::kernels::linear::{self, Write};
+use tea_wgpu::kernels::weight::{SHARD_ROWS, Weight, device_bytes};
+use tea_wgpu::kernels::weight_cases::{TestWeight, test_cols};
+use tea_wgpu::kernels::{dequantize, embedding, pad4};
+use tea_wgpu::tensor::DType;
+
+fn open() -> Gpu {
+    Gpu::open(&GpuOptions::default()).unwrap()
+}
+
+fn upload(gpu: &Gpu, weight: &TestWeight, cap: u64) -> Weight {
+    let TestWeight {
+        dtype, rows, cols, ..
+    } = *weight;
+    Weight::upload_split(gpu, "test", dtype, rows, cols, &weight.bytes, cap).unwrap()
+}
+
+/// Runs `record` on an output of `n` floats that starts as NaN.
+fn run(gpu: &Gpu, n: usize, record: impl Fn(&mut Recorder, &Buffer)) -> Vec<u32> {
+    let out = gpu.upload("out", &vec![f32::NAN; n]).unwrap();
+    let mut rec = Recorder::new(gpu);
+    record(&mut rec, &out);
+    rec.submit().unwrap();
+    let bits: Vec<u32> = gpu.read(&out, 0, n).unwrap();
+    assert!(bits.iter().all(|b| f32::from_bits(*b).is_finite()));
+    bits
+}
+
+/// A weight of three shards and the same weight in one, with an odd last shard.
+fn split_and_whole(gpu: &Gpu, dtype: DType) -> (TestWeight, Weight, Weight) {
+    let cols = if dtype.block_len() == 1 {
+        8
+    } else {
+        dtype.block_len()
+    };
+    let weight = TestWeight::random(&mut Gen::new(1), dtype, 2 * SHARD_ROWS + 9, cols, 1.0);
+    let split = upload(gpu, &weight, device_bytes(dtype, SHARD_ROWS, cols));
+    let whole = upload(gpu, &weight, u64::MAX);
+    assert_eq!((split.shards.len(), whole.shards.len()), (3, 1), "{dtype}");
+    (weight, split, whole)
+}
+
+#[test]
+fn sharded_weights_give_the_bits_of_whole_ones() {
+    let gpu = open();
+    for dtype in DType::ALL {
+        let (weight, split, whole) = split_and_whole(&gpu, dtype);
+        let (m, n, k) = (9, weight.rows, weight.cols);
+        let mut g = Gen::new(2);
+        let x = gpu.upload("x", &g.rows(m, k, 1.0)).unwrap();
+        let dy = gpu.upload("dy", &g.rows(m, n, 1.0)).unwrap();
+        let bias = gpu.upload("bias", &g.uniform(n, 1.0)).unwrap();
+        let tokens = [0, 1, 4095, 4096, 4097, 8191, 8192, 8200, 17u32];
+        let tokens = gpu.upload("tokens", &tokens).unwrap();
+        let scaled = Write::SET.scaled(0.37);
+        let all = |w: &Weight| {
+            let forward = run(&gpu, m * pad4(n), |r, y| {
+                linear::forward(r, &x, w, Some(&bias), y, m, scaled).unwrap();
+            });
+            let slice = SHARD_ROWS - 20..SHARD_ROWS + 11;
+            let rows = run(&gpu, m * pad4(slice.len()), |r, y| {
+                linear::forward_rows(r, &x, w, slice.clone(), None, y, m, Write::SET).unwrap();
+            });
+            let gradient = run(&gpu, m * k, |r, dx| {
+                linear::input_gradient(r, &dy, w, dx, m, scaled).unwrap();
+            });
+            let embedded = run(&gpu, m * k, |r, x| {
+                embedding::forward(r, w, &tokens, x, m).unwrap();
+            });
+            let expanded = run(&gpu, n * k, |r, y| dequantize::rows(r, w, 0..n, y).unwrap());
+            [forward, rows, gradient, embedded, expanded]
+        };
+        assert!(all(&split) == all(&whole), "{dtype}");
+    }
+}
+
+#[test]
+fn sharded_gradients_give_the_bits_of_whole_ones() {
+    let gpu = open();
+    let (weight, split, whole) = split_and_whole(&gpu, DType::F32);
+    let (m, n, k) = (9, weight.rows, weight.cols);
+    let mut g = Gen::new(3);
+    let x = gpu.upload("x", &g.rows(m, k, 1.0)).unwrap();
+    let dy = gpu.upload("dy", &g.rows(m, n, 1.0)).unwrap();
+    let groups = embedding::group_tokens(&[8200, 4096, 4095, 0, 4096, 8192, 4096, 8200, 1]);
+    let lists = [&groups.unique, &groups.starts, &groups.rows].map(|l| gpu.upload("tokens", l).unwrap());
+    let all = |dw: &Weight| {
+        let mut rec = Recorder::new(&gpu);
+        linear::weight_gradient(&mut rec, &dy, &x, dw, m, Write::ADD).unwrap();
+        let [unique, starts, rows] = &lists;
+        embedding::backward(&mut rec, &x, unique, starts, rows, dw, groups.unique.len()).unwrap();
+        rec.submit().unwrap();
+        let values = dw.read_f32(&gpu).unwrap();
+        values.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+    };
+    let bits = all(&split);
+    assert_eq!(bits.len(), n * k);
+    assert!(bits == all(&whole));
+}
+
+#[test]
+fn a_row_range_over_two_shards_must_be_aligned() {
+    let gpu = open();
+    let (_, split, _) = split_and_whole(&gpu, DType::F32);
+    let some = gpu.upload("x", &[0.0f32; 64]).unwrap();
+    let out = gpu.upload("y", &[0.0f32; 64]).unwrap();
+    let range = SHARD_ROWS - 2..SHARD_ROWS + 2;
+    let mut rec = Recorder::new(&gpu);
+    let result = linear::input_gradient_rows(&mut rec, &some, &split, range, &out, 1, Write::SET);
+    assert!(result.unwrap_err().to_string().contains("multiple of four"));
+}
+
+/// Row 17 of a batch of 37, and the same row alone or last of 8.
+#[test]
+fn a_rows_bits_do_not_depend_on_the_batch() {
+    let gpu = open();
+    for dtype in DType::ALL {
+        let (n, k) = (331, test_cols(dtype)[1]);
+        let mut g = Gen::new(5);
+        let weight = upload(&gpu, &TestWeight::random(&mut g, dtype, n, k, 1.0), u64::MAX);
+        for width in [pad4(n), k] {
+            let forward = width == pad4(n);
+            let (inputs, cols) = if forward { (k, k) } else { (n, pad4(n)) };
+            let x = g.rows(37, inputs, 100.0);
+            let result = |m: usize, rows: &[f32]| {
+                let x = gpu.upload("x", rows).unwrap();
+                run(&gpu, m * width, |r, y| {
+                    if forward {
+                        linear::forward(r, &x, &weight, None, y, m, Write::SET).unwrap();
+                    } else {
+                        linear::input_gradient(r, &x, &weight, y, m, Write::SET).unwrap();
+                    }
+                })
+            };
+            let many = result(37, &x);
+            let row = &many[17 * width..18 * width];
+            let alone = result(1, &x[17 * cols..18 * cols]);
+            let last = result(8, &x[10 * cols..18 * cols]);
+            assert!(alone == row, "{dtype}, forward: {forward}");
+            assert!(last[7 * width..] == *row, "{dtype}, forward: {forward}");
+        }
+    }
+}
