@@ -116,7 +116,7 @@ fn of(table: &'static [(DType, &'static Kernel)], dtype: DType) -> &'static Kern
 }
 
 /// Threads along the columns: one SIMD register on a CPU adapter, a few subgroups on a GPU.
-fn lanes(rec: &Recorder) -> usize {
+pub(crate) fn lanes(rec: &Recorder) -> usize {
     if rec.gpu().caps().kind == DeviceKind::Cpu {
         8
     } else {

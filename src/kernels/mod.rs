@@ -10,6 +10,7 @@
 
 pub mod harness;
 pub mod linear;
+pub mod rmsnorm;
 pub mod weight;
 
 use crate::gpu::Kernel;
@@ -25,7 +26,9 @@ pub struct Entry {
 
 /// Every kernel variant with its cases; validation, twin tests, translation and benches walk this.
 pub fn table() -> Vec<Entry> {
-    Vec::new()
+    let mut all = Vec::new();
+    all.extend(rmsnorm::entries());
+    all
 }
 
 /// `n` rounded up to a multiple of four: the row stride of an activation with `n` columns.
