@@ -8,9 +8,12 @@
 //! along the reduced axis alone, never on how many rows share the dispatch. The same row therefore gives the
 //! same bits in sampling, scoring and training.
 
+pub mod elementwise;
 pub mod harness;
 pub mod linear;
 pub mod rmsnorm;
+pub mod rope;
+pub mod rows;
 pub mod weight;
 
 use crate::gpu::Kernel;
@@ -27,7 +30,10 @@ pub struct Entry {
 /// Every kernel variant with its cases; validation, twin tests, translation and benches walk this.
 pub fn table() -> Vec<Entry> {
     let mut all = Vec::new();
+    all.extend(elementwise::entries());
     all.extend(rmsnorm::entries());
+    all.extend(rope::entries());
+    all.extend(rows::entries());
     all
 }
 
