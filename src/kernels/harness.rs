@@ -210,3 +210,74 @@ impl Gen {
         out
     }
 }
+
+impl Tol {
+    /// `fraction` of the largest expected magnitude: for sums whose terms cancel, where the rounding of the
+    /// terms, not of the result, sets the error.
+    pub fn of_peak(want: &[f64], fraction: f64, why: &'static str) -> Self {
+        let peak = want.iter().fold(1e-30f64, |a, b| a.max(b.abs()));
+        Self {
+            atol: fraction * peak,
+            rtol: 0.0,
+            why,
+        }
+    }
+}
+
+/// The values in float64, as the twins take them.
+pub fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|v| f64::from(*v)).collect()
+}
+
+/// Fails unless the shader's immediate struct has exactly these members at these offsets, and P's size.
+#[cfg(test)]
+pub(crate) fn assert_layout<P>(kernel: &crate::gpu::Kernel, members: &[(&str, usize)]) {
+    let reflection = crate::gpu::reflect(kernel.name, &kernel.wgsl()).expect("shader parses");
+    let want: Vec<_> = members.iter().map(|(n, o)| (n.to_string(), *o as u32)).collect();
+    assert_eq!(reflection.immediate_members, want, "{}", kernel.name);
+    assert_eq!(
+        reflection.immediate_bytes as usize,
+        size_of::<P>(),
+        "{}",
+        kernel.name
+    );
+}
+
+/// Runs every case of `entries` on the default adapter and fails with all failures at once.
+#[cfg(test)]
+pub(crate) fn check_entries(entries: &[super::Entry]) {
+    let gpu = Gpu::open(&Default::default()).expect("a Vulkan, Metal or DX12 adapter");
+    let failures: Vec<String> = entries
+        .iter()
+        .flat_map(|e| (e.cases)())
+        .filter_map(|c| c.check(&gpu).err().map(|e| e.to_string()))
+        .collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Central differences of `loss` at `x`.
+#[cfg(test)]
+pub(crate) fn numeric_gradient(x: &[f64], loss: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    let mut at = x.to_vec();
+    (0..x.len())
+        .map(|i| {
+            let h = 1e-5 * x[i].abs().max(1.0);
+            at[i] = x[i] + h;
+            let up = loss(&at);
+            at[i] = x[i] - h;
+            let down = loss(&at);
+            at[i] = x[i];
+            (up - down) / (2.0 * h)
+        })
+        .collect()
+}
+
+/// Fails unless `analytic` equals `numeric` to `1e-6` of the largest entry.
+#[cfg(test)]
+pub(crate) fn assert_gradient(what: &str, analytic: &[f64], numeric: &[f64]) {
+    assert_eq!(analytic.len(), numeric.len(), "{what}");
+    let peak = numeric.iter().fold(1e-9f64, |a, b| a.max(b.abs()));
+    for (i, (a, n)) in analytic.iter().zip(numeric).enumerate() {
+        assert!((a - n).abs() < 1e-6 * peak, "{what} element {i}: {a} against {n}");
+    }
+}

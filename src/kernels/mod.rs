@@ -9,11 +9,15 @@
 //! same bits in sampling, scoring and training.
 
 pub mod dequantize;
+pub mod elementwise;
 pub mod embedding;
 pub mod harness;
 pub mod linear;
 mod linear_cases;
 pub mod quant;
+pub mod rmsnorm;
+pub mod rope;
+pub mod rows;
 pub mod weight;
 pub mod weight_cases;
 
@@ -34,6 +38,10 @@ pub fn table() -> Vec<Entry> {
     all.extend(dequantize::entries());
     all.extend(embedding::entries());
     all.extend(linear::entries());
+    all.extend(elementwise::entries());
+    all.extend(rmsnorm::entries());
+    all.extend(rope::entries());
+    all.extend(rows::entries());
     all
 }
 

@@ -1,0 +1,18 @@
+// y += x
+
+override LANES: u32 = 64u;
+
+struct Params {
+    n4: u32, // vec4s
+}
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+    let i = (group.y * 65535u + group.x) * LANES + local.x;
+    if i >= p.n4 { return; }
+    y[i] += x[i];
+}

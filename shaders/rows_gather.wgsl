@@ -1,0 +1,25 @@
+// dst (P, W)[i] = src (rows, W)[index[i]]; an index past the end gives zeros
+// A lane is four columns of one row.
+
+override LANES: u32 = 64u;
+
+struct Params {
+    m: u32,  // rows of dst
+    w4: u32, // W / 4
+}
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read> src: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> index: array<u32>;
+@group(0) @binding(2) var<storage, read_write> dst: array<vec4<f32>>;
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+    let id = (group.y * 65535u + group.x) * LANES + local.x;
+    let row = id / p.w4;
+    if row >= p.m { return; }
+    let origin = index[row];
+    var v = vec4<f32>();
+    if origin < arrayLength(&src) / p.w4 { v = src[origin * p.w4 + id % p.w4]; }
+    dst[id] = v;
+}
