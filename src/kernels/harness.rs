@@ -187,3 +187,35 @@ impl Gen {
         out
     }
 }
+
+/// Asserts that the Rust parameters `P` and the shader's `var<immediate>` have the same size and members.
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+pub(crate) fn assert_layout<P>(kernel: &crate::gpu::Kernel, members: &[(&str, usize)]) {
+    let reflection = crate::gpu::reflect(kernel.name, &kernel.wgsl()).unwrap();
+    assert_eq!(
+        reflection.immediate_bytes as usize,
+        size_of::<P>(),
+        "{}",
+        kernel.name
+    );
+    let shader: Vec<_> = reflection
+        .immediate_members
+        .iter()
+        .map(|(name, at)| (name.as_str(), *at as usize))
+        .collect();
+    assert_eq!(shader, members, "{}", kernel.name);
+}
+
+/// Runs every case of `entries` on the default adapter.
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+pub(crate) fn check_entries(entries: &[super::Entry]) {
+    let gpu = Gpu::open(&crate::gpu::GpuOptions::default()).unwrap();
+    let failures: Vec<_> = entries
+        .iter()
+        .flat_map(|e| (e.cases)())
+        .filter_map(|case| case.check(&gpu).err().map(|e| format!("{}: {e}", case.name)))
+        .collect();
+    assert!(failures.is_empty(), "{failures:#?}");
+}

@@ -9,8 +9,11 @@
 //! same bits in sampling, scoring and training.
 
 pub mod harness;
+pub mod head;
 pub mod linear;
+pub mod philox;
 pub mod quant;
+pub(crate) mod reduce;
 pub mod weight;
 
 use crate::gpu::Kernel;
@@ -26,7 +29,10 @@ pub struct Entry {
 
 /// Every kernel variant with its cases; validation, twin tests, translation and benches walk this.
 pub fn table() -> Vec<Entry> {
-    Vec::new()
+    let mut all = Vec::new();
+    all.extend(head::entries());
+    all.extend(philox::entries());
+    all
 }
 
 /// `n` rounded up to a multiple of four: the row stride of an activation with `n` columns.
