@@ -12,9 +12,12 @@ pub mod dequantize;
 pub mod elementwise;
 pub mod embedding;
 pub mod harness;
+pub mod head;
 pub mod linear;
 mod linear_cases;
+pub mod philox;
 pub mod quant;
+pub(crate) mod reduce;
 pub mod rmsnorm;
 pub mod rope;
 pub mod rows;
@@ -36,9 +39,11 @@ pub struct Entry {
 pub fn table() -> Vec<Entry> {
     let mut all = Vec::new();
     all.extend(dequantize::entries());
-    all.extend(embedding::entries());
-    all.extend(linear::entries());
     all.extend(elementwise::entries());
+    all.extend(embedding::entries());
+    all.extend(head::entries());
+    all.extend(linear::entries());
+    all.extend(philox::entries());
     all.extend(rmsnorm::entries());
     all.extend(rope::entries());
     all.extend(rows::entries());

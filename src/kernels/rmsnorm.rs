@@ -5,7 +5,7 @@
 mod cases;
 pub mod twin;
 
-use super::linear::lanes;
+use super::weight::lanes;
 use super::{Entry, fold};
 use crate::error::Result;
 use crate::gpu::{Buffer, Kernel, Recorder};
