@@ -229,20 +229,6 @@ pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|v| f64::from(*v)).collect()
 }
 
-/// Fails unless the shader's immediate struct has exactly these members at these offsets, and P's size.
-#[cfg(test)]
-pub(crate) fn assert_layout<P>(kernel: &crate::gpu::Kernel, members: &[(&str, usize)]) {
-    let reflection = crate::gpu::reflect(kernel.name, &kernel.wgsl()).expect("shader parses");
-    let want: Vec<_> = members.iter().map(|(n, o)| (n.to_string(), *o as u32)).collect();
-    assert_eq!(reflection.immediate_members, want, "{}", kernel.name);
-    assert_eq!(
-        reflection.immediate_bytes as usize,
-        size_of::<P>(),
-        "{}",
-        kernel.name
-    );
-}
-
 /// Runs every case of `entries` on the default adapter and fails with all failures at once.
 #[cfg(test)]
 pub(crate) fn check_entries(entries: &[super::Entry]) {
