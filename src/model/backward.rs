@@ -10,7 +10,6 @@ use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Recorder};
 use crate::kernels::linear::{self, Write};
 use crate::kernels::{attention, elementwise, embedding, head, rmsnorm, rope, rows};
-use std::collections::BTreeMap;
 
 impl Pass<'_> {
     /// Adds the gradients of Σᵢ dlogp[i] · log π(readout i) to every trainable tensor, after [`Pass::forward`] and
@@ -171,20 +170,11 @@ impl Pass<'_> {
 
     fn backward_embedding(&self, rec: &mut Recorder, g: &Grads, tokens: &[u32]) -> Result<()> {
         let Some(dw) = &self.model.embed.grad else { return Ok(()) };
-        let mut by_token: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        for (row, token) in tokens.iter().enumerate() {
-            by_token.entry(*token).or_default().push(row as u32);
-        }
-        let unique: Vec<u32> = by_token.keys().copied().collect();
-        let (mut starts, mut rows) = (vec![0u32], Vec::with_capacity(tokens.len()));
-        for group in by_token.into_values() {
-            rows.extend(group);
-            starts.push(rows.len() as u32);
-        }
+        let groups = embedding::group_tokens(tokens);
         let gpu = &self.model.gpu;
         let upload = |data: &[u32]| gpu.upload("activations/embedding rows", data);
-        let (u, s, r) = (upload(&unique)?, upload(&starts)?, upload(&rows)?);
-        embedding::backward(rec, &g.dx, &u, &s, &r, dw, unique.len())
+        let (unique, starts, rows) = (upload(&groups.unique)?, upload(&groups.starts)?, upload(&groups.rows)?);
+        embedding::backward(rec, &g.dx, &unique, &starts, &rows, dw, groups.unique.len())
     }
 }
 

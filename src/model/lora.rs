@@ -1,13 +1,17 @@
 //! LoRA adapters on a model: fresh, loaded from PEFT files, read back.
 
-use super::params::{LoraPair, LoraShape, Model, Param, lora_name};
+use super::params::{LoraPair, LoraShape, Model, Param};
+use super::peft::lora_name;
 use super::spec::Proj;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::weight::Weight;
-use crate::rng::Stream;
+use crate::rng::{Stream, seed_for};
 use crate::tensor::DType;
 use rand::Rng;
+
+/// The random stream of initial weights.
+const INIT: u32 = 0x1417;
 
 /// Where an adapter's values come from: name and shape (rows, cols) → row-major f32.
 pub type Source<'a> = dyn FnMut(&str, usize, usize) -> Result<Vec<f32>> + 'a;
@@ -27,12 +31,12 @@ impl Model {
                 if !shape.targets.contains(&proj) {
                     continue;
                 }
-                let mut one = |which: &str, rows: usize, cols: usize| {
+                let mut one = |which: char, rows: usize, cols: usize| {
                     let values = source(&lora_name(layer, proj, which), rows, cols)?;
                     adapter_param(&gpu, rows, cols, &values, train)
                 };
                 linear.lora =
-                    Some(LoraPair { a: one("A", shape.rank, inp)?, b: one("B", out, shape.rank)? });
+                    Some(LoraPair { a: one('A', shape.rank, inp)?, b: one('B', out, shape.rank)? });
             }
         }
         self.lora = Some(shape.clone());
@@ -51,7 +55,7 @@ impl Model {
                 return Ok(vec![0.0; rows * cols]);
             }
             let bound = 1.0 / (cols as f64).sqrt();
-            let mut stream = Stream::new(seed, u64::MAX, tensor, 0);
+            let mut stream = Stream::new(seed_for(seed, 0, tensor, 0), INIT);
             Ok((0..rows * cols).map(|_| uniform(&mut stream, bound)).collect())
         })
     }
@@ -65,7 +69,7 @@ impl Model {
         for (layer, block) in self.blocks.iter().enumerate() {
             for proj in Proj::ALL {
                 let Some(pair) = &block.linear(proj).lora else { continue };
-                for (which, p) in [("A", &pair.a), ("B", &pair.b)] {
+                for (which, p) in [('A', &pair.a), ('B', &pair.b)] {
                     let shape = vec![p.value.rows, p.value.cols];
                     out.push((lora_name(layer, proj, which), shape, p.value.read_f32(&self.gpu)?));
                 }

@@ -1,5 +1,6 @@
 //! A model's tensors on the GPU: frozen or trainable, with a LoRA adapter beside any linear layer.
 
+use super::peft::{lora_name, score_name};
 use super::spec::{Head, ModelSpec, Proj, Role, TensorSpec};
 use super::store::{HostTensor, WeightStore};
 use crate::error::{Error, Result};
@@ -259,13 +260,13 @@ impl Model {
         for t in self.spec.tensors() {
             let Some(Param { value, grad: Some(grad) }) = self.base_param(&t) else { continue };
             let adapter_file = self.lora.is_some() && t.role == Role::Score;
-            let name = if adapter_file { format!("{PEFT_PREFIX}{}", t.name) } else { t.name.clone() };
+            let name = if adapter_file { score_name() } else { t.name.clone() };
             out.push(Trainable { name, shape: t.shape.clone(), value: value.clone(), grad: grad.clone() });
         }
         for (layer, block) in self.blocks.iter().enumerate() {
             for proj in Proj::ALL {
                 let Some(pair) = &block.linear(proj).lora else { continue };
-                for (which, p) in [("A", &pair.a), ("B", &pair.b)] {
+                for (which, p) in [('A', &pair.a), ('B', &pair.b)] {
                     let Some(grad) = &p.grad else { continue };
                     out.push(Trainable {
                         name: lora_name(layer, proj, which),
@@ -291,14 +292,6 @@ impl Model {
     pub fn base_bytes(&self) -> u64 {
         self.base_tensors().iter().map(|(_, w)| w.bytes()).sum()
     }
-}
-
-/// What PEFT puts before a module's path.
-pub const PEFT_PREFIX: &str = "base_model.model.";
-
-/// PEFT's name of an adapter tensor; `which` is "A" or "B".
-pub fn lora_name(layer: usize, proj: Proj, which: &str) -> String {
-    format!("{PEFT_PREFIX}{}.lora_{which}.weight", proj.path(layer))
 }
 
 fn block(spec: &ModelSpec, mut tensors: Vec<(Role, Param)>) -> Result<Block> {

@@ -1,0 +1,234 @@
+//! Run directories and checkpoints: `<output>/checkpoints/step_N/`, each whole or absent.
+//!
+//! A checkpoint holds the adapter (PEFT files) or the whole model (Hugging Face files), the optimiser's moments,
+//! and the trainer's counters. Every random draw of a run is a function of (seed, step, …), so the counters are all
+//! the state that random numbers and data order need.
+
+use crate::error::{Context, Error, Result};
+use crate::gpu::Gpu;
+use crate::model::params::{LoraShape, Model};
+use crate::model::peft::{self, AdapterConfig};
+use crate::model::save::{AtomicDir, write_atomic};
+use crate::model::source::ModelFiles;
+use crate::model::store::{HostTensor, WeightStore};
+use crate::optim::{Optimizer, write_f32};
+use crate::tensor::DType;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+/// The trainer's counters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainerState {
+    /// What kind of run: train, sft or reward.
+    pub kind: String,
+    /// Steps done.
+    pub step: u64,
+    /// Optimiser steps done.
+    pub optimizer_steps: u64,
+    /// Examples drawn from the data so far.
+    pub data_position: u64,
+    /// The run's seed.
+    pub seed: u64,
+    /// The adapter that wrote it: bit-exact resumption is promised on the same device only.
+    pub device: String,
+}
+
+/// A run's directory.
+#[derive(Debug, Clone)]
+pub struct RunDir {
+    /// `--output`.
+    pub root: PathBuf,
+}
+
+impl RunDir {
+    /// Opens a new run directory, or an existing one to resume or overwrite.
+    ///
+    /// # Errors
+    /// It is used and neither `resume` nor `overwrite` is given, or it cannot be made.
+    pub fn open(root: &Path, resume: bool, overwrite: bool) -> Result<Self> {
+        let run = Self { root: root.to_path_buf() };
+        let used = run.metrics().exists() || run.checkpoints().exists();
+        if resume && overwrite {
+            return Err(Error::user("--resume and --overwrite exclude each other"));
+        }
+        if used && !resume && !overwrite {
+            return Err(Error::user(format!(
+                "{} already holds a run; continue it with --resume, replace it with --overwrite, or choose another \
+                 --output",
+                root.display()
+            )));
+        }
+        if resume && !used {
+            return Err(Error::user(format!("--resume: {} holds no run to continue", root.display())));
+        }
+        if overwrite && used {
+            let old = run.checkpoints();
+            if old.exists() {
+                std::fs::remove_dir_all(&old).map_err(Error::io(&old))?;
+            }
+            std::fs::remove_file(run.metrics()).or_else(absent).map_err(Error::io(run.metrics()))?;
+        }
+        std::fs::create_dir_all(run.checkpoints()).map_err(Error::io(run.checkpoints()))?;
+        Ok(run)
+    }
+
+    /// Where checkpoints are.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.root.join("checkpoints")
+    }
+
+    /// One JSON object a step.
+    pub fn metrics(&self) -> PathBuf {
+        self.root.join("metrics.jsonl")
+    }
+
+    /// Writes the resolved settings.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_config(&self, toml: &str) -> Result<()> {
+        write_atomic(&self.root.join("config.toml"), toml.as_bytes())
+    }
+
+    /// The last whole checkpoint.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub fn latest(&self) -> Result<Option<PathBuf>> {
+        let dir = self.checkpoints();
+        let entries = match std::fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(dir)(e)),
+        };
+        let step = |p: &Path| -> Option<u64> { p.file_name()?.to_str()?.strip_prefix("step_")?.parse().ok() };
+        Ok(entries.filter_map(|e| e.ok().map(|e| e.path())).filter_map(|p| Some((step(&p)?, p))).max().map(|(_, p)| p))
+    }
+}
+
+fn absent(e: std::io::Error) -> std::io::Result<()> {
+    if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
+}
+
+/// What a checkpoint needs to know about the model's origin.
+pub struct Origin<'a> {
+    /// The base model's files.
+    pub files: &'a ModelFiles,
+    /// The resolved settings as TOML.
+    pub config: &'a str,
+}
+
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "trainer_state.json";
+const MODEL: &str = "model.safetensors";
+const ADAPTER: &str = "adapter_model.safetensors";
+/// Files that make a directory a usable model beside config and weights.
+const COMPANIONS: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "tokenizer.model",
+];
+
+/// Writes a checkpoint: all of it, or nothing.
+///
+/// # Errors
+/// A file cannot be written (a full disk leaves earlier checkpoints as they were), or a GPU error.
+pub fn save(run: &RunDir, model: &Model, optimizer: &Optimizer, state: &TrainerState, origin: &Origin<'_>) -> Result<PathBuf> {
+    let target = run.checkpoints().join(format!("step_{}", state.step));
+    let out = AtomicDir::create(&target)?;
+    match &model.lora {
+        Some(shape) => save_adapter(&out, model, optimizer, shape, origin)?,
+        None => save_model(&out, model, origin)?,
+    }
+    let mut moments = Vec::new();
+    for (name, shape, m, v) in optimizer.read(&model.gpu)? {
+        moments.push((format!("{name}.m"), host(&shape, m)));
+        moments.push((format!("{name}.v"), host(&shape, v)));
+    }
+    out.write_safetensors(OPTIMIZER, &moments)?;
+    out.write("config.toml", origin.config.as_bytes())?;
+    let text = serde_json::to_string_pretty(state).map_err(Error::internal)?;
+    out.write(STATE, text.as_bytes())?;
+    out.commit()?;
+    Ok(target)
+}
+
+fn host(shape: &[usize], values: Vec<f32>) -> HostTensor<'static> {
+    HostTensor { dtype: DType::F32, shape: shape.to_vec(), bytes: Cow::Owned(bytemuck::pod_collect_to_vec(&values)) }
+}
+
+fn save_adapter(out: &AtomicDir, model: &Model, optimizer: &Optimizer, shape: &LoraShape, origin: &Origin<'_>) -> Result<()> {
+    let trained: Vec<_> = optimizer.tensors().collect();
+    let config = AdapterConfig {
+        rank: shape.rank,
+        alpha: shape.alpha,
+        target_modules: shape.targets.clone(),
+        base_model: origin.files.name(),
+        revision: origin.files.revision().map(str::to_string),
+        head: model.spec.head,
+        saves_score: trained.iter().any(|t| t.name == peft::score_name()),
+    };
+    let mut tensors: Vec<_> =
+        model.read_adapter()?.into_iter().map(|(name, shape, values)| (name, host(&shape, values))).collect();
+    for t in trained.iter().filter(|t| t.name == peft::score_name()) {
+        tensors.push((t.name.clone(), host(&t.shape, t.value.read_f32(&model.gpu)?)));
+    }
+    peft::write_adapter_into(out, &config, &tensors)
+}
+
+/// Writes a whole model in Hugging Face form: config, weights in f32, tokenizer files.
+///
+/// # Errors
+/// A file cannot be written, the base is not f32, or a GPU error.
+pub fn save_model(out: &AtomicDir, model: &Model, origin: &Origin<'_>) -> Result<()> {
+    let config = serde_json::to_string_pretty(&model.spec.to_config_json(DType::F32)).map_err(Error::internal)?;
+    out.write("config.json", config.as_bytes())?;
+    let tensors = model
+        .base_tensors()
+        .into_iter()
+        .map(|(t, w)| Ok((t.name, host(&t.shape, w.read_f32(&model.gpu)?))))
+        .collect::<Result<Vec<_>>>()?;
+    out.write_safetensors(MODEL, &tensors)?;
+    for name in COMPANIONS {
+        if let Some(bytes) = origin.files.read(name)? {
+            out.write(name, &bytes)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts a checkpoint's weights and moments back and returns its counters.
+///
+/// # Errors
+/// The checkpoint is of another kind of run, another shape, or damaged.
+pub fn load(dir: &Path, gpu: &Gpu, optimizer: &mut Optimizer, kind: &str) -> Result<TrainerState> {
+    let at = dir.join(STATE);
+    let text = std::fs::read_to_string(&at).map_err(Error::io(&at))?;
+    let state: TrainerState = serde_json::from_str(&text).map_err(Error::user).context(at.display())?;
+    if state.kind != kind {
+        return Err(Error::user(format!("{} is a checkpoint of `{}`, not of `{kind}`", dir.display(), state.kind)));
+    }
+    let weights = if dir.join(ADAPTER).exists() { dir.join(ADAPTER) } else { dir.join(MODEL) };
+    let values = WeightStore::open_safetensors(&weights)?;
+    let fetch = |store: &WeightStore, name: &str, n: usize| -> Result<Vec<f32>> {
+        let tensor = store.get(name)?;
+        if tensor.elements() != n {
+            return Err(Error::user(format!(
+                "{}: {name} has {} values where this run has {n}; resume with the settings the run was started with",
+                dir.display(),
+                tensor.elements()
+            )));
+        }
+        Ok(tensor.to_f32())
+    };
+    for t in optimizer.tensors() {
+        write_f32(gpu, &t.value, &fetch(&values, &t.name, t.value.rows * t.value.cols)?)?;
+    }
+    let moments = WeightStore::open_safetensors(&dir.join(OPTIMIZER))?;
+    optimizer.restore(gpu, state.optimizer_steps, &mut |name, which, n| fetch(&moments, &format!("{name}.{which}"), n))?;
+    Ok(state)
+}
