@@ -9,6 +9,7 @@
 //! same bits in sampling, scoring and training.
 
 pub mod dequantize;
+pub mod attention;
 pub mod elementwise;
 pub mod embedding;
 pub mod harness;
@@ -39,6 +40,7 @@ pub struct Entry {
 pub fn table() -> Vec<Entry> {
     let mut all = Vec::new();
     all.extend(dequantize::entries());
+    all.extend(attention::entries());
     all.extend(elementwise::entries());
     all.extend(embedding::entries());
     all.extend(head::entries());

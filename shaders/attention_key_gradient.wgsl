@@ -1,0 +1,71 @@
+// dk (M, KV, D) = scale · Σ over the key's query rows of P · (dout · v − delta) · q, P = exp(q · k · scale − lse)
+// Packed layout: key row j is read by query rows j ..< key_ends[j]. A lane is one key row of one KV head; the sum is
+// one chain over the heads of the group and, within a head, the query rows, both ascending. Queries are loaded
+// from addresses that all lanes share.
+
+override LANES: u32 = 8u;
+override D4: u32 = 16u;
+
+struct Params {
+    m: u32,
+    heads: u32,
+    kv_heads: u32,
+    scale: f32,
+}
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> key_ends: array<u32>;
+@group(0) @binding(4) var<storage, read> dout: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> lse: array<f32>;
+@group(0) @binding(6) var<storage, read> delta: array<f32>;
+@group(0) @binding(7) var<storage, read_write> dk: array<vec4<f32>>;
+
+var<private> acc: array<vec4<f32>, MAX_D4>;
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+    let first = group.x * LANES;
+    let row = first + local.x;
+    let j = min(row, p.m - 1u);
+    let at = (j * p.kv_heads + group.y) * D4;
+    let key_end = min(key_ends[j], p.m);
+    var last = 0u;
+    for (var i = 0u; i < LANES; i++) { last = max(last, key_ends[min(first + i, p.m - 1u)]); }
+    last = min(last, p.m);
+    for (var d = 0u; d < D4; d++) { acc[d] = vec4<f32>(); }
+    let shared_heads = p.heads / p.kv_heads;
+    for (var head = group.y * shared_heads; head < (group.y + 1u) * shared_heads; head++) {
+        for (var i = first; i < last; i += 4u) {
+            let rows = min(vec4<u32>(i, i + 1u, i + 2u, i + 3u), vec4<u32>(p.m - 1u)) * p.heads + head;
+            let r = rows * D4;
+            var s = vec4<f32>(); // q · k
+            var g = vec4<f32>(); // dout · v
+            for (var d = 0u; d < D4; d++) {
+                let x = k[at + d];
+                let y = v[at + d];
+                s.x = chain(q[r.x + d], x, s.x); g.x = chain(dout[r.x + d], y, g.x);
+                s.y = chain(q[r.y + d], x, s.y); g.y = chain(dout[r.y + d], y, g.y);
+                s.z = chain(q[r.z + d], x, s.z); g.z = chain(dout[r.z + d], y, g.z);
+                s.w = chain(q[r.w + d], x, s.w); g.w = chain(dout[r.w + d], y, g.w);
+            }
+            let sums = vec4<f32>(lse[rows.x], lse[rows.y], lse[rows.z], lse[rows.w]);
+            let shift = vec4<f32>(delta[rows.x], delta[rows.y], delta[rows.z], delta[rows.w]);
+            let ds = probabilities(s, p.scale, sums) * (g - shift) * p.scale;
+            let e = select(vec4<f32>(), ds, is_seen(i, j, key_end));
+            for (var d = 0u; d < D4; d++) {
+                var t = acc[d];
+                t = add_scaled(e.x, q[r.x + d], t);
+                t = add_scaled(e.y, q[r.y + d], t);
+                t = add_scaled(e.z, q[r.z + d], t);
+                t = add_scaled(e.w, q[r.w + d], t);
+                acc[d] = t;
+            }
+        }
+    }
+    if row < p.m {
+        for (var d = 0u; d < D4; d++) { dk[at + d] = acc[d]; }
+    }
+}

@@ -1,0 +1,249 @@
+//! Causal attention with grouped KV heads (Ainslie et al. 2023, arXiv 2305.13245), without a T × T matrix in
+//! memory (online softmax: Milakov & Gimelshein 2018, arXiv 1805.02867; recomputing backward: Dao et al. 2022,
+//! arXiv 2205.14135).
+//!
+//! Every query row says where its keys are: `meta (M) vec4<u32>` = (prefix_start, prefix_len, own_start, position).
+//! It attends to the positions `0 ..= position`; position `p` lives at row `prefix_start + p` of k and v if
+//! `p < prefix_len`, else at row `own_start + (p − prefix_len)`. One kernel thus serves packed training sequences
+//! (k and v are the packed activations and a group's prompt is stored once), prefill, and decoding over a cache.
+//!
+//! Keys are taken in blocks of eight aligned to position 0, so a row's bits depend on its keys alone: not on
+//! the batch, nor on where the rows are stored.
+
+mod cases;
+#[cfg(test)]
+mod tests;
+pub mod twin;
+
+use super::linear::lanes;
+use super::{Entry, fold};
+use crate::error::Result;
+use crate::gpu::{Binding, Buffer, Kernel, Recorder};
+
+macro_rules! head_kernels {
+    ($op:literal, [$($part:literal),*]) => {
+        head_kernels!($op, [$($part),*], [("d64", "head_64.wgsl"), ("d128", "head_128.wgsl"), ("d256", "head_256.wgsl")])
+    };
+    ($op:literal, $parts:tt, [$(($suffix:literal, $head:literal)),*]) => {
+        [$(head_kernels!(@one $op, $parts, $suffix, $head)),*]
+    };
+    (@one $op:literal, [$($part:literal),*], $suffix:literal, $head:literal) => {
+        Kernel::portable(
+            concat!($op, "_", $suffix),
+            &[
+                include_str!(concat!("../../shaders/", $op, ".wgsl")),
+                $(include_str!(concat!("../../shaders/shared/", $part)),)*
+                include_str!(concat!("../../shaders/shared/", $head)),
+            ],
+        )
+    };
+}
+
+/// Head dimensions of the variants: each serves those up to its own.
+const HEADS: [usize; 3] = [64, 128, 256];
+static FORWARD: [Kernel; 3] = head_kernels!(
+    "attention_forward",
+    ["attention_rows.wgsl", "attention_math.wgsl"]
+);
+static QUERY_GRADIENT: [Kernel; 3] = head_kernels!(
+    "attention_query_gradient",
+    ["attention_rows.wgsl", "attention_math.wgsl"]
+);
+static KEY_GRADIENT: [Kernel; 3] = head_kernels!("attention_key_gradient", ["attention_math.wgsl"]);
+static VALUE_GRADIENT: [Kernel; 3] = head_kernels!("attention_value_gradient", ["attention_math.wgsl"]);
+static DELTA: Kernel = Kernel::portable(
+    "attention_delta",
+    &[
+        include_str!("../../shaders/attention_delta.wgsl"),
+        include_str!("../../shaders/shared/attention_math.wgsl"),
+    ],
+);
+
+/// Sizes of an attention call.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// M: query rows.
+    pub m: usize,
+    /// H: query heads, a multiple of `kv_heads`.
+    pub heads: usize,
+    /// KV: key and value heads.
+    pub kv_heads: usize,
+    /// D: a multiple of 4, at most 256.
+    pub head_dim: usize,
+    /// Factor on q · k, usually 1/√D.
+    pub scale: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    m: u32,
+    heads: u32,
+    kv_heads: u32,
+    scale: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct DeltaParams {
+    count: u32,
+}
+
+/// A lane a row, `heads` in the second dimension.
+fn dispatch(
+    rec: &mut Recorder,
+    kernels: &'static [Kernel; 3],
+    bindings: &[Binding<'_>],
+    s: Shape,
+    heads: usize,
+) -> Result<()> {
+    debug_assert!(s.head_dim.is_multiple_of(4) && s.heads.is_multiple_of(s.kv_heads));
+    let class = HEADS.iter().position(|d| s.head_dim <= *d);
+    let Some(kernel) = class.and_then(|i| kernels.get(i)) else {
+        return Err(crate::error::Error::user(format!(
+            "attention heads of {} dimensions: at most 256 are supported",
+            s.head_dim
+        )));
+    };
+    let params = Params {
+        m: s.m as u32,
+        heads: s.heads as u32,
+        kv_heads: s.kv_heads as u32,
+        scale: s.scale,
+    };
+    let lanes = lanes(rec);
+    rec.dispatch(
+        kernel,
+        &[("LANES", lanes as f64), ("D4", (s.head_dim / 4) as f64)],
+        &params,
+        bindings,
+        [s.m.div_ceil(lanes) as u32, heads as u32, 1],
+    )
+}
+
+/// `out (M, H·D) = softmax(q · kᵀ · scale) · v` over each row's keys, and `lse (M, H)`, the natural log of the sum of
+/// the exponentials of the scaled scores. `q (M, H·D)`; `k` and `v (rows, KV·D)`; `meta (M)` as the module says.
+///
+/// # Errors
+/// `head_dim` is above 256, or a GPU error.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "operands and sizes of one op; a struct would only rename them"
+)]
+pub fn forward(
+    rec: &mut Recorder,
+    q: &Buffer,
+    k: &Buffer,
+    v: &Buffer,
+    meta: &Buffer,
+    out: &Buffer,
+    lse: &Buffer,
+    shape: Shape,
+) -> Result<()> {
+    let bindings = [q, k, v, meta, out, lse].map(Binding::from);
+    dispatch(rec, &FORWARD, &bindings, shape, shape.heads)
+}
+
+/// Operands of [`backward`] over the packed layout (query row i and key row i are the same token).
+#[derive(Debug, Clone, Copy)]
+pub struct BackwardArgs<'a> {
+    /// (M, H·D)
+    pub q: &'a Buffer,
+    /// (M, KV·D)
+    pub k: &'a Buffer,
+    /// (M, KV·D)
+    pub v: &'a Buffer,
+    /// (M, H·D), from [`forward`].
+    pub out: &'a Buffer,
+    /// (M, H), from [`forward`].
+    pub lse: &'a Buffer,
+    /// (M, H·D): gradient of `out`.
+    pub dout: &'a Buffer,
+    /// (M) vec4<u32>, as in [`forward`].
+    pub meta: &'a Buffer,
+    /// (M) u32: key row j is attended by exactly the query rows `j .. key_ends[j]`.
+    pub key_ends: &'a Buffer,
+    /// (M, H) scratch: Σ over D of dout · out.
+    pub delta: &'a Buffer,
+    /// (M, H·D), set.
+    pub dq: &'a Buffer,
+    /// (M, KV·D), set.
+    pub dk: &'a Buffer,
+    /// (M, KV·D), set.
+    pub dv: &'a Buffer,
+}
+
+/// Sets dq, dk and dv; probabilities are recomputed from `lse`.
+///
+/// # Errors
+/// `head_dim` is above 256, or a GPU error.
+pub fn backward(rec: &mut Recorder, args: &BackwardArgs<'_>, shape: Shape) -> Result<()> {
+    delta(rec, args, shape)?;
+    query_gradient(rec, args, shape)?;
+    key_gradient(rec, args, shape)?;
+    value_gradient(rec, args, shape)
+}
+
+/// The part of [`backward`] that sets `delta`.
+///
+/// # Errors
+/// A GPU error.
+pub fn delta(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
+    let count = s.m * s.heads;
+    let params = DeltaParams { count: count as u32 };
+    let lanes = lanes(rec);
+    rec.dispatch(
+        &DELTA,
+        &[("LANES", lanes as f64), ("D4", (s.head_dim / 4) as f64)],
+        &params,
+        &[a.dout, a.out, a.delta].map(Binding::from),
+        fold(count, lanes),
+    )
+}
+
+/// The part of [`backward`] that sets `dq`; needs `delta`. Does not use `key_ends`.
+///
+/// # Errors
+/// `head_dim` is above 256, or a GPU error.
+pub fn query_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
+    let bindings = [a.q, a.k, a.v, a.meta, a.dout, a.lse, a.delta, a.dq].map(Binding::from);
+    dispatch(rec, &QUERY_GRADIENT, &bindings, s, s.heads)
+}
+
+/// The part of [`backward`] that sets `dk`; needs `delta`.
+///
+/// # Errors
+/// `head_dim` is above 256, or a GPU error.
+pub fn key_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
+    let bindings = [a.q, a.k, a.v, a.key_ends, a.dout, a.lse, a.delta, a.dk].map(Binding::from);
+    dispatch(rec, &KEY_GRADIENT, &bindings, s, s.kv_heads)
+}
+
+/// The part of [`backward`] that sets `dv`.
+///
+/// # Errors
+/// `head_dim` is above 256, or a GPU error.
+pub fn value_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
+    let bindings = [a.q, a.k, a.key_ends, a.dout, a.lse, a.dv].map(Binding::from);
+    dispatch(rec, &VALUE_GRADIENT, &bindings, s, s.kv_heads)
+}
+
+/// The op's rows in the kernel table.
+pub fn entries() -> Vec<Entry> {
+    let entry = |kernel, cases| Entry { kernel, cases };
+    vec![
+        entry(&FORWARD[0], cases::forward::<0>),
+        entry(&FORWARD[1], cases::forward::<1>),
+        entry(&FORWARD[2], cases::forward::<2>),
+        entry(&DELTA, cases::delta),
+        entry(&QUERY_GRADIENT[0], cases::query_gradient::<0>),
+        entry(&QUERY_GRADIENT[1], cases::query_gradient::<1>),
+        entry(&QUERY_GRADIENT[2], cases::query_gradient::<2>),
+        entry(&KEY_GRADIENT[0], cases::key_gradient::<0>),
+        entry(&KEY_GRADIENT[1], cases::key_gradient::<1>),
+        entry(&KEY_GRADIENT[2], cases::key_gradient::<2>),
+        entry(&VALUE_GRADIENT[0], cases::value_gradient::<0>),
+        entry(&VALUE_GRADIENT[1], cases::value_gradient::<1>),
+        entry(&VALUE_GRADIENT[2], cases::value_gradient::<2>),
+    ]
+}

@@ -1,0 +1,273 @@
+//! Test and bench cases of attention, and the layouts they are made of.
+
+use super::super::harness::{Case, Gen, RecordFn, Slot, Tol, wide};
+use super::twin::{self, Meta};
+use super::{BackwardArgs, HEADS, Shape};
+use crate::error::Result;
+use crate::gpu::{Buffer, Recorder};
+
+/// A prompt and its responses; without responses, a plain sequence.
+pub(super) type Group = (u32, &'static [u32]);
+
+/// Packs groups one after another: prompt once, then the responses. Returns meta and key_ends.
+pub(super) fn pack(groups: &[Group]) -> (Vec<Meta>, Vec<u32>) {
+    let (mut meta, mut ends) = (Vec::new(), Vec::new());
+    for (prompt, responses) in groups {
+        let start = meta.len() as u32;
+        let end = start + prompt + responses.iter().sum::<u32>();
+        meta.extend((0..*prompt).map(|t| [start, 0, start, t]));
+        ends.extend((0..*prompt).map(|_| end));
+        for length in *responses {
+            let own = meta.len() as u32;
+            meta.extend((0..*length).map(|t| [start, *prompt, own, prompt + t]));
+            ends.extend((0..*length).map(|_| own + length));
+        }
+    }
+    (meta, ends)
+}
+
+/// One decode row a response over a cache of `rows` rows: groups of three share a prefix, own ranges are scattered.
+fn decode(m: u32, rows: u32, g: &mut Gen) -> Vec<Meta> {
+    let draws = g.below(3 * m as usize, rows / 2);
+    let row = |i: u32| {
+        let prefix = draws[i as usize / 3 * 3];
+        let length = 3 + 7 * (i / 3 % 3);
+        let generated = draws[(m + i) as usize] % 21;
+        [
+            prefix,
+            length,
+            draws[(2 * m + i) as usize] + rows / 4,
+            length + generated,
+        ]
+    };
+    (0..m).map(row).collect()
+}
+
+struct Spec {
+    name: &'static str,
+    groups: &'static [Group],
+    /// (H, KV, D)
+    heads: (usize, usize, usize),
+    /// |q|
+    scale: f32,
+}
+
+const fn spec(
+    name: &'static str,
+    groups: &'static [Group],
+    heads: (usize, usize, usize),
+    scale: f32,
+) -> Spec {
+    Spec {
+        name,
+        groups,
+        heads,
+        scale,
+    }
+}
+
+const SPECS: &[Spec] = &[
+    spec("one token", &[(1, &[])], (1, 1, 16), 1.0),
+    spec("7", &[(7, &[])], (6, 2, 24), 1.0),
+    spec("33", &[(33, &[])], (9, 3, 64), 3.0),
+    spec("130", &[(130, &[])], (1, 1, 40), 1.0),
+    spec(
+        "packed",
+        &[(5, &[]), (1, &[]), (17, &[]), (33, &[]), (8, &[])],
+        (6, 2, 40),
+        1.0,
+    ),
+    spec("shared prefix", &[(5, &[1, 4, 9])], (9, 3, 16), 1.0),
+    spec(
+        "two groups",
+        &[(11, &[20, 3, 8]), (16, &[1, 9]), (3, &[])],
+        (6, 2, 64),
+        1.0,
+    ),
+    spec("large logits", &[(9, &[30, 7])], (2, 1, 64), 100.0),
+    spec("wide heads", &[(13, &[5, 21])], (4, 2, 128), 1.0),
+    spec("wide heads 100", &[(19, &[])], (2, 2, 100), 1.0),
+    spec("widest heads", &[(10, &[3, 6])], (2, 1, 256), 1.0),
+];
+
+/// Decode rows: (M, cache rows, heads).
+const DECODES: &[(u32, u32, (usize, usize, usize))] = &[
+    (1, 97, (9, 3, 64)),
+    (9, 211, (6, 2, 40)),
+    (37, 211, (9, 3, 64)),
+    (5, 97, (4, 1, 128)),
+];
+
+fn in_class(class: usize, dim: usize) -> bool {
+    HEADS.iter().position(|d| dim <= *d) == Some(class)
+}
+
+fn shape(m: usize, (heads, kv_heads, head_dim): (usize, usize, usize)) -> Shape {
+    Shape {
+        m,
+        heads,
+        kv_heads,
+        head_dim,
+        scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+    }
+}
+
+/// Errors of a score shift its probability by as much: they grow with the scores.
+fn tol(want: &[f64], scale: f32) -> Tol {
+    let fraction = 4e-6 * f64::from(scale.max(1.0)).max(1.0);
+    Tol::of_peak(
+        want,
+        fraction,
+        "f32 sums over D and keys; a score's rounding becomes its probability's",
+    )
+}
+
+pub(super) fn forward<const CLASS: usize>() -> Vec<Case> {
+    let packed = SPECS.iter().map(|s| {
+        let meta = pack(s.groups).0;
+        let rows = meta.len();
+        forward_case(s.name.into(), meta, rows, s.heads, s.scale)
+    });
+    let decoded = DECODES.iter().map(|(m, rows, heads)| {
+        let meta = decode(*m, *rows, &mut Gen::new((m + rows).into()));
+        forward_case(format!("decode {m} rows"), meta, *rows as usize, *heads, 1.0)
+    });
+    // One row of each case would do for the class; the name says the head dimension.
+    let all = packed.chain(decoded);
+    all.filter(|(dim, _)| in_class(CLASS, *dim))
+        .map(|(_, c)| c)
+        .collect()
+}
+
+fn forward_case(
+    name: String,
+    meta: Vec<Meta>,
+    rows: usize,
+    heads: (usize, usize, usize),
+    scale: f32,
+) -> (usize, Case) {
+    let s = shape(meta.len(), heads);
+    let mut g = Gen::new((s.m * 7 + s.head_dim) as u64);
+    let q = g.uniform(s.m * s.heads * s.head_dim, scale);
+    let kv = rows * s.kv_heads * s.head_dim;
+    let (k, v) = (g.uniform(kv, 2.0), g.uniform(kv, 1.0));
+    let keys: f64 = meta.iter().map(|t| f64::from(t[3] + 1)).sum();
+    let case = Case {
+        name: format!(
+            "attention_forward {name} h{} kv{} d{}",
+            s.heads, s.kv_heads, s.head_dim
+        ),
+        slots: vec![
+            Slot::input(&q),
+            Slot::input(&k),
+            Slot::input(&v),
+            Slot::input(&meta),
+            Slot::Out(q.len()),
+            Slot::Out(s.m * s.heads),
+        ],
+        record: Box::new(move |rec, b| super::forward(rec, &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], s)),
+        expect: Box::new(move || {
+            let (out, lse) = twin::forward(&wide(&q), &wide(&k), &wide(&v), &meta, s);
+            let (a, b) = (tol(&out, scale), tol(&lse, scale));
+            vec![(4, out, a), (5, lse, b)]
+        }),
+        flops: 4.0 * keys * (s.heads * s.head_dim) as f64,
+    };
+    (s.head_dim, case)
+}
+
+/// Names the buffers of a backward case.
+pub(super) fn args(b: &[Buffer]) -> BackwardArgs<'_> {
+    BackwardArgs {
+        q: &b[0],
+        k: &b[1],
+        v: &b[2],
+        out: &b[3],
+        lse: &b[4],
+        dout: &b[5],
+        meta: &b[6],
+        key_ends: &b[7],
+        delta: &b[8],
+        dq: &b[9],
+        dk: &b[10],
+        dv: &b[11],
+    }
+}
+
+type Part = fn(&mut Recorder, &BackwardArgs<'_>, Shape) -> Result<()>;
+
+pub(super) fn delta() -> Vec<Case> {
+    SPECS
+        .iter()
+        .map(|s| backward_case(s, "delta", 8, 2.0, super::delta))
+        .collect()
+}
+
+pub(super) fn query_gradient<const CLASS: usize>() -> Vec<Case> {
+    class_cases(CLASS, "query_gradient", 9, 6.0, super::query_gradient)
+}
+
+pub(super) fn key_gradient<const CLASS: usize>() -> Vec<Case> {
+    class_cases(CLASS, "key_gradient", 10, 6.0, super::key_gradient)
+}
+
+pub(super) fn value_gradient<const CLASS: usize>() -> Vec<Case> {
+    class_cases(CLASS, "value_gradient", 11, 4.0, super::value_gradient)
+}
+
+fn class_cases(class: usize, name: &str, slot: usize, flops: f64, part: Part) -> Vec<Case> {
+    let specs = SPECS.iter().filter(|s| in_class(class, s.heads.2));
+    specs.map(|s| backward_case(s, name, slot, flops, part)).collect()
+}
+
+/// A case of one part of the backward pass, whose output is `slot`; what other parts produce is given.
+fn backward_case(spec: &'static Spec, name: &str, slot: usize, flops: f64, part: Part) -> Case {
+    let (meta, ends) = pack(spec.groups);
+    let s = shape(meta.len(), spec.heads);
+    let mut g = Gen::new((s.m * 11 + s.head_dim) as u64);
+    let (nq, nkv) = (s.m * s.heads * s.head_dim, s.m * s.kv_heads * s.head_dim);
+    let (q, k, v) = (
+        g.uniform(nq, spec.scale),
+        g.uniform(nkv, 2.0),
+        g.uniform(nkv, 1.0),
+    );
+    let dout = g.uniform(nq, 1.0);
+    let (out, lse) = twin::forward(&wide(&q), &wide(&k), &wide(&v), &meta, s);
+    let r = twin::backward(&wide(&q), &wide(&k), &wide(&v), &wide(&dout), &meta, s);
+    let narrow = |v: &[f64]| v.iter().map(|x| *x as f32).collect::<Vec<_>>();
+    let mut slots = vec![
+        Slot::input(&q),
+        Slot::input(&k),
+        Slot::input(&v),
+        Slot::input(&narrow(&out)),
+        Slot::input(&narrow(&lse)),
+        Slot::input(&dout),
+        Slot::input(&meta),
+        Slot::input(&ends),
+        Slot::input(&narrow(&r.delta)),
+        Slot::Out(nq),
+        Slot::Out(nkv),
+        Slot::Out(nkv),
+    ];
+    if slot == 8 {
+        slots[8] = Slot::Out(s.m * s.heads);
+    }
+    let keys: f64 = meta.iter().map(|t| f64::from(t[3] + 1)).sum();
+    let want = match slot {
+        8 => r.delta,
+        9 => r.dq,
+        10 => r.dk,
+        _ => r.dv,
+    };
+    let record: RecordFn = Box::new(move |rec, b| part(rec, &args(b), s));
+    Case {
+        name: format!(
+            "attention_{name} {} h{} kv{} d{}",
+            spec.name, s.heads, s.kv_heads, s.head_dim
+        ),
+        slots,
+        record,
+        expect: Box::new(move || vec![(slot, want.clone(), tol(&want, spec.scale))]),
+        flops: flops * keys * (s.heads * s.head_dim) as f64,
+    }
+}

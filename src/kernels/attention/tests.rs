@@ -1,0 +1,199 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use super::super::harness::{Gen, assert_gradient, assert_layout, check_entries, numeric_gradient, wide};
+use super::cases::{Group, args, pack};
+use super::twin::{self, Meta};
+use super::*;
+use crate::gpu::{Gpu, GpuOptions};
+use std::mem::offset_of;
+
+#[test]
+fn layouts() {
+    let members = [
+        ("m", offset_of!(Params, m)),
+        ("heads", offset_of!(Params, heads)),
+        ("kv_heads", offset_of!(Params, kv_heads)),
+        ("scale", offset_of!(Params, scale)),
+    ];
+    for kernels in [&FORWARD, &QUERY_GRADIENT, &KEY_GRADIENT, &VALUE_GRADIENT] {
+        kernels.iter().for_each(|k| assert_layout::<Params>(k, &members));
+    }
+    assert_layout::<DeltaParams>(&DELTA, &[("count", offset_of!(DeltaParams, count))]);
+}
+
+#[test]
+fn matches_twin() {
+    check_entries(&entries());
+}
+
+#[test]
+fn twin_gradients_match_finite_differences() {
+    let (meta, ends) = pack(&[(3, &[2, 1]), (2, &[])]);
+    assert_eq!(ends, [6, 6, 6, 5, 5, 6, 8, 8]);
+    let s = Shape {
+        m: meta.len(),
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 4,
+        scale: 0.5,
+    };
+    let mut g = Gen::new(17);
+    let (q, dout) = (wide(&g.uniform(s.m * 16, 1.0)), wide(&g.uniform(s.m * 16, 1.0)));
+    let (k, v) = (wide(&g.uniform(s.m * 8, 1.0)), wide(&g.uniform(s.m * 8, 1.0)));
+    let loss = |q: &[f64], k: &[f64], v: &[f64]| {
+        let out = twin::forward(q, k, v, &meta, s).0;
+        out.iter().zip(&dout).map(|(a, b)| a * b).sum::<f64>()
+    };
+    let r = twin::backward(&q, &k, &v, &dout, &meta, s);
+    assert_gradient("dq", &r.dq, &numeric_gradient(&q, |x| loss(x, &k, &v)));
+    assert_gradient("dk", &r.dk, &numeric_gradient(&k, |x| loss(&q, x, &v)));
+    assert_gradient("dv", &r.dv, &numeric_gradient(&v, |x| loss(&q, &k, x)));
+}
+
+const SHAPE: Shape = Shape {
+    m: 0,
+    heads: 6,
+    kv_heads: 2,
+    head_dim: 40,
+    scale: 0.158,
+};
+const Q: usize = 240;
+const KV: usize = 80;
+
+fn bits(v: &[f32]) -> Vec<u32> {
+    v.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Bits of out followed by lse, of each row.
+fn run_forward(gpu: &Gpu, q: &[f32], k: &Buffer, v: &Buffer, meta: &[Meta]) -> Vec<Vec<u32>> {
+    let s = Shape {
+        m: meta.len(),
+        ..SHAPE
+    };
+    let q = gpu.upload("q", q).unwrap();
+    let meta = gpu.upload("meta", meta).unwrap();
+    let out = gpu.alloc("out", (s.m * Q * 4) as u64).unwrap();
+    let lse = gpu.alloc("lse", (s.m * 6 * 4) as u64).unwrap();
+    let mut rec = Recorder::new(gpu);
+    forward(&mut rec, &q, k, v, &meta, &out, &lse, s).unwrap();
+    rec.submit().unwrap();
+    let out: Vec<f32> = gpu.read(&out, 0, s.m * Q).unwrap();
+    let lse: Vec<f32> = gpu.read(&lse, 0, s.m * 6).unwrap();
+    let row = |i: usize| [bits(&out[i * Q..(i + 1) * Q]), bits(&lse[i * 6..(i + 1) * 6])].concat();
+    (0..s.m).map(row).collect()
+}
+
+/// The same row gives the same bits alone and among 37, in any order, over packed activations and over a cache.
+#[test]
+fn forward_is_batch_invariant() {
+    let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+    let (meta, _) = pack(&[(9, &[3, 14, 1]), (10, &[])]);
+    let m = meta.len();
+    assert_eq!(m, 37);
+    let mut g = Gen::new(23);
+    let (q, k, v) = (
+        g.uniform(m * Q, 4.0),
+        g.uniform(m * KV, 2.0),
+        g.uniform(m * KV, 1.0),
+    );
+    let upload = |name: &str, x: &[f32]| gpu.upload(name, x).unwrap();
+    let (kb, vb) = (upload("k", &k), upload("v", &v));
+    let packed = run_forward(&gpu, &q, &kb, &vb, &meta);
+    for i in 0..m {
+        let alone = run_forward(&gpu, &q[i * Q..(i + 1) * Q], &kb, &vb, &meta[i..=i]);
+        assert_eq!(alone[0], packed[i], "row {i} alone");
+    }
+    // Neighbouring lanes now belong to different sequences.
+    let order: Vec<usize> = (0..m).map(|i| i * 11 % m).collect();
+    let shuffled_q: Vec<f32> = order
+        .iter()
+        .flat_map(|i| q[i * Q..(i + 1) * Q].to_vec())
+        .collect();
+    let shuffled_meta: Vec<Meta> = order.iter().map(|i| meta[*i]).collect();
+    let shuffled = run_forward(&gpu, &shuffled_q, &kb, &vb, &shuffled_meta);
+    for (at, i) in order.iter().enumerate() {
+        assert_eq!(shuffled[at], packed[*i], "row {i} shuffled");
+    }
+    // A cache that holds every sequence whole, at the end of a larger buffer.
+    let mut cache = (g.uniform(1000 * KV, 9.0), g.uniform(1000 * KV, 9.0));
+    let mut cached_meta = Vec::new();
+    for (i, t) in meta.iter().enumerate() {
+        let base = 1000 - 27 * (i + 1);
+        for p in 0..=t[3] {
+            let from = if p < t[1] { t[0] + p } else { t[2] + p - t[1] } as usize;
+            let to = (base + p as usize) * KV;
+            cache.0[to..to + KV].copy_from_slice(&k[from * KV..(from + 1) * KV]);
+            cache.1[to..to + KV].copy_from_slice(&v[from * KV..(from + 1) * KV]);
+        }
+        cached_meta.push([7, 0, base as u32, t[3]]);
+    }
+    let (kb, vb) = (upload("k cache", &cache.0), upload("v cache", &cache.1));
+    let cached = run_forward(&gpu, &q, &kb, &vb, &cached_meta);
+    assert_eq!(cached, packed);
+}
+
+/// Bits of dq, dk, dv of the given rows.
+fn run_backward(gpu: &Gpu, groups: &[Group], data: [&[f32]; 4]) -> [Vec<u32>; 3] {
+    let (meta, ends) = pack(groups);
+    let s = Shape {
+        m: meta.len(),
+        ..SHAPE
+    };
+    let floats = |n: usize| gpu.alloc("out", (s.m * n * 4) as u64).unwrap();
+    let upload = |x: &[f32]| gpu.upload("in", x).unwrap();
+    let b = [
+        upload(data[0]),
+        upload(data[1]),
+        upload(data[2]),
+        floats(Q),
+        floats(6),
+        upload(data[3]),
+        gpu.upload("meta", &meta).unwrap(),
+        gpu.upload("ends", &ends).unwrap(),
+        floats(6),
+        floats(Q),
+        floats(KV),
+        floats(KV),
+    ];
+    let mut rec = Recorder::new(gpu);
+    forward(&mut rec, &b[0], &b[1], &b[2], &b[6], &b[3], &b[4], s).unwrap();
+    backward(&mut rec, &args(&b), s).unwrap();
+    rec.submit().unwrap();
+    let read = |i: usize, n: usize| bits(&gpu.read::<f32>(&b[i], 0, s.m * n).unwrap());
+    [read(9, Q), read(10, KV), read(11, KV)]
+}
+
+/// A group's gradients do not depend on what is packed before and after it; forward and backward run together.
+#[test]
+fn backward_is_batch_invariant() {
+    const GROUP: Group = (9, &[3, 14, 1]);
+    let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+    let rows = 5 + 27 + 12;
+    let mut g = Gen::new(29);
+    let (q, dout) = (g.uniform(rows * Q, 4.0), g.uniform(rows * Q, 1.0));
+    let (k, v) = (g.uniform(rows * KV, 2.0), g.uniform(rows * KV, 1.0));
+    let packed = run_backward(&gpu, &[(5, &[]), GROUP, (12, &[])], [&q, &k, &v, &dout]);
+    let alone = run_backward(
+        &gpu,
+        &[GROUP],
+        [
+            &q[5 * Q..32 * Q],
+            &k[5 * KV..32 * KV],
+            &v[5 * KV..32 * KV],
+            &dout[5 * Q..32 * Q],
+        ],
+    );
+    for (i, n) in [Q, KV, KV].into_iter().enumerate() {
+        assert_eq!(alone[i], packed[i][5 * n..32 * n], "{}", ["dq", "dk", "dv"][i]);
+    }
+    // End to end against the twin, with the kernel's own out, lse and delta.
+    let (meta, _) = pack(&[(5, &[]), GROUP, (12, &[])]);
+    let s = Shape { m: rows, ..SHAPE };
+    let want = twin::backward(&wide(&q), &wide(&k), &wide(&v), &wide(&dout), &meta, s);
+    for (got, want) in packed.iter().zip([want.dq, want.dk, want.dv]) {
+        let peak = want.iter().fold(0f64, |a, b| a.max(b.abs()));
+        for (g, w) in got.iter().zip(want) {
+            assert!((f64::from(f32::from_bits(*g)) - w).abs() < 2e-5 * peak);
+        }
+    }
+}
