@@ -8,8 +8,8 @@
 //! along the reduced axis alone, never on how many rows share the dispatch. The same row therefore gives the
 //! same bits in sampling, scoring and training.
 
-pub mod dequantize;
 pub mod attention;
+pub mod dequantize;
 pub mod elementwise;
 pub mod embedding;
 pub mod harness;
@@ -39,8 +39,8 @@ pub struct Entry {
 /// Every kernel variant with its cases; validation, twin tests, translation and benches walk this.
 pub fn table() -> Vec<Entry> {
     let mut all = Vec::new();
-    all.extend(dequantize::entries());
     all.extend(attention::entries());
+    all.extend(dequantize::entries());
     all.extend(elementwise::entries());
     all.extend(embedding::entries());
     all.extend(head::entries());
