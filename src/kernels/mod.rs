@@ -21,6 +21,7 @@ pub(crate) mod reduce;
 pub mod rmsnorm;
 pub mod rope;
 pub mod rows;
+pub mod sample;
 pub mod weight;
 pub mod weight_cases;
 
@@ -47,6 +48,7 @@ pub fn table() -> Vec<Entry> {
     all.extend(rmsnorm::entries());
     all.extend(rope::entries());
     all.extend(rows::entries());
+    all.extend(sample::entries());
     all
 }
 
