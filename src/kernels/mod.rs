@@ -11,6 +11,9 @@
 pub mod dequantize;
 pub mod elementwise;
 pub mod embedding;
+pub mod adamw;
+pub mod advance;
+pub mod group_advantage;
 pub mod harness;
 pub mod head;
 pub mod linear;
@@ -42,6 +45,9 @@ pub fn table() -> Vec<Entry> {
     all.extend(dequantize::entries());
     all.extend(elementwise::entries());
     all.extend(embedding::entries());
+    all.extend(adamw::entries());
+    all.extend(advance::entries());
+    all.extend(group_advantage::entries());
     all.extend(head::entries());
     all.extend(linear::entries());
     all.extend(philox::entries());
