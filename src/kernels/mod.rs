@@ -12,6 +12,9 @@ pub mod attention;
 pub mod dequantize;
 pub mod elementwise;
 pub mod embedding;
+pub mod adamw;
+pub mod advance;
+pub mod group_advantage;
 pub mod harness;
 pub mod head;
 pub mod linear;
@@ -22,6 +25,7 @@ pub(crate) mod reduce;
 pub mod rmsnorm;
 pub mod rope;
 pub mod rows;
+pub mod sample;
 pub mod weight;
 pub mod weight_cases;
 
@@ -43,12 +47,16 @@ pub fn table() -> Vec<Entry> {
     all.extend(dequantize::entries());
     all.extend(elementwise::entries());
     all.extend(embedding::entries());
+    all.extend(adamw::entries());
+    all.extend(advance::entries());
+    all.extend(group_advantage::entries());
     all.extend(head::entries());
     all.extend(linear::entries());
     all.extend(philox::entries());
     all.extend(rmsnorm::entries());
     all.extend(rope::entries());
     all.extend(rows::entries());
+    all.extend(sample::entries());
     all
 }
 
