@@ -9,11 +9,11 @@
 //! same bits in sampling, scoring and training.
 
 pub mod attention;
+pub mod adamw;
+pub mod advance;
 pub mod dequantize;
 pub mod elementwise;
 pub mod embedding;
-pub mod adamw;
-pub mod advance;
 pub mod group_advantage;
 pub mod harness;
 pub mod head;
@@ -43,12 +43,12 @@ pub struct Entry {
 /// Every kernel variant with its cases; validation, twin tests, translation and benches walk this.
 pub fn table() -> Vec<Entry> {
     let mut all = Vec::new();
+    all.extend(adamw::entries());
+    all.extend(advance::entries());
     all.extend(attention::entries());
     all.extend(dequantize::entries());
     all.extend(elementwise::entries());
     all.extend(embedding::entries());
-    all.extend(adamw::entries());
-    all.extend(advance::entries());
     all.extend(group_advantage::entries());
     all.extend(head::entries());
     all.extend(linear::entries());
