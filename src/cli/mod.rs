@@ -1,1 +1,102 @@
-//! Command line: one file a subcommand.
+//! The command line: one file a subcommand; flags → typed settings → one library call.
+
+mod common;
+mod devices;
+mod generate;
+mod gradient;
+mod logprobs;
+mod score;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Result;
+use crate::gpu::{Gpu, GpuOptions};
+
+/// Post-train language models for best-of-N on any Vulkan, Metal or DX12 GPU
+#[derive(Debug, Parser)]
+#[command(name = "tea-wgpu", version, propagate_version = true, max_term_width = 120)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that every subcommand takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Globals {
+    /// GPU to run on: an index or part of a name from `tea-wgpu devices` [env: TEA_DEVICE]
+    #[arg(long, global = true, value_name = "NAME|INDEX")]
+    device: Option<String>,
+    /// Say more on standard error: -v what is done, -vv details
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+impl Globals {
+    /// The options that choose the device.
+    pub(crate) fn gpu_options(&self) -> GpuOptions {
+        let device = self.device.clone().or_else(|| std::env::var("TEA_DEVICE").ok());
+        GpuOptions { device, ..GpuOptions::default() }
+    }
+
+    /// Opens the chosen device.
+    pub(crate) fn open_gpu(&self) -> Result<Gpu> {
+        Gpu::open(&self.gpu_options())
+    }
+
+    fn start_log(&self) {
+        // wgpu's own warnings speak to graphics programmers; -vv shows them.
+        let filter = match self.verbose {
+            0 => "warn,wgpu_core=error,wgpu_hal=error,naga=error",
+            1 => "info,wgpu_core=error,wgpu_hal=error,naga=error",
+            _ => "debug,wgpu_core=warn,wgpu_hal=warn,naga=warn",
+        };
+        let env = env_logger::Env::default().default_filter_or(filter);
+        // A second call in one process (tests) keeps the first logger.
+        drop(env_logger::Builder::from_env(env).format_timestamp(None).format_target(false).try_init());
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Generate(generate::Args),
+    Logprobs(logprobs::Args),
+    Gradient(gradient::Args),
+    Score(score::Args),
+    Devices(devices::Args),
+}
+
+/// Parses the process's arguments and runs the subcommand. Wrong usage ends the process with code 2, `--help` and
+/// `--version` with 0.
+///
+/// # Errors
+/// Whatever the subcommand meets.
+pub fn run() -> Result<()> {
+    let cli = Cli::parse();
+    cli.globals.start_log();
+    match &cli.command {
+        Command::Generate(args) => generate::run(&cli.globals, args),
+        Command::Logprobs(args) => logprobs::run(&cli.globals, args),
+        Command::Gradient(args) => gradient::run(&cli.globals, args),
+        Command::Score(args) => score::run(&cli.globals, args),
+        Command::Devices(args) => devices::run(&cli.globals, args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_parses_and_shows_an_example() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands() {
+            let help = sub.clone().render_long_help().to_string();
+            assert!(help.contains("tea-wgpu "), "{} --help has no example", sub.get_name());
+        }
+    }
+}

@@ -316,7 +316,7 @@ fn block(spec: &ModelSpec, mut tensors: Vec<(Role, Param)>) -> Result<Block> {
 }
 
 /// Uploads one tensor: matrices as `dtype`, everything else as f32.
-fn upload(gpu: &Gpu, t: &TensorSpec, host: &HostTensor<'_>, dtype: Option<DType>) -> Result<Weight> {
+pub(super) fn upload(gpu: &Gpu, t: &TensorSpec, host: &HostTensor<'_>, dtype: Option<DType>) -> Result<Weight> {
     let (rows, cols) = match t.shape[..] {
         [n] => (1, n),
         [r, c] => (r, c),

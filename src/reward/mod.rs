@@ -1,1 +1,79 @@
-//! Scoring responses.
+//! Rewards: what turns a response into a number.
+
+mod model;
+mod verifier;
+
+pub use model::{RewardModel, RewardOptions};
+pub use verifier::DemoScore;
+
+use crate::error::{Error, Result};
+use crate::text::PromptContent;
+
+/// A response to be judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Item<'a> {
+    /// What was asked.
+    pub prompt: &'a PromptContent,
+    /// The answer, decoded without special tokens.
+    pub response: &'a str,
+}
+
+/// A judge of responses.
+pub trait Reward {
+    /// What metrics and messages call it.
+    fn name(&self) -> &str;
+
+    /// One reward an item, in order; higher is better. Items of one prompt are best given side by side.
+    ///
+    /// # Errors
+    /// A response that cannot be judged, or a reward that is not finite (naming prompt and sample).
+    fn score(&mut self, items: &[Item<'_>]) -> Result<Vec<f64>>;
+}
+
+/// Refuses rewards that are not finite: one of them would make every advantage of its group meaningless.
+///
+/// # Errors
+/// Names the judge, the prompt and the number of the sample among those of its prompt (from 0).
+pub fn check_finite(name: &str, items: &[Item<'_>], rewards: &[f64]) -> Result<()> {
+    let Some(at) = rewards.iter().position(|r| !r.is_finite()) else {
+        return Ok(());
+    };
+    let sample = items[..at].iter().filter(|i| i.prompt == items[at].prompt).count();
+    Err(Error::user(format!(
+        "{name} gave the reward {} to sample {sample} of the prompt {:?}; rewards must be finite. Check the reward model's \
+         weights, or try --reward-dtype f32",
+        rewards[at],
+        excerpt(items[at].prompt)
+    )))
+}
+
+/// The beginning of a prompt's last turn, for messages.
+fn excerpt(prompt: &PromptContent) -> String {
+    let text = match prompt {
+        PromptContent::Text(text) => text.as_str(),
+        PromptContent::Messages(turns) => turns.last().map_or("", |m| m.content.as_str()),
+    };
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_reward_that_is_not_finite_names_prompt_and_sample() {
+        let prompts = [PromptContent::Text("first".into()), PromptContent::Text("second".into())];
+        let items = [0, 0, 1, 1].map(|p| Item { prompt: &prompts[p], response: "x" });
+        check_finite("judge", &items, &[0.0; 4]).unwrap();
+        for bad in [f64::NAN, f64::INFINITY] {
+            let error = check_finite("judge", &items, &[0.0, 1.0, 2.0, bad]).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("judge") && text.contains("sample 1") && text.contains("\"second\""), "{text}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What several subcommands share: where lines go, how sequences are sized.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::model::load::Source;
+use crate::model::save::write_atomic;
+
+/// Most tokens in one pass unless a flag says otherwise.
+pub(crate) const TOKEN_BUDGET: usize = 2048;
+
+/// JSON lines for a file or standard output.
+pub(crate) struct Lines(Vec<u8>);
+
+impl Lines {
+    pub(crate) fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Adds one object.
+    pub(crate) fn push(&mut self, value: &impl Serialize) -> Result<()> {
+        serde_json::to_writer(&mut self.0, value).map_err(Error::internal)?;
+        self.0.push(b'\n');
+        Ok(())
+    }
+
+    /// Adds plain text.
+    pub(crate) fn text(&mut self, text: &str) {
+        self.0.extend_from_slice(text.as_bytes());
+        self.0.push(b'\n');
+    }
+
+    /// Writes everything: to `path` whole or not at all, or to standard output.
+    pub(crate) fn finish(self, path: Option<&Path>) -> Result<()> {
+        match path {
+            Some(path) => write_atomic(path, &self.0),
+            None => {
+                let mut out = std::io::stdout().lock();
+                match out.write_all(&self.0).and_then(|()| out.flush()) {
+                    // The reader (head, less) has seen enough.
+                    Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+                    other => other.map_err(Error::io(PathBuf::from("standard output"))),
+                }
+            }
+        }
+    }
+}
+
+/// Rows of a workspace for sequences of these lengths: no more than are there, no fewer than the longest unless a budget
+/// was asked for.
+pub(crate) fn budget(asked: Option<usize>, lengths: impl Iterator<Item = usize> + Clone) -> Result<usize> {
+    let (longest, total) = (lengths.clone().max().unwrap_or(1), lengths.sum::<usize>());
+    match asked {
+        Some(0) => Err(Error::user("--token-budget must be at least 1")),
+        Some(n) => Ok(n.min(total.max(1))),
+        None => Ok(TOKEN_BUDGET.max(longest).min(total.max(1))),
+    }
+}
+
+/// Positions for sequences read from a file; an error names the first line that does not fit.
+///
+/// Record numbers count non-blank lines from 1.
+pub(crate) fn positions(source: &Source, file: &Path, lengths: impl Iterator<Item = usize>) -> Result<usize> {
+    let context = source.spec.max_position_embeddings;
+    let mut longest = 1;
+    for (i, length) in lengths.enumerate() {
+        if length > context {
+            return Err(Error::user(format!(
+                "{}: record {} has {length} tokens; the context of {} is {context} tokens. Shorten it",
+                file.display(),
+                i + 1,
+                source.name
+            )));
+        }
+        longest = longest.max(length);
+    }
+    Ok(longest)
+}
+
+/// Refuses ids outside the vocabulary before anything is computed, naming the record.
+pub(crate) fn check_ids<'a>(source: &Source, file: &Path, records: impl Iterator<Item = &'a [u32]>) -> Result<()> {
+    use crate::error::Context;
+    for (i, tokens) in records.enumerate() {
+        crate::model::workspace::check_tokens(&source.spec, tokens)
+            .context(format!("{}: record {}", file.display(), i + 1))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_workspace_holds_what_is_there() {
+        let lengths = [3, 9, 4];
+        assert_eq!(budget(None, lengths.into_iter()).unwrap(), 16);
+        assert_eq!(budget(Some(10), lengths.into_iter()).unwrap(), 10);
+        assert_eq!(budget(None, [5000, 5000].into_iter()).unwrap(), 5000);
+        assert_eq!(budget(None, [2000, 2000].into_iter()).unwrap(), TOKEN_BUDGET);
+        assert!(budget(Some(0), lengths.into_iter()).is_err());
+    }
+}

@@ -1,0 +1,174 @@
+//! `devices`: what GPUs there are, what they can do, and whether a few kernels compute the right thing on them.
+
+use serde::Serialize;
+
+use super::Globals;
+use super::common::Lines;
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterReport, Gpu, GpuOptions, list_adapters};
+use crate::kernels::harness::{Case, Slot};
+use crate::kernels::{self, Entry};
+
+/// List GPU adapters: limits, features, kernel variants, and a self-test of every kernel
+///
+/// Ends with code 2 when no adapter can be used.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tea-wgpu devices
+  tea-wgpu devices --json | jq '.adapters[].kind'
+  tea-wgpu devices --device llvmpipe")]
+pub(crate) struct Args {
+    /// Print one JSON object {\"adapters\": […]}
+    #[arg(long)]
+    json: bool,
+    /// Only list; run no kernels
+    #[arg(long)]
+    no_self_test: bool,
+}
+
+#[derive(Serialize)]
+struct Device {
+    #[serde(flatten)]
+    report: AdapterReport,
+    usable: bool,
+    /// Kernel → variant.
+    variants: Vec<Variant>,
+    self_test: Vec<Check>,
+}
+
+#[derive(Serialize)]
+struct Variant {
+    kernel: &'static str,
+    variant: &'static str,
+}
+
+#[derive(Serialize)]
+struct Check {
+    kernel: &'static str,
+    case: String,
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct All<'a> {
+    adapters: &'a [Device],
+}
+
+pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
+    let wanted = globals.gpu_options().device;
+    let only = match &wanted {
+        // The choice is made by the code that makes it for every command.
+        Some(_) => Some(Gpu::open(&globals.gpu_options())?.report().index),
+        None => None,
+    };
+    let devices: Vec<Device> = list_adapters()
+        .into_iter()
+        .filter(|r| only.is_none_or(|i| i == r.index))
+        .map(|report| inspect(report, !args.no_self_test))
+        .collect();
+    let mut out = Lines::new();
+    if args.json {
+        out.push(&All { adapters: &devices })?;
+    } else {
+        devices.iter().for_each(|d| describe(d, &mut out));
+    }
+    out.finish(None)?;
+    if devices.iter().any(|d| d.usable) {
+        return Ok(());
+    }
+    // The error that every other command would end with says what to install.
+    Gpu::open(&globals.gpu_options()).map(drop)?;
+    Err(Error::user("no usable adapter: the self-test failed on every one; update the GPU's driver"))
+}
+
+fn inspect(report: AdapterReport, test: bool) -> Device {
+    let mut usable = report.unusable.is_none();
+    let fits = |e: &Entry| (!e.kernel.needs_f16 || report.f16) && (!e.kernel.needs_subgroups || report.subgroups);
+    let table: Vec<Entry> = kernels::table().into_iter().filter(fits).collect();
+    let variant = |e: &Entry| Variant {
+        kernel: e.kernel.name,
+        variant: match (e.kernel.needs_f16, e.kernel.needs_subgroups) {
+            (false, false) => "portable",
+            (true, false) => "f16",
+            (false, true) => "subgroups",
+            (true, true) => "f16 and subgroups",
+        },
+    };
+    let variants = if usable { table.iter().map(variant).collect() } else { Vec::new() };
+    let mut self_test = Vec::new();
+    if usable && test {
+        let options = GpuOptions { device: Some(report.index.to_string()), ..GpuOptions::default() };
+        match Gpu::open(&options) {
+            Ok(gpu) => self_test = table.iter().filter_map(|e| check(&gpu, e)).collect(),
+            Err(e) => {
+                self_test.push(Check { kernel: "open", case: String::new(), ok: false, error: Some(e.to_string()) });
+            }
+        }
+        usable = self_test.iter().all(|c| c.ok);
+    }
+    Device { report, usable, variants, self_test }
+}
+
+/// Runs a kernel's smallest case against its float64 twin.
+fn check(gpu: &Gpu, entry: &Entry) -> Option<Check> {
+    let case = (entry.cases)().into_iter().min_by_key(size)?;
+    let result = case.check(gpu);
+    Some(Check { kernel: entry.kernel.name, case: case.name, ok: result.is_ok(), error: result.err().map(|e| e.to_string()) })
+}
+
+fn size(case: &Case) -> usize {
+    let bytes = |slot: &Slot| match slot {
+        Slot::In(bytes) => bytes.len(),
+        Slot::Out(n) => n * 4,
+        Slot::InOut(values) => values.len() * 4,
+    };
+    case.slots.iter().map(bytes).sum()
+}
+
+fn describe(device: &Device, out: &mut Lines) {
+    let r = &device.report;
+    let kind = serde_json::to_value(r.kind).ok().and_then(|v| v.as_str().map(str::to_string)).unwrap_or_default();
+    out.text(&format!("{}: {} ({}, {kind}; {} {})", r.index, r.name, r.backend, r.driver, r.driver_info));
+    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    out.text(&format!(
+        "   binding {}, buffer {}, {} storage buffers, {} invocations, {} KiB workgroup memory, {} B immediates, {} workgroups",
+        mib(r.max_binding_bytes),
+        mib(r.max_buffer_bytes),
+        r.max_storage_buffers,
+        r.max_invocations,
+        r.max_workgroup_bytes >> 10,
+        r.max_immediate_bytes,
+        r.max_workgroups
+    ));
+    let mut features = Vec::new();
+    for (has, name) in [(r.f16, "f16"), (r.subgroups, "subgroups"), (r.timestamps, "timestamps")] {
+        features.push(if has { name.to_string() } else { format!("no {name}") });
+    }
+    if r.subgroups {
+        features.push(format!("subgroup size {}–{}", r.subgroup_size.0, r.subgroup_size.1));
+    }
+    out.text(&format!("   {}", features.join(", ")));
+    let coop: Vec<String> = r.coop.iter().map(|c| format!("{}×{}×{} {}→{}", c.m, c.n, c.k, c.ab, c.c)).collect();
+    out.text(&format!("   cooperative matrices: {}", if coop.is_empty() { "none".into() } else { coop.join(", ") }));
+    if let Some(why) = &r.unusable {
+        out.text(&format!("   cannot be used: {why}"));
+        return;
+    }
+    let mut names: Vec<&str> = device.variants.iter().map(|v| v.variant).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let of: Vec<&str> = device.variants.iter().filter(|v| v.variant == name).map(|v| v.kernel).collect();
+        out.text(&format!("   {name} kernels: {}", of.join(", ")));
+    }
+    let failed = device.self_test.iter().filter(|c| !c.ok).count();
+    for c in &device.self_test {
+        let result = c.error.as_ref().map_or("ok".to_string(), |e| format!("FAILED: {e}"));
+        out.text(&format!("   {} [{}]: {result}", c.kernel, c.case));
+    }
+    if !device.self_test.is_empty() {
+        out.text(&format!("   self-test: {} kernels, {failed} failed", device.self_test.len()));
+    }
+}

@@ -1,0 +1,113 @@
+//! `logprobs`: log-probabilities of given sequences.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Globals;
+use super::common::{Lines, budget, check_ids, positions};
+use crate::error::{Context, Error, Result};
+use crate::model::load::{Source, load_adapter};
+use crate::model::run::{Group, log_probs};
+use crate::model::workspace::{Shape, Workspace};
+use crate::tensor::DType;
+use crate::text::{Formatter, LogprobsInput, LogprobsRecord, TemplateDate, read_jsonl};
+
+/// Print the natural-log probability of every token after the first, given all before it
+///
+/// Texts are never wrapped in a chat template. Lines with token ids need no tokenizer file.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  echo '{\"id\": 1, \"tokens\": [5, 17, 3, 9]}' > in.jsonl
+  tea-wgpu logprobs --model path/to/model --adapter runs/demo/adapter --input in.jsonl")]
+pub(crate) struct Args {
+    /// Language model: an alias, a directory, a GGUF file, or a hub id
+    #[arg(long)]
+    model: String,
+    /// LoRA adapter directory (PEFT)
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// JSONL of {"id", "tokens": [ids]} or {"id", "prompt", "completion"}
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Where the lines {"id", "tokens", "logprobs"} go (default: standard output)
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Element type of the base: f32, f16, bf16, q8_0, q4_0 (default: f32 where small, else as stored)
+    #[arg(long)]
+    base_dtype: Option<DType>,
+    /// Most tokens in one forward pass
+    #[arg(long, value_name = "TOKENS")]
+    token_budget: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    id: &'a Value,
+    tokens: &'a [u32],
+    logprobs: &'a [f32],
+}
+
+pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
+    let records: Vec<LogprobsRecord> = read_jsonl(&args.input)?;
+    let mut source = Source::open_causal(&args.model)?;
+    let sequences = token_ids(&records, &mut source)?;
+    let lengths = || sequences.iter().map(Vec::len);
+    let positions = positions(&source, &args.input, lengths())?;
+    check_ids(&source, &args.input, sequences.iter().map(Vec::as_slice))?;
+    let rows = budget(args.token_budget, lengths())?;
+    let dtype = source.dtype(args.base_dtype)?;
+
+    let gpu = globals.open_gpu()?;
+    let mut model = source.load(&gpu, dtype, positions, None)?;
+    let adapter = args.adapter.as_deref().map(|dir| load_adapter(&mut model, dir, false)).transpose()?;
+    let rank = adapter.map_or(0, |a| a.rank);
+    let shape = Shape { rows, readouts: rows, rank, backward: false, keep_all: false, vocabulary_head: true };
+    let ws = Workspace::new(&gpu, &model.spec, shape)?;
+    let groups: Vec<Group<'_>> = sequences
+        .iter()
+        .filter(|s| s.len() > 1)
+        .map(|s| Group { prefix: &s[..1], suffixes: vec![&s[1..]] })
+        .collect();
+    let mut results = log_probs(&model, &ws, &groups, true)?.into_iter();
+
+    let mut out = Lines::new();
+    for (i, (record, tokens)) in records.iter().zip(&sequences).enumerate() {
+        let logprobs = if tokens.len() > 1 { results.next().and_then(|mut g| g.pop()).unwrap_or_default() } else { Vec::new() };
+        if let Some(bad) = logprobs.iter().position(|l| !l.is_finite()) {
+            return Err(Error::user(format!(
+                "{}: record {}: the log-probability of token {} is {}; the weights of {} hold values that are not finite, or \
+                 too large for this element type (try --base-dtype f32)",
+                args.input.display(),
+                i + 1,
+                bad + 1,
+                logprobs[bad],
+                args.model
+            )));
+        }
+        out.push(&Line { id: &record.id, tokens, logprobs: &logprobs })?;
+    }
+    out.finish(args.output.as_deref())
+}
+
+/// Every record's ids; the tokenizer is read only if some record is a text.
+fn token_ids(records: &[LogprobsRecord], source: &mut Source) -> Result<Vec<Vec<u32>>> {
+    let texts = records.iter().any(|r| matches!(r.input, LogprobsInput::Pair { .. }));
+    let tokenizer = if texts { Some(source.tokenizer()?) } else { None };
+    let ids = |(i, record): (usize, &LogprobsRecord)| match (&record.input, &tokenizer) {
+        (LogprobsInput::Tokens(ids), _) => Ok(ids.clone()),
+        (input, Some(tokenizer)) => {
+            // Never rendered, so the date does not matter.
+            let ids = Formatter { tokenizer, raw: true, date: TemplateDate::today() }.logprobs_input(input);
+            ids.context(format!("record {}", i + 1)).and_then(|ids| {
+                if ids.is_empty() {
+                    return Err(Error::user(format!("record {}: both texts are empty", i + 1)));
+                }
+                Ok(ids)
+            })
+        }
+        (_, None) => Err(Error::internal("a text without a tokenizer")),
+    };
+    records.iter().enumerate().map(ids).collect()
+}

@@ -1,0 +1,111 @@
+//! `score`: rewards of given conversations or token sequences.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Globals;
+use super::common::{Lines, budget, check_ids, positions};
+use crate::config::TEMPLATE_DATE;
+use crate::error::{Context, Error, Result};
+use crate::model::load::{Source, read_tokenizer};
+use crate::reward::{RewardModel, RewardOptions};
+use crate::tensor::DType;
+use crate::text::{Formatter, ScoreInput, ScoreRecord, TemplateDate, read_jsonl};
+
+/// Print a reward model's score of every line
+///
+/// Texts are put into the reward model's own chat template. Lines with token ids need no tokenizer file.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  echo '{\"id\": 1, \"prompt\": \"Name a colour.\", \"response\": \"Blue.\"}' > in.jsonl
+  tea-wgpu score --reward-model skywork-llama-8b --reward-dtype q8_0 --input in.jsonl")]
+pub(crate) struct Args {
+    /// Reward model: an alias, a directory, a GGUF file with an adapter, or a hub id
+    #[arg(long)]
+    reward_model: String,
+    /// LoRA adapter directory (PEFT) of the reward model
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// JSONL of {"id", "tokens"}, {"id", "prompt", "response"} or {"id", "messages"}
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Where the lines {"id", "score"} go (default: standard output)
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Element type of the reward model: f32, f16, bf16, q8_0, q4_0 (default: f32 where small, else as stored)
+    #[arg(long)]
+    reward_dtype: Option<DType>,
+    /// Most tokens in one forward pass
+    #[arg(long, value_name = "TOKENS")]
+    token_budget: Option<usize>,
+    /// Do not wrap texts in the chat template
+    #[arg(long)]
+    raw: bool,
+    /// Date that the chat template sees (YYYY-MM-DD)
+    #[arg(long, value_name = "DATE", default_value = TEMPLATE_DATE)]
+    template_date: TemplateDate,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    id: &'a Value,
+    score: f32,
+}
+
+pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
+    let records: Vec<ScoreRecord> = read_jsonl(&args.input)?;
+    let source = Source::open_with_score(&args.reward_model)?;
+    let sequences = token_ids(args, &records, &source)?;
+    let lengths = || sequences.iter().map(Vec::len);
+    let positions = positions(&source, &args.input, lengths())?;
+    check_ids(&source, &args.input, sequences.iter().map(Vec::as_slice))?;
+    let options = RewardOptions {
+        adapter: args.adapter.as_deref(),
+        dtype: args.reward_dtype,
+        token_budget: budget(args.token_budget, lengths())?,
+        positions,
+        raw: args.raw,
+        date: args.template_date,
+    };
+
+    let gpu = globals.open_gpu()?;
+    let mut reward = RewardModel::from_source(&gpu, source, None, &options)?;
+    let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+    let scores = reward.score_tokens(&slices)?;
+    let mut out = Lines::new();
+    for (i, (record, score)) in records.iter().zip(scores).enumerate() {
+        if !score.is_finite() {
+            return Err(Error::user(format!(
+                "{}: record {}: the score is {score}; the weights of {} hold values that are not finite, or too large for \
+                 this element type (try --reward-dtype f32)",
+                args.input.display(),
+                i + 1,
+                args.reward_model
+            )));
+        }
+        out.push(&Line { id: &record.id, score })?;
+    }
+    out.finish(args.output.as_deref())
+}
+
+/// Every record's ids; the tokenizer is read only if some record is a text.
+fn token_ids(args: &Args, records: &[ScoreRecord], source: &Source) -> Result<Vec<Vec<u32>>> {
+    let texts = records.iter().any(|r| !matches!(r.input, ScoreInput::Tokens(_)));
+    let tokenizer = if texts {
+        let tokenizer = read_tokenizer(&source.files)?;
+        tokenizer.check_vocab(source.spec.vocab_size).context(&source.name)?;
+        Some(tokenizer)
+    } else {
+        None
+    };
+    let ids = |(i, record): (usize, &ScoreRecord)| match (&record.input, &tokenizer) {
+        (ScoreInput::Tokens(ids), _) => Ok(ids.clone()),
+        (input, Some(tokenizer)) => Formatter { tokenizer, raw: args.raw, date: args.template_date }
+            .score_input(input)
+            .context(format!("{}: record {}", args.input.display(), i + 1)),
+        (_, None) => Err(Error::internal("a text without a tokenizer")),
+    };
+    records.iter().enumerate().map(ids).collect()
+}

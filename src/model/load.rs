@@ -1,0 +1,264 @@
+//! From a name on the command line to a model on the device: files, specification, tokenizer, weights, adapter.
+
+use std::path::Path;
+
+use super::gguf::Gguf;
+use super::params::{LoraShape, Model, Param};
+use super::peft::{self, Adapter, AdapterConfig};
+use super::source::{ModelFiles, resolve};
+use super::spec::{Head, ModelSpec, Role};
+use super::store::WeightStore;
+use crate::error::{Context, Error, Result};
+use crate::gpu::Gpu;
+use crate::kernels::weight::Weight;
+use crate::tensor::DType;
+use crate::text::{GgufVocab, HfFiles, Tokenizer};
+
+/// A model's files with their weights opened and checked, nothing on the device yet.
+#[derive(Debug)]
+pub struct Source {
+    /// What the user called it.
+    pub name: String,
+    /// Where its files are.
+    pub files: ModelFiles,
+    /// Sizes and options.
+    pub spec: ModelSpec,
+    /// Its weights, mapped.
+    pub store: WeightStore,
+}
+
+/// The element types `--base-dtype` and `--reward-dtype` take.
+pub const LOAD_DTYPES: [DType; 5] = [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0];
+
+/// Models whose weights take less than this in f32 are converted to f32 unless a type is asked for.
+const SMALL: u64 = 2_000_000_000;
+
+impl Source {
+    /// Finds a model, reads its specification, and checks that every weight it needs is there.
+    ///
+    /// # Errors
+    /// As [`resolve`], [`ModelFiles::spec`], [`WeightStore::open`] and [`WeightStore::check`].
+    pub fn open(name: &str) -> Result<Self> {
+        Self::open_as(name, None)
+    }
+
+    /// As [`Source::open`] for a model that must have a vocabulary head.
+    ///
+    /// # Errors
+    /// As [`Source::open`]; the model is a reward model.
+    pub fn open_causal(name: &str) -> Result<Self> {
+        let source = Self::open(name)?;
+        match source.spec.head {
+            Head::CausalLm => Ok(source),
+            Head::Score => Err(Error::user(format!(
+                "{name}: this is a reward model (one score a sequence); it has no vocabulary head to sample or score tokens with. \
+                 Pass a language model as --model"
+            ))),
+        }
+    }
+
+    /// As [`Source::open`] for a model that is given a classification head: its own, or one that an adapter brings or
+    /// training starts.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    pub fn open_with_score(name: &str) -> Result<Self> {
+        Self::open_as(name, Some(Head::Score))
+    }
+
+    fn open_as(name: &str, head: Option<Head>) -> Result<Self> {
+        let files = resolve(name)?;
+        let mut spec = files.spec()?;
+        let store = WeightStore::open(&files)?;
+        store.check(&spec)?;
+        if let Some(head) = head {
+            spec = spec.with_head(head);
+        }
+        Ok(Self { name: name.to_string(), files, spec, store })
+    }
+
+    /// Whether the files hold a score head.
+    pub fn has_score(&self) -> bool {
+        self.store.contains("score.weight")
+    }
+
+    /// The model's tokenizer; its end tokens are added to the specification's.
+    ///
+    /// # Errors
+    /// The model has no tokenizer files, they are malformed, or they have more tokens than the model has rows.
+    pub fn tokenizer(&mut self) -> Result<Tokenizer> {
+        let tokenizer = read_tokenizer(&self.files)?;
+        tokenizer.check_vocab(self.spec.vocab_size).context(&self.name)?;
+        self.spec.add_eos(tokenizer.eos_ids().iter().copied());
+        Ok(tokenizer)
+    }
+
+    /// Positions to set a run up for, where the longest sequence has `longest` tokens.
+    ///
+    /// # Errors
+    /// It is longer than the model's context.
+    pub fn positions(&self, longest: usize) -> Result<usize> {
+        let context = self.spec.max_position_embeddings;
+        if longest > context {
+            return Err(Error::user(format!(
+                "a sequence of {longest} tokens is longer than the context of {}, {context} tokens; shorten it",
+                self.name
+            )));
+        }
+        Ok(longest.max(1))
+    }
+
+    /// The element type matrices are loaded as: what was asked for; else blocks stay as they are stored, and plain types
+    /// become f32 where that is small, and stay as they are where it is not. `None` keeps what is stored.
+    ///
+    /// # Errors
+    /// A type that weights are not converted to.
+    pub fn dtype(&self, asked: Option<DType>) -> Result<Option<DType>> {
+        if let Some(dtype) = asked {
+            if LOAD_DTYPES.contains(&dtype) {
+                return Ok(Some(dtype));
+            }
+            let known: Vec<&str> = LOAD_DTYPES.iter().map(|d| d.name()).collect();
+            return Err(Error::user(format!(
+                "weights are not converted to {dtype}; choose one of {}, or leave the flag out to keep what is stored",
+                known.join(", ")
+            )));
+        }
+        let quantized = self.spec.tensors().any(|t| self.store.info(&t.name).is_ok_and(|(d, _)| d.is_quantized()));
+        let f32_bytes = self.spec.num_parameters() as u64 * 4;
+        Ok((!quantized && f32_bytes < SMALL).then_some(DType::F32))
+    }
+
+    /// Uploads the model as `dtype` (see [`Source::dtype`]) for sequences of up to `positions` tokens. `score` stands in
+    /// for the classification head's weights (C) where the files have none, or an adapter brings its own.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; a classification head is wanted and there is none.
+    pub fn load(&self, gpu: &Gpu, dtype: Option<DType>, positions: usize, score: Option<&[f32]>) -> Result<Model> {
+        if self.spec.head == Head::CausalLm {
+            return Model::load(gpu, &self.spec, &self.store, dtype, positions).context(&self.name);
+        }
+        Model::build(gpu, &self.spec, positions, &mut |t| {
+            if let (Role::Score, Some(values)) = (t.role, score) {
+                return Weight::upload(gpu, "weights", DType::F32, 1, values.len(), bytemuck::cast_slice(values));
+            }
+            if t.role == Role::Score && !self.has_score() {
+                return Err(Error::user(
+                    "this is a language model: it has no score head. Pass a reward model \
+                     (…ForSequenceClassification with one label), or an adapter that brings a score head",
+                ));
+            }
+            super::params::upload(gpu, t, &self.store.get(&t.name)?, dtype)
+        })
+        .context(&self.name)
+    }
+
+    /// Loads a reward model, its adapter (if any) put on it.
+    ///
+    /// # Errors
+    /// As [`Source::load`] and [`peft::read_adapter`].
+    pub fn load_reward(
+        &self,
+        gpu: &Gpu,
+        dtype: Option<DType>,
+        positions: usize,
+        adapter: Option<&Path>,
+    ) -> Result<Model> {
+        let adapter = adapter.map(|dir| peft::read_adapter(dir, &self.spec)).transpose()?;
+        let score = adapter.as_ref().and_then(score_values);
+        let mut model = self.load(gpu, dtype, positions, score.as_deref())?;
+        if let Some(adapter) = &adapter {
+            put_adapter(&mut model, adapter, false)?;
+        }
+        Ok(model)
+    }
+}
+
+/// Reads the tokenizer of a model's files, whatever their kind.
+///
+/// # Errors
+/// There is none, or it is malformed.
+pub fn read_tokenizer(files: &ModelFiles) -> Result<Tokenizer> {
+    if let ModelFiles::Gguf(path) = files {
+        return Tokenizer::from_gguf(&gguf_vocab(&Gguf::open(path)?)?).context(files.name());
+    }
+    if let Some(dir) = files.dir() {
+        return Tokenizer::from_dir(dir);
+    }
+    let file = |name: &str| files.read(name).map(|f| f.map(Into::into));
+    let hf = HfFiles {
+        tokenizer_json: file("tokenizer.json")?
+            .ok_or_else(|| Error::internal(format!("{}: no embedded tokenizer.json", files.name())))?,
+        tokenizer_config: file("tokenizer_config.json")?,
+        special_tokens_map: file("special_tokens_map.json")?,
+        generation_config: file("generation_config.json")?,
+        model_config: file("config.json")?,
+        chat_template: file("chat_template.jinja")?,
+    };
+    Tokenizer::from_hf(&hf).context(files.name())
+}
+
+/// The vocabulary of a GGUF file as the tokenizer takes it.
+///
+/// # Errors
+/// The file carries no tokenizer.
+pub fn gguf_vocab(gguf: &Gguf) -> Result<GgufVocab> {
+    let raw = gguf.vocab()?;
+    let id = |key: &str| gguf.meta_usize(&format!("tokenizer.ggml.{key}")).and_then(|v| u32::try_from(v).ok());
+    Ok(GgufVocab {
+        model: raw.model,
+        pre: raw.pre.unwrap_or_default(),
+        tokens: raw.tokens,
+        token_types: raw.token_types,
+        merges: raw.merges,
+        scores: raw.scores,
+        bos: raw.bos,
+        eos: id("eos_token_id"),
+        eot: id("eot_token_id"),
+        pad: raw.padding,
+        add_bos: raw.add_bos,
+        add_space_prefix: raw.add_space_prefix,
+        chat_template: raw.chat_template,
+    })
+}
+
+/// Reads a PEFT adapter and puts it on a language model.
+///
+/// # Errors
+/// As [`peft::read_adapter`], or out of memory.
+pub fn load_adapter(model: &mut Model, dir: &Path, train: bool) -> Result<AdapterConfig> {
+    let adapter = peft::read_adapter(dir, &model.spec)?;
+    put_adapter(model, &adapter, train)?;
+    Ok(adapter.config)
+}
+
+/// Puts an adapter on a model, replacing any; its score head, where it has one, replaces the model's.
+///
+/// # Errors
+/// Out of memory.
+pub fn put_adapter(model: &mut Model, adapter: &Adapter, train: bool) -> Result<()> {
+    let config = &adapter.config;
+    let shape = LoraShape { rank: config.rank, alpha: config.alpha, targets: config.target_modules.clone() };
+    let mut rest = adapter.tensors.iter();
+    model.set_adapter(&shape, train, &mut |name, _, _| {
+        // Both go block by block, layer by layer, A before B; the search is for a caller with another order.
+        let next = rest.next().filter(|(n, _)| n == name);
+        next.or_else(|| adapter.tensors.iter().find(|(n, _)| n == name))
+            .map(|(_, t)| t.to_f32())
+            .ok_or_else(|| Error::internal(format!("the adapter lost {name}")))
+    })?;
+    if let Some(values) = score_values(adapter) {
+        let value = Weight::upload(&model.gpu, "adapter", DType::F32, 1, values.len(), bytemuck::cast_slice(&values))?;
+        let mut head = Param::frozen(value);
+        if train {
+            head.train(&model.gpu)?;
+        }
+        model.head = Some(head);
+    }
+    Ok(())
+}
+
+fn score_values(adapter: &Adapter) -> Option<Vec<f32>> {
+    let name = peft::score_name();
+    adapter.tensors.iter().find(|(n, _)| *n == name).map(|(_, t)| t.to_f32())
+}
