@@ -156,7 +156,10 @@ pub struct TrainFlags {
 
 /// Resolved settings of a `train` run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the fields are documented on TrainFlags, whose names they share")]
+#[allow(
+    missing_docs,
+    reason = "the fields are documented on TrainFlags, whose names they share"
+)]
 pub struct TrainConfig {
     pub model: String,
     pub reward_model: String,
@@ -218,11 +221,14 @@ impl TrainFlags {
         let model = self.model.unwrap_or_else(|| TINY.to_string());
         let tiny = model == TINY;
         let full = self.full.unwrap_or(false);
-        let reward_model = self.reward_model.or_else(|| default_reward(&model)).ok_or_else(|| {
-            Error::user(format!(
-                "no reward model: {model} has no default one in models/aliases.toml; give --reward-model"
-            ))
-        })?;
+        let reward_model = self
+            .reward_model
+            .or_else(|| default_reward(&model))
+            .ok_or_else(|| {
+                Error::user(format!(
+                    "no reward model: {model} has no default one in models/aliases.toml; give --reward-model"
+                ))
+            })?;
         let config = TrainConfig {
             model,
             reward_model,
@@ -314,13 +320,21 @@ impl TrainConfig {
             ("--temperature", self.temperature),
         ];
         if let Some((flag, v)) = not_negative.iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
-            return Err(Error::user(format!("{flag} is {v}; it must be a finite number of at least 0")));
+            return Err(Error::user(format!(
+                "{flag} is {v}; it must be a finite number of at least 0"
+            )));
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(Error::user(format!("--top-p is {}; it must be in (0, 1]", self.top_p)));
+            return Err(Error::user(format!(
+                "--top-p is {}; it must be in (0, 1]",
+                self.top_p
+            )));
         }
         if !(0.0..1.0).contains(&self.min_p) {
-            return Err(Error::user(format!("--min-p is {}; it must be in [0, 1)", self.min_p)));
+            return Err(Error::user(format!(
+                "--min-p is {}; it must be in [0, 1)",
+                self.min_p
+            )));
         }
         let own = self.temperature == 1.0 && self.top_p == 1.0 && self.top_k == 0 && self.min_p == 0.0;
         if !own && !self.allow_biased_sampling {
@@ -330,7 +344,10 @@ impl TrainConfig {
             ));
         }
         if self.rollout_batch < self.num_generations.min(8) {
-            return Err(Error::user(format!("--rollout-batch {} is too small", self.rollout_batch)));
+            return Err(Error::user(format!(
+                "--rollout-batch {} is too small",
+                self.rollout_batch
+            )));
         }
         Ok(())
     }
@@ -364,7 +381,9 @@ pub fn overlay<T: Serialize + DeserializeOwned>(lower: &T, upper: &T) -> Result<
 /// The file is missing, is not TOML, or has a key or value that is not a setting.
 pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    toml::from_str(&text).map_err(|e| Error::user(e.message())).context(path.display())
+    toml::from_str(&text)
+        .map_err(|e| Error::user(e.message()))
+        .context(path.display())
 }
 
 #[cfg(test)]
@@ -379,16 +398,27 @@ mod tests {
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let file: TrainFlags = toml::from_str("beta = 0.5\nsteps = 7\nloss_type = \"sum\"").unwrap();
-        let flags = TrainFlags { steps: Some(9), ..Default::default() };
+        let flags = TrainFlags {
+            steps: Some(9),
+            ..Default::default()
+        };
         let c = overlay(&file, &flags).unwrap().resolve(&reward).unwrap();
-        assert_eq!((c.beta, c.steps, c.loss_type, c.num_generations), (0.5, 9, LossType::Sum, 16));
+        assert_eq!(
+            (c.beta, c.steps, c.loss_type, c.num_generations),
+            (0.5, 9, LossType::Sum, 16)
+        );
         let again: TrainConfig = toml::from_str(&c.to_toml().unwrap()).unwrap();
         assert_eq!(again, c);
     }
 
     #[test]
     fn a_model_without_a_default_reward_is_refused() {
-        let e = TrainFlags { model: Some("x/y".into()), ..Default::default() }.resolve(&reward).unwrap_err();
+        let e = TrainFlags {
+            model: Some("x/y".into()),
+            ..Default::default()
+        }
+        .resolve(&reward)
+        .unwrap_err();
         assert!(e.to_string().contains("--reward-model"), "{e}");
     }
 

@@ -81,11 +81,18 @@ pub(crate) fn positions(source: &Source, file: &Path, lengths: impl Iterator<Ite
 }
 
 /// Refuses ids outside the vocabulary before anything is computed, naming the record.
-pub(crate) fn check_ids<'a>(source: &Source, file: &Path, records: impl Iterator<Item = &'a [u32]>) -> Result<()> {
+pub(crate) fn check_ids<'a>(
+    source: &Source,
+    file: &Path,
+    records: impl Iterator<Item = &'a [u32]>,
+) -> Result<()> {
     use crate::error::Context;
     for (i, tokens) in records.enumerate() {
-        crate::model::workspace::check_tokens(&source.spec, tokens)
-            .context(format!("{}: record {}", file.display(), i + 1))?;
+        crate::model::workspace::check_tokens(&source.spec, tokens).context(format!(
+            "{}: record {}",
+            file.display(),
+            i + 1
+        ))?;
     }
     Ok(())
 }

@@ -80,12 +80,15 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     }
     // The error that every other command would end with says what to install.
     Gpu::open(&globals.gpu_options()).map(drop)?;
-    Err(Error::user("no usable adapter: the self-test failed on every one; update the GPU's driver"))
+    Err(Error::user(
+        "no usable adapter: the self-test failed on every one; update the GPU's driver",
+    ))
 }
 
 fn inspect(report: AdapterReport, test: bool) -> Device {
     let mut usable = report.unusable.is_none();
-    let fits = |e: &Entry| (!e.kernel.needs_f16 || report.f16) && (!e.kernel.needs_subgroups || report.subgroups);
+    let fits =
+        |e: &Entry| (!e.kernel.needs_f16 || report.f16) && (!e.kernel.needs_subgroups || report.subgroups);
     let table: Vec<Entry> = kernels::table().into_iter().filter(fits).collect();
     let variant = |e: &Entry| Variant {
         kernel: e.kernel.name,
@@ -96,26 +99,48 @@ fn inspect(report: AdapterReport, test: bool) -> Device {
             (true, true) => "f16 and subgroups",
         },
     };
-    let variants = if usable { table.iter().map(variant).collect() } else { Vec::new() };
+    let variants = if usable {
+        table.iter().map(variant).collect()
+    } else {
+        Vec::new()
+    };
     let mut self_test = Vec::new();
     if usable && test {
-        let options = GpuOptions { device: Some(report.index.to_string()), ..GpuOptions::default() };
+        let options = GpuOptions {
+            device: Some(report.index.to_string()),
+            ..GpuOptions::default()
+        };
         match Gpu::open(&options) {
             Ok(gpu) => self_test = table.iter().filter_map(|e| check(&gpu, e)).collect(),
             Err(e) => {
-                self_test.push(Check { kernel: "open", case: String::new(), ok: false, error: Some(e.to_string()) });
+                self_test.push(Check {
+                    kernel: "open",
+                    case: String::new(),
+                    ok: false,
+                    error: Some(e.to_string()),
+                });
             }
         }
         usable = self_test.iter().all(|c| c.ok);
     }
-    Device { report, usable, variants, self_test }
+    Device {
+        report,
+        usable,
+        variants,
+        self_test,
+    }
 }
 
 /// Runs a kernel's smallest case against its float64 twin.
 fn check(gpu: &Gpu, entry: &Entry) -> Option<Check> {
     let case = (entry.cases)().into_iter().min_by_key(size)?;
     let result = case.check(gpu);
-    Some(Check { kernel: entry.kernel.name, case: case.name, ok: result.is_ok(), error: result.err().map(|e| e.to_string()) })
+    Some(Check {
+        kernel: entry.kernel.name,
+        case: case.name,
+        ok: result.is_ok(),
+        error: result.err().map(|e| e.to_string()),
+    })
 }
 
 fn size(case: &Case) -> usize {
@@ -129,8 +154,14 @@ fn size(case: &Case) -> usize {
 
 fn describe(device: &Device, out: &mut Lines) {
     let r = &device.report;
-    let kind = serde_json::to_value(r.kind).ok().and_then(|v| v.as_str().map(str::to_string)).unwrap_or_default();
-    out.text(&format!("{}: {} ({}, {kind}; {} {})", r.index, r.name, r.backend, r.driver, r.driver_info));
+    let kind = serde_json::to_value(r.kind)
+        .ok()
+        .and_then(|v| v.as_str().map(str::to_string))
+        .unwrap_or_default();
+    out.text(&format!(
+        "{}: {} ({}, {kind}; {} {})",
+        r.index, r.name, r.backend, r.driver, r.driver_info
+    ));
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
     out.text(&format!(
         "   binding {}, buffer {}, {} storage buffers, {} invocations, {} KiB workgroup memory, {} B immediates, {} workgroups",
@@ -143,15 +174,37 @@ fn describe(device: &Device, out: &mut Lines) {
         r.max_workgroups
     ));
     let mut features = Vec::new();
-    for (has, name) in [(r.f16, "f16"), (r.subgroups, "subgroups"), (r.timestamps, "timestamps")] {
-        features.push(if has { name.to_string() } else { format!("no {name}") });
+    for (has, name) in [
+        (r.f16, "f16"),
+        (r.subgroups, "subgroups"),
+        (r.timestamps, "timestamps"),
+    ] {
+        features.push(if has {
+            name.to_string()
+        } else {
+            format!("no {name}")
+        });
     }
     if r.subgroups {
-        features.push(format!("subgroup size {}–{}", r.subgroup_size.0, r.subgroup_size.1));
+        features.push(format!(
+            "subgroup size {}–{}",
+            r.subgroup_size.0, r.subgroup_size.1
+        ));
     }
     out.text(&format!("   {}", features.join(", ")));
-    let coop: Vec<String> = r.coop.iter().map(|c| format!("{}×{}×{} {}→{}", c.m, c.n, c.k, c.ab, c.c)).collect();
-    out.text(&format!("   cooperative matrices: {}", if coop.is_empty() { "none".into() } else { coop.join(", ") }));
+    let coop: Vec<String> = r
+        .coop
+        .iter()
+        .map(|c| format!("{}×{}×{} {}→{}", c.m, c.n, c.k, c.ab, c.c))
+        .collect();
+    out.text(&format!(
+        "   cooperative matrices: {}",
+        if coop.is_empty() {
+            "none".into()
+        } else {
+            coop.join(", ")
+        }
+    ));
     if let Some(why) = &r.unusable {
         out.text(&format!("   cannot be used: {why}"));
         return;
@@ -160,15 +213,26 @@ fn describe(device: &Device, out: &mut Lines) {
     names.sort_unstable();
     names.dedup();
     for name in names {
-        let of: Vec<&str> = device.variants.iter().filter(|v| v.variant == name).map(|v| v.kernel).collect();
+        let of: Vec<&str> = device
+            .variants
+            .iter()
+            .filter(|v| v.variant == name)
+            .map(|v| v.kernel)
+            .collect();
         out.text(&format!("   {name} kernels: {}", of.join(", ")));
     }
     let failed = device.self_test.iter().filter(|c| !c.ok).count();
     for c in &device.self_test {
-        let result = c.error.as_ref().map_or("ok".to_string(), |e| format!("FAILED: {e}"));
+        let result = c
+            .error
+            .as_ref()
+            .map_or("ok".to_string(), |e| format!("FAILED: {e}"));
         out.text(&format!("   {} [{}]: {result}", c.kernel, c.case));
     }
     if !device.self_test.is_empty() {
-        out.text(&format!("   self-test: {} kernels, {failed} failed", device.self_test.len()));
+        out.text(&format!(
+            "   self-test: {} kernels, {failed} failed",
+            device.self_test.len()
+        ));
     }
 }

@@ -106,7 +106,10 @@ impl Args {
         };
         params.validate()?;
         let counts = [
-            (if self.best_of.is_some() { "--best-of" } else { "-n" }, self.samples()),
+            (
+                if self.best_of.is_some() { "--best-of" } else { "-n" },
+                self.samples(),
+            ),
             ("--max-completion-length", self.max_completion_length.unwrap_or(1)),
             ("--rollout-batch", self.rollout_batch),
         ];
@@ -121,7 +124,11 @@ impl Args {
             (_, Some(file)) => read_jsonl(file),
             (prompt, None) => {
                 let prompt = PromptContent::Text(prompt.clone().unwrap_or_default());
-                Ok(vec![PromptRecord { id: Value::Null, prompt, fields: serde_json::Map::new() }])
+                Ok(vec![PromptRecord {
+                    id: Value::Null,
+                    prompt,
+                    fields: serde_json::Map::new(),
+                }])
             }
         }
     }
@@ -157,8 +164,17 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     let dtype = source.dtype(args.base_dtype)?;
 
     let gpu = globals.open_gpu()?;
-    let mut model = source.load(&gpu, dtype, source.positions((longest + length).min(source.spec.max_position_embeddings))?, None)?;
-    let adapter = args.adapter.as_deref().map(|dir| load_adapter(&mut model, dir, false)).transpose()?;
+    let mut model = source.load(
+        &gpu,
+        dtype,
+        source.positions((longest + length).min(source.spec.max_position_embeddings))?,
+        None,
+    )?;
+    let adapter = args
+        .adapter
+        .as_deref()
+        .map(|dir| load_adapter(&mut model, dir, false))
+        .transpose()?;
     let shape = sampler_shape(args, &gpu, &model, &jobs, length, adapter.map_or(0, |a| a.rank));
     let mut sampler = Sampler::new(&model, shape)?;
     let config = SampleConfig {
@@ -173,7 +189,12 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     drop((sampler, model));
     let mut samples = completions
         .into_iter()
-        .map(|group| group.into_iter().map(|c| sample(&tokenizer, &config.stop, c)).collect())
+        .map(|group| {
+            group
+                .into_iter()
+                .map(|c| sample(&tokenizer, &config.stop, c))
+                .collect()
+        })
         .collect::<Result<Vec<Vec<Sample>>>>()?;
     if let Some(name) = &args.reward_model {
         reward(args, &gpu, name, &records, &mut samples)?;
@@ -182,10 +203,19 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
 }
 
 fn jobs(args: &Args, records: &[PromptRecord], tokenizer: &Tokenizer) -> Result<Vec<Job>> {
-    let formatter = Formatter { tokenizer, raw: args.raw, date: args.template_date };
+    let formatter = Formatter {
+        tokenizer,
+        raw: args.raw,
+        date: args.template_date,
+    };
     let job = |(i, record): (usize, &PromptRecord)| {
         let tokens = formatter.prompt(&record.prompt).context(place(args, i))?;
-        Ok(Job { tokens, prompt: i as u64, samples: args.samples(), first: 0 })
+        Ok(Job {
+            tokens,
+            prompt: i as u64,
+            samples: args.samples(),
+            first: 0,
+        })
     };
     records.iter().enumerate().map(job).collect()
 }
@@ -215,11 +245,20 @@ fn completion_length(args: &Args, source: &Source, jobs: &[Job]) -> Result<usize
         }
     }
     let longest = jobs.iter().map(|j| j.tokens.len()).max().unwrap_or(0);
-    Ok(args.max_completion_length.unwrap_or_else(|| 512.min(context + 1 - longest)))
+    Ok(args
+        .max_completion_length
+        .unwrap_or_else(|| 512.min(context + 1 - longest)))
 }
 
 /// Buffers for as many sequences at once as were asked for and one binding of the cache allows.
-fn sampler_shape(args: &Args, gpu: &Gpu, model: &Model, jobs: &[Job], length: usize, rank: usize) -> SamplerShape {
+fn sampler_shape(
+    args: &Args,
+    gpu: &Gpu,
+    model: &Model,
+    jobs: &[Job],
+    length: usize,
+    rank: usize,
+) -> SamplerShape {
     let sequences = args.rollout_batch.min(jobs.len() * args.samples());
     let longest = jobs.iter().map(|j| j.tokens.len()).max().unwrap_or(1);
     let prompts = sequences.div_ceil(args.samples()) + 1;
@@ -235,7 +274,11 @@ fn sampler_shape(args: &Args, gpu: &Gpu, model: &Model, jobs: &[Job], length: us
 }
 
 fn sample(tokenizer: &Tokenizer, stop: &[u32], completion: Completion) -> Result<Sample> {
-    let Completion { tokens, logprobs, finish } = completion;
+    let Completion {
+        tokens,
+        logprobs,
+        finish,
+    } = completion;
     let text = match tokens.split_last() {
         Some((last, before)) if finish == Finish::Stop && stop.contains(last) => before,
         _ => &tokens,
@@ -250,7 +293,13 @@ fn sample(tokenizer: &Tokenizer, stop: &[u32], completion: Completion) -> Result
 }
 
 /// Scores every sample; with `--best-of` puts each prompt's best first.
-fn reward(args: &Args, gpu: &Gpu, name: &str, records: &[PromptRecord], samples: &mut [Vec<Sample>]) -> Result<()> {
+fn reward(
+    args: &Args,
+    gpu: &Gpu,
+    name: &str,
+    records: &[PromptRecord],
+    samples: &mut [Vec<Sample>],
+) -> Result<()> {
     let options = RewardOptions {
         adapter: args.reward_adapter.as_deref(),
         dtype: args.reward_dtype,
@@ -263,7 +312,12 @@ fn reward(args: &Args, gpu: &Gpu, name: &str, records: &[PromptRecord], samples:
     let items: Vec<Item<'_>> = records
         .iter()
         .zip(samples.iter())
-        .flat_map(|(record, group)| group.iter().map(|s| Item { prompt: &record.prompt, response: &s.text }))
+        .flat_map(|(record, group)| {
+            group.iter().map(|s| Item {
+                prompt: &record.prompt,
+                response: &s.text,
+            })
+        })
         .collect();
     let rewards = judge.score(&items)?;
     for (sample, reward) in samples.iter_mut().flatten().zip(rewards) {
@@ -272,7 +326,11 @@ fn reward(args: &Args, gpu: &Gpu, name: &str, records: &[PromptRecord], samples:
     if args.best_of.is_some() {
         for group in samples {
             // Stable, so equal rewards keep the order they were drawn in.
-            group.sort_by(|a, b| b.reward.unwrap_or(f64::MIN).total_cmp(&a.reward.unwrap_or(f64::MIN)));
+            group.sort_by(|a, b| {
+                b.reward
+                    .unwrap_or(f64::MIN)
+                    .total_cmp(&a.reward.unwrap_or(f64::MIN))
+            });
         }
     }
     Ok(())
@@ -289,10 +347,18 @@ fn print(args: &Args, records: &[PromptRecord], samples: &[Vec<Sample>]) -> Resu
                 PromptContent::Text(text) => Value::String(text.clone()),
                 PromptContent::Messages(turns) => serde_json::to_value(turns).map_err(Error::internal)?,
             };
-            out.push(&Line { id: &record.id, prompt, completions: group })?;
+            out.push(&Line {
+                id: &record.id,
+                prompt,
+                completions: group,
+            })?;
             continue;
         }
-        let shown = if args.best_of.is_some() { &group[..group.len().min(1)] } else { group };
+        let shown = if args.best_of.is_some() {
+            &group[..group.len().min(1)]
+        } else {
+            group
+        };
         for (k, sample) in shown.iter().enumerate() {
             if records.len() > 1 || shown.len() > 1 {
                 out.text(&format!("--- prompt {}, completion {}", i + 1, k + 1));

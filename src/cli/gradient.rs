@@ -58,7 +58,11 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     let positions = positions(&source, &args.input, lengths())?;
     check_ids(&source, &args.input, records.iter().map(|r| r.tokens.as_slice()))?;
     let rows = budget(args.token_budget, lengths())?;
-    let dtype = if args.full { Some(DType::F32) } else { source.dtype(args.base_dtype)? };
+    let dtype = if args.full {
+        Some(DType::F32)
+    } else {
+        source.dtype(args.base_dtype)?
+    };
 
     let gpu = globals.open_gpu()?;
     let mut model = source.load(&gpu, dtype, positions, None)?;
@@ -67,7 +71,14 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
         Some(dir) => rank = load_adapter(&mut model, dir, true)?.rank,
         None => model.train_base()?,
     }
-    let shape = Shape { rows, readouts: rows, rank, backward: true, keep_all: false, vocabulary_head: true };
+    let shape = Shape {
+        rows,
+        readouts: rows,
+        rank,
+        backward: true,
+        keep_all: false,
+        vocabulary_head: true,
+    };
     let ws = Workspace::new(&gpu, &model.spec, shape)?;
     let loss = accumulate(&model, &ws, &records)?;
     let tensors = model
@@ -76,7 +87,14 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
         .map(|t| {
             let values = t.grad.read_f32(&gpu)?;
             let bytes = Cow::Owned(bytemuck::cast_slice(&values).to_vec());
-            Ok((t.name, HostTensor { dtype: DType::F32, shape: t.shape, bytes }))
+            Ok((
+                t.name,
+                HostTensor {
+                    dtype: DType::F32,
+                    shape: t.shape,
+                    bytes,
+                },
+            ))
         })
         .collect::<Result<Vec<_>>>()?;
     write_safetensors(&args.output, &tensors)?;
@@ -97,7 +115,10 @@ fn accumulate(model: &Model, ws: &Workspace, records: &[GradientRecord]) -> Resu
                 w.push(r.weight);
             }
             _ => {
-                groups.push(Group { prefix, suffixes: vec![suffix] });
+                groups.push(Group {
+                    prefix,
+                    suffixes: vec![suffix],
+                });
                 weights.push(vec![r.weight]);
             }
         }
@@ -112,7 +133,8 @@ fn accumulate(model: &Model, ws: &Workspace, records: &[GradientRecord]) -> Resu
                 loss -= weight * f64::from(ran.logp[readout]);
             }
         }
-        ran.pass.backward_log_probs(rec, ran.loaded, &dlogp, &ran.batch.tokens)
+        ran.pass
+            .backward_log_probs(rec, ran.loaded, &dlogp, &ran.batch.tokens)
     })?;
     if !loss.is_finite() {
         return Err(Error::user(format!(

@@ -61,20 +61,38 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
 
     let gpu = globals.open_gpu()?;
     let mut model = source.load(&gpu, dtype, positions, None)?;
-    let adapter = args.adapter.as_deref().map(|dir| load_adapter(&mut model, dir, false)).transpose()?;
+    let adapter = args
+        .adapter
+        .as_deref()
+        .map(|dir| load_adapter(&mut model, dir, false))
+        .transpose()?;
     let rank = adapter.map_or(0, |a| a.rank);
-    let shape = Shape { rows, readouts: rows, rank, backward: false, keep_all: false, vocabulary_head: true };
+    let shape = Shape {
+        rows,
+        readouts: rows,
+        rank,
+        backward: false,
+        keep_all: false,
+        vocabulary_head: true,
+    };
     let ws = Workspace::new(&gpu, &model.spec, shape)?;
     let groups: Vec<Group<'_>> = sequences
         .iter()
         .filter(|s| s.len() > 1)
-        .map(|s| Group { prefix: &s[..1], suffixes: vec![&s[1..]] })
+        .map(|s| Group {
+            prefix: &s[..1],
+            suffixes: vec![&s[1..]],
+        })
         .collect();
     let mut results = log_probs(&model, &ws, &groups, true)?.into_iter();
 
     let mut out = Lines::new();
     for (i, (record, tokens)) in records.iter().zip(&sequences).enumerate() {
-        let logprobs = if tokens.len() > 1 { results.next().and_then(|mut g| g.pop()).unwrap_or_default() } else { Vec::new() };
+        let logprobs = if tokens.len() > 1 {
+            results.next().and_then(|mut g| g.pop()).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
         if let Some(bad) = logprobs.iter().position(|l| !l.is_finite()) {
             return Err(Error::user(format!(
                 "{}: record {}: the log-probability of token {} is {}; the weights of {} hold values that are not finite, or \
@@ -86,20 +104,31 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
                 args.model
             )));
         }
-        out.push(&Line { id: &record.id, tokens, logprobs: &logprobs })?;
+        out.push(&Line {
+            id: &record.id,
+            tokens,
+            logprobs: &logprobs,
+        })?;
     }
     out.finish(args.output.as_deref())
 }
 
 /// Every record's ids; the tokenizer is read only if some record is a text.
 fn token_ids(records: &[LogprobsRecord], source: &mut Source) -> Result<Vec<Vec<u32>>> {
-    let texts = records.iter().any(|r| matches!(r.input, LogprobsInput::Pair { .. }));
+    let texts = records
+        .iter()
+        .any(|r| matches!(r.input, LogprobsInput::Pair { .. }));
     let tokenizer = if texts { Some(source.tokenizer()?) } else { None };
     let ids = |(i, record): (usize, &LogprobsRecord)| match (&record.input, &tokenizer) {
         (LogprobsInput::Tokens(ids), _) => Ok(ids.clone()),
         (input, Some(tokenizer)) => {
             // Never rendered, so the date does not matter.
-            let ids = Formatter { tokenizer, raw: true, date: TemplateDate::today() }.logprobs_input(input);
+            let ids = Formatter {
+                tokenizer,
+                raw: true,
+                date: TemplateDate::today(),
+            }
+            .logprobs_input(input);
             ids.context(format!("record {}", i + 1)).and_then(|ids| {
                 if ids.is_empty() {
                     return Err(Error::user(format!("record {}: both texts are empty", i + 1)));

@@ -37,7 +37,10 @@ impl Globals {
     /// The options that choose the device.
     pub(crate) fn gpu_options(&self) -> GpuOptions {
         let device = self.device.clone().or_else(|| std::env::var("TEA_DEVICE").ok());
-        GpuOptions { device, ..GpuOptions::default() }
+        GpuOptions {
+            device,
+            ..GpuOptions::default()
+        }
     }
 
     /// Opens the chosen device.
@@ -54,7 +57,12 @@ impl Globals {
         };
         let env = env_logger::Env::default().default_filter_or(filter);
         // A second call in one process (tests) keeps the first logger.
-        drop(env_logger::Builder::from_env(env).format_timestamp(None).format_target(false).try_init());
+        drop(
+            env_logger::Builder::from_env(env)
+                .format_timestamp(None)
+                .format_target(false)
+                .try_init(),
+        );
     }
 }
 
@@ -96,7 +104,11 @@ mod tests {
         command.clone().debug_assert();
         for sub in command.get_subcommands() {
             let help = sub.clone().render_long_help().to_string();
-            assert!(help.contains("tea-wgpu "), "{} --help has no example", sub.get_name());
+            assert!(
+                help.contains("tea-wgpu "),
+                "{} --help has no example",
+                sub.get_name()
+            );
         }
     }
 }

@@ -85,7 +85,10 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
                 args.reward_model
             )));
         }
-        out.push(&Line { id: &record.id, score })?;
+        out.push(&Line {
+            id: &record.id,
+            score,
+        })?;
     }
     out.finish(args.output.as_deref())
 }
@@ -95,16 +98,22 @@ fn token_ids(args: &Args, records: &[ScoreRecord], source: &Source) -> Result<Ve
     let texts = records.iter().any(|r| !matches!(r.input, ScoreInput::Tokens(_)));
     let tokenizer = if texts {
         let tokenizer = read_tokenizer(&source.files)?;
-        tokenizer.check_vocab(source.spec.vocab_size).context(&source.name)?;
+        tokenizer
+            .check_vocab(source.spec.vocab_size)
+            .context(&source.name)?;
         Some(tokenizer)
     } else {
         None
     };
     let ids = |(i, record): (usize, &ScoreRecord)| match (&record.input, &tokenizer) {
         (ScoreInput::Tokens(ids), _) => Ok(ids.clone()),
-        (input, Some(tokenizer)) => Formatter { tokenizer, raw: args.raw, date: args.template_date }
-            .score_input(input)
-            .context(format!("{}: record {}", args.input.display(), i + 1)),
+        (input, Some(tokenizer)) => Formatter {
+            tokenizer,
+            raw: args.raw,
+            date: args.template_date,
+        }
+        .score_input(input)
+        .context(format!("{}: record {}", args.input.display(), i + 1)),
         (_, None) => Err(Error::internal("a text without a tokenizer")),
     };
     records.iter().enumerate().map(ids).collect()

@@ -8,9 +8,9 @@
 //! along the reduced axis alone, never on how many rows share the dispatch. The same row therefore gives the
 //! same bits in sampling, scoring and training.
 
-pub mod attention;
 pub mod adamw;
 pub mod advance;
+pub mod attention;
 pub mod dequantize;
 pub mod elementwise;
 pub mod embedding;

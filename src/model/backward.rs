@@ -19,7 +19,13 @@ impl Pass<'_> {
     ///
     /// # Errors
     /// A GPU error.
-    pub fn backward_log_probs(&self, rec: &mut Recorder, batch: &Loaded, dlogp: &[f32], tokens: &[u32]) -> Result<()> {
+    pub fn backward_log_probs(
+        &self,
+        rec: &mut Recorder,
+        batch: &Loaded,
+        dlogp: &[f32],
+        tokens: &[u32],
+    ) -> Result<()> {
         let ws = self.ws;
         let (Some(hb), Some(dhidden), Head::CausalLm) = (&ws.head, &ws.dhidden, self.model.spec.head) else {
             return Err(Error::internal("no room for the vocabulary head's backward pass"));
@@ -27,7 +33,18 @@ impl Pass<'_> {
         rec.write(&ws.dlogp, 0, dlogp)?;
         let param = self.model.head_param();
         let dw = param.grad.as_ref();
-        head::gradient(rec, hb, &ws.hidden, &param.value, &ws.targets, &ws.lse, &ws.dlogp, dhidden, dw, batch.p)?;
+        head::gradient(
+            rec,
+            hb,
+            &ws.hidden,
+            &param.value,
+            &ws.targets,
+            &ws.lse,
+            &ws.dlogp,
+            dhidden,
+            dw,
+            batch.p,
+        )?;
         self.backward_hidden(rec, batch, tokens)
     }
 
@@ -35,10 +52,18 @@ impl Pass<'_> {
     ///
     /// # Errors
     /// A GPU error.
-    pub fn backward_scores(&self, rec: &mut Recorder, batch: &Loaded, dscore: &[f32], tokens: &[u32]) -> Result<()> {
+    pub fn backward_scores(
+        &self,
+        rec: &mut Recorder,
+        batch: &Loaded,
+        dscore: &[f32],
+        tokens: &[u32],
+    ) -> Result<()> {
         let ws = self.ws;
         let (Some(dhidden), Head::Score) = (&ws.dhidden, self.model.spec.head) else {
-            return Err(Error::internal("no room for the classification head's backward pass"));
+            return Err(Error::internal(
+                "no room for the classification head's backward pass",
+            ));
         };
         let padded: Vec<[f32; 4]> = dscore.iter().map(|d| [*d, 0.0, 0.0, 0.0]).collect();
         rec.write(&ws.scores, 0, &padded)?;
@@ -60,7 +85,14 @@ impl Pass<'_> {
         };
         rows::segment_sum(rec, dhidden, &ws.starts, &g.dnormed, m, c)?;
         let x = ws.input(layers);
-        norm_backward(rec, (&g.dnormed, x, &ws.rstd), &model.final_norm, &g.dx, (m, c), false)?;
+        norm_backward(
+            rec,
+            (&g.dnormed, x, &ws.rstd),
+            &model.final_norm,
+            &g.dx,
+            (m, c),
+            false,
+        )?;
         for layer in (0..layers).rev() {
             let acts = ws.acts(layer);
             if !ws.shape.keep_all {
@@ -71,18 +103,68 @@ impl Pass<'_> {
         self.backward_embedding(rec, g, tokens)
     }
 
-    fn backward_layer(&self, rec: &mut Recorder, layer: usize, acts: &Acts, g: &Grads, m: usize) -> Result<()> {
+    fn backward_layer(
+        &self,
+        rec: &mut Recorder,
+        layer: usize,
+        acts: &Acts,
+        g: &Grads,
+        m: usize,
+    ) -> Result<()> {
         let (spec, block) = (&self.model.spec, &self.model.blocks[layer]);
         let (c, d) = (spec.hidden_size, spec.head_dim);
         let (heads, kv_heads) = (spec.num_heads, spec.num_kv_heads);
         // MLP: dx is the gradient of the block's output and, through the residual, of its middle.
-        self.linear_backward(rec, block, Proj::Down, acts, (&g.dx, &acts.act, &g.dact), g, m, Write::SET)?;
+        self.linear_backward(
+            rec,
+            block,
+            Proj::Down,
+            acts,
+            (&g.dx, &acts.act, &g.dact),
+            g,
+            m,
+            Write::SET,
+        )?;
         elementwise::swiglu_backward(rec, &g.dact, &acts.gate, &acts.up, m * spec.intermediate_size)?;
-        self.linear_backward(rec, block, Proj::Gate, acts, (&acts.gate, &acts.normed2, &g.dnormed), g, m, Write::SET)?;
-        self.linear_backward(rec, block, Proj::Up, acts, (&acts.up, &acts.normed2, &g.dnormed), g, m, Write::ADD)?;
-        norm_backward(rec, (&g.dnormed, &acts.x_mid, &acts.rstd2), &block.mlp_norm, &g.dx, (m, c), true)?;
+        self.linear_backward(
+            rec,
+            block,
+            Proj::Gate,
+            acts,
+            (&acts.gate, &acts.normed2, &g.dnormed),
+            g,
+            m,
+            Write::SET,
+        )?;
+        self.linear_backward(
+            rec,
+            block,
+            Proj::Up,
+            acts,
+            (&acts.up, &acts.normed2, &g.dnormed),
+            g,
+            m,
+            Write::ADD,
+        )?;
+        norm_backward(
+            rec,
+            (&g.dnormed, &acts.x_mid, &acts.rstd2),
+            &block.mlp_norm,
+            &g.dx,
+            (m, c),
+            true,
+        )?;
         // Attention.
-        self.linear_backward(rec, block, Proj::O, acts, (&g.dx, &acts.attn, &g.dattn), g, m, Write::SET)?;
+        self.linear_backward(
+            rec,
+            block,
+            Proj::O,
+            acts,
+            (&g.dx, &acts.attn, &g.dattn),
+            g,
+            m,
+            Write::SET,
+        )?;
         let args = attention::BackwardArgs {
             q: &acts.q,
             k: &acts.k,
@@ -101,11 +183,45 @@ impl Pass<'_> {
         rope::apply(rec, &g.dq, &self.ws.meta, &self.model.rope, m, heads, d, true)?;
         rope::apply(rec, &g.dk, &self.ws.meta, &self.model.rope, m, kv_heads, d, true)?;
         let (dq, dk) = self.qk_norm_backward(rec, block, acts, g, m)?;
-        self.linear_backward(rec, block, Proj::Q, acts, (dq, &acts.normed1, &g.dnormed), g, m, Write::SET)?;
-        self.linear_backward(rec, block, Proj::K, acts, (dk, &acts.normed1, &g.dnormed), g, m, Write::ADD)?;
-        self.linear_backward(rec, block, Proj::V, acts, (&g.dv, &acts.normed1, &g.dnormed), g, m, Write::ADD)?;
+        self.linear_backward(
+            rec,
+            block,
+            Proj::Q,
+            acts,
+            (dq, &acts.normed1, &g.dnormed),
+            g,
+            m,
+            Write::SET,
+        )?;
+        self.linear_backward(
+            rec,
+            block,
+            Proj::K,
+            acts,
+            (dk, &acts.normed1, &g.dnormed),
+            g,
+            m,
+            Write::ADD,
+        )?;
+        self.linear_backward(
+            rec,
+            block,
+            Proj::V,
+            acts,
+            (&g.dv, &acts.normed1, &g.dnormed),
+            g,
+            m,
+            Write::ADD,
+        )?;
         let x_in = self.ws.input(layer);
-        norm_backward(rec, (&g.dnormed, x_in, &acts.rstd1), &block.attn_norm, &g.dx, (m, c), true)
+        norm_backward(
+            rec,
+            (&g.dnormed, x_in, &acts.rstd1),
+            &block.attn_norm,
+            &g.dx,
+            (m, c),
+            true,
+        )
     }
 
     /// Through the per-head norms, where the family has them; returns the gradients of the projections' outputs.
@@ -127,8 +243,22 @@ impl Pass<'_> {
             return Err(Error::internal("no room for QK-norm"));
         };
         let d = spec.head_dim;
-        norm_backward(rec, (&g.dq, q_raw, q_rstd), qn, dq_raw, (m * spec.num_heads, d), false)?;
-        norm_backward(rec, (&g.dk, k_raw, k_rstd), kn, dk_raw, (m * spec.num_kv_heads, d), false)?;
+        norm_backward(
+            rec,
+            (&g.dq, q_raw, q_rstd),
+            qn,
+            dq_raw,
+            (m * spec.num_heads, d),
+            false,
+        )?;
+        norm_backward(
+            rec,
+            (&g.dk, k_raw, k_rstd),
+            kn,
+            dk_raw,
+            (m * spec.num_kv_heads, d),
+            false,
+        )?;
         Ok((dq_raw, dk_raw))
     }
 
@@ -153,7 +283,9 @@ impl Pass<'_> {
         if let Some(db) = l.bias.as_ref().and_then(|b| b.grad.as_ref()) {
             linear::weight_gradient(rec, &g.ones, dy, db, m, Write::ADD)?;
         }
-        let Some((pair, shape)) = self.lora(l) else { return Ok(()) };
+        let Some((pair, shape)) = self.lora(l) else {
+            return Ok(());
+        };
         let (Some(t), Some(dt)) = (&acts.lora[proj as usize], &g.dlora) else {
             return Err(Error::internal("no room for the adapter"));
         };
@@ -169,11 +301,17 @@ impl Pass<'_> {
     }
 
     fn backward_embedding(&self, rec: &mut Recorder, g: &Grads, tokens: &[u32]) -> Result<()> {
-        let Some(dw) = &self.model.embed.grad else { return Ok(()) };
+        let Some(dw) = &self.model.embed.grad else {
+            return Ok(());
+        };
         let groups = embedding::group_tokens(tokens);
         let gpu = &self.model.gpu;
         let upload = |data: &[u32]| gpu.upload("activations/embedding rows", data);
-        let (unique, starts, rows) = (upload(&groups.unique)?, upload(&groups.starts)?, upload(&groups.rows)?);
+        let (unique, starts, rows) = (
+            upload(&groups.unique)?,
+            upload(&groups.starts)?,
+            upload(&groups.rows)?,
+        );
         embedding::backward(rec, &g.dx, &unique, &starts, &rows, dw, groups.unique.len())
     }
 }

@@ -47,9 +47,15 @@ impl Batch {
     ///
     /// # Errors
     /// An empty prompt (the first token of a sequence has no probability).
-    pub fn push_group<'a>(&mut self, prefix: &[u32], suffixes: impl IntoIterator<Item = &'a [u32]>) -> Result<()> {
+    pub fn push_group<'a>(
+        &mut self,
+        prefix: &[u32],
+        suffixes: impl IntoIterator<Item = &'a [u32]>,
+    ) -> Result<()> {
         if prefix.is_empty() {
-            return Err(Error::user("a prompt is empty: the first token of a sequence has no probability; give at least one token"));
+            return Err(Error::user(
+                "a prompt is empty: the first token of a sequence has no probability; give at least one token",
+            ));
         }
         let start = self.push_prefix(prefix);
         let last = (self.rows() - 1) as u32;
@@ -57,7 +63,12 @@ impl Batch {
             let rows = self.push_suffix(start, prefix.len(), &suffix[..suffix.len().saturating_sub(1)]);
             // Target t is predicted by the row before it: the prompt's last row, then the suffix's own rows.
             let from = std::iter::once(last).chain(rows.start as u32..rows.end as u32);
-            self.push_readouts(suffix.iter().zip(from).map(|(&target, row)| Readout { row, target }));
+            self.push_readouts(
+                suffix
+                    .iter()
+                    .zip(from)
+                    .map(|(&target, row)| Readout { row, target }),
+            );
         }
         self.end_prefix(start, prefix.len());
         Ok(())
@@ -67,7 +78,11 @@ impl Batch {
     ///
     /// # Errors
     /// An empty sequence or an index past its end.
-    pub fn push_scored<'a>(&mut self, prefix: usize, sequences: impl IntoIterator<Item = (&'a [u32], usize)>) -> Result<()> {
+    pub fn push_scored<'a>(
+        &mut self,
+        prefix: usize,
+        sequences: impl IntoIterator<Item = (&'a [u32], usize)>,
+    ) -> Result<()> {
         let mut start = None;
         for (tokens, at) in sequences {
             if at >= tokens.len() || prefix > tokens.len() {
@@ -75,8 +90,15 @@ impl Batch {
             }
             let start = *start.get_or_insert_with(|| self.push_prefix(&tokens[..prefix]));
             let rows = self.push_suffix(start, prefix, &tokens[prefix..]);
-            let row = if at < prefix { start + at } else { rows.start + at - prefix };
-            self.push_readouts([Readout { row: row as u32, target: 0 }]);
+            let row = if at < prefix {
+                start + at
+            } else {
+                rows.start + at - prefix
+            };
+            self.push_readouts([Readout {
+                row: row as u32,
+                target: 0,
+            }]);
         }
         if let Some(start) = start {
             self.end_prefix(start, prefix);
@@ -88,24 +110,28 @@ impl Batch {
     /// read out `readouts` times.
     pub fn push_cached(&mut self, tokens: &[u32], start: u32, from: u32, readouts: usize) {
         self.tokens.extend_from_slice(tokens);
-        self.meta.extend((from..).take(tokens.len()).map(|p| [start, 0, start, p]));
+        self.meta
+            .extend((from..).take(tokens.len()).map(|p| [start, 0, start, p]));
         self.key_ends.resize(self.rows(), 0);
         let row = self.rows().saturating_sub(1) as u32;
-        self.readouts.extend(std::iter::repeat_n(Readout { row, target: 0 }, readouts));
+        self.readouts
+            .extend(std::iter::repeat_n(Readout { row, target: 0 }, readouts));
     }
 
     fn push_prefix(&mut self, prefix: &[u32]) -> usize {
         let start = self.rows();
         self.tokens.extend_from_slice(prefix);
-        self.meta.extend((0..prefix.len() as u32).map(|p| [start as u32, 0, start as u32, p]));
+        self.meta
+            .extend((0..prefix.len() as u32).map(|p| [start as u32, 0, start as u32, p]));
         start
     }
 
     fn push_suffix(&mut self, start: usize, prefix: usize, suffix: &[u32]) -> Range<usize> {
         let own = self.rows();
         self.tokens.extend_from_slice(suffix);
-        self.meta
-            .extend((0..suffix.len()).map(|i| [start as u32, prefix as u32, own as u32, (prefix + i) as u32]));
+        self.meta.extend(
+            (0..suffix.len()).map(|i| [start as u32, prefix as u32, own as u32, (prefix + i) as u32]),
+        );
         let end = self.rows();
         self.key_ends.resize(own, 0);
         self.key_ends.resize(end, end as u32);
@@ -165,14 +191,23 @@ mod tests {
         let starts = b.finish();
         // The prompt's last row predicts both first tokens.
         assert_eq!(starts, [0, 0, 2, 3, 4, 5, 6]);
-        let targets = |s: usize| b.sequences[s].iter().map(|i| b.readouts[*i].target).collect::<Vec<_>>();
-        assert_eq!((targets(0), targets(1), targets(2)), (vec![1, 2, 3], vec![4], vec![5, 6]));
+        let targets = |s: usize| {
+            b.sequences[s]
+                .iter()
+                .map(|i| b.readouts[*i].target)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (targets(0), targets(1), targets(2)),
+            (vec![1, 2, 3], vec![4], vec![5, 6])
+        );
     }
 
     #[test]
     fn scores_are_read_where_asked() {
         let mut b = Batch::default();
-        b.push_scored(2, [(&[1, 2, 3][..], 2), (&[1, 2, 4, 5][..], 2), (&[1, 2][..], 1)]).unwrap();
+        b.push_scored(2, [(&[1, 2, 3][..], 2), (&[1, 2, 4, 5][..], 2), (&[1, 2][..], 1)])
+            .unwrap();
         assert_eq!(b.rows(), 5);
         b.finish();
         let rows: Vec<_> = b.sequences.iter().map(|s| b.readouts[s[0]].row).collect();

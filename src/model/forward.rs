@@ -44,7 +44,9 @@ impl KvCache {
     pub fn new(model: &Model, rows: usize) -> Result<Self> {
         let bytes = (rows * model.spec.num_kv_heads * model.spec.head_dim * 4) as u64;
         let one = || model.gpu.alloc("kv cache", bytes);
-        let layers = (0..model.spec.num_layers).map(|_| Ok((one()?, one()?))).collect::<Result<_>>()?;
+        let layers = (0..model.spec.num_layers)
+            .map(|_| Ok((one()?, one()?)))
+            .collect::<Result<_>>()?;
         Ok(Self { layers, rows })
     }
 }
@@ -96,8 +98,12 @@ impl Pass<'_> {
         x: &Buffer,
         m: usize,
     ) -> Result<Option<(&'l Buffer, &'l Param, f32)>> {
-        let Some((pair, shape)) = self.lora(block.linear(proj)) else { return Ok(None) };
-        let t = acts.lora[proj as usize].as_ref().ok_or_else(|| Error::internal("no room for the adapter"))?;
+        let Some((pair, shape)) = self.lora(block.linear(proj)) else {
+            return Ok(None);
+        };
+        let t = acts.lora[proj as usize]
+            .as_ref()
+            .ok_or_else(|| Error::internal("no room for the adapter"))?;
         linear::forward(rec, x, &pair.a.value, None, t, m, Write::SET)?;
         Ok(Some((t, &pair.b, shape.scale())))
     }
@@ -115,7 +121,16 @@ impl Pass<'_> {
         let (spec, block) = (&self.model.spec, &self.model.blocks[layer]);
         let (c, d, eps) = (spec.hidden_size, spec.head_dim, spec.rms_norm_eps as f32);
         let (heads, kv_heads) = (spec.num_heads, spec.num_kv_heads);
-        rmsnorm::forward(rec, x_in, block.attn_norm.vector(), &acts.normed1, &acts.rstd1, m, c, eps)?;
+        rmsnorm::forward(
+            rec,
+            x_in,
+            block.attn_norm.vector(),
+            &acts.normed1,
+            &acts.rstd1,
+            m,
+            c,
+            eps,
+        )?;
         let q_raw = acts.q_raw.as_ref().unwrap_or(&acts.q);
         let k_raw = acts.k_raw.as_ref().unwrap_or(&acts.k);
         self.linear(rec, block, Proj::Q, acts, (&acts.normed1, q_raw, m), Write::SET)?;
@@ -126,7 +141,16 @@ impl Pass<'_> {
             rmsnorm::forward(rec, k_raw, kn.vector(), &acts.k, k_rstd, m * kv_heads, d, eps)?;
         }
         rope::apply(rec, &acts.q, &self.ws.meta, &self.model.rope, m, heads, d, false)?;
-        rope::apply(rec, &acts.k, &self.ws.meta, &self.model.rope, m, kv_heads, d, false)?;
+        rope::apply(
+            rec,
+            &acts.k,
+            &self.ws.meta,
+            &self.model.rope,
+            m,
+            kv_heads,
+            d,
+            false,
+        )?;
         let (k, v) = match keys {
             Keys::Packed => (&acts.k, &acts.v),
             Keys::Cached { cache, rows } => {
@@ -136,17 +160,58 @@ impl Pass<'_> {
                 (k, v)
             }
         };
-        attention::forward(rec, &acts.q, k, v, &self.ws.meta, &acts.attn, &acts.lse, self.attention(m))?;
+        attention::forward(
+            rec,
+            &acts.q,
+            k,
+            v,
+            &self.ws.meta,
+            &acts.attn,
+            &acts.lse,
+            self.attention(m),
+        )?;
         let bytes = (m * c * 4) as u64;
         rec.copy(x_in, 0, &acts.x_mid, 0, bytes);
-        self.linear(rec, block, Proj::O, acts, (&acts.attn, &acts.x_mid, m), Write::ADD)?;
-        rmsnorm::forward(rec, &acts.x_mid, block.mlp_norm.vector(), &acts.normed2, &acts.rstd2, m, c, eps)?;
-        self.linear(rec, block, Proj::Gate, acts, (&acts.normed2, &acts.gate, m), Write::SET)?;
-        self.linear(rec, block, Proj::Up, acts, (&acts.normed2, &acts.up, m), Write::SET)?;
+        self.linear(
+            rec,
+            block,
+            Proj::O,
+            acts,
+            (&acts.attn, &acts.x_mid, m),
+            Write::ADD,
+        )?;
+        rmsnorm::forward(
+            rec,
+            &acts.x_mid,
+            block.mlp_norm.vector(),
+            &acts.normed2,
+            &acts.rstd2,
+            m,
+            c,
+            eps,
+        )?;
+        self.linear(
+            rec,
+            block,
+            Proj::Gate,
+            acts,
+            (&acts.normed2, &acts.gate, m),
+            Write::SET,
+        )?;
+        self.linear(
+            rec,
+            block,
+            Proj::Up,
+            acts,
+            (&acts.normed2, &acts.up, m),
+            Write::SET,
+        )?;
         elementwise::swiglu_forward(rec, &acts.gate, &acts.up, &acts.act, m * spec.intermediate_size)?;
         // A recomputed layer's output is not needed again, but the adapter's A x of `down` is.
         let Some(out) = x_out else {
-            return self.lora_down(rec, block, Proj::Down, acts, &acts.act, m).map(drop);
+            return self
+                .lora_down(rec, block, Proj::Down, acts, &acts.act, m)
+                .map(drop);
         };
         rec.copy(&acts.x_mid, 0, out, 0, bytes);
         self.linear(rec, block, Proj::Down, acts, (&acts.act, out, m), Write::ADD)
@@ -171,7 +236,14 @@ impl Pass<'_> {
         let (ws, model) = (self.ws, self.model);
         embedding::forward(rec, &model.embed.value, &ws.tokens, ws.input(0), batch.m)?;
         for layer in 0..model.spec.num_layers {
-            self.layer(rec, layer, (ws.input(layer), Some(ws.input(layer + 1))), ws.acts(layer), batch.m, keys)?;
+            self.layer(
+                rec,
+                layer,
+                (ws.input(layer), Some(ws.input(layer + 1))),
+                ws.acts(layer),
+                batch.m,
+                keys,
+            )?;
         }
         self.final_norm(rec, batch)
     }
@@ -180,7 +252,16 @@ impl Pass<'_> {
         let (ws, model, c) = (self.ws, self.model, self.model.spec.hidden_size);
         let x = ws.input(model.spec.num_layers);
         let eps = model.spec.rms_norm_eps as f32;
-        rmsnorm::forward(rec, x, model.final_norm.vector(), &ws.normed, &ws.rstd, batch.m, c, eps)?;
+        rmsnorm::forward(
+            rec,
+            x,
+            model.final_norm.vector(),
+            &ws.normed,
+            &ws.rstd,
+            batch.m,
+            c,
+            eps,
+        )?;
         rows::gather(rec, &ws.normed, &ws.readout_rows, &ws.hidden, batch.p, c)
     }
 
@@ -190,11 +271,27 @@ impl Pass<'_> {
     /// A GPU error; the model has no vocabulary head.
     pub fn log_probs(&self, rec: &mut Recorder, batch: &Loaded) -> Result<()> {
         let ws = self.ws;
-        let Some(hb) = ws.head.as_ref().filter(|_| self.model.spec.head == Head::CausalLm) else {
-            return Err(Error::internal("log-probabilities of a model without a vocabulary head"));
+        let Some(hb) = ws
+            .head
+            .as_ref()
+            .filter(|_| self.model.spec.head == Head::CausalLm)
+        else {
+            return Err(Error::internal(
+                "log-probabilities of a model without a vocabulary head",
+            ));
         };
         let w = &self.model.head_param().value;
-        head::log_probs(rec, hb, &ws.hidden, w, &ws.targets, &ws.logp, &ws.lse, &ws.entropy, batch.p)
+        head::log_probs(
+            rec,
+            hb,
+            &ws.hidden,
+            w,
+            &ws.targets,
+            &ws.logp,
+            &ws.lse,
+            &ws.entropy,
+            batch.p,
+        )
     }
 
     /// Scores of every readout, left in the workspace.
@@ -206,7 +303,15 @@ impl Pass<'_> {
             return Err(Error::internal("scores of a model without a classification head"));
         }
         let w = &self.model.head_param().value;
-        linear::forward(rec, &self.ws.hidden, w, None, &self.ws.scores, batch.p, Write::SET)
+        linear::forward(
+            rec,
+            &self.ws.hidden,
+            w,
+            None,
+            &self.ws.scores,
+            batch.p,
+            Write::SET,
+        )
     }
 
     /// Reads the log-probabilities (P), natural log.

@@ -35,8 +35,10 @@ impl Model {
                     let values = source(&lora_name(layer, proj, which), rows, cols)?;
                     adapter_param(&gpu, rows, cols, &values, train)
                 };
-                linear.lora =
-                    Some(LoraPair { a: one('A', shape.rank, inp)?, b: one('B', out, shape.rank)? });
+                linear.lora = Some(LoraPair {
+                    a: one('A', shape.rank, inp)?,
+                    b: one('B', out, shape.rank)?,
+                });
             }
         }
         self.lora = Some(shape.clone());
@@ -68,7 +70,9 @@ impl Model {
         let mut out = Vec::new();
         for (layer, block) in self.blocks.iter().enumerate() {
             for proj in Proj::ALL {
-                let Some(pair) = &block.linear(proj).lora else { continue };
+                let Some(pair) = &block.linear(proj).lora else {
+                    continue;
+                };
                 for (which, p) in [('A', &pair.a), ('B', &pair.b)] {
                     let shape = vec![p.value.rows, p.value.cols];
                     out.push((lora_name(layer, proj, which), shape, p.value.read_f32(&self.gpu)?));
@@ -85,7 +89,14 @@ pub fn uniform(rng: &mut impl Rng, bound: f64) -> f32 {
 }
 
 fn adapter_param(gpu: &Gpu, rows: usize, cols: usize, values: &[f32], train: bool) -> Result<Param> {
-    let value = Weight::upload(gpu, "adapter", DType::F32, rows, cols, bytemuck::cast_slice(values))?;
+    let value = Weight::upload(
+        gpu,
+        "adapter",
+        DType::F32,
+        rows,
+        cols,
+        bytemuck::cast_slice(values),
+    )?;
     let mut param = Param::frozen(value);
     if train {
         param.train(gpu)?;

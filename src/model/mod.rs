@@ -1,20 +1,27 @@
 //! Models: specification, weights, LoRA, forward, backward.
 
 pub mod alias;
+mod backward;
+pub mod batch;
 mod bytes;
 mod config_json;
 mod config_write;
 pub mod embedded;
+pub mod forward;
 pub mod gguf;
 pub mod gguf_model;
 mod gguf_reader;
 pub mod hub;
+pub mod lora;
+pub mod params;
 mod parts;
 pub mod peft;
+pub mod run;
 pub mod save;
 pub mod source;
 pub mod spec;
 pub mod store;
+pub mod workspace;
 
 #[cfg(test)]
 mod spec_tests;

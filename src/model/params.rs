@@ -177,7 +177,12 @@ impl Model {
                 (Role::FinalNorm, _) => final_norm = Some(param),
                 (Role::LmHead | Role::Score, _) => head = Some(param),
                 (role, Some(layer)) => blocks[layer].push((role, param)),
-                (role, None) => return Err(Error::internal(format!("tensor {} has role {role:?} and no layer", t.name))),
+                (role, None) => {
+                    return Err(Error::internal(format!(
+                        "tensor {} has role {role:?} and no layer",
+                        t.name
+                    )));
+                }
             }
         }
         let missing = || Error::internal("the specification lists no embedding or norm");
@@ -185,7 +190,10 @@ impl Model {
             spec: spec.clone(),
             gpu: gpu.clone(),
             embed: embed.ok_or_else(missing)?,
-            blocks: blocks.into_iter().map(|b| block(spec, b)).collect::<Result<_>>()?,
+            blocks: blocks
+                .into_iter()
+                .map(|b| block(spec, b))
+                .collect::<Result<_>>()?,
             final_norm: final_norm.ok_or_else(missing)?,
             head,
             lora: None,
@@ -258,14 +266,31 @@ impl Model {
     pub fn trainable(&self) -> Vec<Trainable> {
         let mut out = Vec::new();
         for t in self.spec.tensors() {
-            let Some(Param { value, grad: Some(grad) }) = self.base_param(&t) else { continue };
+            let Some(Param {
+                value,
+                grad: Some(grad),
+            }) = self.base_param(&t)
+            else {
+                continue;
+            };
             let adapter_file = self.lora.is_some() && t.role == Role::Score;
-            let name = if adapter_file { score_name() } else { t.name.clone() };
-            out.push(Trainable { name, shape: t.shape.clone(), value: value.clone(), grad: grad.clone() });
+            let name = if adapter_file {
+                score_name()
+            } else {
+                t.name.clone()
+            };
+            out.push(Trainable {
+                name,
+                shape: t.shape.clone(),
+                value: value.clone(),
+                grad: grad.clone(),
+            });
         }
         for (layer, block) in self.blocks.iter().enumerate() {
             for proj in Proj::ALL {
-                let Some(pair) = &block.linear(proj).lora else { continue };
+                let Some(pair) = &block.linear(proj).lora else {
+                    continue;
+                };
                 for (which, p) in [('A', &pair.a), ('B', &pair.b)] {
                     let Some(grad) = &p.grad else { continue };
                     out.push(Trainable {
@@ -304,26 +329,48 @@ fn block(spec: &ModelSpec, mut tensors: Vec<(Role, Param)>) -> Result<Block> {
         .into_iter()
         .map(|p| {
             let weight = take(Role::Weight(p)).ok_or_else(|| lost(p.name()))?;
-            Ok(Linear { weight, bias: take(Role::Bias(p)), lora: None })
+            Ok(Linear {
+                weight,
+                bias: take(Role::Bias(p)),
+                lora: None,
+            })
         })
         .collect::<Result<_>>()?;
     Ok(Block {
         attn_norm: take(Role::AttnNorm).ok_or_else(|| lost("norm"))?,
         mlp_norm: take(Role::MlpNorm).ok_or_else(|| lost("norm"))?,
-        qk_norm: if spec.qk_norm { take(Role::QNorm).zip(take(Role::KNorm)) } else { None },
+        qk_norm: if spec.qk_norm {
+            take(Role::QNorm).zip(take(Role::KNorm))
+        } else {
+            None
+        },
         linears,
     })
 }
 
 /// Uploads one tensor: matrices as `dtype`, everything else as f32.
-pub(super) fn upload(gpu: &Gpu, t: &TensorSpec, host: &HostTensor<'_>, dtype: Option<DType>) -> Result<Weight> {
+pub(super) fn upload(
+    gpu: &Gpu,
+    t: &TensorSpec,
+    host: &HostTensor<'_>,
+    dtype: Option<DType>,
+) -> Result<Weight> {
     let (rows, cols) = match t.shape[..] {
         [n] => (1, n),
         [r, c] => (r, c),
-        _ => return Err(Error::internal(format!("{}: neither a vector nor a matrix", t.name))),
+        _ => {
+            return Err(Error::internal(format!(
+                "{}: neither a vector nor a matrix",
+                t.name
+            )));
+        }
     };
     let is_matrix = matches!(t.role, Role::Weight(_) | Role::Embedding | Role::LmHead);
-    let wanted = if is_matrix { dtype.unwrap_or(host.dtype) } else { DType::F32 };
+    let wanted = if is_matrix {
+        dtype.unwrap_or(host.dtype)
+    } else {
+        DType::F32
+    };
     if wanted == host.dtype {
         return Weight::upload(gpu, "weights", wanted, rows, cols, &host.bytes);
     }

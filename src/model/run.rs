@@ -93,7 +93,10 @@ pub fn each_batch(
     for plan in pack(groups, ws.shape.rows, ws.shape.readouts)? {
         let (mut batch, mut owners) = (Batch::default(), Vec::new());
         for (g, range) in plan {
-            batch.push_group(groups[g].prefix, groups[g].suffixes[range.clone()].iter().copied())?;
+            batch.push_group(
+                groups[g].prefix,
+                groups[g].suffixes[range.clone()].iter().copied(),
+            )?;
             owners.extend(range.map(|s| (g, s)));
         }
         let loaded = ws.load(&mut rec, model, &mut batch)?;
@@ -101,7 +104,13 @@ pub fn each_batch(
         pass.log_probs(&mut rec, &loaded)?;
         rec.submit()?;
         let logp = pass.read_log_probs(&loaded)?;
-        let ran = Ran { pass: &pass, loaded: &loaded, batch: &batch, owners: &owners, logp: &logp };
+        let ran = Ran {
+            pass: &pass,
+            loaded: &loaded,
+            batch: &batch,
+            owners: &owners,
+            logp: &logp,
+        };
         f(&mut rec, &ran)?;
     }
     rec.submit()
@@ -111,8 +120,16 @@ pub fn each_batch(
 ///
 /// # Errors
 /// As [`each_batch`].
-pub fn log_probs(model: &Model, ws: &Workspace, groups: &[Group<'_>], adapter: bool) -> Result<Vec<Vec<Vec<f32>>>> {
-    let mut out: Vec<Vec<Vec<f32>>> = groups.iter().map(|g| vec![Vec::new(); g.suffixes.len()]).collect();
+pub fn log_probs(
+    model: &Model,
+    ws: &Workspace,
+    groups: &[Group<'_>],
+    adapter: bool,
+) -> Result<Vec<Vec<Vec<f32>>>> {
+    let mut out: Vec<Vec<Vec<f32>>> = groups
+        .iter()
+        .map(|g| vec![Vec::new(); g.suffixes.len()])
+        .collect();
     each_batch(model, ws, groups, adapter, &mut |_, ran| {
         for (i, (g, s)) in ran.owners.iter().enumerate() {
             out[*g][*s] = ran.sequence(i);
@@ -167,7 +184,11 @@ pub fn each_scored(
     sequences: &[&[u32]],
     f: &mut dyn FnMut(&mut Recorder, &Scored<'_, '_>) -> Result<()>,
 ) -> Result<()> {
-    let pass = Pass { model, ws, adapter: true };
+    let pass = Pass {
+        model,
+        ws,
+        adapter: true,
+    };
     let mut rec = Recorder::new(&model.gpu);
     let pad = model.spec.pad_token_id;
     let mut from = 0;
@@ -184,7 +205,8 @@ pub fn each_scored(
                     ws.shape.rows
                 )));
             }
-            if to > from && (batch.rows() + rows > ws.shape.rows || to + run.count - from > ws.shape.readouts) {
+            if to > from && (batch.rows() + rows > ws.shape.rows || to + run.count - from > ws.shape.readouts)
+            {
                 break;
             }
             let group = &sequences[to..to + run.count];
@@ -195,7 +217,15 @@ pub fn each_scored(
         pass.forward(&mut rec, &loaded, &Keys::Packed)?;
         pass.scores(&mut rec, &loaded)?;
         rec.submit()?;
-        f(&mut rec, &Scored { pass: &pass, loaded: &loaded, batch: &batch, range: from..to })?;
+        f(
+            &mut rec,
+            &Scored {
+                pass: &pass,
+                loaded: &loaded,
+                batch: &batch,
+                range: from..to,
+            },
+        )?;
         from = to;
     }
     rec.submit()
@@ -211,7 +241,11 @@ struct PrefixRun {
 fn prefix_run(sequences: &[&[u32]], rows: usize) -> PrefixRun {
     let first = sequences[0];
     let common = |a: &[u32], n: usize| first[..n].iter().zip(a).take_while(|(x, y)| x == y).count();
-    let mut run = PrefixRun { count: 1, prefix: first.len(), suffix_rows: 0 };
+    let mut run = PrefixRun {
+        count: 1,
+        prefix: first.len(),
+        suffix_rows: 0,
+    };
     let mut total = first.len();
     for s in &sequences[1..] {
         let prefix = common(s, run.prefix);
@@ -223,7 +257,11 @@ fn prefix_run(sequences: &[&[u32]], rows: usize) -> PrefixRun {
         if prefix + suffix_rows > rows {
             break;
         }
-        run = PrefixRun { count, prefix, suffix_rows };
+        run = PrefixRun {
+            count,
+            prefix,
+            suffix_rows,
+        };
         total += s.len();
     }
     run
@@ -237,12 +275,22 @@ mod tests {
     #[test]
     fn packing_splits_groups_that_do_not_fit() {
         let (p, s) = ([1u32; 4], [2u32; 5]);
-        let groups: Vec<Group<'_>> =
-            (0..2).map(|_| Group { prefix: &p, suffixes: vec![&s, &s, &s] }).collect();
+        let groups: Vec<Group<'_>> = (0..2)
+            .map(|_| Group {
+                prefix: &p,
+                suffixes: vec![&s, &s, &s],
+            })
+            .collect();
         // A group is 4 + 3·4 = 16 rows; 12 rows hold a prefix and two suffixes.
-        assert_eq!(pack(&groups, 12, 100).unwrap(), vec![vec![(0, 0..2)], vec![(0, 2..3)], vec![(1, 0..2)], vec![(1, 2..3)]]);
+        assert_eq!(
+            pack(&groups, 12, 100).unwrap(),
+            vec![vec![(0, 0..2)], vec![(0, 2..3)], vec![(1, 0..2)], vec![(1, 2..3)]]
+        );
         assert_eq!(pack(&groups, 32, 100).unwrap(), vec![vec![(0, 0..3), (1, 0..3)]]);
-        assert_eq!(pack(&groups, 32, 15).unwrap(), vec![vec![(0, 0..3)], vec![(1, 0..3)]]);
+        assert_eq!(
+            pack(&groups, 32, 15).unwrap(),
+            vec![vec![(0, 0..3)], vec![(1, 0..3)]]
+        );
         assert!(pack(&groups, 7, 100).is_err());
     }
 

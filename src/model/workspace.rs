@@ -35,17 +35,17 @@ pub(super) struct Acts {
     pub(super) k_raw: Option<Buffer>, // (M, KV·D)
     pub(super) q_rstd: Option<Buffer>,
     pub(super) k_rstd: Option<Buffer>,
-    pub(super) q: Buffer,       // (M, H·D)
-    pub(super) k: Buffer,       // (M, KV·D)
-    pub(super) v: Buffer,       // (M, KV·D)
-    pub(super) attn: Buffer,    // (M, H·D)
-    pub(super) lse: Buffer,     // (M, H)
-    pub(super) x_mid: Buffer,   // (M, C)
-    pub(super) normed2: Buffer, // (M, C)
-    pub(super) rstd2: Buffer,   // (M)
-    pub(super) gate: Buffer,    // (M, F); the backward pass turns it into its gradient
-    pub(super) up: Buffer,      // (M, F); likewise
-    pub(super) act: Buffer,     // (M, F)
+    pub(super) q: Buffer,                 // (M, H·D)
+    pub(super) k: Buffer,                 // (M, KV·D)
+    pub(super) v: Buffer,                 // (M, KV·D)
+    pub(super) attn: Buffer,              // (M, H·D)
+    pub(super) lse: Buffer,               // (M, H)
+    pub(super) x_mid: Buffer,             // (M, C)
+    pub(super) normed2: Buffer,           // (M, C)
+    pub(super) rstd2: Buffer,             // (M)
+    pub(super) gate: Buffer,              // (M, F); the backward pass turns it into its gradient
+    pub(super) up: Buffer,                // (M, F); likewise
+    pub(super) act: Buffer,               // (M, F)
     pub(super) lora: Vec<Option<Buffer>>, // A x of each linear layer (M, R)
 }
 
@@ -59,10 +59,10 @@ pub(super) struct Grads {
     pub(super) dq_raw: Option<Buffer>,
     pub(super) dk_raw: Option<Buffer>,
     pub(super) dattn: Buffer,
-    pub(super) delta: Buffer,        // (M, H)
-    pub(super) dact: Buffer,         // (M, F)
+    pub(super) delta: Buffer,         // (M, H)
+    pub(super) dact: Buffer,          // (M, F)
     pub(super) dlora: Option<Buffer>, // (M, R)
-    pub(super) ones: Buffer,         // (M, 4), first column 1: a bias gradient is onesᵀ dy
+    pub(super) ones: Buffer,          // (M, 4), first column 1: a bias gradient is onesᵀ dy
 }
 
 /// Every buffer a forward and backward pass needs beside weights and KV cache.
@@ -79,7 +79,7 @@ pub struct Workspace {
     pub(super) acts: Vec<Acts>,
     pub(super) normed: Buffer, // (M, C) after the final norm
     pub(super) rstd: Buffer,
-    pub(super) hidden: Buffer,  // (P, C)
+    pub(super) hidden: Buffer, // (P, C)
     pub(super) dhidden: Option<Buffer>,
     pub(super) grads: Option<Grads>,
     pub(super) head: Option<HeadBuffers>,
@@ -104,11 +104,20 @@ impl Workspace {
     /// # Errors
     /// Out of memory, or a buffer larger than a binding: lower the token budget.
     pub fn new(gpu: &Gpu, spec: &ModelSpec, shape: Shape) -> Result<Self> {
-        let Shape { rows: m, readouts: p, backward, .. } = shape;
+        let Shape {
+            rows: m,
+            readouts: p,
+            backward,
+            ..
+        } = shape;
         let c = spec.hidden_size;
         let f32s = |name: &str, n: usize| gpu.alloc(&format!("activations/{name}"), n as u64 * 4);
         let layers = if backward { spec.num_layers + 1 } else { 1 };
-        let kept = if backward && shape.keep_all { spec.num_layers } else { 1 };
+        let kept = if backward && shape.keep_all {
+            spec.num_layers
+        } else {
+            1
+        };
         Ok(Self {
             shape,
             tokens: f32s("tokens", m)?,
@@ -117,14 +126,30 @@ impl Workspace {
             readout_rows: f32s("readout rows", p)?,
             targets: f32s("targets", p)?,
             starts: f32s("starts", m + 1)?,
-            inputs: (0..layers).map(|_| f32s("layer inputs", m * c)).collect::<Result<_>>()?,
-            acts: (0..kept).map(|_| Acts::new(gpu, spec, shape)).collect::<Result<_>>()?,
+            inputs: (0..layers)
+                .map(|_| f32s("layer inputs", m * c))
+                .collect::<Result<_>>()?,
+            acts: (0..kept)
+                .map(|_| Acts::new(gpu, spec, shape))
+                .collect::<Result<_>>()?,
             normed: f32s("final norm", m * c)?,
             rstd: f32s("rstd", m)?,
             hidden: f32s("readout states", p * c)?,
-            dhidden: if backward { Some(f32s("readout gradients", p * c)?) } else { None },
-            grads: if backward { Some(Grads::new(gpu, spec, shape)?) } else { None },
-            head: if shape.vocabulary_head { Some(HeadBuffers::new(gpu, p)?) } else { None },
+            dhidden: if backward {
+                Some(f32s("readout gradients", p * c)?)
+            } else {
+                None
+            },
+            grads: if backward {
+                Some(Grads::new(gpu, spec, shape)?)
+            } else {
+                None
+            },
+            head: if shape.vocabulary_head {
+                Some(HeadBuffers::new(gpu, p)?)
+            } else {
+                None
+            },
             logp: f32s("logp", p)?,
             lse: f32s("lse", p)?,
             entropy: f32s("entropy", p)?,
@@ -150,7 +175,13 @@ impl Workspace {
         check_tokens(&model.spec, &batch.tokens)?;
         let targets: Vec<u32> = batch.readouts.iter().map(|r| r.target).collect();
         check_tokens(&model.spec, &targets)?;
-        if let Some(over) = batch.meta.iter().map(|x| x[3] as usize).max().filter(|x| *x >= model.rope.positions) {
+        if let Some(over) = batch
+            .meta
+            .iter()
+            .map(|x| x[3] as usize)
+            .max()
+            .filter(|x| *x >= model.rope.positions)
+        {
             return Err(Error::user(format!(
                 "a sequence of {} tokens is longer than the {} positions this run was set up for (the model's context \
                  is {})",
@@ -198,7 +229,9 @@ impl Workspace {
     }
 
     pub(super) fn grads(&self) -> Result<&Grads> {
-        self.grads.as_ref().ok_or_else(|| Error::internal("this workspace has no room for a backward pass"))
+        self.grads
+            .as_ref()
+            .ok_or_else(|| Error::internal("this workspace has no room for a backward pass"))
     }
 }
 
@@ -222,8 +255,20 @@ impl Acts {
         let f32s = |name: &str, n: usize| gpu.alloc(&format!("activations/{name}"), (m * n) as u64 * 4);
         let (c, f) = (spec.hidden_size, spec.intermediate_size);
         let (q, kv) = (spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim);
-        let norm = |name: &str, n: usize| if spec.qk_norm { f32s(name, n).map(Some) } else { Ok(None) };
-        let lora = |_: Proj| if shape.rank > 0 { f32s("lora", pad4(shape.rank)).map(Some) } else { Ok(None) };
+        let norm = |name: &str, n: usize| {
+            if spec.qk_norm {
+                f32s(name, n).map(Some)
+            } else {
+                Ok(None)
+            }
+        };
+        let lora = |_: Proj| {
+            if shape.rank > 0 {
+                f32s("lora", pad4(shape.rank)).map(Some)
+            } else {
+                Ok(None)
+            }
+        };
         Ok(Self {
             normed1: f32s("norm", c)?,
             rstd1: f32s("rstd", 1)?,
@@ -265,7 +310,11 @@ impl Grads {
             dattn: f32s("attention", q)?,
             delta: f32s("delta", spec.num_heads)?,
             dact: f32s("mlp", f)?,
-            dlora: if shape.rank > 0 { Some(f32s("lora", pad4(shape.rank))?) } else { None },
+            dlora: if shape.rank > 0 {
+                Some(f32s("lora", pad4(shape.rank))?)
+            } else {
+                None
+            },
             ones: gpu.upload("activations/ones", &ones)?,
         })
     }

@@ -38,7 +38,10 @@ pub fn check_finite(name: &str, items: &[Item<'_>], rewards: &[f64]) -> Result<(
     let Some(at) = rewards.iter().position(|r| !r.is_finite()) else {
         return Ok(());
     };
-    let sample = items[..at].iter().filter(|i| i.prompt == items[at].prompt).count();
+    let sample = items[..at]
+        .iter()
+        .filter(|i| i.prompt == items[at].prompt)
+        .count();
     Err(Error::user(format!(
         "{name} gave the reward {} to sample {sample} of the prompt {:?}; rewards must be finite. Check the reward model's \
          weights, or try --reward-dtype f32",
@@ -66,13 +69,22 @@ mod tests {
 
     #[test]
     fn a_reward_that_is_not_finite_names_prompt_and_sample() {
-        let prompts = [PromptContent::Text("first".into()), PromptContent::Text("second".into())];
-        let items = [0, 0, 1, 1].map(|p| Item { prompt: &prompts[p], response: "x" });
+        let prompts = [
+            PromptContent::Text("first".into()),
+            PromptContent::Text("second".into()),
+        ];
+        let items = [0, 0, 1, 1].map(|p| Item {
+            prompt: &prompts[p],
+            response: "x",
+        });
         check_finite("judge", &items, &[0.0; 4]).unwrap();
         for bad in [f64::NAN, f64::INFINITY] {
             let error = check_finite("judge", &items, &[0.0, 1.0, 2.0, bad]).unwrap_err();
             let text = error.to_string();
-            assert!(text.contains("judge") && text.contains("sample 1") && text.contains("\"second\""), "{text}");
+            assert!(
+                text.contains("judge") && text.contains("sample 1") && text.contains("\"second\""),
+                "{text}"
+            );
             assert_eq!(error.exit_code(), 2);
         }
     }

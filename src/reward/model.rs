@@ -64,7 +64,14 @@ impl RewardModel {
         let dtype = source.dtype(options.dtype)?;
         let model = source.load_reward(gpu, dtype, positions, options.adapter)?;
         let ws = Workspace::new(gpu, &model.spec, shape(&model, options.token_budget))?;
-        Ok(Self { name: source.name, model, ws, tokenizer, raw: options.raw, date: options.date })
+        Ok(Self {
+            name: source.name,
+            model,
+            ws,
+            tokenizer,
+            raw: options.raw,
+            date: options.date,
+        })
     }
 
     /// How this model reads texts.
@@ -78,7 +85,11 @@ impl RewardModel {
                 self.name
             )));
         };
-        Ok(Formatter { tokenizer, raw: self.raw, date: self.date })
+        Ok(Formatter {
+            tokenizer,
+            raw: self.raw,
+            date: self.date,
+        })
     }
 
     /// Scores token sequences, in order.
@@ -125,8 +136,10 @@ impl Reward for RewardModel {
 
     fn score(&mut self, items: &[Item<'_>]) -> Result<Vec<f64>> {
         let formatter = self.formatter()?;
-        let sequences =
-            items.iter().map(|i| formatter.scored(i.prompt, i.response)).collect::<Result<Vec<Vec<u32>>>>()?;
+        let sequences = items
+            .iter()
+            .map(|i| formatter.scored(i.prompt, i.response))
+            .collect::<Result<Vec<Vec<u32>>>>()?;
         let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
         let rewards: Vec<f64> = self.score_tokens(&slices)?.into_iter().map(f64::from).collect();
         check_finite(&self.name, items, &rewards)?;

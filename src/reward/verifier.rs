@@ -41,14 +41,23 @@ mod tests {
         for example in generate(1, 6, Split::Train) {
             let text = PromptContent::Text(example.prompt.clone());
             let chat = PromptContent::Messages(vec![Message::user(example.prompt.as_str())]);
-            let items = [(&text, example.answer.as_str()), (&chat, example.answer.as_str()), (&text, "~")]
-                .map(|(prompt, response)| Item { prompt, response });
+            let items = [
+                (&text, example.answer.as_str()),
+                (&chat, example.answer.as_str()),
+                (&text, "~"),
+            ]
+            .map(|(prompt, response)| Item { prompt, response });
             let rewards = DemoScore.score(&items).unwrap();
             assert_eq!(rewards[..2], [1.0, 1.0], "{}", example.prompt);
             assert!(rewards[2] < 1.0);
         }
         let stranger = PromptContent::Text("tell me a joke".into());
-        let error = DemoScore.score(&[Item { prompt: &stranger, response: "x" }]).unwrap_err();
+        let error = DemoScore
+            .score(&[Item {
+                prompt: &stranger,
+                response: "x",
+            }])
+            .unwrap_err();
         assert_eq!(error.exit_code(), 2);
     }
 }

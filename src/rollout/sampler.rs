@@ -4,7 +4,7 @@ use super::state::Rows;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Recorder};
 use crate::kernels::head::{self, HeadBuffers};
-use crate::kernels::sample::{self, SampleParams};
+use crate::kernels::sample::SampleParams;
 use crate::kernels::{linear, pad4, rows};
 use crate::model::batch::Batch;
 use crate::model::forward::{Keys, KvCache, Pass};
@@ -86,10 +86,10 @@ pub struct Sampler {
     decode: Workspace,
     cache: KvCache,
     head: HeadBuffers,
-    scratch: sample::Scratch,
-    states: Buffer, // (S, C) hidden states that predict the next token
-    logits: Buffer, // (S, pad4(V))
-    lse: Buffer,    // (S)
+    threshold: Buffer, // (S) lowest logit that the filters keep
+    states: Buffer,    // (S, C) hidden states that predict the next token
+    logits: Buffer,    // (S, pad4(V))
+    lse: Buffer,       // (S)
     entropy: Buffer,
     rows: Rows,
 }
@@ -102,8 +102,14 @@ impl Sampler {
     pub fn new(model: &Model, shape: SamplerShape) -> Result<Self> {
         let (gpu, spec) = (&model.gpu, &model.spec);
         let pass = |rows: usize, readouts: usize| {
-            let shape =
-                Shape { rows, readouts, rank: shape.rank, backward: false, keep_all: false, vocabulary_head: false };
+            let shape = Shape {
+                rows,
+                readouts,
+                rank: shape.rank,
+                backward: false,
+                keep_all: false,
+                vocabulary_head: false,
+            };
             Workspace::new(gpu, spec, shape)
         };
         let s = shape.sequences;
@@ -114,7 +120,7 @@ impl Sampler {
             decode: pass(s, s)?,
             cache: KvCache::new(model, shape.cache_rows)?,
             head: HeadBuffers::new(gpu, s)?,
-            scratch: sample::Scratch::new(gpu, s, spec.vocab_size)?,
+            threshold: f32s("threshold", s)?,
             states: f32s("states", s * spec.hidden_size)?,
             logits: f32s("logits", s * pad4(spec.vocab_size))?,
             lse: f32s("lse", s)?,
@@ -132,9 +138,17 @@ impl Sampler {
     ///
     /// # Errors
     /// A prompt that is empty, longer than the cache allows, or outside the vocabulary; a GPU error.
-    pub fn generate(&mut self, model: &Model, jobs: &[Job], config: &SampleConfig) -> Result<Vec<Vec<Completion>>> {
+    pub fn generate(
+        &mut self,
+        model: &Model,
+        jobs: &[Job],
+        config: &SampleConfig,
+    ) -> Result<Vec<Vec<Completion>>> {
         if config.stop.len() > 8 {
-            return Err(Error::user(format!("{} stop tokens; at most 8 are supported", config.stop.len())));
+            return Err(Error::user(format!(
+                "{} stop tokens; at most 8 are supported",
+                config.stop.len()
+            )));
         }
         let mut out: Vec<Vec<Option<Completion>>> = jobs.iter().map(|j| vec![None; j.samples]).collect();
         for wave in self.waves(model, jobs, config)? {
@@ -143,7 +157,12 @@ impl Sampler {
             }
         }
         out.into_iter()
-            .map(|group| group.into_iter().map(|c| c.ok_or_else(|| Error::internal("a sample was lost"))).collect())
+            .map(|group| {
+                group
+                    .into_iter()
+                    .map(|c| c.ok_or_else(|| Error::internal("a sample was lost")))
+                    .collect()
+            })
             .collect()
     }
 
@@ -206,11 +225,25 @@ impl Sampler {
             let (start, first) = (row, self.rows.len());
             row += tokens.len() as u32;
             for sample in samples.clone() {
-                let key = seed_for(config.seed, config.step, jobs[*job].prompt, jobs[*job].first + sample as u64);
-                self.rows.push((*job, sample), key, (start, tokens.len() as u32, row), config.max_completion_length);
+                let key = seed_for(
+                    config.seed,
+                    config.step,
+                    jobs[*job].prompt,
+                    jobs[*job].first + sample as u64,
+                );
+                self.rows.push(
+                    (*job, sample),
+                    key,
+                    (start, tokens.len() as u32, row),
+                    config.max_completion_length,
+                );
                 row += config.max_completion_length as u32;
             }
-            prompts.push(Prompt { tokens, start, sequences: first as u32..self.rows.len() as u32 });
+            prompts.push(Prompt {
+                tokens,
+                start,
+                sequences: first as u32..self.rows.len() as u32,
+            });
         }
         self.prefill(&mut rec, model, &prompts)?;
         self.rows.upload(&mut rec, &self.decode)?;
@@ -243,8 +276,17 @@ impl Sampler {
                     continue;
                 }
                 let to = prompt.tokens.len().min(from + room);
-                let readouts = if to == prompt.tokens.len() { prompt.sequences.clone() } else { 0..0 };
-                batch.push_cached(&prompt.tokens[from..to], prompt.start, from as u32, readouts.len());
+                let readouts = if to == prompt.tokens.len() {
+                    prompt.sequences.clone()
+                } else {
+                    0..0
+                };
+                batch.push_cached(
+                    &prompt.tokens[from..to],
+                    prompt.start,
+                    from as u32,
+                    readouts.len(),
+                );
                 cache_rows.extend(prompt.start + from as u32..prompt.start + to as u32);
                 targets.extend(readouts);
                 from = to;
@@ -261,13 +303,31 @@ impl Sampler {
         cache_rows: &mut Vec<u32>,
         targets: &mut Vec<u32>,
     ) -> Result<()> {
-        let pass = Pass { model, ws: &self.prefill, adapter: true };
+        let pass = Pass {
+            model,
+            ws: &self.prefill,
+            adapter: true,
+        };
         let loaded = self.prefill.load(rec, model, batch)?;
         let rows_buffer = model.gpu.upload("sampler/prefill rows", cache_rows)?;
-        pass.forward(rec, &loaded, &Keys::Cached { cache: &self.cache, rows: &rows_buffer })?;
+        pass.forward(
+            rec,
+            &loaded,
+            &Keys::Cached {
+                cache: &self.cache,
+                rows: &rows_buffer,
+            },
+        )?;
         if !targets.is_empty() {
             let index = model.gpu.upload("sampler/prefill index", targets)?;
-            rows::scatter(rec, self.prefill.hidden(), &index, &self.states, targets.len(), model.spec.hidden_size)?;
+            rows::scatter(
+                rec,
+                self.prefill.hidden(),
+                &index,
+                &self.states,
+                targets.len(),
+                model.spec.hidden_size,
+            )?;
         }
         *batch = Batch::default();
         cache_rows.clear();
@@ -277,20 +337,48 @@ impl Sampler {
 
     /// One decode step: the last sampled token of every row through the model.
     fn step(&self, rec: &mut Recorder, model: &Model) -> Result<()> {
-        let pass = Pass { model, ws: &self.decode, adapter: true };
+        let pass = Pass {
+            model,
+            ws: &self.decode,
+            adapter: true,
+        };
         let m = self.rows.len();
-        let keys = Keys::Cached { cache: &self.cache, rows: self.rows.cache_rows() };
+        let keys = Keys::Cached {
+            cache: &self.cache,
+            rows: self.rows.cache_rows(),
+        };
         pass.forward(rec, &Loaded { m, p: m }, &keys)?;
-        rec.copy(self.decode.hidden(), 0, &self.states, 0, (m * model.spec.hidden_size * 4) as u64);
+        rec.copy(
+            self.decode.hidden(),
+            0,
+            &self.states,
+            0,
+            (m * model.spec.hidden_size * 4) as u64,
+        );
         Ok(())
     }
 
     /// Logits from the states, a token for every active row, and the bookkeeping for the next step.
     fn draw(&self, rec: &mut Recorder, model: &Model, config: &SampleConfig) -> Result<()> {
         let (m, v) = (self.rows.len(), model.spec.vocab_size);
-        linear::forward(rec, &self.states, &model.head_param().value, None, &self.logits, m, linear::Write::SET)?;
+        linear::forward(
+            rec,
+            &self.states,
+            &model.head_param().value,
+            None,
+            &self.logits,
+            m,
+            linear::Write::SET,
+        )?;
         head::row_stats(rec, &self.head, &self.logits, &self.lse, &self.entropy, m, v)?;
-        self.rows.draw(rec, &self.decode, (&self.logits, &self.lse), &self.scratch, (m, v), &config.params)
+        self.rows.draw(
+            rec,
+            &self.decode,
+            (&self.logits, &self.lse),
+            &self.threshold,
+            (m, v),
+            &config.params,
+        )
     }
 }
 

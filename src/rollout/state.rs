@@ -3,7 +3,8 @@
 use super::sampler::{Completion, Finish, STEPS_PER_READ};
 use crate::error::Result;
 use crate::gpu::{Buffer, Gpu, Recorder};
-use crate::kernels::sample::{self, AdvanceArgs, SampleParams};
+use crate::kernels::advance::{AdvanceArgs, advance};
+use crate::kernels::sample::{self, SampleParams};
 use crate::model::workspace::Workspace;
 
 /// One sequence being decoded.
@@ -96,7 +97,11 @@ impl Rows {
     /// Writes the host's state to the device.
     pub(super) fn upload(&self, rec: &mut Recorder, ws: &Workspace) -> Result<()> {
         let of = |f: &dyn Fn(&Row) -> u32| self.rows.iter().map(f).collect::<Vec<u32>>();
-        let keys: Vec<[u32; 4]> = self.rows.iter().map(|r| [r.key[0], r.key[1], r.position, 1]).collect();
+        let keys: Vec<[u32; 4]> = self
+            .rows
+            .iter()
+            .map(|r| [r.key[0], r.key[1], r.position, 1])
+            .collect();
         let meta: Vec<[u32; 4]> = self.rows.iter().map(|r| r.meta).collect();
         rec.write(&self.keys, 0, &keys)?;
         rec.write(ws.meta(), 0, &meta)?;
@@ -114,11 +119,22 @@ impl Rows {
         rec: &mut Recorder,
         ws: &Workspace,
         (logits, lse): (&Buffer, &Buffer),
-        scratch: &sample::Scratch,
+        threshold: &Buffer,
         (m, v): (usize, usize),
         params: &SampleParams,
     ) -> Result<()> {
-        sample::sample(rec, logits, lse, &self.keys, &self.token, &self.logp, m, v, params, scratch)?;
+        sample::sample(
+            rec,
+            logits,
+            lse,
+            &self.keys,
+            &self.token,
+            &self.logp,
+            threshold,
+            m,
+            v,
+            params,
+        )?;
         let args = AdvanceArgs {
             token: &self.token,
             logp: &self.logp,
@@ -134,7 +150,7 @@ impl Rows {
             limit: &self.limit,
             remaining: &self.remaining,
         };
-        sample::advance(rec, &args, m, STEPS_PER_READ)
+        advance(rec, &args, m, STEPS_PER_READ)
     }
 
     /// Reads what was drawn since the last upload; finished rows move to `done`.
@@ -160,13 +176,22 @@ impl Rows {
             row.logprobs.extend_from_slice(&logprobs[from..from + n]);
             row.left -= n.min(row.left);
             if keys[i][3] == 1 {
-                (row.position, row.meta, row.cache_row, row.next_token) = (keys[i][2], meta[i], cache_row[i], next[i]);
+                (row.position, row.meta, row.cache_row, row.next_token) =
+                    (keys[i][2], meta[i], cache_row[i], next[i]);
                 kept.push(row);
                 continue;
             }
             let ended = row.tokens.last().is_some_and(|t| stop.contains(t));
             let finish = if ended { Finish::Stop } else { Finish::Length };
-            done.push((row.owner.0, row.owner.1, Completion { tokens: row.tokens, logprobs: row.logprobs, finish }));
+            done.push((
+                row.owner.0,
+                row.owner.1,
+                Completion {
+                    tokens: row.tokens,
+                    logprobs: row.logprobs,
+                    finish,
+                },
+            ));
         }
         self.rows = kept;
         Ok(())

@@ -47,7 +47,9 @@ impl RunDir {
     /// # Errors
     /// It is used and neither `resume` nor `overwrite` is given, or it cannot be made.
     pub fn open(root: &Path, resume: bool, overwrite: bool) -> Result<Self> {
-        let run = Self { root: root.to_path_buf() };
+        let run = Self {
+            root: root.to_path_buf(),
+        };
         let used = run.metrics().exists() || run.checkpoints().exists();
         if resume && overwrite {
             return Err(Error::user("--resume and --overwrite exclude each other"));
@@ -60,14 +62,19 @@ impl RunDir {
             )));
         }
         if resume && !used {
-            return Err(Error::user(format!("--resume: {} holds no run to continue", root.display())));
+            return Err(Error::user(format!(
+                "--resume: {} holds no run to continue",
+                root.display()
+            )));
         }
         if overwrite && used {
             let old = run.checkpoints();
             if old.exists() {
                 std::fs::remove_dir_all(&old).map_err(Error::io(&old))?;
             }
-            std::fs::remove_file(run.metrics()).or_else(absent).map_err(Error::io(run.metrics()))?;
+            std::fs::remove_file(run.metrics())
+                .or_else(absent)
+                .map_err(Error::io(run.metrics()))?;
         }
         std::fs::create_dir_all(run.checkpoints()).map_err(Error::io(run.checkpoints()))?;
         Ok(run)
@@ -103,12 +110,20 @@ impl RunDir {
             Err(e) => return Err(Error::io(dir)(e)),
         };
         let step = |p: &Path| -> Option<u64> { p.file_name()?.to_str()?.strip_prefix("step_")?.parse().ok() };
-        Ok(entries.filter_map(|e| e.ok().map(|e| e.path())).filter_map(|p| Some((step(&p)?, p))).max().map(|(_, p)| p))
+        Ok(entries
+            .filter_map(|e| e.ok().map(|e| e.path()))
+            .filter_map(|p| Some((step(&p)?, p)))
+            .max()
+            .map(|(_, p)| p))
     }
 }
 
 fn absent(e: std::io::Error) -> std::io::Result<()> {
-    if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
+    if e.kind() == std::io::ErrorKind::NotFound {
+        Ok(())
+    } else {
+        Err(e)
+    }
 }
 
 /// What a checkpoint needs to know about the model's origin.
@@ -137,7 +152,13 @@ const COMPANIONS: [&str; 6] = [
 ///
 /// # Errors
 /// A file cannot be written (a full disk leaves earlier checkpoints as they were), or a GPU error.
-pub fn save(run: &RunDir, model: &Model, optimizer: &Optimizer, state: &TrainerState, origin: &Origin<'_>) -> Result<PathBuf> {
+pub fn save(
+    run: &RunDir,
+    model: &Model,
+    optimizer: &Optimizer,
+    state: &TrainerState,
+    origin: &Origin<'_>,
+) -> Result<PathBuf> {
     let target = run.checkpoints().join(format!("step_{}", state.step));
     let out = AtomicDir::create(&target)?;
     match &model.lora {
@@ -158,10 +179,20 @@ pub fn save(run: &RunDir, model: &Model, optimizer: &Optimizer, state: &TrainerS
 }
 
 fn host(shape: &[usize], values: Vec<f32>) -> HostTensor<'static> {
-    HostTensor { dtype: DType::F32, shape: shape.to_vec(), bytes: Cow::Owned(bytemuck::pod_collect_to_vec(&values)) }
+    HostTensor {
+        dtype: DType::F32,
+        shape: shape.to_vec(),
+        bytes: Cow::Owned(bytemuck::pod_collect_to_vec(&values)),
+    }
 }
 
-fn save_adapter(out: &AtomicDir, model: &Model, optimizer: &Optimizer, shape: &LoraShape, origin: &Origin<'_>) -> Result<()> {
+fn save_adapter(
+    out: &AtomicDir,
+    model: &Model,
+    optimizer: &Optimizer,
+    shape: &LoraShape,
+    origin: &Origin<'_>,
+) -> Result<()> {
     let trained: Vec<_> = optimizer.tensors().collect();
     let config = AdapterConfig {
         rank: shape.rank,
@@ -172,8 +203,11 @@ fn save_adapter(out: &AtomicDir, model: &Model, optimizer: &Optimizer, shape: &L
         head: model.spec.head,
         saves_score: trained.iter().any(|t| t.name == peft::score_name()),
     };
-    let mut tensors: Vec<_> =
-        model.read_adapter()?.into_iter().map(|(name, shape, values)| (name, host(&shape, values))).collect();
+    let mut tensors: Vec<_> = model
+        .read_adapter()?
+        .into_iter()
+        .map(|(name, shape, values)| (name, host(&shape, values)))
+        .collect();
     for t in trained.iter().filter(|t| t.name == peft::score_name()) {
         tensors.push((t.name.clone(), host(&t.shape, t.value.read_f32(&model.gpu)?)));
     }
@@ -185,7 +219,8 @@ fn save_adapter(out: &AtomicDir, model: &Model, optimizer: &Optimizer, shape: &L
 /// # Errors
 /// A file cannot be written, the base is not f32, or a GPU error.
 pub fn save_model(out: &AtomicDir, model: &Model, origin: &Origin<'_>) -> Result<()> {
-    let config = serde_json::to_string_pretty(&model.spec.to_config_json(DType::F32)).map_err(Error::internal)?;
+    let config =
+        serde_json::to_string_pretty(&model.spec.to_config_json(DType::F32)).map_err(Error::internal)?;
     out.write("config.json", config.as_bytes())?;
     let tensors = model
         .base_tensors()
@@ -208,11 +243,21 @@ pub fn save_model(out: &AtomicDir, model: &Model, origin: &Origin<'_>) -> Result
 pub fn load(dir: &Path, gpu: &Gpu, optimizer: &mut Optimizer, kind: &str) -> Result<TrainerState> {
     let at = dir.join(STATE);
     let text = std::fs::read_to_string(&at).map_err(Error::io(&at))?;
-    let state: TrainerState = serde_json::from_str(&text).map_err(Error::user).context(at.display())?;
+    let state: TrainerState = serde_json::from_str(&text)
+        .map_err(Error::user)
+        .context(at.display())?;
     if state.kind != kind {
-        return Err(Error::user(format!("{} is a checkpoint of `{}`, not of `{kind}`", dir.display(), state.kind)));
+        return Err(Error::user(format!(
+            "{} is a checkpoint of `{}`, not of `{kind}`",
+            dir.display(),
+            state.kind
+        )));
     }
-    let weights = if dir.join(ADAPTER).exists() { dir.join(ADAPTER) } else { dir.join(MODEL) };
+    let weights = if dir.join(ADAPTER).exists() {
+        dir.join(ADAPTER)
+    } else {
+        dir.join(MODEL)
+    };
     let values = WeightStore::open_safetensors(&weights)?;
     let fetch = |store: &WeightStore, name: &str, n: usize| -> Result<Vec<f32>> {
         let tensor = store.get(name)?;
@@ -226,9 +271,15 @@ pub fn load(dir: &Path, gpu: &Gpu, optimizer: &mut Optimizer, kind: &str) -> Res
         Ok(tensor.to_f32())
     };
     for t in optimizer.tensors() {
-        write_f32(gpu, &t.value, &fetch(&values, &t.name, t.value.rows * t.value.cols)?)?;
+        write_f32(
+            gpu,
+            &t.value,
+            &fetch(&values, &t.name, t.value.rows * t.value.cols)?,
+        )?;
     }
     let moments = WeightStore::open_safetensors(&dir.join(OPTIMIZER))?;
-    optimizer.restore(gpu, state.optimizer_steps, &mut |name, which, n| fetch(&moments, &format!("{name}.{which}"), n))?;
+    optimizer.restore(gpu, state.optimizer_steps, &mut |name, which, n| {
+        fetch(&moments, &format!("{name}.{which}"), n)
+    })?;
     Ok(state)
 }

@@ -62,10 +62,19 @@ pub fn sequence_loss(s: Sequence<'_>, c: &LossConfig) -> SequenceLoss {
         LossType::Grpo => 1.0 / t.max(1) as f64,
         LossType::DrGrpo => 1.0 / c.max_completion_length as f64,
     } / c.responses as f64;
-    let mut out = SequenceLoss { dlogp: Vec::with_capacity(t), ..Default::default() };
+    let mut out = SequenceLoss {
+        dlogp: Vec::with_capacity(t),
+        ..Default::default()
+    };
     for i in 0..t {
         let logp = f64::from(s.logp[i]);
-        let (mut d, policy_loss) = policy_term(logp, f64::from(s.logp_old[i]), s.advantage, c.epsilon, &mut out.clipped);
+        let (mut d, policy_loss) = policy_term(
+            logp,
+            f64::from(s.logp_old[i]),
+            s.advantage,
+            c.epsilon,
+            &mut out.clipped,
+        );
         out.loss += weight * policy_loss;
         if let Some(reference) = s.logp_ref {
             let gap = f64::from(reference[i]) - logp;
@@ -85,7 +94,13 @@ pub fn sequence_loss(s: Sequence<'_>, c: &LossConfig) -> SequenceLoss {
 }
 
 /// d/dlogp and value of −A·logp, or of PPO's −min(ρA, clip(ρ)A).
-fn policy_term(logp: f64, old: f64, a: f64, epsilon: Option<f64>, clipped: &mut (usize, usize)) -> (f64, f64) {
+fn policy_term(
+    logp: f64,
+    old: f64,
+    a: f64,
+    epsilon: Option<f64>,
+    clipped: &mut (usize, usize),
+) -> (f64, f64) {
     let Some(epsilon) = epsilon else {
         return (-a, -a * logp);
     };
@@ -115,7 +130,14 @@ mod tests {
     use super::*;
 
     fn config(loss_type: LossType, kl: KlEstimator, epsilon: Option<f64>) -> LossConfig {
-        LossConfig { loss_type, beta: 0.3, kl_estimator: kl, epsilon, max_completion_length: 7, responses: 3 }
+        LossConfig {
+            loss_type,
+            beta: 0.3,
+            kl_estimator: kl,
+            epsilon,
+            max_completion_length: 7,
+            responses: 3,
+        }
     }
 
     /// The coefficient is the derivative of the value, wherever the loss is differentiable in logp.
@@ -129,7 +151,12 @@ mod tests {
                     let logp = [-0.875f32, -2.75, -0.625];
                     let at = |logp: &[f32]| {
                         sequence_loss(
-                            Sequence { logp, logp_old: &old, logp_ref: Some(&reference), advantage },
+                            Sequence {
+                                logp,
+                                logp_old: &old,
+                                logp_ref: Some(&reference),
+                                advantage,
+                            },
                             &c,
                         )
                     };
@@ -140,7 +167,11 @@ mod tests {
                         up[i] += h;
                         down[i] -= h;
                         let numeric = (at(&up).loss - at(&down).loss) / f64::from(2.0 * h);
-                        assert!((numeric - f64::from(exact[i])).abs() < 1e-5, "{loss_type:?} {kl:?} {i}: {numeric} {}", exact[i]);
+                        assert!(
+                            (numeric - f64::from(exact[i])).abs() < 1e-5,
+                            "{loss_type:?} {kl:?} {i}: {numeric} {}",
+                            exact[i]
+                        );
                     }
                 }
             }
@@ -150,7 +181,12 @@ mod tests {
     #[test]
     fn token_weights_follow_the_loss_type() {
         let logp = [-1.0f32; 4];
-        let s = Sequence { logp: &logp, logp_old: &logp, logp_ref: None, advantage: 2.0 };
+        let s = Sequence {
+            logp: &logp,
+            logp_old: &logp,
+            logp_ref: None,
+            advantage: 2.0,
+        };
         let d = |t| f64::from(sequence_loss(s, &config(t, KlEstimator::K3, None)).dlogp[0]);
         assert!((d(LossType::Sum) + 2.0 / 3.0).abs() < 1e-7);
         assert!((d(LossType::Grpo) + 2.0 / 12.0).abs() < 1e-7);
@@ -160,7 +196,12 @@ mod tests {
     #[test]
     fn k1_and_k2_put_the_same_coefficient_on_the_policy() {
         let (logp, reference) = ([-1.0f32, -2.0], [-1.5f32, -1.0]);
-        let s = Sequence { logp: &logp, logp_old: &logp, logp_ref: Some(&reference), advantage: 0.0 };
+        let s = Sequence {
+            logp: &logp,
+            logp_old: &logp,
+            logp_ref: Some(&reference),
+            advantage: 0.0,
+        };
         let d = |k| sequence_loss(s, &config(LossType::Sum, k, None)).dlogp;
         assert_eq!(d(KlEstimator::K1), d(KlEstimator::K2));
     }
@@ -170,7 +211,12 @@ mod tests {
         let run = |logp: f32, a: f64| {
             let (l, old) = ([logp], [0.0f32]);
             sequence_loss(
-                Sequence { logp: &l, logp_old: &old, logp_ref: None, advantage: a },
+                Sequence {
+                    logp: &l,
+                    logp_old: &old,
+                    logp_ref: None,
+                    advantage: a,
+                },
                 &config(LossType::Sum, KlEstimator::K3, Some(0.2)),
             )
         };
