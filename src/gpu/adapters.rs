@@ -77,16 +77,24 @@ pub struct AdapterReport {
     pub unusable: Option<String>,
 }
 
-pub(super) fn instance() -> wgpu::Instance {
+fn instance(backends: wgpu::Backends) -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     // Validation layers belong to the driver's developers; wgpu validates by itself.
+    descriptor.backends = backends;
     descriptor.flags = wgpu::InstanceFlags::empty().with_env();
     wgpu::Instance::new(descriptor)
 }
 
 pub(super) fn enumerate() -> Vec<wgpu::Adapter> {
-    let backends = wgpu::Backends::all().with_env();
-    let mut all = pollster::block_on(instance().enumerate_adapters(backends));
+    let on = |wanted: wgpu::Backends| {
+        let backends = wanted.with_env();
+        pollster::block_on(instance(backends).enumerate_adapters(backends))
+    };
+    // GL only where nothing better answers, or where WGPU_BACKEND asks for it: it is the slowest way to the same chip.
+    let mut all = on(wgpu::Backends::PRIMARY);
+    if all.is_empty() {
+        all = on(wgpu::Backends::SECONDARY);
+    }
     all.sort_by_key(|a| {
         let info = a.get_info();
         (kind(info.device_type), info.backend == wgpu::Backend::Gl)

@@ -74,7 +74,12 @@ impl Source {
         if let Some(head) = head {
             spec = spec.with_head(head);
         }
-        Ok(Self { name: name.to_string(), files, spec, store })
+        Ok(Self {
+            name: name.to_string(),
+            files,
+            spec,
+            store,
+        })
     }
 
     /// Whether the files hold a score head.
@@ -124,7 +129,10 @@ impl Source {
                 known.join(", ")
             )));
         }
-        let quantized = self.spec.tensors().any(|t| self.store.info(&t.name).is_ok_and(|(d, _)| d.is_quantized()));
+        let quantized = self
+            .spec
+            .tensors()
+            .any(|t| self.store.info(&t.name).is_ok_and(|(d, _)| d.is_quantized()));
         let f32_bytes = self.spec.num_parameters() as u64 * 4;
         Ok((!quantized && f32_bytes < SMALL).then_some(DType::F32))
     }
@@ -134,13 +142,26 @@ impl Source {
     ///
     /// # Errors
     /// As [`Model::load`]; a classification head is wanted and there is none.
-    pub fn load(&self, gpu: &Gpu, dtype: Option<DType>, positions: usize, score: Option<&[f32]>) -> Result<Model> {
+    pub fn load(
+        &self,
+        gpu: &Gpu,
+        dtype: Option<DType>,
+        positions: usize,
+        score: Option<&[f32]>,
+    ) -> Result<Model> {
         if self.spec.head == Head::CausalLm {
             return Model::load(gpu, &self.spec, &self.store, dtype, positions).context(&self.name);
         }
         Model::build(gpu, &self.spec, positions, &mut |t| {
             if let (Role::Score, Some(values)) = (t.role, score) {
-                return Weight::upload(gpu, "weights", DType::F32, 1, values.len(), bytemuck::cast_slice(values));
+                return Weight::upload(
+                    gpu,
+                    "weights",
+                    DType::F32,
+                    1,
+                    values.len(),
+                    bytemuck::cast_slice(values),
+                );
             }
             if t.role == Role::Score && !self.has_score() {
                 return Err(Error::user(
@@ -164,7 +185,9 @@ impl Source {
         positions: usize,
         adapter: Option<&Path>,
     ) -> Result<Model> {
-        let adapter = adapter.map(|dir| peft::read_adapter(dir, &self.spec)).transpose()?;
+        let adapter = adapter
+            .map(|dir| peft::read_adapter(dir, &self.spec))
+            .transpose()?;
         let score = adapter.as_ref().and_then(score_values);
         let mut model = self.load(gpu, dtype, positions, score.as_deref())?;
         if let Some(adapter) = &adapter {
@@ -204,7 +227,10 @@ pub fn read_tokenizer(files: &ModelFiles) -> Result<Tokenizer> {
 /// The file carries no tokenizer.
 pub fn gguf_vocab(gguf: &Gguf) -> Result<GgufVocab> {
     let raw = gguf.vocab()?;
-    let id = |key: &str| gguf.meta_usize(&format!("tokenizer.ggml.{key}")).and_then(|v| u32::try_from(v).ok());
+    let id = |key: &str| {
+        gguf.meta_usize(&format!("tokenizer.ggml.{key}"))
+            .and_then(|v| u32::try_from(v).ok())
+    };
     Ok(GgufVocab {
         model: raw.model,
         pre: raw.pre.unwrap_or_default(),
@@ -238,7 +264,11 @@ pub fn load_adapter(model: &mut Model, dir: &Path, train: bool) -> Result<Adapte
 /// Out of memory.
 pub fn put_adapter(model: &mut Model, adapter: &Adapter, train: bool) -> Result<()> {
     let config = &adapter.config;
-    let shape = LoraShape { rank: config.rank, alpha: config.alpha, targets: config.target_modules.clone() };
+    let shape = LoraShape {
+        rank: config.rank,
+        alpha: config.alpha,
+        targets: config.target_modules.clone(),
+    };
     let mut rest = adapter.tensors.iter();
     model.set_adapter(&shape, train, &mut |name, _, _| {
         // Both go block by block, layer by layer, A before B; the search is for a caller with another order.
@@ -248,7 +278,14 @@ pub fn put_adapter(model: &mut Model, adapter: &Adapter, train: bool) -> Result<
             .ok_or_else(|| Error::internal(format!("the adapter lost {name}")))
     })?;
     if let Some(values) = score_values(adapter) {
-        let value = Weight::upload(&model.gpu, "adapter", DType::F32, 1, values.len(), bytemuck::cast_slice(&values))?;
+        let value = Weight::upload(
+            &model.gpu,
+            "adapter",
+            DType::F32,
+            1,
+            values.len(),
+            bytemuck::cast_slice(&values),
+        )?;
         let mut head = Param::frozen(value);
         if train {
             head.train(&model.gpu)?;
@@ -260,5 +297,9 @@ pub fn put_adapter(model: &mut Model, adapter: &Adapter, train: bool) -> Result<
 
 fn score_values(adapter: &Adapter) -> Option<Vec<f32>> {
     let name = peft::score_name();
-    adapter.tensors.iter().find(|(n, _)| *n == name).map(|(_, t)| t.to_f32())
+    adapter
+        .tensors
+        .iter()
+        .find(|(n, _)| *n == name)
+        .map(|(_, t)| t.to_f32())
 }

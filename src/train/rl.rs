@@ -136,26 +136,47 @@ impl Trainer<'_> {
         self.sampler.generate(self.model, &jobs, &config)
     }
 
-    fn score(&self, prompts: Vec<usize>, completions: Vec<Vec<Completion>>, reward: &mut dyn Reward) -> Result<Scored> {
+    fn score(
+        &self,
+        prompts: Vec<usize>,
+        completions: Vec<Vec<Completion>>,
+        reward: &mut dyn Reward,
+    ) -> Result<Scored> {
         let texts: Vec<Vec<String>> = completions
             .iter()
-            .map(|group| group.iter().map(|c| self.tokenizer.decode(&c.tokens, true)).collect::<Result<_>>())
+            .map(|group| {
+                group
+                    .iter()
+                    .map(|c| self.tokenizer.decode(&c.tokens, true))
+                    .collect::<Result<_>>()
+            })
             .collect::<Result<_>>()?;
         let items: Vec<Item<'_>> = prompts
             .iter()
             .zip(&texts)
             .flat_map(|(p, group)| {
-                group.iter().map(|response| Item { prompt: &self.prompts[*p].content, response })
+                group.iter().map(|response| Item {
+                    prompt: &self.prompts[*p].content,
+                    response,
+                })
             })
             .collect();
         let flat = reward.score(&items)?;
-        let rewards: Vec<Vec<f64>> = flat.chunks(self.config.num_generations).map(<[f64]>::to_vec).collect();
+        let rewards: Vec<Vec<f64>> = flat
+            .chunks(self.config.num_generations)
+            .map(<[f64]>::to_vec)
+            .collect();
         let groups = rewards
             .iter()
             .zip(&prompts)
             .map(|(r, p)| self.rule.group(r).context(format!("prompt {}", p + 1)))
             .collect::<Result<_>>()?;
-        Ok(Scored { prompts, completions, rewards, groups })
+        Ok(Scored {
+            prompts,
+            completions,
+            rewards,
+            groups,
+        })
     }
 
     /// `num_iterations` optimiser steps on the scored samples.
@@ -194,7 +215,11 @@ impl Trainer<'_> {
         let model = match (self.reference, &self.model.lora) {
             (Some(reference), _) => reference,
             (None, Some(_)) => self.model,
-            (None, None) => return Err(Error::internal("full training with β > 0 needs a reference model")),
+            (None, None) => {
+                return Err(Error::internal(
+                    "full training with β > 0 needs a reference model",
+                ));
+            }
         };
         run::log_probs(model, self.ws, groups, false).map(Some)
     }
@@ -236,8 +261,14 @@ impl Trainer<'_> {
                 }
                 totals.add(&one, &logp, old);
             }
-            totals.entropy += ran.pass.read_entropy(ran.loaded)?.iter().map(|e| f64::from(*e)).sum::<f64>();
-            ran.pass.backward_log_probs(rec, ran.loaded, &dlogp, &ran.batch.tokens)
+            totals.entropy += ran
+                .pass
+                .read_entropy(ran.loaded)?
+                .iter()
+                .map(|e| f64::from(*e))
+                .sum::<f64>();
+            ran.pass
+                .backward_log_probs(rec, ran.loaded, &dlogp, &ran.batch.tokens)
         })?;
         Ok(totals)
     }
@@ -307,12 +338,18 @@ fn describe(s: &Scored, reward: &str) -> Map<String, Value> {
         "completions/max_length": lengths.iter().copied().fold(0.0, f64::max),
         "completions/clipped_ratio": share(clipped, completions.len()),
     }));
-    out.insert(format!("rewards/{reward}/mean"), json!(mean(rewards.iter().copied())));
+    out.insert(
+        format!("rewards/{reward}/mean"),
+        json!(mean(rewards.iter().copied())),
+    );
     out.insert(format!("rewards/{reward}/std"), json!(sd(&rewards)));
     let tails: Vec<_> = s.groups.iter().filter_map(|g| g.tail.as_ref()).collect();
     if !tails.is_empty() {
         out.insert("tail/mu".into(), json!(mean(tails.iter().map(|t| t.tail.mu))));
-        out.insert("tail/sigma".into(), json!(mean(tails.iter().map(|t| t.tail.sigma))));
+        out.insert(
+            "tail/sigma".into(),
+            json!(mean(tails.iter().map(|t| t.tail.sigma))),
+        );
         out.insert("tail/kappa".into(), json!(tails[0].kappa));
     }
     out

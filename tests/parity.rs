@@ -1,0 +1,437 @@
+//! Parity with PyTorch: logits, log-probabilities, every gradient and ten optimiser steps of tiny random models
+//! (tests/golden/README.md says how the goldens were made).
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use tea_wgpu::gpu::{Gpu, GpuOptions, Recorder};
+use tea_wgpu::kernels::linear::{self, Write};
+use tea_wgpu::kernels::pad4;
+use tea_wgpu::model::batch::Batch;
+use tea_wgpu::model::forward::{Keys, Pass};
+use tea_wgpu::model::params::{LoraShape, Model, Trainable};
+use tea_wgpu::model::peft;
+use tea_wgpu::model::run::{self, Group};
+use tea_wgpu::model::source::ModelFiles;
+use tea_wgpu::model::spec::{Head, ModelSpec};
+use tea_wgpu::model::store::WeightStore;
+use tea_wgpu::model::workspace::{Shape, Workspace};
+use tea_wgpu::optim::{Optimizer, Settings};
+use tea_wgpu::train::loss::{self, LossConfig, bradley_terry};
+
+const CAUSAL: [&str; 7] = [
+    "llama_gqa",
+    "llama_gqa_f16",
+    "llama_gqa_bf16",
+    "llama_tied",
+    "qwen2_bias",
+    "qwen3_qknorm",
+    "mistral",
+];
+const SCORED: [&str; 2] = ["llama_score", "qwen3_score"];
+const LR: f64 = 1e-3;
+
+struct Golden {
+    dir: PathBuf,
+    json: Value,
+    values: WeightStore,
+    spec: ModelSpec,
+    gpu: Gpu,
+}
+
+impl Golden {
+    fn open(name: &str) -> Self {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/golden/models")
+            .join(name);
+        let json = serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
+        let values = WeightStore::open_safetensors(&dir.join("golden.safetensors")).unwrap();
+        let spec = ModelFiles::Dir(dir.clone()).spec().unwrap();
+        let gpu = Gpu::open(&GpuOptions {
+            device: std::env::var("TEA_DEVICE").ok(),
+            ..Default::default()
+        })
+        .unwrap();
+        Self {
+            dir,
+            json,
+            values,
+            spec,
+            gpu,
+        }
+    }
+
+    fn model(&self, f32_base: bool) -> Model {
+        let store = WeightStore::open(&ModelFiles::Dir(self.dir.clone())).unwrap();
+        store.check(&self.spec).unwrap();
+        let dtype = f32_base.then_some(tea_wgpu::tensor::DType::F32);
+        Model::load(&self.gpu, &self.spec, &store, dtype, 128).unwrap()
+    }
+
+    fn add_adapter(&self, model: &mut Model) {
+        let dir = self.dir.join(self.json["adapter"].as_str().unwrap());
+        let adapter = peft::read_adapter(&dir, &self.spec).unwrap();
+        let c = &adapter.config;
+        let shape = LoraShape {
+            rank: c.rank,
+            alpha: c.alpha,
+            targets: c.target_modules.clone(),
+        };
+        let find = |name: &str| adapter.tensors.iter().find(|t| t.0 == name).unwrap().1.to_f32();
+        model
+            .set_adapter(&shape, true, &mut |name, _, _| Ok(find(name)))
+            .unwrap();
+        if self.spec.head == Head::Score {
+            model.train_score().unwrap();
+            let score = find(&peft::score_name());
+            tea_wgpu::optim::write_f32(&self.gpu, &model.head_param().value, &score).unwrap();
+        }
+    }
+
+    fn workspace(&self, backward: bool, keep_all: bool) -> Workspace {
+        let vocabulary_head = self.spec.head == Head::CausalLm;
+        let shape = Shape {
+            rows: 160,
+            readouts: 160,
+            rank: 5,
+            backward,
+            keep_all,
+            vocabulary_head,
+        };
+        Workspace::new(&self.gpu, &self.spec, shape).unwrap()
+    }
+
+    fn ids(&self, key: &str) -> Vec<Vec<u32>> {
+        serde_json::from_value(self.json[key].clone()).unwrap()
+    }
+
+    fn get(&self, name: &str) -> Vec<f32> {
+        self.values.get(name).unwrap().to_f32()
+    }
+}
+
+fn max_abs(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs())
+        .fold(0.0, f64::max)
+}
+
+fn relative_norm(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let square = |v: f64| v * v;
+    let off: f64 = got
+        .iter()
+        .zip(want)
+        .map(|(a, b)| square(f64::from(*a) - f64::from(*b)))
+        .sum();
+    (off / want.iter().map(|b| square(f64::from(*b))).sum::<f64>().max(1e-30)).sqrt()
+}
+
+/// The sequences as groups: `prompt_len` tokens of prefix, the rest as the only suffix.
+fn groups<'a>(sequences: &'a [Vec<u32>], prompt_lens: &[usize]) -> Vec<Group<'a>> {
+    let split = |(s, n): (&'a Vec<u32>, &usize)| Group {
+        prefix: &s[..*n],
+        suffixes: vec![&s[*n..]],
+    };
+    sequences.iter().zip(prompt_lens).map(split).collect()
+}
+
+fn logits(model: &Model, ws: &Workspace, sequence: &[u32], adapter: bool) -> Vec<f32> {
+    let mut rec = Recorder::new(&model.gpu);
+    let mut batch = Batch::default();
+    // One readout a position: the targets do not matter for logits.
+    let mut extended = sequence[1..].to_vec();
+    extended.push(0);
+    batch.push_group(&sequence[..1], [&extended[..]]).unwrap();
+    let loaded = ws.load(&mut rec, model, &mut batch).unwrap();
+    Pass { model, ws, adapter }
+        .forward(&mut rec, &loaded, &Keys::Packed)
+        .unwrap();
+    let (v, ld) = (model.spec.vocab_size, pad4(model.spec.vocab_size));
+    let out = model.gpu.alloc("logits", (loaded.p * ld * 4) as u64).unwrap();
+    linear::forward(
+        &mut rec,
+        ws.hidden(),
+        &model.head_param().value,
+        None,
+        &out,
+        loaded.p,
+        Write::SET,
+    )
+    .unwrap();
+    rec.submit().unwrap();
+    let padded: Vec<f32> = model.gpu.read(&out, 0, loaded.p * ld).unwrap();
+    padded.chunks_exact(ld).flat_map(|r| &r[..v]).copied().collect()
+}
+
+#[test]
+fn logits_and_log_probabilities_match() {
+    for name in CAUSAL {
+        let g = Golden::open(name);
+        let mut model = g.model(false);
+        let ws = g.workspace(false, false);
+        let sequences = g.ids("sequences");
+        let ones = vec![1; sequences.len()];
+        for (which, adapter) in [("base", false), ("lora", true)] {
+            if adapter {
+                if !g.values.contains("lora/logits") {
+                    continue;
+                }
+                g.add_adapter(&mut model);
+            }
+            let got: Vec<f32> = sequences
+                .iter()
+                .flat_map(|s| logits(&model, &ws, s, adapter))
+                .collect();
+            let off = max_abs(&got, &g.get(&format!("{which}/logits")));
+            assert!(off < 1e-4, "{name} {which} logits: off by {off:.2e}");
+            let logp = run::log_probs(&model, &ws, &groups(&sequences, &ones), adapter).unwrap();
+            let flat: Vec<f32> = logp.into_iter().flatten().flatten().collect();
+            let off = max_abs(&flat, &g.get(&format!("{which}/logprobs")));
+            assert!(off < 1e-4, "{name} {which} log-probabilities: off by {off:.2e}");
+        }
+    }
+}
+
+/// Adds the gradient of −Σ wᵢ Σ log π, as the goldens have it; returns the loss.
+fn add_gradient(g: &Golden, model: &Model, ws: &Workspace) -> f64 {
+    let sequences = g.ids("sequences");
+    let lens: Vec<usize> = serde_json::from_value(g.json["prompt_lens"].clone()).unwrap();
+    let weights: Vec<f64> = serde_json::from_value(g.json["weights"].clone()).unwrap();
+    let mut total = 0.0;
+    run::each_batch(model, ws, &groups(&sequences, &lens), true, &mut |rec, ran| {
+        let mut dlogp = vec![0.0f32; ran.logp.len()];
+        for (i, (group, _)) in ran.owners.iter().enumerate() {
+            for r in &ran.batch.sequences[i] {
+                dlogp[*r] = -weights[*group] as f32;
+                total -= weights[*group] * f64::from(ran.logp[*r]);
+            }
+        }
+        ran.pass
+            .backward_log_probs(rec, ran.loaded, &dlogp, &ran.batch.tokens)
+    })
+    .unwrap();
+    total
+}
+
+/// Bradley-Terry over the golden's pairs; returns the mean loss.
+fn add_pair_gradient(g: &Golden, model: &Model, ws: &Workspace) -> f64 {
+    let sequences = g.ids("sequences");
+    let pairs: Vec<[usize; 2]> = serde_json::from_value(g.json["pairs"].clone()).unwrap();
+    let order: Vec<&[u32]> = pairs.iter().flatten().map(|i| &sequences[*i][..]).collect();
+    let mut total = 0.0;
+    run::each_scored(model, ws, &order, &mut |rec, s| {
+        assert_eq!(s.range, 0..order.len());
+        let all = s.pass.read_scores(s.loaded)?;
+        let mut dscore = vec![0.0f32; all.len()];
+        for pair in s.batch.sequences.chunks(2) {
+            let (c, r) = (pair[0][0], pair[1][0]);
+            let (loss, slope) = bradley_terry(f64::from(all[c]) - f64::from(all[r]));
+            total += loss / pairs.len() as f64;
+            dscore[c] = (slope / pairs.len() as f64) as f32;
+            dscore[r] = -dscore[c];
+        }
+        s.pass.backward_scores(rec, s.loaded, &dscore, &s.batch.tokens)
+    })
+    .unwrap();
+    total
+}
+
+fn compare_gradients(g: &Golden, which: &str, tensors: &[Trainable]) {
+    assert!(!tensors.is_empty());
+    for t in tensors {
+        let want = g.get(&format!("{which}/grad/{}", t.name));
+        let off = relative_norm(&t.grad.read_f32(&g.gpu).unwrap(), &want);
+        assert!(
+            off < 1e-3,
+            "{:?} {which} gradient of {}: relative norm {off:.2e}",
+            g.dir.file_name(),
+            t.name
+        );
+    }
+}
+
+#[test]
+fn every_gradient_matches_with_and_without_checkpointing() {
+    for name in CAUSAL.into_iter().chain(SCORED) {
+        let g = Golden::open(name);
+        for (which, keep_all) in [("full", false), ("lora", false), ("lora", true), ("full", true)] {
+            if !g.values.names().any(|n| n.starts_with(&format!("{which}/grad"))) {
+                continue;
+            }
+            let mut model = g.model(which == "full");
+            if which == "full" {
+                model.train_base().unwrap();
+            } else {
+                g.add_adapter(&mut model);
+            }
+            let ws = g.workspace(true, keep_all);
+            let loss = match g.spec.head {
+                Head::CausalLm => add_gradient(&g, &model, &ws),
+                Head::Score => add_pair_gradient(&g, &model, &ws),
+            };
+            let want = g.json["losses"][which].as_f64().unwrap();
+            assert!(
+                (loss - want).abs() < 1e-4 * want.abs().max(1.0),
+                "{name} {which}: loss {loss}, not {want}"
+            );
+            compare_gradients(&g, which, &model.trainable());
+        }
+    }
+}
+
+#[test]
+fn scores_are_read_where_transformers_reads_them() {
+    for name in SCORED {
+        let g = Golden::open(name);
+        let mut model = g.model(false);
+        let ws = g.workspace(false, false);
+        let mut sequences = g.ids("sequences");
+        sequences.extend(g.ids("extra_sequences"));
+        let refs: Vec<&[u32]> = sequences.iter().map(|s| &s[..]).collect();
+        let base = run::scores(&model, &ws, &refs).unwrap();
+        let off = max_abs(&base, &g.get("base/scores"));
+        assert!(off < 1e-4, "{name}: scores off by {off:.2e}");
+        g.add_adapter(&mut model);
+        let off = max_abs(&run::scores(&model, &ws, &refs).unwrap(), &g.get("lora/scores"));
+        assert!(off < 1e-4, "{name}: scores with adapter off by {off:.2e}");
+    }
+}
+
+#[test]
+fn ten_adamw_steps_match() {
+    for name in CAUSAL.into_iter().chain(SCORED) {
+        let g = Golden::open(name);
+        let runs = g.json["adamw"].as_object().cloned().unwrap_or_default();
+        for (run_name, settings) in runs {
+            let which = run_name.split('/').next().unwrap();
+            let mut model = g.model(which == "full");
+            if which == "full" {
+                model.train_base().unwrap();
+            } else {
+                g.add_adapter(&mut model);
+                if g.spec.head == Head::Score {}
+            }
+            let ws = g.workspace(true, false);
+            let start: Vec<Vec<f32>> = model
+                .trainable()
+                .iter()
+                .map(|t| t.value.read_f32(&g.gpu).unwrap())
+                .collect();
+            let mut optimizer = Optimizer::new(
+                &g.gpu,
+                model.trainable(),
+                Settings {
+                    learning_rate: LR,
+                    warmup_steps: 0,
+                    weight_decay: settings["weight_decay"].as_f64().unwrap(),
+                    max_grad_norm: 1.0,
+                },
+            )
+            .unwrap();
+            for step in 0..10 {
+                let loss = match g.spec.head {
+                    Head::CausalLm => add_gradient(&g, &model, &ws),
+                    Head::Score => add_pair_gradient(&g, &model, &ws),
+                };
+                let norm = optimizer.step(&mut Recorder::new(&g.gpu)).unwrap();
+                let close = |got: f64, want: &Value| {
+                    let want = want.as_f64().unwrap();
+                    assert!(
+                        (got - want).abs() < 1e-3 * want.abs().max(1e-2),
+                        "{name} {run_name} step {step}: {got}, not {want}"
+                    );
+                };
+                close(loss, &settings["losses"][step]);
+                close(norm, &settings["grad_norms"][step]);
+            }
+            for (t, start) in model.trainable().iter().zip(&start) {
+                let moved: Vec<f32> = t
+                    .value
+                    .read_f32(&g.gpu)
+                    .unwrap()
+                    .iter()
+                    .zip(start)
+                    .map(|(a, b)| a - b)
+                    .collect();
+                let off = relative_norm(&moved, &g.get(&format!("{run_name}/step10/{}", t.name)));
+                assert!(
+                    off < 1e-3,
+                    "{name} {run_name} {}: relative error of ten steps {off:.2e}",
+                    t.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn ppo_and_kl_gradients_match() {
+    use tea_wgpu::config::{KlEstimator, LossType};
+    let g = Golden::open("llama_gqa");
+    let sequences = g.ids("sequences");
+    let lens: Vec<usize> = serde_json::from_value(g.json["prompt_lens"].clone()).unwrap();
+    let advantages: Vec<f64> = serde_json::from_value(g.json["ppo"]["advantages"].clone()).unwrap();
+    let beta = g.json["kl"]["beta"].as_f64().unwrap();
+    let tokens: usize = sequences.iter().zip(&lens).map(|(s, n)| s.len() - n).sum();
+    // Every position's log-probability, sequence after sequence (T − 1 each).
+    let cut = |flat: &[f32]| -> Vec<Vec<f32>> {
+        let mut at = 0;
+        sequences
+            .iter()
+            .zip(&lens)
+            .map(|(s, n)| {
+                let own = flat[at + n - 1..at + s.len() - 1].to_vec();
+                at += s.len() - 1;
+                own
+            })
+            .collect()
+    };
+    let (reference, old) = (cut(&g.get("base/logprobs")), cut(&g.get("ppo/logp_old")));
+    for (key, estimator, epsilon) in [
+        ("kl/k3", Some(KlEstimator::K3), None),
+        ("kl/k2", Some(KlEstimator::K2), None),
+        ("ppo", None, g.json["ppo"]["epsilon"].as_f64()),
+    ] {
+        let mut model = g.model(true);
+        g.add_adapter(&mut model);
+        let ws = g.workspace(true, false);
+        let config = LossConfig {
+            loss_type: LossType::Sum,
+            beta: if estimator.is_some() { beta } else { 0.0 },
+            kl_estimator: estimator.unwrap_or(KlEstimator::K3),
+            epsilon,
+            max_completion_length: 1,
+            responses: if estimator.is_some() { 1 } else { tokens },
+        };
+        run::each_batch(&model, &ws, &groups(&sequences, &lens), true, &mut |rec, ran| {
+            let mut dlogp = vec![0.0f32; ran.logp.len()];
+            for (i, (s, _)) in ran.owners.iter().enumerate() {
+                let one = loss::sequence_loss(
+                    loss::Sequence {
+                        logp: &ran.sequence(i),
+                        logp_old: &old[*s],
+                        logp_ref: estimator.is_some().then_some(&reference[*s][..]),
+                        advantage: if estimator.is_some() { 0.0 } else { advantages[*s] },
+                    },
+                    &config,
+                );
+                for (r, d) in ran.batch.sequences[i].iter().zip(&one.dlogp) {
+                    dlogp[*r] = *d;
+                }
+            }
+            ran.pass
+                .backward_log_probs(rec, ran.loaded, &dlogp, &ran.batch.tokens)
+        })
+        .unwrap();
+        for t in model.trainable() {
+            let off = relative_norm(
+                &t.grad.read_f32(&g.gpu).unwrap(),
+                &g.get(&format!("{key}/grad/{}", t.name)),
+            );
+            assert!(off < 1e-3, "{key} {}: {off:.2e}", t.name);
+        }
+    }
+}
