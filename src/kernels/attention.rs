@@ -15,7 +15,7 @@ mod cases;
 mod tests;
 pub mod twin;
 
-use super::linear::lanes;
+use super::weight::lanes;
 use super::{Entry, fold};
 use crate::error::Result;
 use crate::gpu::{Binding, Buffer, Kernel, Recorder};
