@@ -17,12 +17,12 @@ pub fn forward(x: &[f64], gamma: &[f64], m: usize, c: usize, eps: f64) -> (Vec<f
 /// Returns dx (m, c).
 pub fn backward(dy: &[f64], x: &[f64], gamma: &[f64], rstd: &[f64], m: usize, c: usize) -> Vec<f64> {
     let mut dx = vec![0.0; m * c];
-    for i in 0..m {
+    for (i, r) in rstd.iter().enumerate().take(m) {
         let at = |k: usize| i * c + k;
         let dot: f64 = (0..c).map(|k| dy[at(k)] * gamma[k] * x[at(k)]).sum();
-        let along = dot * rstd[i].powi(3) / c as f64;
+        let along = dot * r.powi(3) / c as f64;
         for k in 0..c {
-            dx[at(k)] = rstd[i] * dy[at(k)] * gamma[k] - x[at(k)] * along;
+            dx[at(k)] = r * dy[at(k)] * gamma[k] - x[at(k)] * along;
         }
     }
     dx
