@@ -6,6 +6,7 @@ mod generate;
 mod gradient;
 mod logprobs;
 mod score;
+mod train;
 
 use clap::{Parser, Subcommand};
 
@@ -73,6 +74,8 @@ enum Command {
     Gradient(gradient::Args),
     Score(score::Args),
     Devices(devices::Args),
+    Train(train::Args),
+    Plan(train::PlanArgs),
 }
 
 /// Parses the process's arguments and runs the subcommand. Wrong usage ends the process with code 2, `--help` and
@@ -83,12 +86,14 @@ enum Command {
 pub fn run() -> Result<()> {
     let cli = Cli::parse();
     cli.globals.start_log();
-    match &cli.command {
-        Command::Generate(args) => generate::run(&cli.globals, args),
-        Command::Logprobs(args) => logprobs::run(&cli.globals, args),
-        Command::Gradient(args) => gradient::run(&cli.globals, args),
-        Command::Score(args) => score::run(&cli.globals, args),
-        Command::Devices(args) => devices::run(&cli.globals, args),
+    match cli.command {
+        Command::Generate(args) => generate::run(&cli.globals, &args),
+        Command::Logprobs(args) => logprobs::run(&cli.globals, &args),
+        Command::Gradient(args) => gradient::run(&cli.globals, &args),
+        Command::Score(args) => score::run(&cli.globals, &args),
+        Command::Devices(args) => devices::run(&cli.globals, &args),
+        Command::Train(args) => args.run(&cli.globals),
+        Command::Plan(args) => args.run(),
     }
 }
 

@@ -2,5 +2,8 @@
 
 pub mod checkpoint;
 pub mod data;
+pub mod interrupt;
 pub mod loss;
 pub mod rl;
+pub mod run;
+pub mod setup;

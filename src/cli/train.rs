@@ -1,0 +1,89 @@
+//! `tea-wgpu train` and `tea-wgpu plan`.
+
+use super::Globals;
+use crate::config::{TrainConfig, TrainFlags, overlay, read_toml};
+use crate::error::{Error, Result};
+use crate::train::run::{self, RunOptions};
+use crate::train::setup::{Job, default_reward};
+use crate::train::interrupt;
+use std::path::PathBuf;
+
+/// Post-train a policy for best-of-N: sample groups of responses, score them, follow the tail
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tea-wgpu train --output runs/tiny
+      the embedded policy, reward model and prompts: runs on any machine
+  tea-wgpu train --model llama-1b --reward-model skywork-llama-8b --prompts prompts.jsonl --output runs/llama
+  tea-wgpu train --config examples/train.toml --advantage grpo-z --output runs/grpo
+  tea-wgpu train --config examples/train.toml --output runs/llama --resume
+
+Results: OUTPUT/metrics.jsonl, OUTPUT/config.toml, OUTPUT/checkpoints/step_N (PEFT adapter, or the whole model with --full)")]
+pub(crate) struct Args {
+    /// Directory of the run
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Continue the run in --output from its last checkpoint
+    #[arg(long)]
+    resume: bool,
+    /// Replace the run in --output
+    #[arg(long)]
+    overwrite: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Show the memory each part of a training run takes, before anything is allocated
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  tea-wgpu plan --model llama-1b --base-dtype q4_0 --reward-dtype q4_0 --prompts prompts.jsonl")]
+pub(crate) struct PlanArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Settings from a file, from flags, or both.
+#[derive(Debug, clap::Args)]
+struct Settings {
+    /// TOML file of settings; flags win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: TrainFlags,
+}
+
+impl Settings {
+    fn resolve(self) -> Result<TrainConfig> {
+        let file = self.config.as_deref().map(read_toml::<TrainFlags>).transpose()?.unwrap_or_default();
+        overlay(&file, &self.flags)?.resolve(&default_reward)
+    }
+}
+
+impl Args {
+    pub(crate) fn run(self, globals: &Globals) -> Result<()> {
+        let config = self.settings.resolve()?;
+        interrupt::install()?;
+        let gpu = globals.open_gpu()?;
+        let options = RunOptions { output: self.output, resume: self.resume, overwrite: self.overwrite };
+        let last = run::train(&gpu, config, &options)?;
+        println!("trained: {}", last.display());
+        Ok(())
+    }
+}
+
+impl PlanArgs {
+    pub(crate) fn run(self) -> Result<()> {
+        let plan = Job::open(self.settings.resolve()?)?.plan()?;
+        if self.json {
+            let rows: serde_json::Map<String, serde_json::Value> =
+                plan.rows.iter().map(|(owner, bytes)| (owner.clone(), (*bytes).into())).collect();
+            let text = serde_json::json!({ "bytes": rows, "total": plan.total() });
+            println!("{}", serde_json::to_string_pretty(&text).map_err(Error::internal)?);
+        } else {
+            println!("{plan}");
+        }
+        Ok(())
+    }
+}

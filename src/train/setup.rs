@@ -1,0 +1,292 @@
+//! From settings to loaded models, prompts and buffers.
+
+use super::rl::{Prompt, Trainer};
+use crate::advantage::{Alpha, Rule, RuleOptions};
+use crate::config::{TINY, TrainConfig};
+use crate::demo::{self, Split};
+use crate::error::{Context, Error, Result};
+use crate::gpu::Gpu;
+use crate::model::alias::alias;
+use crate::model::load::Source;
+use crate::model::params::{LoraShape, Model};
+use crate::model::plan::Plan;
+use crate::model::spec::Proj;
+use crate::model::workspace::{Shape, Workspace};
+use crate::optim::{Optimizer, Settings};
+use crate::reward::{DemoScore, Reward, RewardModel, RewardOptions};
+use crate::rollout::{Sampler, SamplerShape};
+use crate::tensor::DType;
+use crate::text::{Formatter, PromptContent, PromptRecord, TemplateDate, Tokenizer, read_jsonl};
+use clap::ValueEnum;
+
+/// Training prompts of the embedded preset.
+const TINY_PROMPTS: usize = 512;
+/// The reward that scores the embedded tasks exactly.
+pub const TRUE_SCORE: &str = "true-score";
+
+/// The name of the default reward model of a policy, from `models/aliases.toml`.
+pub fn default_reward(model: &str) -> Option<String> {
+    alias(model).ok().flatten().and_then(|a| a.reward)
+}
+
+/// The rule that the settings name, with its parameters.
+///
+/// # Errors
+/// An unknown rule, or a parameter out of range for groups of this size.
+pub fn rule(c: &TrainConfig) -> Result<Rule> {
+    let named = Rule::from_str(&c.advantage, true).map_err(|_| {
+        let known: Vec<&str> = Rule::ALL.iter().map(Rule::name).collect();
+        Error::user(format!("--advantage {}: not a rule; choose one of {}", c.advantage, known.join(", ")))
+    })?;
+    let alpha: Alpha = c.alpha.parse::<Alpha>().context("--alpha")?;
+    let rule = named.with(&RuleOptions { alpha: Some(alpha), bon: Some(c.bon), min_scale: Some(c.min_scale) });
+    rule.validate(c.num_generations)?;
+    Ok(rule)
+}
+
+/// An element type by its flag.
+///
+/// # Errors
+/// An unknown name.
+pub fn parse_dtype(flag: &str, name: Option<&str>) -> Result<Option<DType>> {
+    name.map(|n| n.parse::<DType>().context(flag)).transpose()
+}
+
+/// Reads the prompts: the file's, or the embedded set for the embedded policy.
+///
+/// # Errors
+/// The file is missing, empty or malformed; no file and no embedded set.
+pub fn prompts(c: &TrainConfig) -> Result<Vec<PromptContent>> {
+    if let Some(path) = &c.prompts {
+        return Ok(read_jsonl::<PromptRecord>(path)?.into_iter().map(|r| r.prompt).collect());
+    }
+    if c.model == TINY {
+        let examples = demo::generate(c.seed, TINY_PROMPTS, Split::Train);
+        return Ok(examples.into_iter().map(|e| PromptContent::Text(e.prompt)).collect());
+    }
+    let hint = match alias(&c.model)?.and_then(|a| a.prompts) {
+        Some(set) => format!(
+            " (its default set is {set} on the hub, in Parquet, which this version does not read: convert it to JSONL of \
+             {{\"prompt\": text}})"
+        ),
+        None => String::new(),
+    };
+    Err(Error::user(format!("no training prompts: give --prompts FILE{hint}")))
+}
+
+/// What a run needs on the host before anything is allocated on the device.
+pub struct Job {
+    /// The settings.
+    pub config: TrainConfig,
+    /// The advantage rule.
+    pub rule: Rule,
+    /// The policy's files.
+    pub source: Source,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Prompts, tokenised.
+    pub prompts: Vec<Prompt>,
+    /// The longest prompt and response together, in tokens.
+    pub positions: usize,
+    date: TemplateDate,
+}
+
+impl Job {
+    /// Reads and checks everything that can be checked without a device.
+    ///
+    /// # Errors
+    /// Whatever is wrong with settings, files or prompts; nothing has been written.
+    pub fn open(config: TrainConfig) -> Result<Self> {
+        let rule = rule(&config)?;
+        let date: TemplateDate = config.template_date.parse::<TemplateDate>().context("--template-date")?;
+        let contents = prompts(&config)?;
+        let mut source = Source::open_causal(&config.model)?;
+        let tokenizer = source.tokenizer()?;
+        let formatter = Formatter { tokenizer: &tokenizer, raw: config.raw, date };
+        let prompts = contents
+            .into_iter()
+            .enumerate()
+            .map(|(i, content)| {
+                let tokens = formatter.prompt(&content).context(format!("prompt {}", i + 1))?;
+                Ok(Prompt { content, tokens })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let (longest, at) = prompts.iter().zip(1..).map(|(p, i)| (p.tokens.len(), i)).max().unwrap_or((0, 0));
+        let positions = source.positions(longest + config.max_completion_length).context(format!(
+            "prompt {at} has {longest} tokens and --max-completion-length is {}",
+            config.max_completion_length
+        ))?;
+        Ok(Self { config, rule, source, tokenizer, prompts, positions, date })
+    }
+
+    /// Rank of the adapter (0: every weight is trained).
+    pub fn rank(&self) -> usize {
+        if self.config.full { 0 } else { self.config.lora_rank }
+    }
+
+    /// The forward and backward buffers a run takes.
+    pub fn shape(&self) -> Shape {
+        let c = &self.config;
+        let longest = self.positions;
+        let step: usize = c.prompts_per_step * (self.positions + (c.num_generations - 1) * c.max_completion_length);
+        let rows = c.token_budget.max(longest).min(step.max(longest));
+        Shape {
+            rows,
+            readouts: rows + c.num_generations.min(rows),
+            rank: self.rank(),
+            backward: true,
+            keep_all: c.no_checkpointing,
+            vocabulary_head: true,
+        }
+    }
+
+    /// The sampling buffers a run takes.
+    pub fn sampler_shape(&self) -> SamplerShape {
+        let c = &self.config;
+        let sequences = c.rollout_batch.min(c.prompts_per_step * c.num_generations);
+        let longest_prompt = self.positions - c.max_completion_length;
+        let prompts = sequences.div_ceil(c.num_generations).max(1);
+        SamplerShape {
+            sequences,
+            cache_rows: (prompts + 1) * longest_prompt + sequences * c.max_completion_length,
+            prefill_rows: c.token_budget.min(prompts * longest_prompt).max(1),
+            rank: self.rank(),
+        }
+    }
+
+    /// The element type of the frozen policy; training every weight needs f32.
+    ///
+    /// # Errors
+    /// An unknown type, or another than f32 with `--full`.
+    pub fn base_dtype(&self) -> Result<Option<DType>> {
+        let asked = parse_dtype("--base-dtype", self.config.base_dtype.as_deref())?;
+        if !self.config.full {
+            return self.source.dtype(asked);
+        }
+        match asked {
+            None | Some(DType::F32) => Ok(Some(DType::F32)),
+            Some(other) => Err(Error::user(format!("--full trains f32 weights; --base-dtype {other} is for LoRA"))),
+        }
+    }
+
+    /// Bytes each part of the run takes on the device, the reward model's excepted where its files cannot be opened.
+    ///
+    /// # Errors
+    /// Settings that do not go together; a reward model that cannot be opened.
+    pub fn plan(&self) -> Result<Plan> {
+        let (c, spec) = (&self.config, &self.source.spec);
+        let dtype = self.base_dtype()?;
+        let mut plan = Plan::default();
+        plan.extend("policy", &Plan::model(&self.source, dtype, self.positions)?);
+        match self.lora() {
+            Some(shape) => plan.extend("", &Plan::adapter(spec, &shape)),
+            None => {
+                plan.extend("", &Plan::full(spec));
+                if c.beta > 0.0 {
+                    plan.extend("reference", &Plan::model(&self.source, dtype, self.positions)?);
+                }
+            }
+        }
+        plan.extend("training", &Plan::workspace(spec, self.shape()));
+        plan.extend("sampling", &self.sampler_shape().plan(spec));
+        if c.reward_model != TRUE_SCORE {
+            let reward = Source::open_with_score(&c.reward_model).context("--reward-model")?;
+            let dtype = reward.dtype(parse_dtype("--reward-dtype", c.reward_dtype.as_deref())?)?;
+            let positions = self.reward_positions(reward.spec.max_position_embeddings);
+            plan.extend("reward model", &Plan::model(&reward, dtype, positions)?);
+            plan.extend("reward model", &RewardModel::plan(&reward.spec, self.reward_budget()));
+        }
+        Ok(plan)
+    }
+
+    /// The adapter's shape, unless every weight is trained.
+    pub fn lora(&self) -> Option<LoraShape> {
+        let c = &self.config;
+        (!c.full).then(|| LoraShape { rank: c.lora_rank, alpha: c.lora_alpha, targets: Proj::ALL.to_vec() })
+    }
+
+    /// Positions of the reward model: its own tokenizer and template may need more tokens than the policy's.
+    fn reward_positions(&self, context: usize) -> usize {
+        (self.positions * 2 + 256).min(context)
+    }
+
+    fn reward_budget(&self) -> usize {
+        self.config.token_budget.min(self.positions * self.config.num_generations * 2).max(self.positions * 2)
+    }
+
+    /// Loads the judge.
+    ///
+    /// # Errors
+    /// The reward model cannot be opened or does not fit.
+    pub fn reward(&self, gpu: &Gpu) -> Result<Box<dyn Reward>> {
+        let c = &self.config;
+        if c.reward_model == TRUE_SCORE {
+            return Ok(Box::new(DemoScore));
+        }
+        let options = RewardOptions {
+            adapter: c.reward_adapter.as_deref(),
+            dtype: parse_dtype("--reward-dtype", c.reward_dtype.as_deref())?,
+            token_budget: self.reward_budget(),
+            positions: self.reward_positions(usize::MAX),
+            raw: c.raw,
+            date: self.date,
+        };
+        Ok(Box::new(RewardModel::load(gpu, &c.reward_model, &options).context("--reward-model")?))
+    }
+
+    /// Uploads the policy, with a fresh adapter or every weight trainable; and the reference, where it is its own
+    /// model.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn policy(&self, gpu: &Gpu) -> Result<(Model, Option<Model>)> {
+        let mut model = self.source.load(gpu, self.base_dtype()?, self.positions, None)?;
+        let Some(shape) = self.lora() else {
+            let reference = if self.config.beta > 0.0 {
+                Some(self.source.load(gpu, self.base_dtype()?, self.positions, None)?)
+            } else {
+                None
+            };
+            model.train_base()?;
+            return Ok((model, reference));
+        };
+        model.new_adapter(&shape, self.config.seed)?;
+        Ok((model, None))
+    }
+
+    /// Makes the trainer from loaded parts.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn trainer<'a>(
+        &'a self,
+        model: &'a Model,
+        reference: Option<&'a Model>,
+        ws: &'a Workspace,
+    ) -> Result<Trainer<'a>> {
+        let c = &self.config;
+        let settings = Settings {
+            learning_rate: c.learning_rate,
+            warmup_steps: c.warmup_steps,
+            weight_decay: c.weight_decay,
+            max_grad_norm: c.max_grad_norm,
+        };
+        Ok(Trainer {
+            config: c,
+            rule: self.rule,
+            model,
+            reference,
+            tokenizer: &self.tokenizer,
+            prompts: &self.prompts,
+            ws,
+            sampler: Sampler::new(model, self.sampler_shape())?,
+            optimizer: Optimizer::new(&model.gpu, model.trainable(), settings)?,
+            stop: self.stop(),
+        })
+    }
+
+    /// Tokens that end a response.
+    pub fn stop(&self) -> Vec<u32> {
+        self.source.spec.eos_token_ids.iter().copied().take(8).collect()
+    }
+}
