@@ -17,6 +17,7 @@ pub mod lora;
 pub mod params;
 mod parts;
 pub mod peft;
+pub mod plan;
 pub mod run;
 pub mod save;
 pub mod source;

@@ -4,6 +4,7 @@
 //! readbacks, and finished rows are dropped from the batch at each. A sample is a pure function of
 //! (run seed, step, prompt, sample): neither the batch it runs in nor the order of the work changes it.
 
+mod plan;
 mod sampler;
 mod state;
 

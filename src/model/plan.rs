@@ -1,0 +1,217 @@
+//! The memory plan: what a run will allocate on the device, added up before anything is allocated.
+//!
+//! Rows are named as the device's own accounting names them (`gpu.memory().by_owner`), and a test allocates the real
+//! thing and compares.
+
+use std::fmt;
+
+use super::forward::KvCache;
+use super::load::Source;
+use super::params::LoraShape;
+use super::spec::{ModelSpec, Proj, Role, TensorSpec};
+use super::workspace::{Shape, Workspace};
+use crate::error::Result;
+use crate::kernels::head::HeadBuffers;
+use crate::kernels::pad4;
+use crate::kernels::weight::device_bytes;
+use crate::tensor::DType;
+
+/// Who takes how many bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// (owner, bytes), in the order they were added; no owner twice.
+    pub rows: Vec<(String, u64)>,
+}
+
+impl Plan {
+    /// Adds `bytes` to an owner's row.
+    pub fn add(&mut self, owner: &str, bytes: u64) {
+        match self.rows.iter_mut().find(|(name, _)| name == owner) {
+            Some((_, sum)) => *sum += bytes,
+            None => self.rows.push((owner.to_string(), bytes)),
+        }
+    }
+
+    /// Adds another plan's rows, each under `prefix` where that is not empty ("reward model weights").
+    pub fn extend(&mut self, prefix: &str, other: &Self) {
+        for (owner, bytes) in &other.rows {
+            let name = if prefix.is_empty() {
+                owner.clone()
+            } else {
+                format!("{prefix} {owner}")
+            };
+            self.add(&name, *bytes);
+        }
+    }
+
+    /// All bytes.
+    pub fn total(&self) -> u64 {
+        self.rows.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// The bytes of one owner; 0 if it has no row.
+    pub fn bytes(&self, owner: &str) -> u64 {
+        self.rows
+            .iter()
+            .find(|(name, _)| name == owner)
+            .map_or(0, |(_, bytes)| *bytes)
+    }
+
+    /// A model without adapter: weights (matrices as `dtype`, `None` as stored) and rotary tables.
+    ///
+    /// # Errors
+    /// As [`WeightStore::info`](super::store::WeightStore::info).
+    pub fn model(source: &Source, dtype: Option<DType>, positions: usize) -> Result<Self> {
+        let mut plan = Self::default();
+        for t in source.spec.tensors() {
+            let stored = match t.role {
+                // A head that an adapter brings or training starts is not in the files.
+                Role::Score => DType::F32,
+                _ => source.store.info(&t.name)?.0,
+            };
+            plan.add("weights", tensor_bytes(&t, dtype.unwrap_or(stored)));
+        }
+        plan.add("rope", 2 * (positions * source.spec.head_dim / 2 * 4) as u64);
+        Ok(plan)
+    }
+
+    /// A trainable adapter: its tensors, their gradients and AdamW's two moments.
+    pub fn adapter(spec: &ModelSpec, shape: &LoraShape) -> Self {
+        let values = adapter_bytes(spec, shape);
+        Self::trained("adapter", values)
+    }
+
+    /// Training every weight: what [`Plan::model`] counts as f32 weights once more as gradients and twice as moments.
+    pub fn full(spec: &ModelSpec) -> Self {
+        let mut plan = Self::default();
+        let values: u64 = spec.tensors().map(|t| tensor_bytes(&t, DType::F32)).sum();
+        plan.add("gradients", values);
+        plan.add("optimizer", 2 * values);
+        plan
+    }
+
+    fn trained(owner: &str, values: u64) -> Self {
+        let mut plan = Self::default();
+        plan.add(owner, values);
+        plan.add("gradients", values);
+        plan.add("optimizer", 2 * values);
+        plan
+    }
+
+    /// The buffers of forward (and backward) passes.
+    pub fn workspace(spec: &ModelSpec, shape: Shape) -> Self {
+        let mut plan = Self::default();
+        plan.add("activations", Workspace::activation_bytes(spec, shape));
+        if shape.vocabulary_head {
+            plan.add("head", HeadBuffers::bytes(shape.readouts));
+        }
+        plan
+    }
+
+    /// A KV cache of `rows` rows.
+    pub fn kv_cache(spec: &ModelSpec, rows: usize) -> Self {
+        let mut plan = Self::default();
+        plan.add("kv cache", KvCache::bytes(spec, rows));
+        plan
+    }
+}
+
+impl fmt::Display for Plan {
+    /// One owner a line, largest first, and the total.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rows: Vec<&(String, u64)> = self.rows.iter().collect();
+        rows.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        for (owner, bytes) in rows {
+            writeln!(f, "{:>12.1} MiB  {owner}", mib(*bytes))?;
+        }
+        write!(f, "{:>12.1} MiB  total", mib(self.total()))
+    }
+}
+
+/// Bytes of one tensor on the device: matrices as `dtype`, everything else as f32.
+fn tensor_bytes(t: &TensorSpec, dtype: DType) -> u64 {
+    let (rows, cols) = match t.shape[..] {
+        [rows, cols] => (rows, cols),
+        _ => (1, t.shape.iter().product()),
+    };
+    let is_matrix = matches!(t.role, Role::Weight(_) | Role::Embedding | Role::LmHead);
+    device_bytes(if is_matrix { dtype } else { DType::F32 }, rows, cols)
+}
+
+/// Bytes of an adapter's A and B matrices on the device.
+pub fn adapter_bytes(spec: &ModelSpec, shape: &LoraShape) -> u64 {
+    let pair = |proj: Proj| {
+        let (out, inp) = spec.proj_dims(proj);
+        device_bytes(DType::F32, shape.rank, inp) + device_bytes(DType::F32, out, shape.rank)
+    };
+    let layer: u64 = shape.targets.iter().map(|p| pair(*p)).sum();
+    layer * spec.num_layers as u64
+}
+
+impl Workspace {
+    /// Bytes that [`Workspace::new`] allocates, the vocabulary head's chunks ([`HeadBuffers::bytes`]) aside.
+    pub fn activation_bytes(spec: &ModelSpec, shape: Shape) -> u64 {
+        let (m, p, c, f) = (
+            shape.rows,
+            shape.readouts,
+            spec.hidden_size,
+            spec.intermediate_size,
+        );
+        let (q, kv) = (spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim);
+        let rank = pad4(shape.rank);
+        let heads = spec.num_heads + spec.num_kv_heads;
+        let qk = if spec.qk_norm { q + kv } else { 0 };
+        // Acts: two norms, q, k, v, attention, middle, gate, up, act; their statistics; A x of the seven layers.
+        let acts = 3 * c
+            + 2 * q
+            + 2 * kv
+            + 3 * f
+            + 2
+            + spec.num_heads
+            + 7 * rank
+            + qk
+            + if spec.qk_norm { heads } else { 0 };
+        // Grads: dx, dnormed, dq, dk, dv, dattn, delta, dact, the adapter's, and the column of ones.
+        let grads = 2 * c + 2 * q + 2 * kv + qk + spec.num_heads + f + rank + 4;
+        let (inputs, kept) = match (shape.backward, shape.keep_all) {
+            (false, _) => (1, 1),
+            (true, false) => (spec.num_layers + 1, 1),
+            (true, true) => (spec.num_layers + 1, spec.num_layers),
+        };
+        // tokens, meta (4), key ends, row starts, rstd; final norm.
+        let a_row = 1 + 4 + 1 + 1 + 1 + c + inputs * c + kept * acts + if shape.backward { grads } else { 0 };
+        // readout rows, targets, logp, lse, entropy, dlogp, scores (4); states and their gradients.
+        let a_readout = 6 + 4 + c + if shape.backward { c } else { 0 };
+        4 * (m * a_row + 1 + p * a_readout) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn rows_add_up_and_print() {
+        let mut plan = Plan::default();
+        plan.add("weights", 3 << 20);
+        plan.add("weights", 1 << 20);
+        let mut all = Plan::default();
+        all.extend("reward model", &plan);
+        all.add("adapter", 1 << 19);
+        assert_eq!(
+            (all.total(), all.bytes("reward model weights")),
+            ((4 << 20) + (1 << 19), 4 << 20)
+        );
+        let text = all.to_string();
+        assert!(
+            text.lines()
+                .next()
+                .unwrap()
+                .ends_with("4.0 MiB  reward model weights"),
+            "{text}"
+        );
+        assert!(text.ends_with("4.5 MiB  total"), "{text}");
+    }
+}
