@@ -3,9 +3,9 @@
 use super::Globals;
 use crate::config::{TrainConfig, TrainFlags, overlay, read_toml};
 use crate::error::{Error, Result};
+use crate::train::interrupt;
 use crate::train::run::{self, RunOptions};
 use crate::train::setup::{Job, default_reward};
-use crate::train::interrupt;
 use std::path::PathBuf;
 
 /// Post-train a policy for best-of-N: sample groups of responses, score them, follow the tail
@@ -56,7 +56,12 @@ struct Settings {
 
 impl Settings {
     fn resolve(self) -> Result<TrainConfig> {
-        let file = self.config.as_deref().map(read_toml::<TrainFlags>).transpose()?.unwrap_or_default();
+        let file = self
+            .config
+            .as_deref()
+            .map(read_toml::<TrainFlags>)
+            .transpose()?
+            .unwrap_or_default();
         overlay(&file, &self.flags)?.resolve(&default_reward)
     }
 }
@@ -66,7 +71,11 @@ impl Args {
         let config = self.settings.resolve()?;
         interrupt::install()?;
         let gpu = globals.open_gpu()?;
-        let options = RunOptions { output: self.output, resume: self.resume, overwrite: self.overwrite };
+        let options = RunOptions {
+            output: self.output,
+            resume: self.resume,
+            overwrite: self.overwrite,
+        };
         let last = run::train(&gpu, config, &options)?;
         println!("trained: {}", last.display());
         Ok(())
@@ -77,10 +86,16 @@ impl PlanArgs {
     pub(crate) fn run(self) -> Result<()> {
         let plan = Job::open(self.settings.resolve()?)?.plan()?;
         if self.json {
-            let rows: serde_json::Map<String, serde_json::Value> =
-                plan.rows.iter().map(|(owner, bytes)| (owner.clone(), (*bytes).into())).collect();
+            let rows: serde_json::Map<String, serde_json::Value> = plan
+                .rows
+                .iter()
+                .map(|(owner, bytes)| (owner.clone(), (*bytes).into()))
+                .collect();
             let text = serde_json::json!({ "bytes": rows, "total": plan.total() });
-            println!("{}", serde_json::to_string_pretty(&text).map_err(Error::internal)?);
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&text).map_err(Error::internal)?
+            );
         } else {
             println!("{plan}");
         }

@@ -7,7 +7,9 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::load::Source;
 use crate::model::params::Model;
+use crate::model::plan::Plan;
 use crate::model::run;
+use crate::model::spec::ModelSpec;
 use crate::model::workspace::{Shape, Workspace};
 use crate::tensor::DType;
 use crate::text::{Formatter, TemplateDate, Tokenizer};
@@ -63,7 +65,7 @@ impl RewardModel {
         let positions = options.positions.clamp(1, source.spec.max_position_embeddings);
         let dtype = source.dtype(options.dtype)?;
         let model = source.load_reward(gpu, dtype, positions, options.adapter)?;
-        let ws = Workspace::new(gpu, &model.spec, shape(&model, options.token_budget))?;
+        let ws = Workspace::new(gpu, &model.spec, shape(options.token_budget, rank(&model)))?;
         Ok(Self {
             name: source.name,
             model,
@@ -72,6 +74,11 @@ impl RewardModel {
             raw: options.raw,
             date: options.date,
         })
+    }
+
+    /// Memory of its passes at a token budget, the weights aside.
+    pub fn plan(spec: &ModelSpec, token_budget: usize) -> Plan {
+        Plan::workspace(spec, shape(token_budget, 0))
     }
 
     /// How this model reads texts.
@@ -107,7 +114,11 @@ impl RewardModel {
         }
         // One sequence longer than the budget is scored alone.
         if longest > self.ws.shape.rows {
-            self.ws = Workspace::new(&self.model.gpu, &self.model.spec, shape(&self.model, longest))?;
+            self.ws = Workspace::new(
+                &self.model.gpu,
+                &self.model.spec,
+                shape(longest, rank(&self.model)),
+            )?;
         }
         run::scores(&self.model, &self.ws, sequences)
     }
@@ -118,11 +129,15 @@ impl RewardModel {
     }
 }
 
-fn shape(model: &Model, rows: usize) -> Shape {
+fn rank(model: &Model) -> usize {
+    model.lora.as_ref().map_or(0, |l| l.rank)
+}
+
+fn shape(rows: usize, rank: usize) -> Shape {
     Shape {
         rows,
         readouts: rows.min(1024),
-        rank: model.lora.as_ref().map_or(0, |l| l.rank),
+        rank,
         backward: false,
         keep_all: false,
         vocabulary_head: false,

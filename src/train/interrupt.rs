@@ -14,7 +14,9 @@ pub fn install() -> Result<()> {
         if REQUESTED.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("interrupted: finishing this step and writing a checkpoint (press Ctrl-C again to stop at once)");
+        eprintln!(
+            "interrupted: finishing this step and writing a checkpoint (press Ctrl-C again to stop at once)"
+        );
     })
     .map_err(|e| Error::internal(format!("Ctrl-C handler: {e}")))
 }

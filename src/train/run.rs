@@ -51,16 +51,29 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
     };
     let steps = job.config.steps;
     let mut progress = Progress::new("train", done, steps);
-    let origin = Origin { files: &job.source.files, config: &toml };
+    let origin = Origin {
+        files: &job.source.files,
+        config: &toml,
+    };
     let mut last = latest;
     while done < steps {
         let report = trainer.step(done, reward.as_mut())?;
         done += 1;
         metrics.write(done, &report)?;
-        let number = |name: &str| report.get(name).and_then(serde_json::Value::as_f64).unwrap_or(f64::NAN);
+        let number = |name: &str| {
+            report
+                .get(name)
+                .and_then(serde_json::Value::as_f64)
+                .unwrap_or(f64::NAN)
+        };
         progress.step(
             done,
-            &[("reward", number("reward")), ("max", number("reward_max")), ("kl", number("kl")), ("s/step", number("step_time"))],
+            &[
+                ("reward", number("reward")),
+                ("max", number("reward_max")),
+                ("kl", number("kl")),
+                ("s/step", number("step_time")),
+            ],
         );
         let interrupted = interrupt::requested();
         if done.is_multiple_of(job.config.save_steps) || done == steps || interrupted {
@@ -72,7 +85,13 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
                 seed: job.config.seed,
                 device: gpu.report().name.clone(),
             };
-            last = Some(checkpoint::save(&run, &model, &trainer.optimizer, &state, &origin)?);
+            last = Some(checkpoint::save(
+                &run,
+                &model,
+                &trainer.optimizer,
+                &state,
+                &origin,
+            )?);
         }
         if interrupted && done < steps {
             progress.finish();
@@ -90,7 +109,9 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
 fn fits(gpu: &Gpu, job: &Job) -> Result<()> {
     let plan = job.plan()?;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let Some(have) = device_memory(gpu) else { return Ok(()) };
+    let Some(have) = device_memory(gpu) else {
+        return Ok(());
+    };
     if plan.total() > have {
         return Err(Error::user(format!(
             "this run needs {:.0} MiB of memory and the device has {:.0} MiB free:\n{}\nLower --token-budget, --num-generations, \
@@ -112,6 +133,13 @@ fn device_memory(gpu: &Gpu) -> Option<u64> {
         return None;
     }
     let text = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
-    let kib: u64 = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?.trim().split(' ').next()?.parse().ok()?;
+    let kib: u64 = text
+        .lines()
+        .find_map(|l| l.strip_prefix("MemAvailable:"))?
+        .trim()
+        .split(' ')
+        .next()?
+        .parse()
+        .ok()?;
     Some(kib * 1024)
 }

@@ -36,10 +36,18 @@ pub fn default_reward(model: &str) -> Option<String> {
 pub fn rule(c: &TrainConfig) -> Result<Rule> {
     let named = Rule::from_str(&c.advantage, true).map_err(|_| {
         let known: Vec<&str> = Rule::ALL.iter().map(Rule::name).collect();
-        Error::user(format!("--advantage {}: not a rule; choose one of {}", c.advantage, known.join(", ")))
+        Error::user(format!(
+            "--advantage {}: not a rule; choose one of {}",
+            c.advantage,
+            known.join(", ")
+        ))
     })?;
     let alpha: Alpha = c.alpha.parse::<Alpha>().context("--alpha")?;
-    let rule = named.with(&RuleOptions { alpha: Some(alpha), bon: Some(c.bon), min_scale: Some(c.min_scale) });
+    let rule = named.with(&RuleOptions {
+        alpha: Some(alpha),
+        bon: Some(c.bon),
+        min_scale: Some(c.min_scale),
+    });
     rule.validate(c.num_generations)?;
     Ok(rule)
 }
@@ -58,11 +66,17 @@ pub fn parse_dtype(flag: &str, name: Option<&str>) -> Result<Option<DType>> {
 /// The file is missing, empty or malformed; no file and no embedded set.
 pub fn prompts(c: &TrainConfig) -> Result<Vec<PromptContent>> {
     if let Some(path) = &c.prompts {
-        return Ok(read_jsonl::<PromptRecord>(path)?.into_iter().map(|r| r.prompt).collect());
+        return Ok(read_jsonl::<PromptRecord>(path)?
+            .into_iter()
+            .map(|r| r.prompt)
+            .collect());
     }
     if c.model == TINY {
         let examples = demo::generate(c.seed, TINY_PROMPTS, Split::Train);
-        return Ok(examples.into_iter().map(|e| PromptContent::Text(e.prompt)).collect());
+        return Ok(examples
+            .into_iter()
+            .map(|e| PromptContent::Text(e.prompt))
+            .collect());
     }
     let hint = match alias(&c.model)?.and_then(|a| a.prompts) {
         Some(set) => format!(
@@ -71,7 +85,9 @@ pub fn prompts(c: &TrainConfig) -> Result<Vec<PromptContent>> {
         ),
         None => String::new(),
     };
-    Err(Error::user(format!("no training prompts: give --prompts FILE{hint}")))
+    Err(Error::user(format!(
+        "no training prompts: give --prompts FILE{hint}"
+    )))
 }
 
 /// What a run needs on the host before anything is allocated on the device.
@@ -98,11 +114,18 @@ impl Job {
     /// Whatever is wrong with settings, files or prompts; nothing has been written.
     pub fn open(config: TrainConfig) -> Result<Self> {
         let rule = rule(&config)?;
-        let date: TemplateDate = config.template_date.parse::<TemplateDate>().context("--template-date")?;
+        let date: TemplateDate = config
+            .template_date
+            .parse::<TemplateDate>()
+            .context("--template-date")?;
         let contents = prompts(&config)?;
         let mut source = Source::open_causal(&config.model)?;
         let tokenizer = source.tokenizer()?;
-        let formatter = Formatter { tokenizer: &tokenizer, raw: config.raw, date };
+        let formatter = Formatter {
+            tokenizer: &tokenizer,
+            raw: config.raw,
+            date,
+        };
         let prompts = contents
             .into_iter()
             .enumerate()
@@ -111,24 +134,44 @@ impl Job {
                 Ok(Prompt { content, tokens })
             })
             .collect::<Result<Vec<_>>>()?;
-        let (longest, at) = prompts.iter().zip(1..).map(|(p, i)| (p.tokens.len(), i)).max().unwrap_or((0, 0));
-        let positions = source.positions(longest + config.max_completion_length).context(format!(
-            "prompt {at} has {longest} tokens and --max-completion-length is {}",
-            config.max_completion_length
-        ))?;
-        Ok(Self { config, rule, source, tokenizer, prompts, positions, date })
+        let (longest, at) = prompts
+            .iter()
+            .zip(1..)
+            .map(|(p, i)| (p.tokens.len(), i))
+            .max()
+            .unwrap_or((0, 0));
+        let positions = source
+            .positions(longest + config.max_completion_length)
+            .context(format!(
+                "prompt {at} has {longest} tokens and --max-completion-length is {}",
+                config.max_completion_length
+            ))?;
+        Ok(Self {
+            config,
+            rule,
+            source,
+            tokenizer,
+            prompts,
+            positions,
+            date,
+        })
     }
 
     /// Rank of the adapter (0: every weight is trained).
     pub fn rank(&self) -> usize {
-        if self.config.full { 0 } else { self.config.lora_rank }
+        if self.config.full {
+            0
+        } else {
+            self.config.lora_rank
+        }
     }
 
     /// The forward and backward buffers a run takes.
     pub fn shape(&self) -> Shape {
         let c = &self.config;
         let longest = self.positions;
-        let step: usize = c.prompts_per_step * (self.positions + (c.num_generations - 1) * c.max_completion_length);
+        let step: usize =
+            c.prompts_per_step * (self.positions + (c.num_generations - 1) * c.max_completion_length);
         let rows = c.token_budget.max(longest).min(step.max(longest));
         Shape {
             rows,
@@ -165,7 +208,9 @@ impl Job {
         }
         match asked {
             None | Some(DType::F32) => Ok(Some(DType::F32)),
-            Some(other) => Err(Error::user(format!("--full trains f32 weights; --base-dtype {other} is for LoRA"))),
+            Some(other) => Err(Error::user(format!(
+                "--full trains f32 weights; --base-dtype {other} is for LoRA"
+            ))),
         }
     }
 
@@ -194,7 +239,10 @@ impl Job {
             let dtype = reward.dtype(parse_dtype("--reward-dtype", c.reward_dtype.as_deref())?)?;
             let positions = self.reward_positions(reward.spec.max_position_embeddings);
             plan.extend("reward model", &Plan::model(&reward, dtype, positions)?);
-            plan.extend("reward model", &RewardModel::plan(&reward.spec, self.reward_budget()));
+            plan.extend(
+                "reward model",
+                &RewardModel::plan(&reward.spec, self.reward_budget()),
+            );
         }
         Ok(plan)
     }
@@ -202,7 +250,11 @@ impl Job {
     /// The adapter's shape, unless every weight is trained.
     pub fn lora(&self) -> Option<LoraShape> {
         let c = &self.config;
-        (!c.full).then(|| LoraShape { rank: c.lora_rank, alpha: c.lora_alpha, targets: Proj::ALL.to_vec() })
+        (!c.full).then(|| LoraShape {
+            rank: c.lora_rank,
+            alpha: c.lora_alpha,
+            targets: Proj::ALL.to_vec(),
+        })
     }
 
     /// Positions of the reward model: its own tokenizer and template may need more tokens than the policy's.
@@ -211,7 +263,10 @@ impl Job {
     }
 
     fn reward_budget(&self) -> usize {
-        self.config.token_budget.min(self.positions * self.config.num_generations * 2).max(self.positions * 2)
+        self.config
+            .token_budget
+            .min(self.positions * self.config.num_generations * 2)
+            .max(self.positions * 2)
     }
 
     /// Loads the judge.
@@ -231,7 +286,9 @@ impl Job {
             raw: c.raw,
             date: self.date,
         };
-        Ok(Box::new(RewardModel::load(gpu, &c.reward_model, &options).context("--reward-model")?))
+        Ok(Box::new(
+            RewardModel::load(gpu, &c.reward_model, &options).context("--reward-model")?,
+        ))
     }
 
     /// Uploads the policy, with a fresh adapter or every weight trainable; and the reference, where it is its own
