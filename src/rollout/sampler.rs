@@ -1,7 +1,7 @@
 //! The sampling loop.
 
 use super::state::Rows;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::gpu::{Buffer, Recorder};
 use crate::kernels::head::{self, HeadBuffers};
 use crate::kernels::sample::SampleParams;
@@ -166,6 +166,34 @@ impl Sampler {
             .collect()
     }
 
+    /// Refuses prompts that cannot be sampled from.
+    fn check_job(&self, model: &Model, job: &Job, length: usize) -> Result<()> {
+        let (number, prompt) = (job.prompt, job.tokens.len());
+        if prompt == 0 {
+            return Err(Error::user(format!(
+                "prompt {number} is empty: nothing predicts its first token; give at least one token"
+            )));
+        }
+        check_tokens(&model.spec, &job.tokens).context(format!("prompt {number}"))?;
+        let longest = (prompt + length).saturating_sub(1);
+        if longest > model.rope.positions {
+            return Err(Error::user(format!(
+                "prompt {number} has {prompt} tokens; with completions of {length} it needs {longest} positions, and this \
+                 run has {} (the model's context is {}). Shorten the prompt or lower --max-completion-length",
+                model.rope.positions, model.spec.max_position_embeddings
+            )));
+        }
+        if self.fits(prompt, length) == 0 {
+            return Err(Error::user(format!(
+                "prompt {number} has {prompt} tokens; with one completion of {length} it needs {} cache rows, and this run \
+                 has {}. Shorten the prompt or lower --max-completion-length",
+                prompt + length,
+                self.shape.cache_rows
+            )));
+        }
+        Ok(())
+    }
+
     /// Splits the jobs' samples into waves that fit: lists of (job, samples).
     fn waves(
         &self,
@@ -177,16 +205,8 @@ impl Sampler {
         let mut waves: Vec<Vec<(usize, Range<usize>)>> = Vec::new();
         let (mut free_rows, mut free_sequences) = (0, 0);
         for (i, job) in jobs.iter().enumerate() {
-            check_tokens(&model.spec, &job.tokens)?;
+            self.check_job(model, job, length)?;
             let prompt = job.tokens.len();
-            let longest = (prompt + length).saturating_sub(1);
-            if prompt == 0 || longest > model.rope.positions || self.fits(prompt, length) == 0 {
-                return Err(Error::user(format!(
-                    "prompt {} has {prompt} tokens; with completions of {length} it needs {longest} positions, and this \
-                     run has {} (the model's context is {}). Shorten the prompt or lower --max-completion-length",
-                    job.prompt, model.rope.positions, model.spec.max_position_embeddings
-                )));
-            }
             let mut next = 0;
             while next < job.samples {
                 let room = (free_rows.max(prompt) - prompt) / length.max(1);

@@ -7,6 +7,10 @@ use crate::kernels::advance::{AdvanceArgs, advance};
 use crate::kernels::sample::{self, SampleParams};
 use crate::model::workspace::Workspace;
 
+/// Tokens the output buffers hold for a row: one more than is drawn between two readbacks, because the kernel ends a
+/// row whose buffer is full.
+const OUT_TOKENS: usize = STEPS_PER_READ + 1;
+
 /// One sequence being decoded.
 struct Row {
     /// (job, sample) it belongs to.
@@ -48,8 +52,8 @@ impl Rows {
             logp: words("logp", sequences)?,
             keys: words("keys", sequences * 4)?,
             cache_row: words("cache row", sequences)?,
-            out_tokens: words("tokens out", sequences * STEPS_PER_READ)?,
-            out_logp: words("logp out", sequences * STEPS_PER_READ)?,
+            out_tokens: words("tokens out", sequences * OUT_TOKENS)?,
+            out_logp: words("logp out", sequences * OUT_TOKENS)?,
             length: words("length", sequences)?,
             limit: words("limit", sequences)?,
             remaining: words("remaining", 1)?,
@@ -150,7 +154,7 @@ impl Rows {
             limit: &self.limit,
             remaining: &self.remaining,
         };
-        advance(rec, &args, m, STEPS_PER_READ)
+        advance(rec, &args, m, OUT_TOKENS)
     }
 
     /// Reads what was drawn since the last upload; finished rows move to `done`.
@@ -167,11 +171,11 @@ impl Rows {
         let next: Vec<u32> = gpu.read(ws.tokens(), 0, m)?;
         let cache_row: Vec<u32> = gpu.read(&self.cache_row, 0, m)?;
         let length: Vec<u32> = gpu.read(&self.length, 0, m)?;
-        let tokens: Vec<u32> = gpu.read(&self.out_tokens, 0, m * STEPS_PER_READ)?;
-        let logprobs: Vec<f32> = gpu.read(&self.out_logp, 0, m * STEPS_PER_READ)?;
+        let tokens: Vec<u32> = gpu.read(&self.out_tokens, 0, m * OUT_TOKENS)?;
+        let logprobs: Vec<f32> = gpu.read(&self.out_logp, 0, m * OUT_TOKENS)?;
         let mut kept = Vec::with_capacity(m);
         for (i, mut row) in std::mem::take(&mut self.rows).into_iter().enumerate() {
-            let (n, from) = (length[i] as usize, i * STEPS_PER_READ);
+            let (n, from) = (length[i] as usize, i * OUT_TOKENS);
             row.tokens.extend_from_slice(&tokens[from..from + n]);
             row.logprobs.extend_from_slice(&logprobs[from..from + n]);
             row.left -= n.min(row.left);
