@@ -328,6 +328,8 @@ fn ten_adamw_steps_match() {
                     warmup_steps: 0,
                     weight_decay: settings["weight_decay"].as_f64().unwrap(),
                     max_grad_norm: 1.0,
+                    schedule: tea_wgpu::config::Schedule::Constant,
+                    total_steps: 10,
                 },
             )
             .unwrap();

@@ -16,6 +16,8 @@ const SETTINGS: Settings = Settings {
     warmup_steps: 0,
     weight_decay: 0.0,
     max_grad_norm: 1.0,
+    schedule: tea_wgpu::config::Schedule::Constant,
+    total_steps: 1,
 };
 
 fn golden(name: &str) -> Source {
@@ -74,7 +76,7 @@ fn training_an_adapter_takes_what_the_plan_says() {
             targets: vec![Proj::Q, Proj::O, Proj::Down],
         };
         let mut model = source.load(&gpu, None, 64, None).unwrap();
-        model.new_adapter(&lora, 1).unwrap();
+        model.new_adapter(&lora, 1, true).unwrap();
         let _optimizer = Optimizer::new(&gpu, model.trainable(), SETTINGS).unwrap();
         let _ws = Workspace::new(&gpu, &model.spec, shape(5, true, keep_all)).unwrap();
         let _cache = KvCache::new(&model, 200).unwrap();

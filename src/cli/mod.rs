@@ -6,6 +6,7 @@ mod generate;
 mod gradient;
 mod logprobs;
 mod score;
+mod supervised;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -76,6 +77,8 @@ enum Command {
     Devices(devices::Args),
     Train(train::Args),
     Plan(train::PlanArgs),
+    Sft(supervised::SftArgs),
+    Reward(supervised::RewardArgs),
 }
 
 /// Parses the process's arguments and runs the subcommand. Wrong usage ends the process with code 2, `--help` and
@@ -94,6 +97,8 @@ pub fn run() -> Result<()> {
         Command::Devices(args) => devices::run(&cli.globals, &args),
         Command::Train(args) => args.run(&cli.globals),
         Command::Plan(args) => args.run(),
+        Command::Sft(args) => args.run(&cli.globals),
+        Command::Reward(args) => args.run(&cli.globals),
     }
 }
 

@@ -45,13 +45,13 @@ impl Model {
         Ok(())
     }
 
-    /// Puts a fresh trainable adapter on the model: A Kaiming-uniform with a = √5 (uniform in ±1/√in, as PEFT), B = 0.
+    /// Puts a fresh adapter on the model: A Kaiming-uniform with a = √5 (uniform in ±1/√in, as PEFT), B = 0.
     ///
     /// # Errors
     /// Out of memory.
-    pub fn new_adapter(&mut self, shape: &LoraShape, seed: u64) -> Result<()> {
+    pub fn new_adapter(&mut self, shape: &LoraShape, seed: u64, train: bool) -> Result<()> {
         let mut tensor = 0;
-        self.set_adapter(shape, true, &mut |name, rows, cols| {
+        self.set_adapter(shape, train, &mut |name, rows, cols| {
             tensor += 1;
             if name.contains("lora_B") {
                 return Ok(vec![0.0; rows * cols]);

@@ -1,5 +1,6 @@
 //! AdamW over a model's trainable tensors, gradient clipping, learning-rate schedule.
 
+use crate::config::Schedule;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Recorder};
 use crate::kernels::adamw::{self, AdamW, AdamWArgs, NormScratch};
@@ -19,13 +20,26 @@ pub struct Settings {
     pub weight_decay: f64,
     /// Global-norm clip; 0 turns it off.
     pub max_grad_norm: f64,
+    /// What the rate does after warm-up.
+    pub schedule: Schedule,
+    /// Steps of the whole run, where the schedule ends.
+    pub total_steps: u64,
 }
 
 impl Settings {
-    /// Learning rate of the step after `done` steps: linear warm-up, then constant.
+    /// Learning rate of the step after `done` steps: linear warm-up, then the schedule.
     pub fn rate(&self, done: u64) -> f64 {
-        let warm = (done + 1) as f64 / self.warmup_steps.max(1) as f64;
-        self.learning_rate * warm.min(1.0)
+        if done < self.warmup_steps {
+            return self.learning_rate * (done + 1) as f64 / self.warmup_steps as f64;
+        }
+        let span = self.total_steps.saturating_sub(self.warmup_steps).max(1);
+        let along = ((done - self.warmup_steps) as f64 / span as f64).min(1.0);
+        self.learning_rate
+            * match self.schedule {
+                Schedule::Constant => 1.0,
+                Schedule::Linear => 1.0 - along,
+                Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * along).cos()),
+            }
     }
 }
 
@@ -210,15 +224,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn warm_up_is_linear_then_constant() {
-        let s = Settings {
+    fn warm_up_is_linear_then_the_schedule_rules() {
+        let with = |schedule| Settings {
             learning_rate: 1.0,
             warmup_steps: 4,
             weight_decay: 0.0,
             max_grad_norm: 1.0,
+            schedule,
+            total_steps: 8,
         };
-        let rates: Vec<f64> = (0..6).map(|i| s.rate(i)).collect();
-        assert_eq!(rates, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]);
-        assert_eq!(Settings { warmup_steps: 0, ..s }.rate(0), 1.0);
+        let rates = |s| (0..9).map(|i| with(s).rate(i)).collect::<Vec<f64>>();
+        assert_eq!(
+            rates(Schedule::Constant),
+            [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+        );
+        assert_eq!(
+            rates(Schedule::Linear),
+            [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+        );
+        assert!((rates(Schedule::Cosine)[6] - 0.5).abs() < 1e-12);
+        assert_eq!(
+            Settings {
+                warmup_steps: 0,
+                ..with(Schedule::Constant)
+            }
+            .rate(0),
+            1.0
+        );
     }
 }

@@ -299,7 +299,7 @@ pub fn sample_params(c: &TrainConfig) -> SampleParams {
     }
 }
 
-fn object(v: Value) -> Map<String, Value> {
+pub(super) fn object(v: Value) -> Map<String, Value> {
     match v {
         Value::Object(m) => m,
         _ => Map::new(),

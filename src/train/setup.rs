@@ -2,7 +2,7 @@
 
 use super::rl::{Prompt, Trainer};
 use crate::advantage::{Alpha, Rule, RuleOptions};
-use crate::config::{TINY, TrainConfig};
+use crate::config::{Schedule, TINY, TrainConfig};
 use crate::demo::{self, Split};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -307,7 +307,7 @@ impl Job {
             model.train_base()?;
             return Ok((model, reference));
         };
-        model.new_adapter(&shape, self.config.seed)?;
+        model.new_adapter(&shape, self.config.seed, true)?;
         Ok((model, None))
     }
 
@@ -327,6 +327,8 @@ impl Job {
             warmup_steps: c.warmup_steps,
             weight_decay: c.weight_decay,
             max_grad_norm: c.max_grad_norm,
+            schedule: Schedule::Constant,
+            total_steps: c.steps * c.num_iterations as u64,
         };
         Ok(Trainer {
             config: c,

@@ -3,6 +3,10 @@
 //! Settings come from defaults, then a TOML file, then flags; the flags' names with underscores are the file's keys.
 //! The resolved settings are written beside a run's results.
 
+mod supervised;
+
+pub use supervised::{Schedule, SupervisedConfig, SupervisedFlags};
+
 use crate::error::{Context, Error, Result};
 use clap::ValueEnum;
 use serde::de::DeserializeOwned;

@@ -1,0 +1,233 @@
+//! Settings of `sft` and `reward`.
+
+use super::TEMPLATE_DATE;
+use crate::error::{Error, Result};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// What the learning rate does after warm-up (transformers' `lr_scheduler_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// Stays.
+    Constant,
+    /// Falls to 0 in a line.
+    Linear,
+    /// Falls to 0 along half a cosine.
+    Cosine,
+}
+
+/// Settings that may be left open: one struct for the TOML file and the flags of `sft` and `reward`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields, default)]
+pub struct SupervisedFlags {
+    /// Model to start from: an alias, a directory, a GGUF file, or a hub id
+    #[arg(long)]
+    pub model: Option<String>,
+    /// LoRA adapter to start from instead of a fresh one
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Training data, JSONL
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// Held-out data, JSONL; without it a share of --data is held out
+    #[arg(long, value_name = "FILE")]
+    pub eval_data: Option<PathBuf>,
+    /// Share of --data that is held out where there is no --eval-data
+    #[arg(long)]
+    pub eval_fraction: Option<f64>,
+    /// Optimiser steps (default: one pass over the data)
+    #[arg(long)]
+    pub steps: Option<u64>,
+    /// Examples in an optimiser step
+    #[arg(long)]
+    pub batch_size: Option<usize>,
+    /// Learning rate (default 1e-4 for LoRA, 1e-5 with --full)
+    #[arg(long)]
+    pub learning_rate: Option<f64>,
+    /// Steps of linear warm-up
+    #[arg(long)]
+    pub warmup_steps: Option<u64>,
+    /// What the learning rate does after warm-up
+    #[arg(long, value_enum)]
+    pub lr_scheduler_type: Option<Schedule>,
+    /// AdamW's decoupled weight decay
+    #[arg(long)]
+    pub weight_decay: Option<f64>,
+    /// Global gradient-norm clip; 0 turns it off
+    #[arg(long)]
+    pub max_grad_norm: Option<f64>,
+    /// Train every weight instead of a LoRA adapter
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub full: Option<bool>,
+    /// Train only the score head (reward): the backbone runs once over the data
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub head_only: Option<bool>,
+    /// LoRA rank r
+    #[arg(long)]
+    pub lora_rank: Option<usize>,
+    /// LoRA alpha; the adapter is scaled by alpha / r
+    #[arg(long)]
+    pub lora_alpha: Option<f64>,
+    /// Seed of everything random in the run
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Steps between checkpoints
+    #[arg(long)]
+    pub save_steps: Option<u64>,
+    /// Steps between evaluations on the held-out data
+    #[arg(long)]
+    pub eval_steps: Option<u64>,
+    /// Most tokens in one forward and backward pass
+    #[arg(long, value_name = "TOKENS")]
+    pub token_budget: Option<usize>,
+    /// Longest example in tokens; longer ones are left out and counted
+    #[arg(long, value_name = "TOKENS")]
+    pub max_length: Option<usize>,
+    /// Keep every layer's activations instead of recomputing them: faster, more memory
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub no_checkpointing: Option<bool>,
+    /// Element type of the frozen weights: f32, f16, bf16, q8_0, q4_0
+    #[arg(long)]
+    pub base_dtype: Option<String>,
+    /// Do not wrap prompts in the model's chat template
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub raw: Option<bool>,
+    /// Date that chat templates see (YYYY-MM-DD)
+    #[arg(long, value_name = "DATE")]
+    pub template_date: Option<String>,
+}
+
+/// Resolved settings of an `sft` or `reward` run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(
+    missing_docs,
+    reason = "the fields are documented on SupervisedFlags, whose names they share"
+)]
+pub struct SupervisedConfig {
+    pub model: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<PathBuf>,
+    pub data: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_data: Option<PathBuf>,
+    pub eval_fraction: f64,
+    /// `None`: one pass over the data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    pub batch_size: usize,
+    pub learning_rate: f64,
+    pub warmup_steps: u64,
+    pub lr_scheduler_type: Schedule,
+    pub weight_decay: f64,
+    pub max_grad_norm: f64,
+    pub full: bool,
+    pub head_only: bool,
+    pub lora_rank: usize,
+    pub lora_alpha: f64,
+    pub seed: u64,
+    pub save_steps: u64,
+    pub eval_steps: u64,
+    pub token_budget: usize,
+    pub max_length: usize,
+    pub no_checkpointing: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_dtype: Option<String>,
+    pub raw: bool,
+    pub template_date: String,
+}
+
+impl SupervisedFlags {
+    /// Fills what is open with defaults.
+    ///
+    /// # Errors
+    /// No model or data, or a value out of range.
+    pub fn resolve(self) -> Result<SupervisedConfig> {
+        let full = self.full.unwrap_or(false);
+        let lora_rank = self.lora_rank.unwrap_or(16);
+        let c = SupervisedConfig {
+            model: self
+                .model
+                .ok_or_else(|| Error::user("no model to start from: give --model"))?,
+            adapter: self.adapter,
+            data: self
+                .data
+                .ok_or_else(|| Error::user("no training data: give --data FILE (JSONL)"))?,
+            eval_data: self.eval_data,
+            eval_fraction: self.eval_fraction.unwrap_or(0.05),
+            steps: self.steps,
+            batch_size: self.batch_size.unwrap_or(32),
+            learning_rate: self.learning_rate.unwrap_or(if full { 1e-5 } else { 1e-4 }),
+            warmup_steps: self.warmup_steps.unwrap_or(10),
+            lr_scheduler_type: self.lr_scheduler_type.unwrap_or(Schedule::Constant),
+            weight_decay: self.weight_decay.unwrap_or(0.0),
+            max_grad_norm: self.max_grad_norm.unwrap_or(1.0),
+            full,
+            head_only: self.head_only.unwrap_or(false),
+            lora_rank,
+            lora_alpha: self.lora_alpha.unwrap_or(2.0 * lora_rank as f64),
+            seed: self.seed.unwrap_or(1),
+            save_steps: self.save_steps.unwrap_or(100),
+            eval_steps: self.eval_steps.unwrap_or(50),
+            token_budget: self.token_budget.unwrap_or(2048),
+            max_length: self.max_length.unwrap_or(1024),
+            no_checkpointing: self.no_checkpointing.unwrap_or(false),
+            base_dtype: self.base_dtype,
+            raw: self.raw.unwrap_or(false),
+            template_date: self.template_date.unwrap_or_else(|| TEMPLATE_DATE.into()),
+        };
+        c.validate()?;
+        Ok(c)
+    }
+}
+
+impl SupervisedConfig {
+    /// Checks every value that a user may set.
+    ///
+    /// # Errors
+    /// The first one out of range, by the flag's name.
+    pub fn validate(&self) -> Result<()> {
+        let least_one = [
+            ("--steps", self.steps.unwrap_or(1)),
+            ("--batch-size", self.batch_size as u64),
+            ("--lora-rank", self.lora_rank as u64),
+            ("--save-steps", self.save_steps),
+            ("--eval-steps", self.eval_steps),
+            ("--token-budget", self.token_budget as u64),
+            ("--max-length", self.max_length as u64),
+        ];
+        if let Some((flag, _)) = least_one.iter().find(|(_, v)| *v == 0) {
+            return Err(Error::user(format!("{flag} must be at least 1")));
+        }
+        let not_negative = [
+            ("--learning-rate", self.learning_rate),
+            ("--weight-decay", self.weight_decay),
+            ("--max-grad-norm", self.max_grad_norm),
+            ("--lora-alpha", self.lora_alpha),
+        ];
+        if let Some((flag, v)) = not_negative.iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
+            return Err(Error::user(format!(
+                "{flag} is {v}; it must be a finite number of at least 0"
+            )));
+        }
+        if !(0.0..1.0).contains(&self.eval_fraction) {
+            return Err(Error::user(format!(
+                "--eval-fraction is {}; it must be in [0, 1)",
+                self.eval_fraction
+            )));
+        }
+        if self.full && (self.head_only || self.adapter.is_some()) {
+            return Err(Error::user("--full excludes --head-only and --adapter"));
+        }
+        Ok(())
+    }
+
+    /// Writes the settings as TOML.
+    ///
+    /// # Errors
+    /// Never for a valid configuration.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(Error::internal)
+    }
+}
