@@ -127,7 +127,7 @@ fn logprobs_equal_pytorch() {
                 "--input",
                 input,
                 "--token-budget",
-                "64",
+                "80",
             ];
             if let Some(adapter) = &with {
                 args.extend(["--adapter", text(adapter)]);
@@ -229,7 +229,7 @@ fn adapter_gradients_equal_pytorch() {
 fn full_gradients_equal_pytorch() {
     for name in ["llama_tied", "qwen2_bias"] {
         // Several micro-batches: gradients accumulate.
-        gradients_equal(name, "full", &["--full", "--token-budget", "48"]);
+        gradients_equal(name, "full", &["--full", "--token-budget", "80"]);
     }
 }
 
