@@ -238,7 +238,7 @@ fn describe(device: &Device, verbose: bool, out: &mut Lines) {
         ));
     }
     let failed = device.self_test.iter().filter(|c| !c.ok).count();
-    for c in &device.self_test {
+    for c in device.self_test.iter().filter(|c| verbose || !c.ok) {
         let result = c
             .error
             .as_ref()
@@ -246,9 +246,7 @@ fn describe(device: &Device, verbose: bool, out: &mut Lines) {
         out.text(&format!("   {} [{}]: {result}", c.kernel, c.case));
     }
     if !device.self_test.is_empty() {
-        out.text(&format!(
-            "   self-test: {} kernels, {failed} failed",
-            device.self_test.len()
-        ));
+        let all = device.self_test.len();
+        out.text(&format!("   self-test: {} of {all} kernels ok", all - failed));
     }
 }
