@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use serde_json::Value;
+use tea_wgpu::model::gguf::Gguf;
+use tea_wgpu::model::load::gguf_vocab;
 use tea_wgpu::text::{ChatTemplate, GgufVocab, HfFiles, Message, TemplateDate, Tokenizer};
 
 fn data(name: &str) -> PathBuf {
@@ -175,6 +177,9 @@ fn smollm2_from_gguf_equals_transformers() {
         ..GgufVocab::default()
     };
     assert_eq!(vocab.pre, "smollm");
+    // The program's own reader of the file says the same.
+    let file = Gguf::open(&data("smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")).unwrap();
+    assert_eq!(format!("{:?}", gguf_vocab(&file).unwrap()), format!("{vocab:?}"));
     let tokenizer = Tokenizer::from_gguf(&vocab).unwrap();
     let (texts, chats) = compare("smollm2", &tokenizer);
     assert!(texts >= 40 && chats >= 10);

@@ -7,11 +7,12 @@ use super::common::Lines;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterReport, Gpu, GpuOptions, list_adapters};
 use crate::kernels::harness::{Case, Slot};
+use crate::kernels::weight::lanes_of;
 use crate::kernels::{self, Entry};
 
 /// List GPU adapters: limits, features, kernel variants, and a self-test of every kernel
 ///
-/// Ends with code 2 when no adapter can be used.
+/// With -v every kernel is named. /// Ends with code 2 when no adapter can be used.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tea-wgpu devices
@@ -31,6 +32,8 @@ struct Device {
     #[serde(flatten)]
     report: AdapterReport,
     usable: bool,
+    /// Threads along a matrix row.
+    lanes: usize,
     /// Kernel → variant.
     variants: Vec<Variant>,
     self_test: Vec<Check>,
@@ -72,7 +75,9 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     if args.json {
         out.push(&All { adapters: &devices })?;
     } else {
-        devices.iter().for_each(|d| describe(d, &mut out));
+        devices
+            .iter()
+            .for_each(|d| describe(d, globals.verbose > 0, &mut out));
     }
     out.finish(None)?;
     if devices.iter().any(|d| d.usable) {
@@ -87,6 +92,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
 
 fn inspect(report: AdapterReport, test: bool) -> Device {
     let mut usable = report.unusable.is_none();
+    let lanes = lanes_of(report.kind);
     let fits =
         |e: &Entry| (!e.kernel.needs_f16 || report.f16) && (!e.kernel.needs_subgroups || report.subgroups);
     let table: Vec<Entry> = kernels::table().into_iter().filter(fits).collect();
@@ -126,6 +132,7 @@ fn inspect(report: AdapterReport, test: bool) -> Device {
     Device {
         report,
         usable,
+        lanes,
         variants,
         self_test,
     }
@@ -152,7 +159,7 @@ fn size(case: &Case) -> usize {
     case.slots.iter().map(bytes).sum()
 }
 
-fn describe(device: &Device, out: &mut Lines) {
+fn describe(device: &Device, verbose: bool, out: &mut Lines) {
     let r = &device.report;
     let kind = serde_json::to_value(r.kind)
         .ok()
@@ -219,10 +226,19 @@ fn describe(device: &Device, out: &mut Lines) {
             .filter(|v| v.variant == name)
             .map(|v| v.kernel)
             .collect();
-        out.text(&format!("   {name} kernels: {}", of.join(", ")));
+        let list = if verbose {
+            format!(": {}", of.join(", "))
+        } else {
+            String::new()
+        };
+        out.text(&format!(
+            "   {} {name} kernels, {} lanes along a matrix row{list}",
+            of.len(),
+            device.lanes
+        ));
     }
     let failed = device.self_test.iter().filter(|c| !c.ok).count();
-    for c in &device.self_test {
+    for c in device.self_test.iter().filter(|c| verbose || !c.ok) {
         let result = c
             .error
             .as_ref()
@@ -230,9 +246,7 @@ fn describe(device: &Device, out: &mut Lines) {
         out.text(&format!("   {} [{}]: {result}", c.kernel, c.case));
     }
     if !device.self_test.is_empty() {
-        out.text(&format!(
-            "   self-test: {} kernels, {failed} failed",
-            device.self_test.len()
-        ));
+        let all = device.self_test.len();
+        out.text(&format!("   self-test: {} of {all} kernels ok", all - failed));
     }
 }

@@ -55,16 +55,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", requires = "reward_model")]
     reward_adapter: Option<PathBuf>,
     /// Sampling temperature; 0 takes the likeliest token
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     temperature: f32,
     /// Keep only the k likeliest tokens; 0 keeps all
     #[arg(long, default_value_t = 0)]
     top_k: u32,
     /// Keep the likeliest tokens that hold this much probability together
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f32,
     /// Drop tokens below this share of the likeliest one's probability
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     min_p: f32,
     /// Most tokens in a completion (default: 512, or what the context leaves)
     #[arg(long, value_name = "TOKENS")]

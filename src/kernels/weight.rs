@@ -69,11 +69,12 @@ pub(crate) use weight_entries;
 
 /// Threads along the columns: one SIMD register on a CPU adapter, a few subgroups on a GPU.
 pub(crate) fn lanes(rec: &Recorder) -> usize {
-    if rec.gpu().caps().kind == DeviceKind::Cpu {
-        8
-    } else {
-        64
-    }
+    lanes_of(rec.gpu().caps().kind)
+}
+
+/// The threads that [`linear`](super::linear) and its like use along the columns on a kind of adapter.
+pub fn lanes_of(kind: DeviceKind) -> usize {
+    if kind == DeviceKind::Cpu { 8 } else { 64 }
 }
 
 /// Shard boundaries are multiples of this many rows, so that vocabulary chunks never straddle two shards.

@@ -1,6 +1,7 @@
 //! What a sampler allocates, added up before it does.
 
-use super::sampler::{STEPS_PER_READ, SamplerShape};
+use super::sampler::SamplerShape;
+use super::state::OUT_TOKENS;
 use crate::kernels::head::HeadBuffers;
 use crate::kernels::pad4;
 use crate::model::plan::Plan;
@@ -25,7 +26,7 @@ impl SamplerShape {
         plan.extend("", &Plan::kv_cache(spec, self.cache_rows));
         plan.add("head", HeadBuffers::bytes(s));
         // A row: state, logits, threshold, log-sum-exp, entropy; token, logp, keys (4), cache row, length, limit; its output.
-        let row = spec.hidden_size + pad4(spec.vocab_size) + 3 + 9 + 2 * STEPS_PER_READ;
+        let row = spec.hidden_size + pad4(spec.vocab_size) + 3 + 9 + 2 * OUT_TOKENS;
         plan.add("sampler", 4 * (s * row + 9) as u64);
         plan
     }

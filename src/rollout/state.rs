@@ -9,7 +9,7 @@ use crate::model::workspace::Workspace;
 
 /// Tokens the output buffers hold for a row: one more than is drawn between two readbacks, because the kernel ends a
 /// row whose buffer is full.
-const OUT_TOKENS: usize = STEPS_PER_READ + 1;
+pub(super) const OUT_TOKENS: usize = STEPS_PER_READ + 1;
 
 /// One sequence being decoded.
 struct Row {

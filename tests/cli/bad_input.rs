@@ -1,0 +1,307 @@
+//! Wrong files and flags: exit code 2 and a message that says where.
+
+use super::*;
+
+/// `logprobs` of two tokens with a model directory.
+fn logprobs(model: &Path) -> Run {
+    let dir = tempfile::tempdir().unwrap();
+    let input = jsonl(dir.path(), [json!({"tokens": [1, 2]})]);
+    tea(&["logprobs", "--model", text(model), "--input", text(&input)])
+}
+
+/// `logprobs` of a file's text.
+fn logprobs_of(contents: &str) -> Run {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in.jsonl");
+    std::fs::write(&input, contents).unwrap();
+    tea(&[
+        "logprobs",
+        "--model",
+        text(&model("mistral")),
+        "--input",
+        text(&input),
+    ])
+}
+
+/// Changes a model's config.json.
+fn configure(dir: &Path, change: impl FnOnce(&mut Value)) {
+    let path = dir.join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut config);
+    std::fs::write(&path, config.to_string()).unwrap();
+}
+
+#[test]
+fn missing_and_truncated_weights() {
+    let dir = copy("mistral");
+    let weights = dir.path().join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    for keep in [bytes.len() - 100, 50, 0] {
+        std::fs::write(&weights, &bytes[..keep]).unwrap();
+        logprobs(dir.path()).refused(&["model.safetensors", "download it again"]);
+    }
+    std::fs::remove_file(&weights).unwrap();
+    logprobs(dir.path()).refused(&[text(dir.path()), "model.safetensors"]);
+    std::fs::remove_file(dir.path().join("config.json")).unwrap();
+    logprobs(dir.path()).refused(&[text(dir.path()), "config.json"]);
+    logprobs(Path::new("./no/such/model")).refused(&["./no/such/model", "llama-1b"]);
+}
+
+#[test]
+fn weights_of_another_shape_or_type() {
+    let dir = copy("mistral");
+    configure(dir.path(), |c| c["intermediate_size"] = json!(96));
+    logprobs(dir.path()).refused(&["model.safetensors", "gate_proj.weight", "[88, 48]", "[96, 48]"]);
+
+    // The same file with one element type renamed to an integer of the same width.
+    let dir = copy("mistral");
+    let weights = dir.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let at = bytes.windows(5).position(|w| w == b"\"F32\"").unwrap();
+    bytes[at + 1] = b'I';
+    std::fs::write(&weights, &bytes).unwrap();
+    logprobs(dir.path()).refused(&["model.safetensors", "element type I32"]);
+}
+
+#[test]
+fn weights_that_are_not_finite() {
+    let dir = copy("mistral");
+    let weights = dir.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    // The file's last tensor data: all NaN.
+    let end = bytes.len();
+    bytes[end - 4 * 48..].copy_from_slice(&f32::NAN.to_le_bytes().repeat(48));
+    std::fs::write(&weights, &bytes).unwrap();
+    logprobs(dir.path()).refused(&["in.jsonl", "record 1", "not finite"]);
+
+    let dir = copy("llama_score");
+    let store = WeightStore::open_safetensors(&dir.path().join("model.safetensors")).unwrap();
+    let mut tensors: Vec<_> = store
+        .names()
+        .map(|n| (n.to_owned(), store.get(n).unwrap().into_owned()))
+        .collect();
+    for (_, t) in tensors.iter_mut().filter(|(n, _)| n == "score.weight") {
+        t.bytes = f32::NAN.to_le_bytes().repeat(t.shape.iter().product()).into();
+    }
+    drop(store);
+    tea_wgpu::model::save::write_safetensors(&dir.path().join("model.safetensors"), &tensors).unwrap();
+    let input = jsonl(dir.path(), [json!({"id": 1, "tokens": [1, 2]})]);
+    let run = tea(&[
+        "score",
+        "--reward-model",
+        text(dir.path()),
+        "--input",
+        text(&input),
+    ]);
+    run.refused(&["in.jsonl", "record 1", "NaN"]);
+}
+
+#[test]
+fn unknown_architectures() {
+    let dir = copy("mistral");
+    configure(dir.path(), |c| {
+        c["architectures"] = json!(["GPT2LMHeadModel"]);
+        c["model_type"] = json!("gpt2");
+    });
+    logprobs(dir.path()).refused(&["config.json", "GPT2LMHeadModel"]);
+}
+
+#[test]
+fn empty_and_malformed_lines() {
+    logprobs_of("").refused(&["in.jsonl", "no records"]);
+    logprobs_of("\n\n").refused(&["in.jsonl", "no records"]);
+    logprobs_of("{\"tokens\": [1, 2]}\n\n{\"tokens\": [1,\n").refused(&["in.jsonl:3", "malformed JSON"]);
+    logprobs_of("{\"tokens\": [1, 2]}\n{\"tokens\": \"ab\"}\n").refused(&["in.jsonl:2", "tokens"]);
+    logprobs_of("{\"token\": [1]}\n").refused(&["in.jsonl:1", "prompt"]);
+    logprobs_of("{\"tokens\": [1, 193]}\n").refused(&["in.jsonl", "record 1", "193", "vocabulary"]);
+    let run = tea(&[
+        "logprobs",
+        "--model",
+        text(&model("mistral")),
+        "--input",
+        "no/such.jsonl",
+    ]);
+    run.refused(&["no/such.jsonl", "check the path"]);
+}
+
+#[test]
+fn sequences_that_do_not_fit() {
+    let dir = copy("mistral");
+    configure(dir.path(), |c| c["max_position_embeddings"] = json!(6));
+    let rows = [
+        json!({"tokens": [1, 2, 3, 4, 5, 6]}),
+        json!({"tokens": [1, 2, 3, 4, 5, 6, 7]}),
+    ];
+    let input = jsonl(dir.path(), rows);
+    let run = tea(&["logprobs", "--model", text(dir.path()), "--input", text(&input)]);
+    run.refused(&["in.jsonl", "record 2", "7 tokens", "context"]);
+    let fits = jsonl(dir.path(), [json!({"tokens": [1, 2, 3, 4, 5, 6]})]);
+    assert_eq!(
+        tea(&["logprobs", "--model", text(dir.path()), "--input", text(&fits)])
+            .lines()
+            .len(),
+        1
+    );
+    let run = tea(&[
+        "logprobs",
+        "--model",
+        text(dir.path()),
+        "--input",
+        text(&fits),
+        "--token-budget",
+        "3",
+    ]);
+    run.refused(&["--token-budget"]);
+    let run = tea(&[
+        "logprobs",
+        "--model",
+        text(dir.path()),
+        "--input",
+        text(&fits),
+        "--token-budget",
+        "0",
+    ]);
+    run.refused(&["--token-budget"]);
+}
+
+#[test]
+fn adapters_of_another_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = jsonl(dir.path(), [json!({"tokens": [1, 2]})]);
+    let base = model("mistral");
+    let with = |adapter: &Path| {
+        tea(&[
+            "logprobs",
+            "--model",
+            text(&base),
+            "--input",
+            text(&input),
+            "--adapter",
+            text(adapter),
+        ])
+    };
+    with(&adapter("llama_gqa")).refused(&["another model"]);
+    with(dir.path()).refused(&["adapter_config.json", "--adapter"]);
+    with(&adapter("llama_score")).refused(&["score head"]);
+}
+
+#[test]
+fn the_wrong_kind_of_model() {
+    logprobs(&model("llama_score")).refused(&["llama_score", "reward model", "--model"]);
+    let dir = tempfile::tempdir().unwrap();
+    let input = jsonl(dir.path(), [json!({"tokens": [1, 2]})]);
+    let run = tea(&[
+        "score",
+        "--reward-model",
+        text(&model("mistral")),
+        "--input",
+        text(&input),
+    ]);
+    run.refused(&["mistral", "no score head"]);
+    logprobs(&adapter("mistral")).refused(&["LoRA adapter", "--adapter"]);
+}
+
+#[test]
+fn exactly_one_of_adapter_and_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = jsonl(
+        dir.path(),
+        [json!({"tokens": [1, 2], "prompt_len": 1, "weight": 1})],
+    );
+    let (model, adapter, output) = (
+        model("mistral"),
+        adapter("mistral"),
+        dir.path().join("g.safetensors"),
+    );
+    let base = [
+        "gradient",
+        "--model",
+        text(&model),
+        "--input",
+        text(&input),
+        "--output",
+        text(&output),
+    ];
+    let run = |flags: &[&str]| tea(&base.iter().chain(flags).copied().collect::<Vec<_>>());
+    run(&[]).refused(&["--adapter", "--full"]);
+    run(&["--full", "--adapter", text(&adapter)]).refused(&["--adapter", "--full"]);
+    run(&["--full", "--base-dtype", "f16"]).refused(&["--base-dtype", "--full"]);
+    run(&["--adapter", text(&adapter), "--base-dtype", "int3"]).refused(&["--base-dtype", "q4_0"]);
+    run(&["--adapter", text(&adapter), "--base-dtype", "q4_k"]).refused(&["q4_k", "q8_0"]);
+    // Rows of 48 are not whole blocks of 32.
+    run(&["--adapter", text(&adapter), "--base-dtype", "q8_0"]).refused(&["multiple of 32"]);
+    assert!(!output.exists());
+    let bad = jsonl(
+        dir.path(),
+        [json!({"tokens": [1, 2], "prompt_len": 3, "weight": 1})],
+    );
+    let run = tea(&[
+        "gradient",
+        "--model",
+        text(&model),
+        "--full",
+        "--input",
+        text(&bad),
+        "--output",
+        text(&output),
+    ]);
+    run.refused(&["in.jsonl:1", "prompt_len"]);
+}
+
+#[test]
+fn results_that_cannot_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = jsonl(dir.path(), [json!({"tokens": [1, 2]})]);
+    let output = dir.path().join("no/such/place.jsonl");
+    let model = model("mistral");
+    let run = tea(&[
+        "logprobs",
+        "--model",
+        text(&model),
+        "--input",
+        text(&input),
+        "--output",
+        text(&output),
+    ]);
+    run.refused(&["no/such"]);
+}
+
+#[test]
+fn no_adapter_says_what_to_install() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = jsonl(dir.path(), [json!({"tokens": [1, 2]})]);
+    let model = model("mistral");
+    for args in [
+        &["devices"][..],
+        &["logprobs", "--model", text(&model), "--input", text(&input)],
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"));
+        command.args(args).env("WGPU_BACKEND", "vulkan");
+        for variable in ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"] {
+            command.env(variable, "/dev/null");
+        }
+        finish(&mut command).refused(&["no GPU adapter", "mesa-vulkan-drivers"]);
+    }
+}
+
+#[test]
+fn unknown_device_names() {
+    for (name, part) in [
+        ("no-such-gpu", "no adapter's name contains it"),
+        ("99", "no such adapter"),
+    ] {
+        let run = tea(&["devices", "--device", name]);
+        run.refused(&["--device", name, part]);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"));
+        finish(command.arg("devices").env("TEA_DEVICE", name)).refused(&["--device", name, part]);
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_two_and_help_with_zero() {
+    tea(&["no-such-command"]).refused(&["no-such-command"]);
+    tea(&["logprobs", "--modle", "x"]).refused(&["--modle"]);
+    for args in [&["--help"][..], &["--version"], &["generate", "--help"]] {
+        assert_eq!(tea(args).code, 0);
+    }
+}
