@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand; flags → typed settings → one library call.
 
 mod common;
+mod demo_data;
 mod devices;
 mod generate;
 mod gradient;
@@ -76,6 +77,7 @@ enum Command {
     Devices(devices::Args),
     Train(train::Args),
     Plan(train::PlanArgs),
+    DemoData(demo_data::Args),
 }
 
 /// Parses the process's arguments and runs the subcommand. Wrong usage ends the process with code 2, `--help` and
@@ -94,6 +96,7 @@ pub fn run() -> Result<()> {
         Command::Devices(args) => devices::run(&cli.globals, &args),
         Command::Train(args) => args.run(&cli.globals),
         Command::Plan(args) => args.run(),
+        Command::DemoData(args) => demo_data::run(&cli.globals, &args),
     }
 }
 
