@@ -93,7 +93,10 @@ pub(crate) const COMPLETION: usize = 24;
 impl Args {
     fn validate(&self) -> Result<()> {
         if !(0.0..=1.0).contains(&self.noise) {
-            return Err(Error::user(format!("--noise is {}; it must be between 0 and 1", self.noise)));
+            return Err(Error::user(format!(
+                "--noise is {}; it must be between 0 and 1",
+                self.noise
+            )));
         }
         let counts = [
             ("--train", self.train),
@@ -171,7 +174,10 @@ fn fresh(args: &Args, spec: &ModelSpec, train: &[Example], validation: &[Example
     let out = AtomicDir::create(&file("init"))?;
     let companions = [
         ("tokenizer.json", demo::tokenizer_json()),
-        ("tokenizer_config.json", demo::tokenizer_config_json(args.model.context)),
+        (
+            "tokenizer_config.json",
+            demo::tokenizer_config_json(args.model.context),
+        ),
     ];
     write_model(&out, spec, &random_tensors(spec, args.seed), &companions)?;
     out.commit()?;
@@ -188,7 +194,13 @@ fn fresh(args: &Args, spec: &ModelSpec, train: &[Example], validation: &[Example
 
 /// Preferences from a policy's own responses, with as many from corruptions: the policy's show what a reward model will
 /// judge first, the corruptions what better and worse responses look like.
-fn sampled(globals: &Globals, args: &Args, policy: &str, train: &[Example], validation: &[Example]) -> Result<()> {
+fn sampled(
+    globals: &Globals,
+    args: &Args,
+    policy: &str,
+    train: &[Example],
+    validation: &[Example],
+) -> Result<()> {
     let examples = [train, validation].concat();
     let contents: Vec<PromptContent> = examples
         .iter()

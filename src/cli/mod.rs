@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand; flags → typed settings → one library call.
 
 mod common;
+mod demo;
 mod demo_data;
 mod devices;
 mod generate;
@@ -77,6 +78,7 @@ enum Command {
     Devices(devices::Args),
     Train(train::Args),
     Plan(train::PlanArgs),
+    Demo(demo::Args),
     DemoData(demo_data::Args),
 }
 
@@ -96,6 +98,7 @@ pub fn run() -> Result<()> {
         Command::Devices(args) => devices::run(&cli.globals, &args),
         Command::Train(args) => args.run(&cli.globals),
         Command::Plan(args) => args.run(),
+        Command::Demo(args) => demo::run(&cli.globals, &args),
         Command::DemoData(args) => demo_data::run(&cli.globals, &args),
     }
 }

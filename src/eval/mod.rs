@@ -2,6 +2,7 @@
 
 pub mod best_of_n;
 pub mod bootstrap;
+pub mod compare;
 pub mod run;
 
 pub use best_of_n::{BestOfN, Estimator, curve, extrapolated, grouped, powers_of_two, unbiased};

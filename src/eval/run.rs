@@ -86,7 +86,12 @@ impl Policy {
     /// # Errors
     /// As [`Source::open_causal`], [`Source::tokenizer`], [`Source::load`] and [`load_adapter`]; a prompt that does not
     /// fit in the context with a response, named by its number.
-    pub fn load(gpu: &Gpu, name: &str, contents: &[PromptContent], options: &PolicyOptions<'_>) -> Result<Self> {
+    pub fn load(
+        gpu: &Gpu,
+        name: &str,
+        contents: &[PromptContent],
+        options: &PolicyOptions<'_>,
+    ) -> Result<Self> {
         let mut source = Source::open_causal(name)?;
         let tokenizer = source.tokenizer()?;
         let formatter = Formatter {
@@ -124,7 +129,9 @@ impl Policy {
     /// As [`Sampler::generate`].
     pub fn sample(&self, n: usize, sampling: &Sampling) -> Result<Vec<Vec<Response>>> {
         if n == 0 || sampling.batch == 0 {
-            return Err(Error::user("an evaluation needs at least one sample a prompt and one sequence a batch"));
+            return Err(Error::user(
+                "an evaluation needs at least one sample a prompt and one sequence a batch",
+            ));
         }
         let jobs: Vec<Job> = (0u64..)
             .zip(&self.prompts)
@@ -280,15 +287,27 @@ mod tests {
     #[test]
     fn equal_responses_are_judged_once_and_every_place_gets_its_reward() {
         let contents = [PromptContent::Text("p".into()), PromptContent::Text("q".into())];
-        let group = |texts: [&str; 3]| texts.map(|t| Response { text: t.into(), tokens: t.len() + 1, truncated: t.len() > 2 });
-        let responses = vec![group(["a", "bb", "a"]).to_vec(), group(["ccc", "a", "ccc"]).to_vec()];
+        let group = |texts: [&str; 3]| {
+            texts.map(|t| Response {
+                text: t.into(),
+                tokens: t.len() + 1,
+                truncated: t.len() > 2,
+            })
+        };
+        let responses = vec![
+            group(["a", "bb", "a"]).to_vec(),
+            group(["ccc", "a", "ccc"]).to_vec(),
+        ];
         let mut reward = Length(0);
         let judged = judge(&contents, &responses, &mut reward).unwrap();
         assert_eq!(judged.values, [[1.0, 2.0, 1.0], [3.0, 1.0, 3.0]]);
         // "a" answers two prompts, so it is judged for each.
         assert_eq!(reward.0, 4);
         assert_eq!(judged.share_at_least(2.0), 0.5);
-        let evaluation = Evaluation { responses, rewards: vec![judged] };
+        let evaluation = Evaluation {
+            responses,
+            rewards: vec![judged],
+        };
         assert_eq!(evaluation.rewards[0].mean(), 11.0 / 6.0);
         assert_eq!(evaluation.mean_length(), 17.0 / 6.0);
         assert_eq!(evaluation.truncated_ratio(), 1.0 / 3.0);

@@ -34,7 +34,8 @@ pub fn random_tensors(spec: &ModelSpec, seed: u64) -> Vec<(String, HostTensor<'s
         .map(|(number, tensor)| {
             let n: usize = tensor.shape.iter().product();
             let mut stream = Stream::new(seed_for(seed, number, 0, 0), INIT);
-            let mut normal = |std: f64| -> Vec<f32> { (0..n).map(|_| (std * draw(&mut stream)) as f32).collect() };
+            let mut normal =
+                |std: f64| -> Vec<f32> { (0..n).map(|_| (std * draw(&mut stream)) as f32).collect() };
             let values = match tensor.role {
                 Role::AttnNorm | Role::MlpNorm | Role::FinalNorm | Role::QNorm | Role::KNorm => vec![1.0; n],
                 Role::Bias(_) => vec![0.0; n],
@@ -147,11 +148,18 @@ mod tests {
                 _ => base,
             };
             // Four standard errors of a deviation and of a mean.
-            assert!((sd / expected - 1.0).abs() < 4.0 / (2.0 * n).sqrt(), "{name}: {sd}");
+            assert!(
+                (sd / expected - 1.0).abs() < 4.0 / (2.0 * n).sqrt(),
+                "{name}: {sd}"
+            );
             assert!(mean.abs() < 4.0 * expected / n.sqrt(), "{name}: {mean}");
         }
         // No two tensors of one shape share their draws.
-        let bytes = |name: &str| a.iter().find(|(n, _)| n.contains(name)).map(|(_, t)| t.bytes.clone());
+        let bytes = |name: &str| {
+            a.iter()
+                .find(|(n, _)| n.contains(name))
+                .map(|(_, t)| t.bytes.clone())
+        };
         assert_ne!(bytes("layers.0.mlp.gate_proj"), bytes("layers.0.mlp.up_proj"));
     }
 
