@@ -1,6 +1,8 @@
 //! The command line: one file a subcommand; flags → typed settings → one library call.
 
 mod common;
+mod demo;
+mod demo_data;
 mod devices;
 mod generate;
 mod gradient;
@@ -79,6 +81,8 @@ enum Command {
     Plan(train::PlanArgs),
     Sft(supervised::SftArgs),
     Reward(supervised::RewardArgs),
+    Demo(demo::Args),
+    DemoData(demo_data::Args),
 }
 
 /// Parses the process's arguments and runs the subcommand. Wrong usage ends the process with code 2, `--help` and
@@ -99,6 +103,8 @@ pub fn run() -> Result<()> {
         Command::Plan(args) => args.run(),
         Command::Sft(args) => args.run(&cli.globals),
         Command::Reward(args) => args.run(&cli.globals),
+        Command::Demo(args) => demo::run(&cli.globals, &args),
+        Command::DemoData(args) => demo_data::run(&cli.globals, &args),
     }
 }
 

@@ -1,7 +1,9 @@
-//! Evaluation statistics: best-of-n curves and their uncertainty over prompts.
+//! Evaluation: sampling and judging held-out prompts, best-of-n curves and their uncertainty over prompts.
 
 pub mod best_of_n;
 pub mod bootstrap;
+pub mod compare;
+pub mod run;
 
 pub use best_of_n::{BestOfN, Estimator, curve, extrapolated, grouped, powers_of_two, unbiased};
 pub use bootstrap::{Bootstrap, Interval, WinTieLoss, win_tie_loss};
