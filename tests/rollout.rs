@@ -216,7 +216,7 @@ fn a_sample_depends_on_its_seed_alone() {
     let prompts = [0, 3, 8, 12].map(|i| prompts(v)[i].clone());
     let jobs: Vec<Job> = (0..).zip(&prompts).map(|(i, p)| job(p, i, 16)).collect();
     let settings = config(24, &stops(v));
-    let mut sampler = |sequences, prefill_rows| Sampler::new(&model, shape(sequences, prefill_rows)).unwrap();
+    let sampler = |sequences, prefill_rows| Sampler::new(&model, shape(sequences, prefill_rows)).unwrap();
     let want = sampler(64, 512).generate(&model, &jobs, &settings).unwrap();
     let flat = bits(&want);
     let different: std::collections::BTreeSet<_> = flat.iter().map(|c| &c.0).collect();

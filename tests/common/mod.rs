@@ -1,4 +1,5 @@
-//! What several test programs need: the adapter, the tiny models of tests/golden, fetched files.
+//! What several test programs need: the adapter, the tiny models of tests/golden, their buffers.
+#![allow(dead_code, reason = "every program compiles this file and uses a part of it")]
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
