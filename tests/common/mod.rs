@@ -1,0 +1,71 @@
+//! What several test programs need: the adapter, the tiny models of tests/golden, their buffers.
+#![allow(dead_code, reason = "every program compiles this file and uses a part of it")]
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use tea_wgpu::gpu::{Gpu, GpuOptions};
+use tea_wgpu::model::load;
+use tea_wgpu::model::params::Model;
+use tea_wgpu::model::source::ModelFiles;
+use tea_wgpu::model::spec::ModelSpec;
+use tea_wgpu::model::store::WeightStore;
+use tea_wgpu::model::workspace::{Shape, Workspace};
+use tea_wgpu::tensor::DType;
+
+/// The adapter; `TEA_DEVICE` chooses it.
+pub(crate) fn open_gpu() -> Gpu {
+    Gpu::open(&GpuOptions {
+        device: std::env::var("TEA_DEVICE").ok(),
+        ..Default::default()
+    })
+    .unwrap()
+}
+
+/// A tiny random model with its PyTorch results (tests/golden/README.md).
+pub(crate) struct Golden {
+    pub(crate) dir: PathBuf,
+    pub(crate) json: Value,
+    pub(crate) spec: ModelSpec,
+    pub(crate) gpu: Gpu,
+}
+
+impl Golden {
+    pub(crate) fn open(gpu: &Gpu, name: &str) -> Self {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/golden/models")
+            .join(name);
+        let json = serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
+        let spec = ModelFiles::Dir(dir.clone()).spec().unwrap();
+        Self {
+            dir,
+            json,
+            spec,
+            gpu: gpu.clone(),
+        }
+    }
+
+    /// The model with its matrices as `dtype` (as stored where `None`).
+    pub(crate) fn model(&self, dtype: Option<DType>) -> Model {
+        let store = WeightStore::open(&ModelFiles::Dir(self.dir.clone())).unwrap();
+        Model::load(&self.gpu, &self.spec, &store, dtype, 128).unwrap()
+    }
+
+    /// Puts the stored adapter on, trainable or not.
+    pub(crate) fn add_adapter(&self, model: &mut Model, train: bool) {
+        let dir = self.dir.join(self.json["adapter"].as_str().unwrap());
+        load::load_adapter(model, &dir, train).unwrap();
+    }
+}
+
+/// Buffers for micro-batches of up to `rows` tokens; LoRA up to rank 5.
+pub(crate) fn workspace(model: &Model, rows: usize, backward: bool) -> Workspace {
+    let shape = Shape {
+        rows,
+        readouts: rows,
+        rank: 5,
+        backward,
+        keep_all: false,
+        vocabulary_head: true,
+    };
+    Workspace::new(&model.gpu, &model.spec, shape).unwrap()
+}

@@ -1,0 +1,373 @@
+//! Sampling: the same tokens as PyTorch when greedy, the same bits as training's log-probabilities, and samples that
+//! depend on their seed alone.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::{Golden, open_gpu, workspace};
+use serde::Deserialize;
+use tea_wgpu::gpu::Gpu;
+use tea_wgpu::kernels::sample::SampleParams;
+use tea_wgpu::model::params::Model;
+use tea_wgpu::model::run::{self, Group};
+use tea_wgpu::rollout::{Completion, Finish, Job, SampleConfig, Sampler, SamplerShape};
+use tea_wgpu::tensor::DType;
+use tea_wgpu::train::loss::k3;
+
+const CAUSAL: [&str; 7] = [
+    "llama_gqa",
+    "llama_gqa_f16",
+    "llama_gqa_bf16",
+    "llama_tied",
+    "qwen2_bias",
+    "qwen3_qknorm",
+    "mistral",
+];
+
+fn shape(sequences: usize, prefill_rows: usize) -> SamplerShape {
+    SamplerShape {
+        sequences,
+        cache_rows: 80 + sequences * 24,
+        prefill_rows,
+        rank: 5,
+    }
+}
+
+fn config(length: usize, stop: &[u32]) -> SampleConfig {
+    SampleConfig {
+        params: SampleParams::PLAIN,
+        max_completion_length: length,
+        stop: stop.to_vec(),
+        seed: 7,
+        step: 3,
+    }
+}
+
+fn job(tokens: &[u32], prompt: u64, samples: usize) -> Job {
+    Job {
+        tokens: tokens.to_vec(),
+        prompt,
+        samples,
+        first: 0,
+    }
+}
+
+/// Prompts of lengths around the key block (8) and several of it, every token of the vocabulary's range in use.
+fn prompts(vocabulary: usize) -> Vec<Vec<u32>> {
+    const LENGTHS: [u32; 13] = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 40, 75];
+    let token = |i: u32, t: u32| (i * 7919 + t * 104_729 + t * t * 31) % vocabulary as u32;
+    LENGTHS
+        .iter()
+        .map(|n| (0..*n).map(|t| token(*n, t)).collect())
+        .collect()
+}
+
+/// Eight stop tokens spread over the vocabulary: about a third of the completions end before the limit.
+fn stops(vocabulary: usize) -> Vec<u32> {
+    (0..8).map(|i| (i * vocabulary / 8 + 5) as u32).collect()
+}
+
+fn bits(groups: &[Vec<Completion>]) -> Vec<(Vec<u32>, Vec<u32>, Finish)> {
+    groups
+        .iter()
+        .flatten()
+        .map(|c| {
+            let logprobs = c.logprobs.iter().map(|x| x.to_bits()).collect();
+            (c.tokens.clone(), logprobs, c.finish)
+        })
+        .collect()
+}
+
+#[derive(Deserialize)]
+struct Greedy {
+    prompt: Vec<u32>,
+    tokens: Vec<u32>,
+    logprobs: Vec<f32>,
+}
+
+/// Both cases in one batch, so that a longer prompt and a shorter one are decoded side by side.
+fn check_greedy(model: &Model, what: &str, cases: &serde_json::Value) {
+    let cases: Vec<Greedy> = serde_json::from_value(cases.clone()).unwrap();
+    let jobs: Vec<Job> = (0..).zip(&cases).map(|(i, c)| job(&c.prompt, i, 1)).collect();
+    let config = SampleConfig {
+        params: SampleParams::GREEDY,
+        ..config(cases[0].tokens.len(), &[])
+    };
+    let mut sampler = Sampler::new(model, shape(2, 64)).unwrap();
+    let groups = sampler.generate(model, &jobs, &config).unwrap();
+    for (case, group) in cases.iter().zip(&groups) {
+        let [got] = &group[..] else {
+            panic!("{what}: {} completions", group.len());
+        };
+        assert_eq!(got.tokens, case.tokens, "{what}");
+        assert_eq!(got.finish, Finish::Length, "{what}");
+        assert_eq!(got.logprobs.len(), case.logprobs.len(), "{what}");
+        for (a, b) in got.logprobs.iter().zip(&case.logprobs) {
+            // The distance that log-probabilities of packed batches are held to as well.
+            assert!((a - b).abs() < 1e-4, "{what}: log-probability {a}, not {b}");
+        }
+    }
+}
+
+#[test]
+fn greedy_tokens_are_pytorchs() {
+    let gpu = open_gpu();
+    for name in CAUSAL {
+        let g = Golden::open(&gpu, name);
+        let mut model = g.model(None);
+        check_greedy(&model, name, &g.json["greedy"]);
+        g.add_adapter(&mut model, false);
+        check_greedy(&model, &format!("{name} with adapter"), &g.json["greedy_lora"]);
+    }
+}
+
+/// How far the trainer's log-probabilities are from the sampler's.
+#[derive(Debug, Default)]
+struct Mismatch {
+    tokens: usize,
+    differing: usize,
+    kl: f64,
+    max: f64,
+}
+
+/// 208 completions, scored again in micro-batches of 110 rows that split every group.
+fn mismatch(model: &Model) -> Mismatch {
+    const M: usize = 16;
+    let v = model.spec.vocab_size;
+    let prompts = prompts(v);
+    let jobs: Vec<Job> = (0..).zip(&prompts).map(|(i, p)| job(p, i, M)).collect();
+    let mut sampler = Sampler::new(model, shape(64, 96)).unwrap();
+    let sampled = sampler.generate(model, &jobs, &config(24, &stops(v))).unwrap();
+    let stopped = sampled
+        .iter()
+        .flatten()
+        .filter(|c| c.finish == Finish::Stop)
+        .count();
+    assert!((10..198).contains(&stopped), "{stopped} of 208 stopped");
+    let groups: Vec<Group<'_>> = prompts
+        .iter()
+        .zip(&sampled)
+        .map(|(prefix, group)| Group {
+            prefix,
+            suffixes: group.iter().map(|c| &c.tokens[..]).collect(),
+        })
+        .collect();
+    let ws = workspace(model, 110, false);
+    let plans = run::pack(&groups, 110, 110).unwrap();
+    assert!(plans.len() > jobs.len(), "{} micro-batches", plans.len());
+    let trained = run::log_probs(model, &ws, &groups, true).unwrap();
+    let mut out = Mismatch::default();
+    for (group, again) in sampled.iter().zip(&trained) {
+        for (c, again) in group.iter().zip(again) {
+            assert_eq!(c.logprobs.len(), again.len());
+            for (a, b) in c.logprobs.iter().zip(again) {
+                assert!(a.is_finite() && *a <= 0.0);
+                let d = f64::from(*b) - f64::from(*a);
+                out.tokens += 1;
+                out.differing += usize::from(a.to_bits() != b.to_bits());
+                out.kl += k3(d);
+                out.max = out.max.max(d.abs());
+            }
+        }
+    }
+    out.kl /= out.tokens as f64;
+    out
+}
+
+fn check_mismatch(model: &Model, what: &str) {
+    let m = mismatch(model);
+    println!("{what}: {m:?}");
+    assert!(m.tokens > 2000, "{what}: {m:?}");
+    assert!(m.kl < 1e-6 && m.max < 1e-4, "{what}: {m:?}");
+    // Same kernels, same order of every sum: not close but equal.
+    assert_eq!(m.differing, 0, "{what}: {m:?}");
+}
+
+#[test]
+fn sampler_and_trainer_agree_to_the_bit() {
+    let gpu = open_gpu();
+    for name in ["llama_gqa", "llama_tied", "qwen2_bias", "mistral"] {
+        let g = Golden::open(&gpu, name);
+        let mut model = g.model(None);
+        g.add_adapter(&mut model, false);
+        check_mismatch(&model, name);
+    }
+}
+
+#[test]
+fn sampler_and_trainer_agree_to_the_bit_on_small_weights() {
+    let gpu = open_gpu();
+    let g = Golden::open(&gpu, "qwen3_qknorm");
+    for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0] {
+        let mut model = g.model(Some(dtype));
+        g.add_adapter(&mut model, false);
+        assert_eq!(model.head_param().value.dtype, dtype);
+        check_mismatch(&model, &format!("qwen3_qknorm {dtype}"));
+    }
+}
+
+#[test]
+fn a_sample_depends_on_its_seed_alone() {
+    let gpu = open_gpu();
+    let g = Golden::open(&gpu, "llama_gqa");
+    let mut model = g.model(None);
+    g.add_adapter(&mut model, false);
+    let v = model.spec.vocab_size;
+    let prompts = [0, 3, 8, 12].map(|i| prompts(v)[i].clone());
+    let jobs: Vec<Job> = (0..).zip(&prompts).map(|(i, p)| job(p, i, 16)).collect();
+    let settings = config(24, &stops(v));
+    let sampler = |sequences, prefill_rows| Sampler::new(&model, shape(sequences, prefill_rows)).unwrap();
+    let want = sampler(64, 512).generate(&model, &jobs, &settings).unwrap();
+    let flat = bits(&want);
+    let different: std::collections::BTreeSet<_> = flat.iter().map(|c| &c.0).collect();
+    assert!(different.len() > 60, "only {} of 64 differ", different.len());
+    for (sequences, prefill_rows) in [(64, 512), (64, 7), (16, 100), (3, 7), (3, 1), (1, 512)] {
+        let got = sampler(sequences, prefill_rows)
+            .generate(&model, &jobs, &settings)
+            .unwrap();
+        assert!(
+            bits(&got) == flat,
+            "{sequences} sequences, {prefill_rows} prefill rows"
+        );
+    }
+    // One sampler, used again, for parts of the jobs in another order.
+    let mut again = sampler(16, 20);
+    let parts = [
+        (2, 5..16),
+        (0, 0..1),
+        (3, 9..16),
+        (0, 1..16),
+        (2, 0..5),
+        (1, 0..16),
+        (3, 0..9),
+    ];
+    let split: Vec<Job> = parts
+        .iter()
+        .map(|(j, r)| Job {
+            first: r.start,
+            samples: (r.end - r.start) as usize,
+            ..jobs[*j].clone()
+        })
+        .collect();
+    for _ in 0..2 {
+        let got = again.generate(&model, &split, &settings).unwrap();
+        for ((j, r), group) in parts.iter().zip(got) {
+            let part = want[*j][r.start as usize..r.end as usize].to_vec();
+            assert!(bits(&[group]) == bits(&[part]), "job {j} {r:?}");
+        }
+    }
+    // What is part of the seed: another run, step, prompt number or sample number gives other tokens.
+    let one = |config: &SampleConfig, job: &Job, again: &mut Sampler| {
+        let group = again.generate(&model, std::slice::from_ref(job), config).unwrap();
+        bits(&group)
+    };
+    let base = one(&settings, &jobs[1], &mut again);
+    let (mut run, mut step) = (settings.clone(), settings.clone());
+    (run.seed, step.step) = (8, 4);
+    let other_prompt = Job {
+        prompt: 9,
+        ..jobs[1].clone()
+    };
+    let other_samples = Job {
+        first: 16,
+        ..jobs[1].clone()
+    };
+    for (config, job) in [
+        (&run, &jobs[1]),
+        (&step, &jobs[1]),
+        (&settings, &other_prompt),
+        (&settings, &other_samples),
+    ] {
+        let other = one(config, job, &mut again);
+        let same = other.iter().zip(&base).filter(|(a, b)| a == b).count();
+        assert!(same <= 2, "{same} of 16 samples are the same");
+    }
+}
+
+#[test]
+fn completions_end_at_a_stop_token_or_at_the_limit() {
+    let gpu = open_gpu();
+    let g = Golden::open(&gpu, "mistral");
+    let model = g.model(None);
+    let v = model.spec.vocab_size;
+    let jobs = [
+        job(&prompts(v)[4], 0, 40),
+        job(&prompts(v)[0], 1, 0),
+        job(&prompts(v)[5], 2, 3),
+    ];
+    let stop = stops(v);
+    let mut sampler = Sampler::new(&model, shape(40, 16)).unwrap();
+    // Lengths around the tokens decoded between two readbacks.
+    for length in [1, 2, 8, 9, 10, 17, 24] {
+        let (mut ended, mut cut) = (0, 0);
+        let groups = sampler.generate(&model, &jobs, &config(length, &stop)).unwrap();
+        assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [40, 0, 3]);
+        for c in groups.iter().flatten() {
+            let at = c.tokens.iter().position(|t| stop.contains(t));
+            let (finish, n) = match at {
+                Some(i) => (Finish::Stop, i + 1),
+                None => (Finish::Length, length),
+            };
+            assert_eq!((c.finish, c.tokens.len(), c.logprobs.len()), (finish, n, n));
+            assert!(n <= length && c.tokens.iter().all(|t| (*t as usize) < v));
+            ended += usize::from(finish == Finish::Stop);
+            cut += usize::from(finish == Finish::Length);
+        }
+        assert!(
+            cut > 0 && (length < 8 || ended > 0),
+            "limit {length}: {ended} stopped, {cut} cut"
+        );
+    }
+    // A stop token only ends a completion: what comes before it is the same without stop tokens.
+    let stopped = sampler.generate(&model, &jobs, &config(24, &stop)).unwrap();
+    let free = sampler.generate(&model, &jobs, &config(24, &[])).unwrap();
+    for (a, b) in stopped.iter().flatten().zip(free.iter().flatten()) {
+        assert_eq!((b.tokens.len(), b.finish), (24, Finish::Length));
+        assert_eq!(a.tokens, b.tokens[..a.tokens.len()]);
+    }
+}
+
+fn refusal(gpu: &Gpu, job: Job, config: &SampleConfig) -> String {
+    let model = Golden::open(gpu, "mistral").model(None);
+    let mut sampler = Sampler::new(&model, shape(2, 16)).unwrap();
+    let good = self::job(&[1, 2], 0, 1);
+    let error = sampler
+        .generate(&model, &[good.clone(), job], config)
+        .unwrap_err();
+    assert_eq!(error.exit_code(), 2, "{error}");
+    // The sampler is still good afterwards.
+    assert_eq!(
+        sampler
+            .generate(&model, &[good], &self::config(3, &[]))
+            .unwrap()
+            .len(),
+        1
+    );
+    error.to_string()
+}
+
+#[test]
+fn what_cannot_be_sampled_is_refused_with_its_reason() {
+    let gpu = open_gpu();
+    let plain = config(24, &[]);
+    let empty = refusal(&gpu, job(&[], 4, 1), &plain);
+    assert!(empty.contains("prompt 4") && empty.contains("empty"), "{empty}");
+    let outside = refusal(&gpu, job(&[5, 193], 4, 1), &plain);
+    assert!(
+        outside.contains("193") && outside.contains("vocabulary"),
+        "{outside}"
+    );
+    // 128 positions: 105 + 24 − 1 fit, one more does not; the cache of this sampler holds 80 + 2 · 24 rows.
+    let long = refusal(&gpu, job(&[1; 106], 4, 1), &plain);
+    assert!(
+        long.contains("106 tokens") && long.contains("--max-completion-length"),
+        "{long}"
+    );
+    let cache = refusal(&gpu, job(&[1; 105], 4, 1), &plain);
+    assert!(cache.contains("129 cache rows, and this run has 128"), "{cache}");
+    let stops = refusal(&gpu, job(&[1], 4, 1), &config(4, &[0, 1, 2, 3, 4, 5, 6, 7, 8]));
+    assert!(
+        stops.contains("9 stop tokens") && stops.contains("at most 8"),
+        "{stops}"
+    );
+}

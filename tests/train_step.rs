@@ -1,0 +1,299 @@
+//! The on-policy step on a tiny model: metrics, repeatability, and what a step without signal does to the weights.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::{Golden, open_gpu, workspace};
+use serde_json::{Map, Value};
+use tea_wgpu::advantage::Rule;
+use tea_wgpu::config::{TrainConfig, TrainFlags};
+use tea_wgpu::demo;
+use tea_wgpu::error::Result;
+use tea_wgpu::gpu::Gpu;
+use tea_wgpu::model::params::{LoraShape, Model};
+use tea_wgpu::model::spec::Proj;
+use tea_wgpu::optim::{Optimizer, Settings};
+use tea_wgpu::reward::{Item, Reward};
+use tea_wgpu::rollout::{Sampler, SamplerShape};
+use tea_wgpu::text::{HfFiles, PromptContent, Tokenizer};
+use tea_wgpu::train::rl::{Prompt, Trainer};
+
+/// Judges by the characters' codes alone.
+struct Toy {
+    f: fn(&str) -> f64,
+    seen: usize,
+}
+
+impl Reward for Toy {
+    fn name(&self) -> &str {
+        "toy"
+    }
+
+    fn score(&mut self, items: &[Item<'_>]) -> Result<Vec<f64>> {
+        self.seen += items.len();
+        Ok(items.iter().map(|i| (self.f)(i.response)).collect())
+    }
+}
+
+/// Characters with an even code minus those with an odd one.
+fn parity(text: &str) -> f64 {
+    text.chars()
+        .map(|c| 1.0 - 2.0 * f64::from(u32::from(c) % 2))
+        .sum()
+}
+
+fn constant(_: &str) -> f64 {
+    0.25
+}
+
+fn flags() -> TrainFlags {
+    TrainFlags {
+        model: Some("tiny".into()),
+        reward_model: Some("toy".into()),
+        num_generations: Some(10),
+        prompts_per_step: Some(3),
+        max_completion_length: Some(12),
+        learning_rate: Some(1e-2),
+        warmup_steps: Some(1),
+        lora_rank: Some(5),
+        lora_alpha: Some(10.0),
+        seed: Some(11),
+        ..Default::default()
+    }
+}
+
+/// Where the adapter starts.
+#[derive(Clone, Copy)]
+enum Start {
+    /// A random, B zero: the policy is the reference.
+    Fresh,
+    /// The stored adapter, which changes the policy.
+    Stored,
+}
+
+struct Run {
+    metrics: Vec<Map<String, Value>>,
+    before: Vec<Vec<f32>>,
+    after: Vec<Vec<f32>>,
+}
+
+impl Run {
+    /// The largest change of any parameter.
+    fn moved(&self) -> f32 {
+        let pairs = self.before.iter().flatten().zip(self.after.iter().flatten());
+        pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    }
+
+    /// The metrics without the clocks.
+    fn timeless(&self) -> Vec<Map<String, Value>> {
+        let mut out = self.metrics.clone();
+        for m in &mut out {
+            m.retain(|k, _| !k.starts_with("time/") && k != "step_time");
+        }
+        out
+    }
+
+    fn get(&self, step: usize, name: &str) -> f64 {
+        let value = self.metrics[step].get(name);
+        value
+            .and_then(Value::as_f64)
+            .unwrap_or_else(|| panic!("no {name} in {:?}", self.metrics[step]))
+    }
+}
+
+fn parameters(model: &Model) -> Vec<Vec<f32>> {
+    let read = |p: tea_wgpu::model::params::Trainable| p.value.read_f32(&model.gpu).unwrap();
+    model.trainable().into_iter().map(read).collect()
+}
+
+/// Two steps on llama_gqa's random weights with the embedded models' character tokenizer.
+fn run(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, f: fn(&str) -> f64) -> Run {
+    let config: TrainConfig = flags.resolve(&|_| None).unwrap();
+    let golden = Golden::open(gpu, "llama_gqa");
+    let mut model = golden.model(None);
+    match start {
+        Start::Fresh => {
+            let shape = LoraShape {
+                rank: config.lora_rank,
+                alpha: config.lora_alpha,
+                targets: Proj::ALL.to_vec(),
+            };
+            model.new_adapter(&shape, config.seed).unwrap();
+        }
+        Start::Stored => golden.add_adapter(&mut model, true),
+    }
+    let json = demo::tokenizer_json();
+    let tokenizer = Tokenizer::from_hf(&HfFiles {
+        tokenizer_json: json.into(),
+        tokenizer_config: Some(demo::tokenizer_config_json(128).into()),
+        special_tokens_map: None,
+        generation_config: None,
+        model_config: None,
+        chat_template: None,
+    })
+    .unwrap();
+    let prompt = |text: &str| Prompt {
+        content: PromptContent::Text(text.into()),
+        tokens: tokenizer.encode(text, false).unwrap(),
+    };
+    let prompts = ["sort: 3 1 2", "a", "reverse: tail", "what next?"].map(prompt);
+    // Small enough that every group is split over micro-batches.
+    let ws = workspace(&model, 40, true);
+    let settings = Settings {
+        learning_rate: config.learning_rate,
+        warmup_steps: config.warmup_steps,
+        weight_decay: config.weight_decay,
+        max_grad_norm: config.max_grad_norm,
+    };
+    let shape = SamplerShape {
+        sequences: 16,
+        cache_rows: 256,
+        prefill_rows: 32,
+        rank: config.lora_rank,
+    };
+    let before = parameters(&model);
+    let mut trainer = Trainer {
+        config: &config,
+        rule,
+        model: &model,
+        reference: None,
+        tokenizer: &tokenizer,
+        prompts: &prompts,
+        ws: &ws,
+        sampler: Sampler::new(&model, shape).unwrap(),
+        optimizer: Optimizer::new(gpu, model.trainable(), settings).unwrap(),
+        stop: vec![4, 200, 300],
+    };
+    let mut reward = Toy { f, seen: 0 };
+    let metrics = (0..2)
+        .map(|step| trainer.step(step, &mut reward).unwrap())
+        .collect();
+    assert_eq!(reward.seen, 2 * config.prompts_per_step * config.num_generations);
+    let after = parameters(&model);
+    Run {
+        metrics,
+        before,
+        after,
+    }
+}
+
+const NAMES: [&str; 26] = [
+    "reward",
+    "reward_std",
+    "frac_reward_zero_std",
+    "frac_groups_no_signal",
+    "rewards/toy/mean",
+    "rewards/toy/std",
+    "kl",
+    "entropy",
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "completions/mean_length",
+    "completions/min_length",
+    "completions/max_length",
+    "completions/clipped_ratio",
+    "clip_ratio/low_mean",
+    "clip_ratio/high_mean",
+    "clip_ratio/region_mean",
+    "mismatch_kl",
+    "mismatch_logp_max",
+    "num_tokens",
+    "tail/mu",
+    "tail/sigma",
+    "tail/kappa",
+    "time/sample",
+    "step_time",
+];
+
+#[test]
+fn two_steps_report_finite_metrics_and_move_the_adapter() {
+    let gpu = open_gpu();
+    let r = run(&gpu, flags(), Rule::default(), Start::Fresh, parity);
+    for step in 0..2 {
+        for name in NAMES {
+            assert!(r.get(step, name).is_finite(), "{name} in step {step}");
+        }
+        // The sampler's probabilities are the trainer's, also after the weights have moved.
+        assert_eq!(r.get(step, "mismatch_kl"), 0.0);
+        assert_eq!(r.get(step, "mismatch_logp_max"), 0.0);
+        assert!(r.get(step, "reward_std") > 0.0 && r.get(step, "grad_norm") > 0.0);
+        assert!(r.get(step, "frac_groups_no_signal") < 1.0);
+        let entropy = r.get(step, "entropy");
+        assert!(entropy > 0.0 && entropy <= 331f64.ln(), "{entropy}");
+        let (low, mean, high) = (
+            r.get(step, "completions/min_length"),
+            r.get(step, "completions/mean_length"),
+            r.get(step, "completions/max_length"),
+        );
+        assert!(1.0 <= low && low <= mean && mean <= high && high <= 12.0);
+        assert_eq!(r.get(step, "num_tokens"), (mean * 30.0).round());
+    }
+    // B starts at zero, so the first policy is the reference; the second is not.
+    assert_eq!(r.get(0, "kl"), 0.0);
+    assert!(r.get(1, "kl") > 0.0, "{}", r.get(1, "kl"));
+    // Adam's first steps are as long as the learning rate.
+    assert!((0.005..0.025).contains(&r.moved()), "{}", r.moved());
+}
+
+#[test]
+fn the_seed_alone_decides_a_run() {
+    let gpu = open_gpu();
+    let twice = || run(&gpu, flags(), Rule::default(), Start::Fresh, parity);
+    let (a, b) = (twice(), twice());
+    assert_eq!(a.timeless(), b.timeless());
+    assert!(a.after == b.after);
+    let other = TrainFlags {
+        seed: Some(12),
+        ..flags()
+    };
+    let c = run(&gpu, other, Rule::default(), Start::Stored, parity);
+    let d = run(&gpu, flags(), Rule::default(), Start::Stored, parity);
+    // The same start, another seed: other samples.
+    assert!(c.before == d.before);
+    assert_ne!(c.timeless(), d.timeless());
+}
+
+#[test]
+fn equal_rewards_move_nothing_but_what_the_kl_moves() {
+    let gpu = open_gpu();
+    for rule in Rule::ALL {
+        let beta = |beta| TrainFlags {
+            beta: Some(beta),
+            ..flags()
+        };
+        let still = run(&gpu, beta(0.0), *rule, Start::Stored, constant);
+        for step in 0..2 {
+            assert_eq!(still.get(step, "frac_groups_no_signal"), 1.0, "{rule}");
+            assert_eq!(still.get(step, "frac_reward_zero_std"), 1.0, "{rule}");
+            assert_eq!(still.get(step, "reward"), 0.25, "{rule}");
+            assert_eq!(still.get(step, "loss"), 0.0, "{rule}");
+            assert_eq!(still.get(step, "grad_norm"), 0.0, "{rule}");
+        }
+        assert_eq!(still.moved(), 0.0, "{rule}");
+        let pulled = run(&gpu, beta(0.5), *rule, Start::Stored, constant);
+        assert_eq!(pulled.get(0, "frac_groups_no_signal"), 1.0, "{rule}");
+        assert!(
+            pulled.get(0, "kl") > 0.0 && pulled.get(0, "grad_norm") > 0.0,
+            "{rule}"
+        );
+        assert!(pulled.moved() > 0.0, "{rule}");
+    }
+}
+
+#[test]
+fn later_iterations_clip_and_stay_finite() {
+    let gpu = open_gpu();
+    let more = TrainFlags {
+        num_iterations: Some(3),
+        learning_rate: Some(5e-2),
+        epsilon: Some(0.05),
+        ..flags()
+    };
+    let r = run(&gpu, more, Rule::Grpo, Start::Fresh, parity);
+    for step in 0..2 {
+        assert!(r.get(step, "clip_ratio/region_mean") > 0.0);
+        assert_eq!(r.get(step, "mismatch_kl"), 0.0);
+        assert!(r.get(step, "loss").is_finite());
+    }
+}
