@@ -159,7 +159,7 @@ pub struct BackwardArgs<'a> {
     pub lse: &'a Buffer,
     /// (M, H·D): gradient of `out`.
     pub dout: &'a Buffer,
-    /// (M) vec4<u32>, as in [`forward`].
+    /// (M) `vec4<u32>`, as in [`forward`].
     pub meta: &'a Buffer,
     /// (M) u32: key row j is attended by exactly the query rows `j .. key_ends[j]`.
     pub key_ends: &'a Buffer,

@@ -12,7 +12,7 @@ use crate::kernels::linear::{self, Write};
 use crate::kernels::{attention, elementwise, embedding, head, rmsnorm, rope, rows};
 
 impl Pass<'_> {
-    /// Adds the gradients of Σᵢ dlogp[i] · log π(readout i) to every trainable tensor, after [`Pass::forward`] and
+    /// Adds the gradients of `Σᵢ dlogp[i] · log π(readout i)` to every trainable tensor, after [`Pass::forward`] and
     /// [`Pass::log_probs`] of the same batch.
     ///
     /// `dlogp` (P) is dL/dlogp; `tokens` (M) are the batch's tokens.
@@ -48,7 +48,7 @@ impl Pass<'_> {
         self.backward_hidden(rec, batch, tokens)
     }
 
-    /// As [`Pass::backward_log_probs`] for Σᵢ dscore[i] · score(readout i).
+    /// As [`Pass::backward_log_probs`] for `Σᵢ dscore[i] · score(readout i)`.
     ///
     /// # Errors
     /// A GPU error.

@@ -205,7 +205,7 @@ impl Workspace {
         &self.tokens
     }
 
-    /// Attention ranges of each row (M) vec4<u32>; a decode loop on the GPU advances it.
+    /// Attention ranges of each row (M) `vec4<u32>`; a decode loop on the GPU advances it.
     pub fn meta(&self) -> &Buffer {
         &self.meta
     }
