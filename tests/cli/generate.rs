@@ -308,3 +308,47 @@ fn a_template_date_and_sampling_flags_are_checked() {
     ]);
     run.refused(&["in.jsonl", "prompt 1", "chat template"]);
 }
+
+/// SmolLM2-135M from its GGUF file, quantised on the GPU, chooses the tokens that transformers chooses on the dequantised
+/// weights. The goldens go on after an end token; a completion here ends with it.
+#[test]
+fn smollm2_greedy_equals_transformers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let gguf = root.join("target/test-data/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf");
+    assert!(
+        gguf.exists(),
+        "{} is missing: run `sh tests/fetch-data.sh` and test again",
+        gguf.display()
+    );
+    let bytes = std::fs::read(root.join("tests/golden/smollm2_greedy.json")).unwrap();
+    let golden: Value = serde_json::from_slice(&bytes).unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let input = jsonl(dir.path(), cases.iter().map(|c| json!({"prompt": c["prompt"]})));
+    let mut args = vec![
+        "generate",
+        "--model",
+        text(&gguf),
+        "--prompts",
+        text(&input),
+        "--json",
+    ];
+    args.extend(["--temperature", "0", "--max-completion-length", "32"]);
+    let lines = tea(&args).lines();
+    assert_eq!(lines.len(), 5);
+    let end = golden["eos_token_id"].as_u64().unwrap();
+    for (line, case) in lines.iter().zip(cases) {
+        let all: Vec<u64> = serde_json::from_value(case["tokens"].clone()).unwrap();
+        let n = all.iter().position(|t| *t == end).map_or(all.len(), |at| at + 1);
+        let got = &line["completions"][0];
+        assert_eq!(got["tokens"], json!(all[..n]), "{}", case["prompt"]);
+        let want: f32 = f32s(&case["logprobs"])[..n].iter().sum();
+        let logprob = got["logprob"].as_f64().unwrap() as f32;
+        // Up to 32 terms of at most 1e-3 each: the weights' products are summed in another order.
+        assert!(
+            (logprob - want).abs() < 1e-2,
+            "{}: {logprob}, transformers {want}",
+            case["prompt"]
+        );
+    }
+}

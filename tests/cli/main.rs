@@ -341,3 +341,38 @@ fn devices_lists_what_it_tested() {
         human.out
     );
 }
+
+/// A reward adapter on a language model: the backbone has no score head, the adapter brings one.
+#[test]
+fn an_adapter_makes_a_language_model_a_reward_model() {
+    let (name, dir) = ("llama_score", copy("llama_score"));
+    let config = dir.path().join("config.json");
+    let mut spec: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    spec["architectures"] = json!(["LlamaForCausalLM"]);
+    spec["tie_word_embeddings"] = json!(true);
+    std::fs::write(&config, spec.to_string()).unwrap();
+    let weights = dir.path().join("model.safetensors");
+    let store = WeightStore::open_safetensors(&weights).unwrap();
+    let kept = store.names().filter(|n| *n != "score.weight");
+    let tensors: Vec<_> = kept
+        .map(|n| (n.to_owned(), store.get(n).unwrap().into_owned()))
+        .collect();
+    drop(store);
+    tea_wgpu::model::save::write_safetensors(&weights, &tensors).unwrap();
+
+    let g = golden(name);
+    let all = ["sequences", "extra_sequences"]
+        .iter()
+        .flat_map(|k| g[k].as_array().unwrap());
+    let input = jsonl(dir.path(), all.map(|s| json!({"tokens": s})));
+    let (adapter, input) = (adapter(name), text(&input));
+    let base = ["score", "--reward-model", text(dir.path()), "--input", input];
+    tea(&base).refused(&["no score head"]);
+    let with: Vec<&str> = base.into_iter().chain(["--adapter", text(&adapter)]).collect();
+    let got: Vec<f32> = tea(&with)
+        .lines()
+        .iter()
+        .map(|l| l["score"].as_f64().unwrap() as f32)
+        .collect();
+    assert!(max_abs(&got, &values(name).get("lora/scores").unwrap().to_f32()) < 1e-4);
+}
