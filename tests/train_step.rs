@@ -118,7 +118,7 @@ fn run(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, f: fn(&str) -> f6
                 alpha: config.lora_alpha,
                 targets: Proj::ALL.to_vec(),
             };
-            model.new_adapter(&shape, config.seed).unwrap();
+            model.new_adapter(&shape, config.seed, true).unwrap();
         }
         Start::Stored => golden.add_adapter(&mut model, true),
     }
@@ -144,6 +144,8 @@ fn run(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, f: fn(&str) -> f6
         warmup_steps: config.warmup_steps,
         weight_decay: config.weight_decay,
         max_grad_norm: config.max_grad_norm,
+        schedule: tea_wgpu::config::Schedule::Constant,
+        total_steps: config.steps,
     };
     let shape = SamplerShape {
         sequences: 16,
