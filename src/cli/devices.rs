@@ -12,7 +12,7 @@ use crate::kernels::{self, Entry};
 
 /// List GPU adapters: limits, features, kernel variants, and a self-test of every kernel
 ///
-/// With -v every kernel is named. /// Ends with code 2 when no adapter can be used.
+/// With -v every kernel is named. Ends with code 2 when no adapter can be used.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tea-wgpu devices
