@@ -346,6 +346,7 @@ fn settings_are_checked_before_anything_runs() {
     place.write("unknown.toml", "beta = 0.1\nstepz = 3\n");
     place.write("type.toml", "steps = \"many\"\n");
     place.write("few.toml", "num_generations = 1\nalpha = 0.25\n");
+    place.write("infinite.toml", "beta = inf\n");
     let usual = [
         ("--config unknown.toml", &["unknown.toml:2", "stepz"][..]),
         ("--config type.toml", &["type.toml:1", "steps", "u64"]),
@@ -363,7 +364,9 @@ fn settings_are_checked_before_anything_runs() {
         ("--advantage best", &["--advantage best", "tea, grpo, grpo-z"]),
         ("--kl-estimator k9", &["--kl-estimator", "k9"]),
         ("--steps 0", &["--steps"]),
-        ("--learning-rate nan", &["--learning-rate"]),
+        ("--learning-rate nan", &["--learning-rate is NaN"]),
+        ("--config infinite.toml", &["--beta is inf"]),
+        ("--seed 9300000000000000000", &["--seed"]),
         ("--base-dtype f13", &["--base-dtype", "f13"]),
         ("--full --base-dtype q8_0", &["--full", "--base-dtype"]),
         ("--prompts nowhere.jsonl", &["nowhere.jsonl"]),
@@ -377,7 +380,10 @@ fn settings_are_checked_before_anything_runs() {
         let rest = rest.iter().filter(|r| !r.starts_with(first)).copied();
         let line: Vec<&str> = rest.chain([flags]).collect();
         place
-            .run(&format!("plan --model policy {}", line.join(" ")))
+            .run(&format!(
+                "plan --model policy --max-completion-length 8 {}",
+                line.join(" ")
+            ))
             .refused(parts);
     }
     // The same through `train`, which leaves nothing behind.

@@ -131,7 +131,7 @@ pub struct TrainFlags {
     #[arg(long)]
     pub lora_alpha: Option<f64>,
     /// Seed of everything random in the run
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: Option<u64>,
     /// Steps between checkpoints
     #[arg(long)]
@@ -387,13 +387,11 @@ impl TrainConfig {
 /// # Errors
 /// A type that does not serialise to a map (a bug).
 pub fn overlay<T: Serialize + DeserializeOwned>(lower: &T, upper: &T) -> Result<T> {
-    let map = |t: &T| match serde_json::to_value(t) {
-        Ok(serde_json::Value::Object(m)) => Ok(m),
-        _ => Err(Error::internal("settings are not a map")),
-    };
-    let mut merged = map(lower)?;
-    merged.extend(map(upper)?.into_iter().filter(|(_, v)| !v.is_null()));
-    serde_json::from_value(serde_json::Value::Object(merged)).map_err(Error::internal)
+    // TOML and not JSON in between: it leaves out what is open, and it has NaN and infinity, which validation refuses.
+    let table = |t: &T| toml::Table::try_from(t).map_err(Error::internal);
+    let mut merged = table(lower)?;
+    merged.extend(table(upper)?);
+    merged.try_into().map_err(Error::internal)
 }
 
 /// Reads settings from a TOML file.
@@ -439,6 +437,15 @@ mod tests {
         );
         let again: TrainConfig = toml::from_str(&c.to_toml().unwrap()).unwrap();
         assert_eq!(again, c);
+        let not_a_number = TrainFlags {
+            beta: Some(f64::NAN),
+            ..Default::default()
+        };
+        let merged = overlay(&file, &not_a_number).unwrap();
+        assert!(
+            merged.resolve(&reward).is_err(),
+            "a NaN is refused, not left aside"
+        );
     }
 
     #[test]
