@@ -52,7 +52,9 @@ pub enum Error {
 
 fn io_hint(source: &std::io::Error) -> &'static str {
     match source.kind() {
-        std::io::ErrorKind::StorageFull => " (free some space; files written before this one are whole)",
+        std::io::ErrorKind::StorageFull
+        | std::io::ErrorKind::FileTooLarge
+        | std::io::ErrorKind::QuotaExceeded => " (free some space; files written before this one are whole)",
         std::io::ErrorKind::NotFound => " (check the path)",
         std::io::ErrorKind::PermissionDenied => " (check its permissions)",
         _ => "",

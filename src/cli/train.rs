@@ -3,6 +3,7 @@
 use super::Globals;
 use crate::config::{TrainConfig, TrainFlags, overlay, read_toml};
 use crate::error::{Error, Result};
+use crate::train::checkpoint::RunDir;
 use crate::train::interrupt;
 use crate::train::run::{self, RunOptions};
 use crate::train::setup::{Job, default_reward};
@@ -15,7 +16,8 @@ use std::path::PathBuf;
       the embedded policy, reward model and prompts: runs on any machine
   tea-wgpu train --model llama-1b --reward-model skywork-llama-8b --prompts prompts.jsonl --output runs/llama
   tea-wgpu train --config examples/train.toml --advantage grpo-z --output runs/grpo
-  tea-wgpu train --config examples/train.toml --output runs/llama --resume
+  tea-wgpu train --output runs/llama --resume
+      continues from the last checkpoint with the run's own settings; flags given again win (--steps 900)
 
 Results: OUTPUT/metrics.jsonl, OUTPUT/config.toml, OUTPUT/checkpoints/step_N (PEFT adapter, or the whole model with --full)")]
 pub(crate) struct Args {
@@ -55,20 +57,28 @@ struct Settings {
 }
 
 impl Settings {
-    fn resolve(self) -> Result<TrainConfig> {
+    /// Flags over the file over `base` over defaults.
+    fn resolve(self, base: &TrainFlags) -> Result<TrainConfig> {
         let file = self
             .config
             .as_deref()
             .map(read_toml::<TrainFlags>)
             .transpose()?
             .unwrap_or_default();
-        overlay(&file, &self.flags)?.resolve(&default_reward)
+        overlay(&overlay(base, &file)?, &self.flags)?.resolve(&default_reward)
     }
 }
 
 impl Args {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
-        let config = self.settings.resolve()?;
+        let run = RunDir::check(&self.output, self.resume, self.overwrite)?;
+        // A resumed run keeps its own settings unless they are given anew.
+        let base = if self.resume && run.config().exists() {
+            read_toml(&run.config())?
+        } else {
+            TrainFlags::default()
+        };
+        let config = self.settings.resolve(&base)?;
         interrupt::install()?;
         let gpu = globals.open_gpu()?;
         let options = RunOptions {
@@ -84,7 +94,7 @@ impl Args {
 
 impl PlanArgs {
     pub(crate) fn run(self) -> Result<()> {
-        let plan = Job::open(self.settings.resolve()?)?.plan()?;
+        let plan = Job::open(self.settings.resolve(&TrainFlags::default())?)?.plan()?;
         if self.json {
             let rows: serde_json::Map<String, serde_json::Value> = plan
                 .rows

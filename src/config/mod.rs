@@ -7,7 +7,7 @@ mod supervised;
 
 pub use supervised::{Schedule, SupervisedConfig, SupervisedFlags};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,7 @@ pub struct TrainFlags {
     pub advantage: Option<String>,
     /// Tail share α of TEA, in (0, 1/2]; a fraction such as 1/5 is taken exactly
     #[arg(long)]
+    #[serde(deserialize_with = "text_or_number")]
     pub alpha: Option<String>,
     /// Deployment budget N of best-of-N that TEA aims at
     #[arg(long, value_name = "N")]
@@ -130,7 +131,7 @@ pub struct TrainFlags {
     #[arg(long)]
     pub lora_alpha: Option<f64>,
     /// Seed of everything random in the run
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: Option<u64>,
     /// Steps between checkpoints
     #[arg(long)]
@@ -156,6 +157,22 @@ pub struct TrainFlags {
     /// Date that chat templates see (YYYY-MM-DD); fixed so that runs can be repeated
     #[arg(long, value_name = "DATE")]
     pub template_date: Option<String>,
+}
+
+/// A text, or a number as its text: `alpha = 0.2` as well as `alpha = "1/5"`.
+fn text_or_number<'de, D: serde::Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a number, or a fraction as a string")]
+    enum Value {
+        Text(String),
+        Number(f64),
+    }
+    Ok(Option::<Value>::deserialize(from)?.map(|v| match v {
+        Value::Text(text) => text,
+        Value::Number(number) => number.to_string(),
+    }))
 }
 
 /// Resolved settings of a `train` run.
@@ -370,13 +387,11 @@ impl TrainConfig {
 /// # Errors
 /// A type that does not serialise to a map (a bug).
 pub fn overlay<T: Serialize + DeserializeOwned>(lower: &T, upper: &T) -> Result<T> {
-    let map = |t: &T| match serde_json::to_value(t) {
-        Ok(serde_json::Value::Object(m)) => Ok(m),
-        _ => Err(Error::internal("settings are not a map")),
-    };
-    let mut merged = map(lower)?;
-    merged.extend(map(upper)?.into_iter().filter(|(_, v)| !v.is_null()));
-    serde_json::from_value(serde_json::Value::Object(merged)).map_err(Error::internal)
+    // TOML and not JSON in between: it leaves out what is open, and it has NaN and infinity, which validation refuses.
+    let table = |t: &T| toml::Table::try_from(t).map_err(Error::internal);
+    let mut merged = table(lower)?;
+    merged.extend(table(upper)?);
+    merged.try_into().map_err(Error::internal)
 }
 
 /// Reads settings from a TOML file.
@@ -385,9 +400,18 @@ pub fn overlay<T: Serialize + DeserializeOwned>(lower: &T, upper: &T) -> Result<
 /// The file is missing, is not TOML, or has a key or value that is not a setting.
 pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    toml::from_str(&text)
-        .map_err(|e| Error::user(e.message()))
-        .context(path.display())
+    toml::from_str(&text).map_err(|e| {
+        let at = e.span().map_or(0, |s| s.start).min(text.len());
+        let before = text.get(..at).unwrap_or("");
+        let number = before.matches('\n').count();
+        let line = text.lines().nth(number).unwrap_or("").trim();
+        Error::user(format!(
+            "{}:{}: `{line}`: {}",
+            path.display(),
+            number + 1,
+            e.message()
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -413,6 +437,15 @@ mod tests {
         );
         let again: TrainConfig = toml::from_str(&c.to_toml().unwrap()).unwrap();
         assert_eq!(again, c);
+        let not_a_number = TrainFlags {
+            beta: Some(f64::NAN),
+            ..Default::default()
+        };
+        let merged = overlay(&file, &not_a_number).unwrap();
+        assert!(
+            merged.resolve(&reward).is_err(),
+            "a NaN is refused, not left aside"
+        );
     }
 
     #[test]
@@ -445,6 +478,31 @@ mod tests {
             assert!(e.to_string().contains(flag), "{e}");
             assert_eq!(e.exit_code(), 2);
         }
-        assert!(toml::from_str::<TrainFlags>("stepz = 1").is_err());
+    }
+
+    #[test]
+    fn a_wrong_file_is_named_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.toml");
+        for (line, what) in [
+            ("stepz = 1", "unknown field"),
+            ("steps = \"x\"", "expected u64"),
+            ("loss_type = \"mean\"", "dr_grpo"),
+            ("alpha = true", "a number"),
+            ("beta = ", "beta"),
+        ] {
+            std::fs::write(&path, format!("seed = 1\n{line}\n")).unwrap();
+            let e = read_toml::<TrainFlags>(&path).unwrap_err();
+            let text = e.to_string();
+            assert!(
+                text.contains("run.toml:2: ") && text.contains(line.trim()),
+                "{text}"
+            );
+            assert!(text.contains(what), "{text}");
+            assert_eq!(e.exit_code(), 2);
+        }
+        std::fs::write(&path, "alpha = 0.25").unwrap();
+        let alpha = read_toml::<TrainFlags>(&path).unwrap().alpha;
+        assert_eq!(alpha.as_deref(), Some("0.25"));
     }
 }

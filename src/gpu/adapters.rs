@@ -250,3 +250,59 @@ pub(super) fn choose(wanted: Option<&str>) -> Result<(usize, wgpu::Adapter)> {
         .map(|a| (index, a))
         .ok_or_else(|| Error::internal("the chosen adapter vanished"))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// The least that is accepted.
+    fn least() -> wgpu::Limits {
+        wgpu::Limits {
+            max_storage_buffers_per_shader_stage: 8,
+            max_compute_invocations_per_workgroup: 256,
+            max_compute_workgroup_storage_size: 16 << 10,
+            max_storage_buffer_binding_size: 128 << 20,
+            max_immediate_size: 128,
+            ..wgpu::Limits::default()
+        }
+    }
+
+    #[test]
+    fn an_adapter_that_is_too_small_is_told_what_it_lacks() {
+        let all = wgpu::Features::IMMEDIATES;
+        assert_eq!(unusable(&least(), all), None);
+        type Shrink = fn(&mut wgpu::Limits);
+        let cases: [(Shrink, &str); 5] = [
+            (
+                |l| l.max_storage_buffers_per_shader_stage = 4,
+                "storage buffers a stage is 4, 8 are needed",
+            ),
+            (
+                |l| l.max_compute_invocations_per_workgroup = 128,
+                "256 are needed",
+            ),
+            (
+                |l| l.max_compute_workgroup_storage_size = 8 << 10,
+                "16384 are needed",
+            ),
+            (
+                |l| l.max_storage_buffer_binding_size = 64 << 20,
+                "binding in bytes is 67108864",
+            ),
+            (|l| l.max_immediate_size = 0, "immediate data in bytes is 0"),
+        ];
+        for (shrink, message) in cases {
+            let mut limits = least();
+            shrink(&mut limits);
+            let why = unusable(&limits, all).unwrap();
+            assert!(why.contains(message) && !why.contains(';'), "{why}");
+        }
+        let bare = unusable(
+            &wgpu::Limits::downlevel_webgl2_defaults(),
+            wgpu::Features::empty(),
+        )
+        .unwrap();
+        assert!(bare.contains("; ") && bare.contains("push constants"), "{bare}");
+    }
+}

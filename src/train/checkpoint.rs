@@ -8,7 +8,7 @@ use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::params::{LoraShape, Model};
 use crate::model::peft::{self, AdapterConfig};
-use crate::model::save::{AtomicDir, write_atomic};
+use crate::model::save::{AtomicDir, remove_leftovers, write_atomic};
 use crate::model::source::ModelFiles;
 use crate::model::store::{HostTensor, WeightStore};
 use crate::optim::{Optimizer, write_f32};
@@ -42,18 +42,20 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Opens a new run directory, or an existing one to resume or overwrite.
+    /// Whether a run may begin (or go on) here; changes nothing.
     ///
     /// # Errors
-    /// It is used and neither `resume` nor `overwrite` is given, or it cannot be made.
-    pub fn open(root: &Path, resume: bool, overwrite: bool) -> Result<Self> {
+    /// It is used and neither `resume` nor `overwrite` is given, both are, or there is nothing to resume.
+    pub fn check(root: &Path, resume: bool, overwrite: bool) -> Result<Self> {
         let run = Self {
             root: root.to_path_buf(),
         };
-        let used = run.metrics().exists() || run.checkpoints().exists();
         if resume && overwrite {
             return Err(Error::user("--resume and --overwrite exclude each other"));
         }
+        // A run that ended before its first step was recorded has left nothing to lose.
+        let recorded = std::fs::metadata(run.metrics()).is_ok_and(|m| m.len() > 0);
+        let used = recorded || run.latest()?.is_some();
         if used && !resume && !overwrite {
             return Err(Error::user(format!(
                 "{} already holds a run; continue it with --resume, replace it with --overwrite, or choose another \
@@ -67,7 +69,16 @@ impl RunDir {
                 root.display()
             )));
         }
-        if overwrite && used {
+        Ok(run)
+    }
+
+    /// Opens a new run directory, or an existing one to resume or overwrite.
+    ///
+    /// # Errors
+    /// As [`RunDir::check`], or it cannot be made.
+    pub fn open(root: &Path, resume: bool, overwrite: bool) -> Result<Self> {
+        let run = Self::check(root, resume, overwrite)?;
+        if overwrite {
             let old = run.checkpoints();
             if old.exists() {
                 std::fs::remove_dir_all(&old).map_err(Error::io(&old))?;
@@ -77,6 +88,7 @@ impl RunDir {
                 .map_err(Error::io(run.metrics()))?;
         }
         std::fs::create_dir_all(run.checkpoints()).map_err(Error::io(run.checkpoints()))?;
+        remove_leftovers(&run.checkpoints())?;
         Ok(run)
     }
 
@@ -90,12 +102,17 @@ impl RunDir {
         self.root.join("metrics.jsonl")
     }
 
+    /// The resolved settings.
+    pub fn config(&self) -> PathBuf {
+        self.root.join("config.toml")
+    }
+
     /// Writes the resolved settings.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn write_config(&self, toml: &str) -> Result<()> {
-        write_atomic(&self.root.join("config.toml"), toml.as_bytes())
+        write_atomic(&self.config(), toml.as_bytes())
     }
 
     /// The last whole checkpoint.

@@ -89,15 +89,17 @@ impl Trainer<'_> {
         let (totals, norm, rate) = self.update(&scored)?;
         let seconds = |a: Instant, b: Instant| b.duration_since(a).as_secs_f64();
         let n = totals.tokens.max(1) as f64;
+        // Shares of all the tokens that all iterations went through.
+        let passed = n * self.config.num_iterations as f64;
         metrics.extend(object(json!({
             "loss": totals.loss,
             "kl": totals.kl / n,
             "entropy": totals.entropy / n,
             "grad_norm": norm,
             "learning_rate": rate,
-            "clip_ratio/low_mean": totals.clipped.0 as f64 / n,
-            "clip_ratio/high_mean": totals.clipped.1 as f64 / n,
-            "clip_ratio/region_mean": (totals.clipped.0 + totals.clipped.1) as f64 / n,
+            "clip_ratio/low_mean": totals.clipped.0 as f64 / passed,
+            "clip_ratio/high_mean": totals.clipped.1 as f64 / passed,
+            "clip_ratio/region_mean": (totals.clipped.0 + totals.clipped.1) as f64 / passed,
             "mismatch_kl": totals.mismatch / n,
             "mismatch_logp_max": totals.mismatch_max,
             "num_tokens": totals.tokens,
@@ -338,6 +340,12 @@ fn describe(s: &Scored, reward: &str) -> Map<String, Value> {
         "completions/max_length": lengths.iter().copied().fold(0.0, f64::max),
         "completions/clipped_ratio": share(clipped, completions.len()),
     }));
+    // As TRL: the last part of a path or hub id.
+    let reward = reward
+        .trim_end_matches(['/', '\\'])
+        .rsplit(['/', '\\'])
+        .next()
+        .unwrap_or(reward);
     out.insert(
         format!("rewards/{reward}/mean"),
         json!(mean(rewards.iter().copied())),

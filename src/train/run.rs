@@ -4,7 +4,7 @@ use super::checkpoint::{self, Origin, RunDir, TrainerState};
 use super::interrupt;
 use super::setup::Job;
 use crate::config::TrainConfig;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::workspace::Workspace;
 use crate::report::{MetricsWriter, Progress};
@@ -32,15 +32,21 @@ pub struct RunOptions {
 pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<PathBuf> {
     let job = Job::open(config)?;
     fits(gpu, &job)?;
-    let run = RunDir::open(&options.output, options.resume, options.overwrite)?;
+    RunDir::check(&options.output, options.resume, options.overwrite)?;
     let toml = job.config.to_toml()?;
     let (model, reference) = job.policy(gpu)?;
     let mut reward = job.reward(gpu)?;
     let ws = Workspace::new(gpu, &model.spec, job.shape())?;
     let mut trainer = job.trainer(&model, reference.as_ref(), &ws)?;
+    // Everything that can fail for a wrong setting has passed: only now may an older run be removed.
+    let run = RunDir::open(&options.output, options.resume, options.overwrite)?;
     let latest = if options.resume { run.latest()? } else { None };
     let mut done = match &latest {
-        Some(dir) => checkpoint::load(dir, gpu, &mut trainer.optimizer, KIND)?.step,
+        Some(dir) => {
+            let state = checkpoint::load(dir, gpu, &mut trainer.optimizer, KIND)?;
+            continues(&state, &job.config, gpu)?;
+            state.step
+        }
         None => 0,
     };
     run.write_config(&toml)?;
@@ -85,13 +91,10 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
                 seed: job.config.seed,
                 device: gpu.report().name.clone(),
             };
-            last = Some(checkpoint::save(
-                &run,
-                &model,
-                &trainer.optimizer,
-                &state,
-                &origin,
-            )?);
+            let saved = checkpoint::save(&run, &model, &trainer.optimizer, &state, &origin);
+            last = Some(saved.context(format!(
+                "the checkpoint of step {done} was not written (earlier ones are whole; continue with --resume)"
+            ))?);
         }
         if interrupted && done < steps {
             progress.finish();
@@ -105,16 +108,34 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
     last.ok_or_else(|| Error::internal("the run wrote no checkpoint"))
 }
 
-/// Refuses a run whose largest buffers cannot be bound, or that needs more memory than the device is known to have.
+/// Refuses to go on from a checkpoint of another seed, and says where bits may differ.
+fn continues(state: &TrainerState, config: &TrainConfig, gpu: &Gpu) -> Result<()> {
+    if state.seed != config.seed {
+        return Err(Error::user(format!(
+            "--resume: the run was started with --seed {}, not {}",
+            state.seed, config.seed
+        )));
+    }
+    let device = &gpu.report().name;
+    if state.device != *device {
+        log::warn!(
+            "the checkpoint was written on {}, this is {device}: the run goes on, but not with the same bits",
+            state.device
+        );
+    }
+    Ok(())
+}
+
+/// Refuses a run that needs more memory than the device is known to have.
 fn fits(gpu: &Gpu, job: &Job) -> Result<()> {
     let plan = job.plan()?;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let Some(have) = device_memory(gpu) else {
+    let Some(have) = device_memory(gpu)? else {
         return Ok(());
     };
     if plan.total() > have {
         return Err(Error::user(format!(
-            "this run needs {:.0} MiB of memory and the device has {:.0} MiB free:\n{}\nLower --token-budget, --num-generations, \
+            "this run needs {:.1} MiB of memory and the device has {:.1} MiB free:\n{}\nLower --token-budget, --num-generations, \
              --max-completion-length or --rollout-batch, or choose a smaller --base-dtype or --reward-dtype",
             mib(plan.total()),
             mib(have),
@@ -124,22 +145,32 @@ fn fits(gpu: &Gpu, job: &Job) -> Result<()> {
     Ok(())
 }
 
-/// Memory of the device in bytes, where it can be known: a CPU adapter uses the machine's.
-fn device_memory(gpu: &Gpu) -> Option<u64> {
+/// Memory of the device in bytes, where it can be known: a CPU adapter uses the machine's. `TEA_MEMORY_LIMIT` (bytes)
+/// stands in for either.
+fn device_memory(gpu: &Gpu) -> Result<Option<u64>> {
     if let Ok(limit) = std::env::var("TEA_MEMORY_LIMIT") {
-        return limit.parse().ok();
+        return match limit.parse() {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(_) => Err(Error::user(format!(
+                "TEA_MEMORY_LIMIT is {limit:?}; it must be a number of bytes"
+            ))),
+        };
     }
     if gpu.caps().kind != crate::gpu::DeviceKind::Cpu {
-        return None;
+        return Ok(None);
     }
-    let text = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
-    let kib: u64 = text
-        .lines()
-        .find_map(|l| l.strip_prefix("MemAvailable:"))?
-        .trim()
+    Ok(std::fs::read_to_string(Path::new("/proc/meminfo"))
+        .ok()
+        .and_then(|text| available(&text)))
+}
+
+/// `MemAvailable` of Linux's meminfo, in bytes.
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    line.trim()
         .split(' ')
         .next()?
-        .parse()
-        .ok()?;
-    Some(kib * 1024)
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
 }

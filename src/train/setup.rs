@@ -90,6 +90,14 @@ pub fn prompts(c: &TrainConfig) -> Result<Vec<PromptContent>> {
     )))
 }
 
+/// What messages call prompt number `at` (from 1).
+fn place(c: &TrainConfig, at: usize) -> String {
+    match &c.prompts {
+        Some(file) => format!("{}: prompt {at}", file.display()),
+        None => format!("prompt {at}"),
+    }
+}
+
 /// What a run needs on the host before anything is allocated on the device.
 pub struct Job {
     /// The settings.
@@ -130,7 +138,7 @@ impl Job {
             .into_iter()
             .enumerate()
             .map(|(i, content)| {
-                let tokens = formatter.prompt(&content).context(format!("prompt {}", i + 1))?;
+                let tokens = formatter.prompt(&content).context(place(&config, i + 1))?;
                 Ok(Prompt { content, tokens })
             })
             .collect::<Result<Vec<_>>>()?;
@@ -143,7 +151,8 @@ impl Job {
         let positions = source
             .positions(longest + config.max_completion_length)
             .context(format!(
-                "prompt {at} has {longest} tokens and --max-completion-length is {}",
+                "{} has {longest} tokens and --max-completion-length is {}",
+                place(&config, at),
                 config.max_completion_length
             ))?;
         Ok(Self {

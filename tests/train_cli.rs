@@ -1,0 +1,654 @@
+//! `train` and `plan` as a user meets them: runs, resumption, and what is said when something is wrong.
+//!
+//! One process a run, on random models (`common/tiny.rs`); paths are relative to a directory of the test's own.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "common/tiny.rs"]
+mod tiny;
+
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tea_wgpu::model::store::WeightStore;
+
+const BIN: &str = env!("CARGO_BIN_EXE_tea-wgpu");
+/// The step all runs here take: 2 prompts × 4 responses × 8 tokens.
+const STEP: &str = "--num-generations 4 --prompts-per-step 2 --max-completion-length 8 --lora-rank 4 --token-budget 256 \
+                    --learning-rate 1e-3 --warmup-steps 2";
+const MODELS: &str = "--model policy --reward-model reward --prompts prompts.jsonl";
+/// Longest wait for a running process to get somewhere.
+const PATIENCE: Duration = Duration::from_secs(100);
+
+/// A directory with models, and the program run in it.
+struct Place(tempfile::TempDir);
+
+/// How a process ended.
+struct Ended {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self(tiny::workplace())
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        std::fs::write(self.at(path), text).unwrap();
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(self.0.path())
+            .env("HF_HUB_OFFLINE", "1")
+            .env_remove("TEA_MEMORY_LIMIT")
+            .env_remove("RUST_LOG");
+        command
+    }
+
+    /// Runs the program with words separated by spaces.
+    fn run(&self, line: &str) -> Ended {
+        self.command(BIN)
+            .args(line.split_whitespace())
+            .output()
+            .unwrap()
+            .into()
+    }
+
+    /// `train` on the usual models.
+    fn train(&self, line: &str) -> Ended {
+        self.run(&format!("train {MODELS} {STEP} {line}"))
+    }
+
+    fn start(&self, line: &str) -> Child {
+        self.command(BIN)
+            .args(format!("train {MODELS} {STEP} {line}").split_whitespace())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn metrics(&self, run: &str) -> Vec<Map<String, Value>> {
+        let text = std::fs::read_to_string(self.at(run).join("metrics.jsonl")).unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    }
+
+    /// The names in `run/checkpoints`, sorted.
+    fn checkpoints(&self, run: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.at(run).join("checkpoints")).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Whether `generate` takes the adapter.
+    fn generates(&self, adapter: &str) {
+        let line = format!(
+            "generate --model policy --adapter {adapter} --prompt hi --max-completion-length 3 --json"
+        );
+        let ended = self.run(&line).code(0);
+        let value: Value = serde_json::from_str(&ended.stdout).unwrap();
+        assert!(!value["completions"][0]["tokens"].as_array().unwrap().is_empty());
+    }
+}
+
+impl From<Output> for Ended {
+    fn from(o: Output) -> Self {
+        Self {
+            code: o.status.code(),
+            stdout: String::from_utf8_lossy(&o.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&o.stderr).into_owned(),
+        }
+    }
+}
+
+impl Ended {
+    #[track_caller]
+    fn code(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}{}", self.stdout, self.stderr);
+        self
+    }
+
+    #[track_caller]
+    fn says(self, parts: &[&str]) -> Self {
+        for part in parts {
+            assert!(self.stderr.contains(part), "no {part:?} in: {}", self.stderr);
+        }
+        self
+    }
+
+    /// Exit code 2 and a message with all of `parts`.
+    #[track_caller]
+    fn refused(self, parts: &[&str]) -> Self {
+        self.code(2).says(parts)
+    }
+}
+
+/// Waits for `done`, with the process still running.
+#[track_caller]
+fn wait_for(child: &mut Child, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended early");
+        assert!(begun.elapsed() < PATIENCE, "the run takes too long");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A record without wall-clock times.
+fn timeless(records: Vec<Map<String, Value>>) -> Vec<Map<String, Value>> {
+    let keep = |r: Map<String, Value>| r.into_iter().filter(|(name, _)| !name.contains("time")).collect();
+    records.into_iter().map(keep).collect()
+}
+
+/// Fails unless the directory is a whole adapter checkpoint of `step`.
+#[track_caller]
+fn whole(dir: &Path, step: u64) {
+    let state: Value =
+        serde_json::from_slice(&std::fs::read(dir.join("trainer_state.json")).unwrap()).unwrap();
+    assert_eq!(state["step"], step);
+    for file in ["adapter_model.safetensors", "optimizer.safetensors"] {
+        let store = WeightStore::open_safetensors(&dir.join(file)).unwrap();
+        assert!(store.names().count() > 0, "{file}");
+    }
+    assert!(dir.join("adapter_config.json").is_file() && dir.join("config.toml").is_file());
+}
+
+const METRICS: [&str; 26] = [
+    "step",
+    "reward",
+    "reward_std",
+    "reward_max",
+    "frac_reward_zero_std",
+    "frac_groups_no_signal",
+    "rewards/reward/mean",
+    "rewards/reward/std",
+    "completions/mean_length",
+    "completions/min_length",
+    "completions/max_length",
+    "completions/clipped_ratio",
+    "tail/mu",
+    "tail/sigma",
+    "tail/kappa",
+    "loss",
+    "kl",
+    "entropy",
+    "grad_norm",
+    "learning_rate",
+    "clip_ratio/low_mean",
+    "clip_ratio/high_mean",
+    "clip_ratio/region_mean",
+    "mismatch_kl",
+    "num_tokens",
+    "step_time",
+];
+
+#[test]
+fn a_run_leaves_metrics_settings_and_a_peft_adapter() {
+    let place = Place::new();
+    // An absolute path: metrics are named by its last part.
+    let reward = place.at("reward");
+    let line = format!(
+        "train --model policy --reward-model {}/ --prompts prompts.jsonl {STEP} --steps 3 --output out",
+        reward.display()
+    );
+    let ended = place.run(&line).code(0);
+    assert!(ended.stdout.contains("step_3"), "{}", ended.stdout);
+    let metrics = place.metrics("out");
+    assert_eq!(metrics.len(), 3);
+    for (i, record) in metrics.iter().enumerate() {
+        for name in METRICS {
+            let value = record.get(name).and_then(Value::as_f64);
+            assert!(
+                value.is_some_and(f64::is_finite),
+                "{name}: {:?}",
+                record.get(name)
+            );
+        }
+        assert_eq!(record["step"], i + 1);
+        assert!(record["mismatch_kl"].as_f64().unwrap() < 1e-6);
+        assert!(record["mismatch_logp_max"].as_f64().unwrap() < 1e-4);
+        assert!(record["entropy"].as_f64().unwrap() > 1.0);
+    }
+    // The adapter starts as the reference and then leaves it.
+    assert_eq!(metrics[0]["kl"], 0.0);
+    assert!(metrics[2]["kl"].as_f64().unwrap() > 0.0);
+    assert_eq!(place.checkpoints("out"), ["step_3"]);
+    let step = place.at("out/checkpoints/step_3");
+    whole(&step, 3);
+    let config: Value =
+        serde_json::from_slice(&std::fs::read(step.join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!(
+        (
+            &config["peft_type"],
+            &config["task_type"],
+            &config["r"],
+            &config["lora_alpha"]
+        ),
+        (&"LORA".into(), &"CAUSAL_LM".into(), &4.into(), &32.into())
+    );
+    assert_eq!(config["base_model_name_or_path"], "policy");
+    assert_eq!(config["target_modules"].as_array().unwrap().len(), 7);
+    let store = WeightStore::open_safetensors(&step.join("adapter_model.safetensors")).unwrap();
+    let b = store
+        .get("base_model.model.model.layers.1.mlp.down_proj.lora_B.weight")
+        .unwrap();
+    assert_eq!(b.shape, [16, 4]);
+    assert!(b.to_f32().iter().any(|v| *v != 0.0), "B has moved from zero");
+    place.generates("out/checkpoints/step_3");
+    // The resolved settings are settings: the same plan follows from them.
+    let plan = |line: &str| place.run(&format!("plan --json {line}")).code(0).stdout;
+    assert_eq!(
+        plan("--config out/config.toml"),
+        plan(&format!("{MODELS} {STEP} --steps 3"))
+    );
+}
+
+#[test]
+fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
+    let place = Place::new();
+    let variants = [
+        ("lora", "", "adapter_model.safetensors"),
+        ("full", "--full --beta 0.1", "model.safetensors"),
+        (
+            "twice",
+            "--num-iterations 2 --beta 0",
+            "adapter_model.safetensors",
+        ),
+    ];
+    for (name, flags, weights) in variants {
+        let (straight, parts) = (format!("{name}-straight"), format!("{name}-parts"));
+        place
+            .train(&format!("{flags} --steps 4 --output {straight}"))
+            .code(0);
+        place
+            .train(&format!("{flags} --steps 2 --save-steps 1 --output {parts}"))
+            .code(0);
+        // The run's own settings hold; --steps is given anew.
+        place
+            .run(&format!("train --output {parts} --resume --steps 4"))
+            .code(0);
+        assert_eq!(
+            place.checkpoints(&parts),
+            ["step_1", "step_2", "step_3", "step_4"]
+        );
+        for file in [weights, "optimizer.safetensors"] {
+            let read =
+                |run: &str| std::fs::read(place.at(run).join("checkpoints/step_4").join(file)).unwrap();
+            assert!(read(&straight) == read(&parts), "{name}: {file} differs");
+        }
+        let metrics = timeless(place.metrics(&straight));
+        assert_eq!(metrics, timeless(place.metrics(&parts)), "{name}");
+        assert_eq!(metrics.len(), 4);
+        assert!(metrics[3]["grad_norm"].as_f64().unwrap() > 0.0);
+        let before = std::fs::read(place.at(&parts).join("checkpoints/step_2").join(weights)).unwrap();
+        let after = std::fs::read(place.at(&parts).join("checkpoints/step_4").join(weights)).unwrap();
+        assert!(before != after, "{name}: two steps changed nothing");
+    }
+    // A whole model is a model of its own, tokenizer and all.
+    let model = "full-parts/checkpoints/step_4";
+    place
+        .run(&format!(
+            "generate --model {model} --prompt hi --max-completion-length 3"
+        ))
+        .code(0);
+    // What would not continue the run is refused, and the run stays as it was.
+    place
+        .run("train --output lora-parts --resume --steps 5 --seed 7")
+        .refused(&["--resume", "--seed 1, not 7"]);
+    place
+        .run("train --output lora-parts --resume --steps 5 --lora-rank 8")
+        .refused(&["lora_A.weight", "resume with the settings"]);
+    place
+        .run("train --output lora-parts --resume --steps 5 --full")
+        .refused(&["model.embed_tokens.weight"]);
+    whole(&place.at("lora-parts/checkpoints/step_4"), 4);
+    assert_eq!(place.metrics("lora-parts").len(), 4);
+}
+
+#[test]
+fn an_output_directory_is_used_once_unless_told_otherwise() {
+    let place = Place::new();
+    place
+        .train("--output out --resume")
+        .refused(&["--resume", "out", "no run"]);
+    assert!(!place.at("out").exists());
+    place.train("--steps 2 --output out").code(0);
+    place
+        .train("--output out")
+        .refused(&["out already holds a run", "--resume", "--overwrite"]);
+    place
+        .train("--output out --resume --overwrite")
+        .refused(&["--resume", "--overwrite"]);
+    // A run that cannot begin does not remove the old one.
+    place
+        .train("--output out --overwrite --reward-adapter nowhere")
+        .refused(&["--reward-model", "nowhere"]);
+    whole(&place.at("out/checkpoints/step_2"), 2);
+    place.train("--steps 1 --output out --overwrite").code(0);
+    assert_eq!(place.checkpoints("out"), ["step_1"]);
+    assert_eq!(place.metrics("out").len(), 1);
+}
+
+#[test]
+fn settings_are_checked_before_anything_runs() {
+    let place = Place::new();
+    place.write("unknown.toml", "beta = 0.1\nstepz = 3\n");
+    place.write("type.toml", "steps = \"many\"\n");
+    place.write("few.toml", "num_generations = 1\nalpha = 0.25\n");
+    place.write("infinite.toml", "beta = inf\n");
+    let usual = [
+        ("--config unknown.toml", &["unknown.toml:2", "stepz"][..]),
+        ("--config type.toml", &["type.toml:1", "steps", "u64"]),
+        ("--config few.toml", &["--num-generations", "1"]),
+        ("--config nowhere.toml", &["nowhere.toml"]),
+        ("--num-generations 1", &["--num-generations", "at least 2"]),
+        ("--alpha 0.7", &["--alpha", "0.7", "0.5"]),
+        ("--alpha 0", &["--alpha", "0"]),
+        ("--alpha x", &["--alpha", "x"]),
+        ("--alpha 0.2 --bon 4", &["N = 4", "kappa", "at least 8", "--bon"]),
+        ("--bon 1", &["--bon", "1"]),
+        ("--temperature 0.7", &["--temperature", "--allow-biased-sampling"]),
+        ("--top-k 5", &["--top-k", "--allow-biased-sampling"]),
+        ("--top-p 1.5", &["--top-p", "1.5"]),
+        ("--advantage best", &["--advantage best", "tea, grpo, grpo-z"]),
+        ("--kl-estimator k9", &["--kl-estimator", "k9"]),
+        ("--steps 0", &["--steps"]),
+        ("--learning-rate nan", &["--learning-rate is NaN"]),
+        ("--config infinite.toml", &["--beta is inf"]),
+        ("--seed 9300000000000000000", &["--seed"]),
+        ("--base-dtype f13", &["--base-dtype", "f13"]),
+        ("--full --base-dtype q8_0", &["--full", "--base-dtype"]),
+        ("--prompts nowhere.jsonl", &["nowhere.jsonl"]),
+        ("--reward-model policy-x", &["--reward-model", "policy-x"]),
+        ("--template-date soon", &["--template-date"]),
+    ];
+    for (flags, parts) in usual {
+        // Flags that stand in `flags` are left out of the usual ones: none may be given twice.
+        let first = flags.split(' ').next().unwrap();
+        let rest = ["--prompts prompts.jsonl", "--reward-model reward"];
+        let rest = rest.iter().filter(|r| !r.starts_with(first)).copied();
+        let line: Vec<&str> = rest.chain([flags]).collect();
+        place
+            .run(&format!(
+                "plan --model policy --max-completion-length 8 {}",
+                line.join(" ")
+            ))
+            .refused(parts);
+    }
+    // The same through `train`, which leaves nothing behind.
+    for (flags, parts) in [
+        ("--alpha 0.7", "--alpha"),
+        ("--bon 4", "--bon"),
+        ("--config few.toml", "--num-generations"),
+    ] {
+        place
+            .run(&format!("train {MODELS} --output out {flags}"))
+            .refused(&[parts]);
+        assert!(!place.at("out").exists());
+    }
+}
+
+#[test]
+fn every_setting_parses_and_flags_win_over_the_file() {
+    let place = Place::new();
+    place.write(
+        "run.toml",
+        "num_generations = 1\nalpha = 0.25\nkl_estimator = \"k2\"\nloss_type = \"sum\"\ntop_k = 3\n",
+    );
+    let line = format!(
+        "plan --json {MODELS} {STEP} --config run.toml --advantage grpo-z --loss-type grpo --kl-estimator k1 --epsilon 0.3 \
+         --beta 0 --allow-biased-sampling --temperature 0.7 --top-p 0.9 --min-p 0.1 --no-checkpointing --raw \
+         --rollout-batch 8 --base-dtype bf16 --reward-dtype f16 --template-date 2025-02-03 --max-grad-norm 0"
+    );
+    let plan: Value = serde_json::from_str(&place.run(&line).code(0).stdout).unwrap();
+    let rows = plan["bytes"].as_object().unwrap();
+    let sum: u64 = rows.values().map(|v| v.as_u64().unwrap()).sum();
+    assert!(sum > 0 && plan["total"] == sum);
+    // bf16 and f32 norms; embedding, 7 matrices a layer.
+    let (matrices, norms) = (101 * 16 + 2 * (4 * 16 * 16 + 3 * 16 * 32), 5 * 16);
+    assert_eq!(rows["policy weights"], 2 * matrices + 4 * norms);
+    let text = place.run(&line.replace(" --json", "")).code(0).stdout;
+    assert!(text.trim_end().ends_with("total"), "{text}");
+    // The example file is whole.
+    let example = format!("{}/examples/train.toml", env!("CARGO_MANIFEST_DIR"));
+    place
+        .run(&format!(
+            "plan {MODELS} --config {example} --max-completion-length 8"
+        ))
+        .code(0);
+}
+
+#[test]
+fn no_model_stands_in_for_one_that_was_not_named() {
+    let place = Place::new();
+    place
+        .run("train --model policy --prompts prompts.jsonl --output out")
+        .refused(&["policy", "--reward-model", "models/aliases.toml"]);
+    place
+        .run("train --model policy --reward-model reward --output out")
+        .refused(&["--prompts"]);
+    // A known policy names its reward model and its prompts, which this version cannot read.
+    place
+        .run("train --model llama-1b --output out")
+        .refused(&["--prompts", "UltraFeedback", "Parquet"]);
+    place
+        .run("train --model reward --reward-model reward --prompts prompts.jsonl --output out")
+        .refused(&["reward model", "--model"]);
+    place
+        .run("train --model policy --reward-model policy --prompts prompts.jsonl --max-completion-length 8 --output out")
+        .refused(&["--reward-model", "score head"]);
+    assert!(!place.at("out").exists());
+}
+
+#[test]
+fn prompts_are_read_with_their_line_numbers() {
+    let place = Place::new();
+    let long = "x".repeat(tiny::CONTEXT);
+    let cases = [
+        (String::new(), &["p.jsonl", "no records"][..]),
+        (
+            "{\"prompt\": \"a\"}\n{\"prompt\": \n".into(),
+            &["p.jsonl:2", "JSON"],
+        ),
+        (
+            "{\"prompt\": \"a\"}\n\n{\"text\": \"b\"}\n".into(),
+            &["p.jsonl:3", "\"prompt\""],
+        ),
+        ("[{\"prompt\": \"a\"}]\n".into(), &["p.jsonl:1", "array"]),
+        (
+            format!("{{\"prompt\": \"a\"}}\n{{\"prompt\": \"{long}\"}}\n"),
+            &[
+                "p.jsonl: prompt 2",
+                "66 tokens",
+                "context",
+                "64",
+                "--max-completion-length",
+            ],
+        ),
+    ];
+    for (text, parts) in cases {
+        place.write("p.jsonl", &text);
+        let line =
+            format!("train --model policy --reward-model reward --prompts p.jsonl {STEP} --output out");
+        place.run(&line).refused(parts);
+        assert!(!place.at("out").exists());
+    }
+}
+
+#[test]
+fn a_reward_that_is_not_a_number_stops_the_run() {
+    let place = Place::new();
+    let line = |reward: &str| {
+        format!(
+            "train --model policy --reward-model {reward} --prompts prompts.jsonl {STEP} --output out --steps 2"
+        )
+    };
+    place
+        .run(&line("reward-nan"))
+        .refused(&["reward-nan", "NaN", "sample 0", "prompt \""]);
+    assert!(place.checkpoints("out").is_empty());
+    // Nothing was recorded, so the directory is free; rewards that are all equal teach nothing, and say so.
+    place.run(&line("reward-flat")).code(0);
+    let metrics = place.metrics("out");
+    assert_eq!(metrics.len(), 2);
+    for record in &metrics {
+        assert_eq!(record["frac_groups_no_signal"], 1.0);
+        assert_eq!(record["frac_reward_zero_std"], 1.0);
+        assert_eq!(
+            (&record["reward_std"], &record["grad_norm"]),
+            (&0.0.into(), &0.0.into())
+        );
+    }
+    whole(&place.at("out/checkpoints/step_2"), 2);
+}
+
+#[test]
+fn a_run_that_does_not_fit_is_refused_with_its_plan() {
+    let place = Place::new();
+    let limited = |bytes: &str| -> Ended {
+        place
+            .command(BIN)
+            .args(format!("train {MODELS} {STEP} --output out --steps 1").split_whitespace())
+            .env("TEA_MEMORY_LIMIT", bytes)
+            .output()
+            .unwrap()
+            .into()
+    };
+    limited("500000").refused(&[
+        "0.5 MiB",
+        "policy weights",
+        "reward model weights",
+        "adapter",
+        "kv cache",
+        "total",
+        "Lower --token-budget",
+        "--num-generations",
+    ]);
+    limited("a lot").refused(&["TEA_MEMORY_LIMIT", "a lot"]);
+    assert!(!place.at("out").exists());
+    let plan = place.run(&format!("plan --json {MODELS} {STEP}")).code(0).stdout;
+    let total = serde_json::from_str::<Value>(&plan).unwrap()["total"]
+        .as_u64()
+        .unwrap();
+    limited(&(total - 1).to_string()).refused(&["total"]);
+    limited(&total.to_string()).code(0);
+}
+
+/// File sizes are limited to 15 KiB, so that writing fails as on a full disk, in the middle of a checkpoint: after the
+/// adapter (12 KiB), in the optimiser's moments (24 KiB).
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_earlier_checkpoints_whole() {
+    let place = Place::new();
+    place.train("--steps 2 --save-steps 1 --output out").code(0);
+    let line = format!("trap '' XFSZ; ulimit -f 30; exec {BIN} train --output out --resume --steps 4");
+    let ended: Ended = place.command("sh").args(["-c", &line]).output().unwrap().into();
+    ended.refused(&[
+        "checkpoint of step 3",
+        "optimizer.safetensors",
+        "free some space",
+        "--resume",
+    ]);
+    assert_eq!(place.checkpoints("out"), ["step_1", "step_2"]);
+    whole(&place.at("out/checkpoints/step_2"), 2);
+    place.generates("out/checkpoints/step_2");
+    // With room again the run goes on from there.
+    place.run("train --output out --resume --steps 3").code(0);
+    assert_eq!(place.metrics("out").len(), 3);
+    whole(&place.at("out/checkpoints/step_3"), 3);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_finishes_the_step_and_saves_it() {
+    let place = Place::new();
+    let mut child = place.start("--steps 5000 --save-steps 5000 --output out");
+    let metrics = place.at("out/metrics.jsonl");
+    wait_for(&mut child, || {
+        std::fs::metadata(&metrics).is_ok_and(|m| m.len() > 0)
+    });
+    let kill = format!("kill -INT {}", child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    let ended: Ended = child.wait_with_output().unwrap().into();
+    ended
+        .code(130)
+        .says(&["interrupted", "out/checkpoints", "--resume"]);
+    let done = place.metrics("out").len() as u64;
+    assert!((1..5000).contains(&done));
+    assert_eq!(place.checkpoints("out"), [format!("step_{done}")]);
+    whole(&place.at(&format!("out/checkpoints/step_{done}")), done);
+    let last = done + 1;
+    place
+        .run(&format!("train --output out --resume --steps {last}"))
+        .code(0);
+    whole(&place.at(&format!("out/checkpoints/step_{last}")), last);
+    assert_eq!(place.metrics("out").len() as u64, last);
+}
+
+#[test]
+fn a_killed_run_leaves_only_whole_checkpoints() {
+    let place = Place::new();
+    let mut child = place.start("--steps 5000 --save-steps 1 --output out");
+    let third = place.at("out/checkpoints/step_3");
+    wait_for(&mut child, || third.exists());
+    // SIGKILL: nothing can be tidied up.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let steps: Vec<u64> = place
+        .checkpoints("out")
+        .iter()
+        .filter_map(|n| n.strip_prefix("step_").map(|n| n.parse().unwrap()))
+        .collect();
+    for step in &steps {
+        whole(&place.at(&format!("out/checkpoints/step_{step}")), *step);
+    }
+    let last = steps.iter().max().unwrap();
+    // What a kill in the middle of writing leaves, whether or not this one did: a torn directory and a torn line.
+    let torn = place.at(&format!("out/checkpoints/.tmp-step_{}", last + 7));
+    std::fs::create_dir_all(&torn).unwrap();
+    let adapter = place.at(&format!("out/checkpoints/step_{last}/adapter_model.safetensors"));
+    let bytes = std::fs::read(adapter).unwrap();
+    std::fs::write(torn.join("adapter_model.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
+    let metrics = place.at("out/metrics.jsonl");
+    let mut text = std::fs::read_to_string(&metrics).unwrap();
+    text.push_str("{\"step\":99");
+    std::fs::write(&metrics, text).unwrap();
+    place
+        .run(&format!("train --output out --resume --steps {}", last + 1))
+        .code(0);
+    whole(&place.at(&format!("out/checkpoints/step_{}", last + 1)), last + 1);
+    assert!(!torn.exists());
+    let numbers: Vec<u64> = place
+        .metrics("out")
+        .iter()
+        .map(|r| r["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(numbers, (1..=last + 1).collect::<Vec<_>>());
+}
+
+#[test]
+fn without_an_adapter_the_message_says_how_to_get_one() {
+    let place = Place::new();
+    let mut command = place.command(BIN);
+    command
+        .args(format!("train {MODELS} {STEP} --output out").split_whitespace())
+        .env("WGPU_BACKEND", "vulkan")
+        .env("VK_DRIVER_FILES", "/nonexistent.json")
+        .env("VK_ICD_FILENAMES", "/nonexistent.json");
+    let ended: Ended = command.output().unwrap().into();
+    ended.refused(&["adapter", "install"]);
+    let named = place.train("--output out --device voodoo");
+    named.refused(&["--device voodoo", "this machine has"]);
+    assert!(!place.at("out").exists());
+}
