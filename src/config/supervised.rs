@@ -71,7 +71,7 @@ pub struct SupervisedFlags {
     #[arg(long)]
     pub lora_alpha: Option<f64>,
     /// Seed of everything random in the run
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: Option<u64>,
     /// Steps between checkpoints
     #[arg(long)]

@@ -177,7 +177,21 @@ pub fn save(
     origin: &Origin<'_>,
 ) -> Result<PathBuf> {
     let target = run.checkpoints().join(format!("step_{}", state.step));
-    let out = AtomicDir::create(&target)?;
+    write(&target, model, optimizer, state, origin).context(format!(
+        "the checkpoint of step {} was not written (earlier ones are whole; continue with --resume)",
+        state.step
+    ))?;
+    Ok(target)
+}
+
+fn write(
+    target: &Path,
+    model: &Model,
+    optimizer: &Optimizer,
+    state: &TrainerState,
+    origin: &Origin<'_>,
+) -> Result<()> {
+    let out = AtomicDir::create(target)?;
     match &model.lora {
         Some(shape) => save_adapter(&out, model, optimizer, shape, origin)?,
         None => save_model(&out, model, origin)?,
@@ -191,8 +205,7 @@ pub fn save(
     out.write("config.toml", origin.config.as_bytes())?;
     let text = serde_json::to_string_pretty(state).map_err(Error::internal)?;
     out.write(STATE, text.as_bytes())?;
-    out.commit()?;
-    Ok(target)
+    out.commit()
 }
 
 fn host(shape: &[usize], values: Vec<f32>) -> HostTensor<'static> {

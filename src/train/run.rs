@@ -4,7 +4,7 @@ use super::checkpoint::{self, Origin, RunDir, TrainerState};
 use super::interrupt;
 use super::setup::Job;
 use crate::config::TrainConfig;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::workspace::Workspace;
 use crate::report::{MetricsWriter, Progress};
@@ -91,10 +91,13 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
                 seed: job.config.seed,
                 device: gpu.report().name.clone(),
             };
-            let saved = checkpoint::save(&run, &model, &trainer.optimizer, &state, &origin);
-            last = Some(saved.context(format!(
-                "the checkpoint of step {done} was not written (earlier ones are whole; continue with --resume)"
-            ))?);
+            last = Some(checkpoint::save(
+                &run,
+                &model,
+                &trainer.optimizer,
+                &state,
+                &origin,
+            )?);
         }
         if interrupted && done < steps {
             progress.finish();
