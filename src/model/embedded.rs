@@ -3,12 +3,7 @@
 /// A file's name and contents.
 pub type EmbeddedFile = (&'static str, &'static [u8]);
 
-/// The embedded models: name and files, in Hugging Face layout. To embed `models/NAME`, add a line
-/// `embed!("NAME": "config.json", "tokenizer.json", …)` listing its files.
-pub static EMBEDDED: &[(&str, &[EmbeddedFile])] = &[];
-
 /// One entry of [`EMBEDDED`]: the named files of `models/NAME`.
-#[allow(unused_macros, reason = "used by each embedded model's line in EMBEDDED")]
 macro_rules! embed {
     ($model:literal: $($file:literal),+ $(,)?) => {
         ($model, &[$((
@@ -17,5 +12,14 @@ macro_rules! embed {
         )),+])
     };
 }
-#[allow(unused_imports, reason = "as above")]
-pub(crate) use embed;
+
+/// The embedded models: name and files, in Hugging Face layout; `make models` makes them. To embed `models/NAME`, add a
+/// line `embed!("NAME": "config.json", "tokenizer.json", …)` listing its files.
+pub static EMBEDDED: &[(&str, &[EmbeddedFile])] = &[
+    embed!(
+        "tiny": "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"
+    ),
+    embed!(
+        "tiny-reward": "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"
+    ),
+];

@@ -3,7 +3,9 @@
 
 use super::*;
 use crate::model::alias::alias;
+use crate::model::spec::Head;
 use crate::model::spec_tests::tiny_spec;
+use crate::model::store::WeightStore;
 use crate::tensor::DType;
 
 fn offline(cache: &Path) -> HubSettings {
@@ -111,18 +113,25 @@ fn unknown_names_say_what_was_tried() {
 }
 
 #[test]
-fn embedded_models_are_found_or_explained() {
-    for name in ["tiny", "tiny-reward"] {
+fn embedded_models_are_found_and_whole() {
+    let mut bytes = 0;
+    for (name, head) in [("tiny", Head::CausalLm), ("tiny-reward", Head::Score)] {
         let dir = tempfile::tempdir().unwrap();
-        match resolve_with(name, &offline(dir.path())) {
-            Ok(files) => {
-                assert_eq!((files.name().as_str(), files.dir()), (name, None));
-                files.spec().unwrap();
-                assert_eq!(files.read("no-such-file").unwrap(), None);
-            }
-            Err(error) => assert!(error.to_string().contains("make models"), "{error}"),
-        }
+        let files = resolve_with(name, &offline(dir.path())).unwrap();
+        assert_eq!((files.name().as_str(), files.dir()), (name, None));
+        assert_eq!(files.read("no-such-file").unwrap(), None);
+        let spec = files.spec().unwrap();
+        assert_eq!((spec.head, spec.eos_token_ids.len()), (head, 1), "{name}");
+        assert!(
+            (300_000..=1_500_000).contains(&spec.num_parameters()) && spec.vocab_size <= 512,
+            "{name}"
+        );
+        let store = WeightStore::open(&files).unwrap();
+        store.check(&spec).unwrap();
+        bytes += files.read("model.safetensors").unwrap().unwrap().len();
+        assert!(files.read("tokenizer.json").unwrap().is_some(), "{name}");
     }
+    assert!(bytes <= 10_000_000, "{bytes}");
     static FILES: &[EmbeddedFile] = &[("config.json", b"{}"), ("a", b"x")];
     let files = ModelFiles::Embedded {
         name: "test",
