@@ -38,13 +38,16 @@ pub struct Caps {
     pub max_workgroup_bytes: u32,
 }
 
+/// A kernel's address and its override constants, by their bits.
+pub(super) type PipelineKey = (usize, Vec<(&'static str, u64)>);
+
 pub(super) struct Inner {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     pub(super) caps: Caps,
     pub(super) report: AdapterReport,
     pub(super) tracker: Arc<Tracker>,
-    pub(super) pipelines: Mutex<HashMap<(usize, Vec<(&'static str, u64)>), Arc<Pipeline>>>,
+    pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     pub(super) cache: Option<wgpu::PipelineCache>,
     pub(super) cache_file: Option<std::path::PathBuf>,
     pub(super) trusted: bool,

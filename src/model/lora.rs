@@ -13,6 +13,9 @@ use rand::Rng;
 /// The random stream of initial weights.
 const INIT: u32 = 0x1417;
 
+/// A tensor read back: PEFT's name, shape, row-major values.
+pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
+
 /// Where an adapter's values come from: name and shape (rows, cols) → row-major f32.
 pub type Source<'a> = dyn FnMut(&str, usize, usize) -> Result<Vec<f32>> + 'a;
 
@@ -66,7 +69,7 @@ impl Model {
     ///
     /// # Errors
     /// A GPU error.
-    pub fn read_adapter(&self) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+    pub fn read_adapter(&self) -> Result<Vec<NamedTensor>> {
         let mut out = Vec::new();
         for (layer, block) in self.blocks.iter().enumerate() {
             for proj in Proj::ALL {

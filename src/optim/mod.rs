@@ -43,6 +43,22 @@ impl Settings {
     }
 }
 
+/// A tensor's moments on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moments {
+    /// The tensor's name.
+    pub name: String,
+    /// Its shape in files.
+    pub shape: Vec<usize>,
+    /// First moment, row-major.
+    pub m: Vec<f32>,
+    /// Second moment, row-major.
+    pub v: Vec<f32>,
+}
+
+/// Where [`Optimizer::restore`] gets its values: (name, "m" or "v", elements) → row-major f32.
+pub type MomentSource<'a> = dyn FnMut(&str, &str, usize) -> Result<Vec<f32>> + 'a;
+
 /// AdamW's state: first and second moments of every trainable tensor.
 pub struct Optimizer {
     tensors: Vec<(Trainable, Weight, Weight)>,
@@ -151,22 +167,20 @@ impl Optimizer {
         self.settings.rate(self.steps)
     }
 
-    /// Moments of every tensor: (name, shape, m, v).
+    /// The moments of every tensor.
     ///
     /// # Errors
     /// A GPU error.
-    pub fn read(&self, gpu: &Gpu) -> Result<Vec<(String, Vec<usize>, Vec<f32>, Vec<f32>)>> {
-        self.tensors
-            .iter()
-            .map(|(t, m, v)| {
-                Ok((
-                    t.name.clone(),
-                    t.shape.clone(),
-                    m.read_f32(gpu)?,
-                    v.read_f32(gpu)?,
-                ))
+    pub fn read(&self, gpu: &Gpu) -> Result<Vec<Moments>> {
+        let one = |(t, m, v): &(Trainable, Weight, Weight)| {
+            Ok(Moments {
+                name: t.name.clone(),
+                shape: t.shape.clone(),
+                m: m.read_f32(gpu)?,
+                v: v.read_f32(gpu)?,
             })
-            .collect()
+        };
+        self.tensors.iter().map(one).collect()
     }
 
     /// The trainable tensors, in the order of [`Optimizer::read`].
@@ -174,16 +188,11 @@ impl Optimizer {
         self.tensors.iter().map(|(t, _, _)| t)
     }
 
-    /// Puts back moments that [`Optimizer::read`] gave; `source` maps (name, "m" or "v", elements) to values.
+    /// Puts back moments that [`Optimizer::read`] gave.
     ///
     /// # Errors
     /// What `source` returns.
-    pub fn restore(
-        &mut self,
-        gpu: &Gpu,
-        steps: u64,
-        source: &mut dyn FnMut(&str, &str, usize) -> Result<Vec<f32>>,
-    ) -> Result<()> {
+    pub fn restore(&mut self, gpu: &Gpu, steps: u64, source: &mut MomentSource<'_>) -> Result<()> {
         for (t, m, v) in &self.tensors {
             let n = t.value.rows * t.value.cols;
             write_f32(gpu, m, &source(&t.name, "m", n)?)?;

@@ -76,6 +76,9 @@ pub struct SamplerShape {
     pub rank: usize,
 }
 
+/// What is sampled together: samples of jobs, as (job, samples).
+type Wave = Vec<(usize, Range<usize>)>;
+
 /// Tokens decoded between two readbacks.
 pub(super) const STEPS_PER_READ: usize = 8;
 
@@ -194,15 +197,10 @@ impl Sampler {
         Ok(())
     }
 
-    /// Splits the jobs' samples into waves that fit: lists of (job, samples).
-    fn waves(
-        &self,
-        model: &Model,
-        jobs: &[Job],
-        config: &SampleConfig,
-    ) -> Result<Vec<Vec<(usize, Range<usize>)>>> {
+    /// Splits the jobs' samples into waves that fit.
+    fn waves(&self, model: &Model, jobs: &[Job], config: &SampleConfig) -> Result<Vec<Wave>> {
         let length = config.max_completion_length;
-        let mut waves: Vec<Vec<(usize, Range<usize>)>> = Vec::new();
+        let mut waves: Vec<Wave> = Vec::new();
         let (mut free_rows, mut free_sequences) = (0, 0);
         for (i, job) in jobs.iter().enumerate() {
             self.check_job(model, job, length)?;

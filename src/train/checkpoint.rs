@@ -11,7 +11,7 @@ use crate::model::peft::{self, AdapterConfig};
 use crate::model::save::{AtomicDir, remove_leftovers, write_atomic};
 use crate::model::source::ModelFiles;
 use crate::model::store::{HostTensor, WeightStore};
-use crate::optim::{Optimizer, write_f32};
+use crate::optim::{Moments, Optimizer, write_f32};
 use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -197,7 +197,7 @@ fn write(
         None => save_model(&out, model, origin)?,
     }
     let mut moments = Vec::new();
-    for (name, shape, m, v) in optimizer.read(&model.gpu)? {
+    for Moments { name, shape, m, v } in optimizer.read(&model.gpu)? {
         moments.push((format!("{name}.m"), host(&shape, m)));
         moments.push((format!("{name}.v"), host(&shape, v)));
     }

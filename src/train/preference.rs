@@ -1,5 +1,6 @@
 //! Reward-model training: Bradley-Terry on pairs of answers (L = −log σ(score(chosen) − score(rejected))).
 
+use super::checkpoint::RunDir;
 use super::loss::bradley_terry;
 use super::run::RunOptions;
 use super::supervised::{self, Task};
@@ -17,6 +18,8 @@ use std::path::{Path, PathBuf};
 
 /// Chosen and rejected, tokenised with their prompt.
 type Pair = [Vec<u32>; 2];
+/// A pair and its prompt's own text, which keeps a prompt's pairs on one side of the split.
+type Keyed = (String, Pair);
 
 struct Preference<'a> {
     model: &'a Model,
@@ -29,7 +32,7 @@ struct Preference<'a> {
 #[derive(Default)]
 struct Sums {
     loss: f64,
-    right: usize,
+    right: f64,
     margin: f64,
     pairs: usize,
 }
@@ -39,7 +42,12 @@ impl Sums {
     fn add(&mut self, margin: f64) -> f64 {
         let (loss, slope) = bradley_terry(margin);
         self.loss += loss;
-        self.right += usize::from(margin > 0.0);
+        // A tie is half right, as a coin would be.
+        self.right += if margin == 0.0 {
+            0.5
+        } else {
+            f64::from(u8::from(margin > 0.0))
+        };
         self.margin += margin;
         self.pairs += 1;
         slope
@@ -49,7 +57,7 @@ impl Sums {
         let n = self.pairs.max(1) as f64;
         [
             ("loss", self.loss / n),
-            ("accuracy", self.right as f64 / n),
+            ("accuracy", self.right / n),
             ("margin", self.margin / n),
         ]
         .into_iter()
@@ -206,6 +214,7 @@ impl Task for HeadOnly<'_> {
 /// # Errors
 /// Bad data or settings, out of memory, a failing device or disk.
 pub fn train(gpu: &Gpu, c: &SupervisedConfig, options: &RunOptions) -> Result<PathBuf> {
+    RunDir::check(&options.output, options.resume, options.overwrite)?;
     let mut source = Source::open_with_score(&c.model)?;
     let tokenizer = source.tokenizer()?;
     let date: TemplateDate = c
@@ -221,8 +230,15 @@ pub fn train(gpu: &Gpu, c: &SupervisedConfig, options: &RunOptions) -> Result<Pa
     let read = |path: &Path| read(path, &formatter, limit);
     let (train, held_out) = match &c.eval_data {
         Some(path) => (read(&c.data)?, read(path)?),
-        None => supervised::split(read(&c.data)?, c.eval_fraction, c.seed),
+        None => supervised::split(
+            read(&c.data)?,
+            |(prompt, _)| prompt.clone(),
+            c.eval_fraction,
+            c.seed,
+        ),
     };
+    let pairs = |keyed: Vec<Keyed>| keyed.into_iter().map(|(_, pair)| pair).collect::<Vec<Pair>>();
+    let (train, held_out) = (pairs(train), pairs(held_out));
     let longest = train
         .iter()
         .chain(&held_out)
@@ -272,7 +288,7 @@ fn hidden_states(model: &Model, ws: &Workspace, sequences: &[&[u32]]) -> Result<
     Ok(out)
 }
 
-fn read(path: &Path, formatter: &Formatter<'_>, limit: usize) -> Result<Vec<Pair>> {
+fn read(path: &Path, formatter: &Formatter<'_>, limit: usize) -> Result<Vec<Keyed>> {
     let records = read_jsonl::<PreferenceRecord>(path)?;
     let total = records.len();
     let mut out = Vec::with_capacity(total);
@@ -283,8 +299,15 @@ fn read(path: &Path, formatter: &Formatter<'_>, limit: usize) -> Result<Vec<Pair
                 .context(format!("{}: record {}", path.display(), i + 1))
         };
         let pair = [ids(&r.chosen)?, ids(&r.rejected)?];
+        if pair.iter().any(Vec::is_empty) {
+            return Err(Error::user("prompt and answer are both empty")).context(format!(
+                "{}: record {}",
+                path.display(),
+                i + 1
+            ));
+        }
         if pair.iter().all(|s| s.len() <= limit) {
-            out.push(pair);
+            out.push((format!("{:?}", r.prompt), pair));
         }
     }
     super::sft::note_dropped(path, total - out.len(), total, limit)?;

@@ -1,5 +1,6 @@
 //! Supervised fine-tuning: cross-entropy on the response's tokens.
 
+use super::checkpoint::RunDir;
 use super::run::RunOptions;
 use super::supervised::{self, Task};
 use crate::config::SupervisedConfig;
@@ -74,6 +75,7 @@ impl Task for Sft<'_> {
 /// # Errors
 /// Bad data or settings, out of memory, a failing device or disk.
 pub fn train(gpu: &Gpu, c: &SupervisedConfig, options: &RunOptions) -> Result<PathBuf> {
+    RunDir::check(&options.output, options.resume, options.overwrite)?;
     let mut source = Source::open_causal(&c.model)?;
     let tokenizer = source.tokenizer()?;
     let date: TemplateDate = c
@@ -89,7 +91,7 @@ pub fn train(gpu: &Gpu, c: &SupervisedConfig, options: &RunOptions) -> Result<Pa
     let read = |path: &Path| read(path, &formatter, limit);
     let (train, held_out) = match &c.eval_data {
         Some(path) => (read(&c.data)?, read(path)?),
-        None => supervised::split(read(&c.data)?, c.eval_fraction, c.seed),
+        None => supervised::split(read(&c.data)?, |e| e.0.clone(), c.eval_fraction, c.seed),
     };
     let longest = train
         .iter()

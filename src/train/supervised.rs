@@ -14,6 +14,7 @@ use crate::model::workspace::Shape;
 use crate::optim::{Optimizer, Settings};
 use crate::report::{MetricsWriter, Progress};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -119,20 +120,35 @@ pub fn optimizer(c: &SupervisedConfig, model: &Model, total: u64) -> Result<Opti
     Optimizer::new(&model.gpu, model.trainable(), settings)
 }
 
-/// Splits examples into training and held-out ones: the last `fraction` of a seeded shuffle is held out.
-pub fn split<T>(examples: Vec<T>, fraction: f64, seed: u64) -> (Vec<T>, Vec<T>) {
-    let n = examples.len();
-    let held = ((n as f64 * fraction).round() as usize).min(n.saturating_sub(1));
-    let mut slots: Vec<Option<T>> = examples.into_iter().map(Some).collect();
-    let mut order = data::draw(seed ^ 0x5eed, n, 0, n);
-    let held_out = order.split_off(n - held);
-    let mut take = |ids: Vec<usize>| {
-        ids.into_iter()
-            .filter_map(|i| slots[i].take())
-            .collect::<Vec<T>>()
-    };
-    order.sort_unstable();
-    (take(order), take(held_out))
+/// Splits examples into training and held-out ones. Examples with the same key (their prompt) stay on one side, so
+/// that nothing held out was trained on; prompts are drawn in a seeded order until `fraction` is reached.
+pub fn split<T, K: Ord>(
+    examples: Vec<T>,
+    key: impl Fn(&T) -> K,
+    fraction: f64,
+    seed: u64,
+) -> (Vec<T>, Vec<T>) {
+    let wanted = (examples.len() as f64 * fraction).round() as usize;
+    let mut by_key: BTreeMap<K, Vec<usize>> = BTreeMap::new();
+    for (i, example) in examples.iter().enumerate() {
+        by_key.entry(key(example)).or_default().push(i);
+    }
+    let groups: Vec<Vec<usize>> = by_key.into_values().collect();
+    let mut held = vec![false; examples.len()];
+    let mut count = 0;
+    for g in data::draw(seed ^ 0x5eed, groups.len(), 0, groups.len()) {
+        // One prompt at least stays for training.
+        if count >= wanted || count + groups[g].len() >= examples.len() {
+            break;
+        }
+        count += groups[g].len();
+        groups[g].iter().for_each(|i| held[*i] = true);
+    }
+    let (mut train, mut held_out) = (Vec::new(), Vec::new());
+    for (example, held) in examples.into_iter().zip(held) {
+        if held { &mut held_out } else { &mut train }.push(example);
+    }
+    (train, held_out)
 }
 
 /// Runs the loop and returns the last checkpoint.
@@ -220,13 +236,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_split_keeps_every_example_once() {
-        let (train, held) = split((0..40).collect(), 0.1, 3);
+    fn a_split_keeps_every_example_once_and_prompts_whole() {
+        let (train, held) = split((0..40).collect(), |i| i / 4, 0.1, 3);
         assert_eq!((train.len(), held.len()), (36, 4));
+        assert!(held.iter().all(|i| i / 4 == held[0] / 4));
         let mut all: Vec<i32> = train.iter().chain(&held).copied().collect();
         all.sort_unstable();
         assert_eq!(all, (0..40).collect::<Vec<_>>());
-        assert_eq!(split(vec![1], 0.9, 0).0, [1]);
-        assert!(split(vec![1, 2, 3], 0.0, 0).1.is_empty());
+        assert_eq!(split(vec![1], |i| *i, 0.9, 0).0, [1]);
+        assert!(split(vec![1, 2, 3], |i| *i, 0.0, 0).1.is_empty());
     }
 }
