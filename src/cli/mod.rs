@@ -100,7 +100,7 @@ pub fn run() -> Result<()> {
         Command::Score(args) => score::run(&cli.globals, &args),
         Command::Devices(args) => devices::run(&cli.globals, &args),
         Command::Train(args) => args.run(&cli.globals),
-        Command::Plan(args) => args.run(),
+        Command::Plan(args) => args.run(&cli.globals),
         Command::Sft(args) => args.run(&cli.globals),
         Command::Reward(args) => args.run(&cli.globals),
         Command::Demo(args) => demo::run(&cli.globals, &args),

@@ -9,6 +9,9 @@ use crate::train::run::{self, RunOptions};
 use crate::train::setup::{Job, default_reward};
 use std::path::PathBuf;
 
+/// The largest binding every supported adapter has, in bytes.
+const PORTABLE_BINDING: u64 = 128 << 20;
+
 /// Post-train a policy for best-of-N: sample groups of responses, score them, follow the tail
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -93,8 +96,13 @@ impl Args {
 }
 
 impl PlanArgs {
-    pub(crate) fn run(self) -> Result<()> {
-        let plan = Job::open(self.settings.resolve(&TrainFlags::default())?)?.plan()?;
+    pub(crate) fn run(self, globals: &Globals) -> Result<()> {
+        let job = Job::open(self.settings.resolve(&TrainFlags::default())?)?;
+        // Without an adapter the plan is that of the smallest one the program runs on.
+        let cap = globals
+            .open_gpu()
+            .map_or(PORTABLE_BINDING, |gpu| gpu.caps().max_binding);
+        let plan = job.plan(cap)?;
         if self.json {
             let rows: serde_json::Map<String, serde_json::Value> = plan
                 .rows

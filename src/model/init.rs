@@ -97,7 +97,7 @@ mod tests {
 
     fn spec() -> ModelSpec {
         ModelSpec {
-            family: Family::Llama,
+            family: Family::Qwen2, // biases on q, k and v alone
             head: Head::CausalLm,
             vocab_size: 101,
             hidden_size: 48,

@@ -131,7 +131,7 @@ fn continues(state: &TrainerState, config: &TrainConfig, gpu: &Gpu) -> Result<()
 
 /// Refuses a run that needs more memory than the device is known to have.
 fn fits(gpu: &Gpu, job: &Job) -> Result<()> {
-    let plan = job.plan()?;
+    let plan = job.plan(gpu.caps().max_binding)?;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let Some(have) = device_memory(gpu)? else {
         return Ok(());

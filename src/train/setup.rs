@@ -6,6 +6,7 @@ use crate::config::{Schedule, TINY, TrainConfig};
 use crate::demo::{self, Split};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
+use crate::kernels::pad4;
 use crate::model::alias::alias;
 use crate::model::load::Source;
 use crate::model::params::{LoraShape, Model};
@@ -192,18 +193,29 @@ impl Job {
         }
     }
 
-    /// The sampling buffers a run takes.
-    pub fn sampler_shape(&self) -> SamplerShape {
-        let c = &self.config;
-        let sequences = c.rollout_batch.min(c.prompts_per_step * c.num_generations);
+    /// The sampling buffers a run takes, where no buffer may be larger than `cap` bytes: fewer sequences are then
+    /// sampled at once.
+    pub fn sampler_shape(&self, cap: u64) -> SamplerShape {
+        let (c, spec) = (&self.config, &self.source.spec);
         let longest_prompt = self.positions - c.max_completion_length;
-        let prompts = sequences.div_ceil(c.num_generations).max(1);
-        SamplerShape {
-            sequences,
-            cache_rows: (prompts + 1) * longest_prompt + sequences * c.max_completion_length,
-            prefill_rows: c.token_budget.min(prompts * longest_prompt).max(1),
-            rank: self.rank(),
+        let shape = |sequences: usize| {
+            let prompts = sequences.div_ceil(c.num_generations).max(1);
+            SamplerShape {
+                sequences,
+                cache_rows: (prompts + 1) * longest_prompt + sequences * c.max_completion_length,
+                prefill_rows: c.token_budget.min(prompts * longest_prompt).max(1),
+                rank: self.rank(),
+            }
+        };
+        let fits = |s: &SamplerShape| {
+            let cache = s.cache_rows * spec.num_kv_heads * spec.head_dim;
+            (cache.max(s.sequences * pad4(spec.vocab_size)) * 4) as u64 <= cap
+        };
+        let mut sequences = c.rollout_batch.min(c.prompts_per_step * c.num_generations);
+        while sequences > 1 && !fits(&shape(sequences)) {
+            sequences = sequences.div_ceil(2);
         }
+        shape(sequences)
     }
 
     /// The element type of the frozen policy; training every weight needs f32.
@@ -223,11 +235,11 @@ impl Job {
         }
     }
 
-    /// Bytes each part of the run takes on the device, the reward model's excepted where its files cannot be opened.
+    /// Bytes each part of the run takes on a device that binds at most `cap` bytes, the reward model's excepted where its files cannot be opened.
     ///
     /// # Errors
     /// Settings that do not go together; a reward model that cannot be opened.
-    pub fn plan(&self) -> Result<Plan> {
+    pub fn plan(&self, cap: u64) -> Result<Plan> {
         let (c, spec) = (&self.config, &self.source.spec);
         let dtype = self.base_dtype()?;
         let mut plan = Plan::default();
@@ -242,7 +254,7 @@ impl Job {
             }
         }
         plan.extend("training", &Plan::workspace(spec, self.shape()));
-        plan.extend("sampling", &self.sampler_shape().plan(spec));
+        plan.extend("sampling", &self.sampler_shape(cap).plan(spec));
         if c.reward_model != TRUE_SCORE {
             let reward = Source::open_with_score(&c.reward_model).context("--reward-model")?;
             let dtype = reward.dtype(parse_dtype("--reward-dtype", c.reward_dtype.as_deref())?)?;
@@ -347,7 +359,7 @@ impl Job {
             tokenizer: &self.tokenizer,
             prompts: &self.prompts,
             ws,
-            sampler: Sampler::new(model, self.sampler_shape())?,
+            sampler: Sampler::new(model, self.sampler_shape(model.gpu.caps().max_binding))?,
             optimizer: Optimizer::new(&model.gpu, model.trainable(), settings)?,
             stop: self.stop(),
         })
