@@ -22,22 +22,27 @@ demo: build ## Train and evaluate the embedded models (installs a Vulkan driver 
 
 # The embedded models, each from the one before and a seed; models/README.md says why these numbers.
 MODELS_WORK ?= build/models
-SFT_STEPS = 400
-SFT = --full --eval-fraction 0.01 --eval-steps 100 --steps $(SFT_STEPS) --batch-size 64 --learning-rate 2e-3 --warmup-steps 20 --token-budget 4096 --no-checkpointing
-REWARD_STEPS = 300
-REWARD = --full --eval-steps 100 --steps $(REWARD_STEPS) --batch-size 64 --learning-rate 1.5e-3 --warmup-steps 20 --lr-scheduler-type linear \
-	--token-budget 4096 --no-checkpointing
+# One run gives both: the policy is an early checkpoint, the reward model starts from the last, which knows the tasks better.
+POLICY_STEPS = 400
+SFT_STEPS = 1200
+REWARD_STEPS = 2500
+COMMON = --full --batch-size 64 --warmup-steps 20 --token-budget 4096 --no-checkpointing
+SFT = $(COMMON) --steps $(SFT_STEPS) --save-steps $(POLICY_STEPS) --learning-rate 2e-3 --eval-fraction 0.01 --eval-steps 200
+REWARD = $(COMMON) --steps $(REWARD_STEPS) --save-steps 500 --learning-rate 6e-4 --lr-scheduler-type linear \
+	--eval-steps 250
 MODEL_FILES = config.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json
 
 models: build ## Make the embedded models anew, from a seed (`make build` then embeds them)
 	@runner=$$(sh .ci/drivers.sh runner $(DRIVERS)/mesa26 $(BINARY)) && set -ex && w=$(MODELS_WORK) && \
-	$$runner $(BINARY) demo-data --output $$w/data && \
-	$$runner $(BINARY) sft --model $$w/data/init --data $$w/data/sft.jsonl --output $$w/sft --overwrite $(SFT) && \
-	policy=$$w/sft/checkpoints/step_$(SFT_STEPS) && reward=$$w/reward/checkpoints/step_$(REWARD_STEPS) && \
-	$$runner $(BINARY) demo --evaluate-only $$policy && \
-	$$runner $(BINARY) demo-data --output $$w/pairs --samples-from $$policy --train 6000 --pairs 8 && \
-	$$runner $(BINARY) reward --model $$policy --data $$w/pairs/preferences.jsonl \
-		--eval-data $$w/pairs/preferences-validation.jsonl --output $$w/reward --overwrite $(REWARD) && \
+	tea() { $$runner $(BINARY) "$$@"; } && \
+	policy=$$w/sft/checkpoints/step_$(POLICY_STEPS) && teacher=$$w/sft/checkpoints/step_$(SFT_STEPS) && \
+	reward=$$w/reward/checkpoints/step_$(REWARD_STEPS) && \
+	tea demo-data --output $$w/data && \
+	tea sft --model $$w/data/init --data $$w/data/sft.jsonl --output $$w/sft --overwrite $(SFT) && \
+	tea demo --evaluate-only $$policy && \
+	tea demo-data --output $$w/pairs --samples-from $$policy --train 6000 --pairs 8 && \
+	tea reward --model $$teacher --data $$w/pairs/preferences.jsonl --eval-data $$w/pairs/preferences-validation.jsonl \
+		--output $$w/reward --overwrite $(REWARD) && \
 	mkdir -p models/tiny models/tiny-reward && \
 	for f in $(MODEL_FILES); do cp $$policy/$$f models/tiny/; cp $$reward/$$f models/tiny-reward/; done
 

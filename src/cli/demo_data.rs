@@ -192,8 +192,8 @@ fn fresh(args: &Args, spec: &ModelSpec, train: &[Example], validation: &[Example
     Ok(())
 }
 
-/// Preferences from a policy's own responses, with as many from corruptions: the policy's show what a reward model will
-/// judge first, the corruptions what better and worse responses look like.
+/// Preferences from a policy's own responses: half of them between two of its responses, half of the right answer over
+/// one of them; and as many pairs of corruptions as make a fifth, which show better and worse responses than it writes yet.
 fn sampled(
     globals: &Globals,
     args: &Args,
@@ -222,19 +222,22 @@ fn sampled(
     let responses = Policy::load(&gpu, policy, &contents, &options)?.sample(args.samples, &sampling)?;
     let groups: Vec<SampledGroup> = examples.iter().zip(responses).map(|(e, r)| group(e, r)).collect();
     demo::write_jsonl(&args.output.join("samples.jsonl"), &groups)?;
-    let pairs = |examples: &[Example], groups: &[SampledGroup]| {
-        let mut pairs = demo::preferences_from_samples(groups, args.pairs, args.seed);
-        let own = pairs.len();
-        pairs.extend(demo::preferences(examples, 1, args.seed));
-        (pairs, own)
-    };
     let (train_groups, validation_groups) = groups.split_at(train.len());
-    let (train_pairs, own) = pairs(train, train_groups);
+    let (between, against) = (args.pairs.div_ceil(2), args.pairs / 2);
+    let mut train_pairs = demo::preferences_from_samples(train_groups, between, args.seed);
+    train_pairs.extend(demo::preferences_for_answers(
+        train,
+        train_groups,
+        against,
+        args.seed,
+    ));
+    let own = train_pairs.len();
+    train_pairs.extend(demo::preferences(train, args.pairs.div_ceil(4), args.seed));
     // What is reported as held-out accuracy is about the policy's own responses alone.
     let validation_pairs = demo::preferences_from_samples(validation_groups, args.pairs, args.seed);
     write_pairs(&args.output, &train_pairs, &validation_pairs)?;
     println!(
-        "{}: {} pairs ({own} of the policy's own responses, {} of corruptions), {} validation pairs",
+        "{}: {} pairs ({own} with the policy's own responses, {} of corruptions), {} validation pairs",
         args.output.display(),
         train_pairs.len(),
         train_pairs.len() - own,

@@ -100,8 +100,10 @@ pub fn write_sft(path: &Path, examples: &[Example], noise: f64, seed: u64) -> Re
     write_jsonl(path, sft_examples(examples, noise, seed))
 }
 
-/// Least difference of true scores in a preference pair: closer responses teach little but noise.
+/// Least difference of true scores in a pair of corruptions: closer responses teach little but noise.
 const LEAST_GAP: f64 = 0.04;
+/// The same between a policy's own responses, most of which are wrong in several ways at once.
+const LEAST_SAMPLE_GAP: f64 = 0.1;
 
 /// Up to `per_example` pairs an example: right answers and wrong ones of graded severity, two at a time, ranked by the
 /// true score.
@@ -115,7 +117,13 @@ pub fn preferences(examples: &[Example], per_example: usize, seed: u64) -> Vec<P
         };
         let mut ladder = vec![example.answer.clone()];
         ladder.extend([1, 1, 1, 2, 2, 3, 4].map(|severity| task.wrong(&mut rng, severity)));
-        pairs.extend(ranked_pairs(&mut rng, &example.prompt, &ladder, per_example));
+        pairs.extend(ranked_pairs(
+            &mut rng,
+            &example.prompt,
+            &ladder,
+            per_example,
+            LEAST_GAP,
+        ));
     }
     pairs
 }
@@ -127,8 +135,46 @@ pub fn preferences_from_samples(groups: &[SampledGroup], per_group: usize, seed:
     rng.set_stream(12);
     groups
         .iter()
-        .flat_map(|group| ranked_pairs(&mut rng, &group.prompt, &group.responses, per_group))
+        .flat_map(|group| {
+            ranked_pairs(
+                &mut rng,
+                &group.prompt,
+                &group.responses,
+                per_group,
+                LEAST_SAMPLE_GAP,
+            )
+        })
         .collect()
+}
+
+/// Up to `per_group` pairs an example of its right answer over different wrong responses of a policy: the plainest lesson
+/// in what is wrong with them. `groups` are the examples' samples, in order.
+pub fn preferences_for_answers(
+    examples: &[Example],
+    groups: &[SampledGroup],
+    per_group: usize,
+    seed: u64,
+) -> Vec<Preference> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(13);
+    let mut pairs = Vec::with_capacity(examples.len() * per_group);
+    for (example, group) in examples.iter().zip(groups) {
+        let mut wrong: Vec<&String> = group
+            .responses
+            .iter()
+            .filter(|r| score(&example.prompt, r).is_ok_and(|s| s < 1.0))
+            .collect();
+        wrong.sort_unstable();
+        wrong.dedup();
+        for _ in 0..per_group.min(wrong.len()) {
+            pairs.push(Preference {
+                prompt: example.prompt.clone(),
+                chosen: example.answer.clone(),
+                rejected: wrong.swap_remove(rng.random_range(0..wrong.len())).clone(),
+            });
+        }
+    }
+    pairs
 }
 
 /// Writes `{"prompt","chosen","rejected"}` lines.
@@ -139,7 +185,13 @@ pub fn write_preferences(path: &Path, pairs: &[Preference]) -> Result<()> {
     write_jsonl(path, pairs)
 }
 
-fn ranked_pairs(rng: &mut ChaCha8Rng, prompt: &str, responses: &[String], most: usize) -> Vec<Preference> {
+fn ranked_pairs(
+    rng: &mut ChaCha8Rng,
+    prompt: &str,
+    responses: &[String],
+    most: usize,
+    least_gap: f64,
+) -> Vec<Preference> {
     let scored: Vec<(f64, &String)> = responses
         .iter()
         .filter_map(|r| score(prompt, r).ok().map(|s| (s, r)))
@@ -149,7 +201,7 @@ fn ranked_pairs(rng: &mut ChaCha8Rng, prompt: &str, responses: &[String], most: 
         for (j, low) in scored.iter().enumerate() {
             let repeated =
                 scored[..i].iter().any(|s| s.1 == high.1) || scored[..j].iter().any(|s| s.1 == low.1);
-            if high.0 - low.0 >= LEAST_GAP && !repeated {
+            if high.0 - low.0 >= least_gap && !repeated {
                 all.push((high.1, low.1));
             }
         }

@@ -18,8 +18,8 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 pub use files::{
-    Preference, SampledGroup, Supervised, preferences, preferences_from_samples, sft_examples, write_jsonl,
-    write_preferences, write_prompts, write_sft,
+    Preference, SampledGroup, Supervised, preferences, preferences_for_answers, preferences_from_samples,
+    sft_examples, write_jsonl, write_preferences, write_prompts, write_sft,
 };
 pub use tasks::Kind;
 pub use tokenizer::{
