@@ -298,7 +298,7 @@ impl TrainFlags {
 /// The learning rate where none is given; the embedded model is so small that it takes larger steps.
 fn default_rate(full: bool, tiny: bool) -> f64 {
     match (full, tiny) {
-        (false, true) => 1e-3,
+        (false, true) => 5e-4,
         (false, false) => 1e-4,
         (true, true) => 1e-4,
         (true, false) => 1e-5,
