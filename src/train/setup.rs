@@ -61,6 +61,23 @@ pub fn parse_dtype(flag: &str, name: Option<&str>) -> Result<Option<DType>> {
     name.map(|n| n.parse::<DType>().context(flag)).transpose()
 }
 
+/// The element type a model is loaded as for training: f32 where every weight is trained, [`Source::dtype`] otherwise.
+///
+/// # Errors
+/// An unknown type, or another than f32 with `--full`.
+pub fn base_dtype(source: &Source, asked: Option<&str>, full: bool) -> Result<Option<DType>> {
+    let asked = parse_dtype("--base-dtype", asked)?;
+    if !full {
+        return source.dtype(asked);
+    }
+    match asked {
+        None | Some(DType::F32) => Ok(Some(DType::F32)),
+        Some(other) => Err(Error::user(format!(
+            "--full trains f32 weights; --base-dtype {other} is for LoRA"
+        ))),
+    }
+}
+
 /// Reads the prompts: the file's, or the embedded set for the embedded policy.
 ///
 /// # Errors
@@ -223,16 +240,7 @@ impl Job {
     /// # Errors
     /// An unknown type, or another than f32 with `--full`.
     pub fn base_dtype(&self) -> Result<Option<DType>> {
-        let asked = parse_dtype("--base-dtype", self.config.base_dtype.as_deref())?;
-        if !self.config.full {
-            return self.source.dtype(asked);
-        }
-        match asked {
-            None | Some(DType::F32) => Ok(Some(DType::F32)),
-            Some(other) => Err(Error::user(format!(
-                "--full trains f32 weights; --base-dtype {other} is for LoRA"
-            ))),
-        }
+        base_dtype(&self.source, self.config.base_dtype.as_deref(), self.config.full)
     }
 
     /// Bytes each part of the run takes on a device that binds at most `cap` bytes, the reward model's excepted where its files cannot be opened.

@@ -50,16 +50,7 @@ pub fn load_model(
     c: &SupervisedConfig,
     positions: usize,
 ) -> Result<Model> {
-    let asked = super::setup::parse_dtype("--base-dtype", c.base_dtype.as_deref())?;
-    let dtype = match (c.full, asked) {
-        (false, _) => source.dtype(asked)?,
-        (true, None | Some(crate::tensor::DType::F32)) => Some(crate::tensor::DType::F32),
-        (true, Some(other)) => {
-            return Err(Error::user(format!(
-                "--full trains f32 weights; --base-dtype {other} is for LoRA"
-            )));
-        }
-    };
+    let dtype = super::setup::base_dtype(source, c.base_dtype.as_deref(), c.full)?;
     let scored = source.spec.head == Head::Score;
     // A language model that becomes a reward model starts from a head of zeros.
     let zeros = vec![0.0; source.spec.hidden_size];
