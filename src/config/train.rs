@@ -1,0 +1,439 @@
+//! Settings of `train` and `plan`.
+
+use super::{TEMPLATE_DATE, TINY};
+use crate::error::{Error, Result};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// How a sequence's log-probability is weighted in the loss (TRL's `loss_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum LossType {
+    /// The sum over the response's tokens: the policy-gradient estimator itself.
+    Sum,
+    /// Divided by the response's own length.
+    Grpo,
+    /// Divided by `max_completion_length` (arXiv 2503.20783).
+    DrGrpo,
+}
+
+/// Estimator of the KL term, per token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum KlEstimator {
+    /// exp(d) − d − 1 with d = log π_ref − log π: TRL's; differentiated on-policy it gives ∇KL(π_ref‖π).
+    K3,
+    /// d²/2: its gradient is the per-token form of ∇KL(π‖π_ref).
+    K2,
+    /// log π − log π_ref as a stop-gradient penalty on the coefficient.
+    K1,
+}
+
+/// Settings that may be left open: one struct for the TOML file and the flags of `train`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainFlags {
+    /// Policy: an alias, a directory, a GGUF file, or a hub id; without it, the embedded models and a small preset
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Reward model (default: what models/aliases.toml names for the policy)
+    #[arg(long)]
+    pub reward_model: Option<String>,
+    /// LoRA adapter directory of the reward model
+    #[arg(long, value_name = "DIR")]
+    pub reward_adapter: Option<PathBuf>,
+    /// Training prompts: JSONL of {"prompt": text} or {"messages": […]}
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+    /// Rule that turns a group's rewards into advantages: tea, grpo, grpo-z
+    #[arg(long)]
+    pub advantage: Option<String>,
+    /// Tail share α of TEA, in (0, 1/2]; a fraction such as 1/5 is taken exactly
+    #[arg(long)]
+    #[serde(deserialize_with = "text_or_number")]
+    pub alpha: Option<String>,
+    /// Deployment budget N of best-of-N that TEA aims at
+    #[arg(long, value_name = "N")]
+    pub bon: Option<u64>,
+    /// Lower bound of TEA's tail standard deviation
+    #[arg(long)]
+    pub min_scale: Option<f64>,
+    /// Responses sampled for each prompt in a step, m
+    #[arg(long, value_name = "M")]
+    pub num_generations: Option<usize>,
+    /// Prompts in a step, B
+    #[arg(long, value_name = "B")]
+    pub prompts_per_step: Option<usize>,
+    /// Training steps
+    #[arg(long)]
+    pub steps: Option<u64>,
+    /// Most tokens in a response
+    #[arg(long, value_name = "TOKENS")]
+    pub max_completion_length: Option<usize>,
+    /// Sampling temperature; anything but 1 needs --allow-biased-sampling
+    #[arg(long)]
+    pub temperature: Option<f64>,
+    /// Nucleus sampling; anything but 1 needs --allow-biased-sampling
+    #[arg(long)]
+    pub top_p: Option<f64>,
+    /// Keep only the k likeliest tokens; anything but 0 needs --allow-biased-sampling
+    #[arg(long)]
+    pub top_k: Option<u32>,
+    /// Drop tokens below this share of the likeliest; anything but 0 needs --allow-biased-sampling
+    #[arg(long)]
+    pub min_p: Option<f64>,
+    /// Train on samples that are not the policy's own distribution
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub allow_biased_sampling: Option<bool>,
+    /// How a response's tokens are weighted
+    #[arg(long, value_enum)]
+    pub loss_type: Option<LossType>,
+    /// Weight of the KL term
+    #[arg(long)]
+    pub beta: Option<f64>,
+    /// Estimator of the KL term
+    #[arg(long, value_enum)]
+    pub kl_estimator: Option<KlEstimator>,
+    /// Optimiser steps on each batch of samples; above 1 the PPO-clipped ratio is used
+    #[arg(long)]
+    pub num_iterations: Option<usize>,
+    /// PPO's clipping range
+    #[arg(long)]
+    pub epsilon: Option<f64>,
+    /// Learning rate (default 1e-4 for LoRA, 1e-5 with --full)
+    #[arg(long)]
+    pub learning_rate: Option<f64>,
+    /// Steps of linear warm-up, constant afterwards
+    #[arg(long)]
+    pub warmup_steps: Option<u64>,
+    /// AdamW's decoupled weight decay
+    #[arg(long)]
+    pub weight_decay: Option<f64>,
+    /// Global gradient-norm clip; 0 turns it off
+    #[arg(long)]
+    pub max_grad_norm: Option<f64>,
+    /// Train every weight instead of a LoRA adapter
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub full: Option<bool>,
+    /// LoRA rank r
+    #[arg(long)]
+    pub lora_rank: Option<usize>,
+    /// LoRA alpha; the adapter is scaled by alpha / r
+    #[arg(long)]
+    pub lora_alpha: Option<f64>,
+    /// Seed of everything random in the run
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    pub seed: Option<u64>,
+    /// Steps between checkpoints
+    #[arg(long)]
+    pub save_steps: Option<u64>,
+    /// Most tokens in one forward and backward pass
+    #[arg(long, value_name = "TOKENS")]
+    pub token_budget: Option<usize>,
+    /// Sequences sampled together
+    #[arg(long)]
+    pub rollout_batch: Option<usize>,
+    /// Keep every layer's activations instead of recomputing them: faster, more memory
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub no_checkpointing: Option<bool>,
+    /// Element type of the frozen policy: f32, f16, bf16, q8_0, q4_0 (default: the largest that fits)
+    #[arg(long)]
+    pub base_dtype: Option<String>,
+    /// Element type of the reward model
+    #[arg(long)]
+    pub reward_dtype: Option<String>,
+    /// Do not wrap prompts in the model's chat template
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub raw: Option<bool>,
+    /// Date that chat templates see (YYYY-MM-DD); fixed so that runs can be repeated
+    #[arg(long, value_name = "DATE")]
+    pub template_date: Option<String>,
+}
+
+/// A text, or a number as its text: `alpha = 0.2` as well as `alpha = "1/5"`.
+fn text_or_number<'de, D: serde::Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a number, or a fraction as a string")]
+    enum Value {
+        Text(String),
+        Number(f64),
+    }
+    Ok(Option::<Value>::deserialize(from)?.map(|v| match v {
+        Value::Text(text) => text,
+        Value::Number(number) => number.to_string(),
+    }))
+}
+
+/// Resolved settings of a `train` run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(
+    missing_docs,
+    reason = "the fields are documented on TrainFlags, whose names they share"
+)]
+pub struct TrainConfig {
+    pub model: String,
+    pub reward_model: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward_adapter: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<PathBuf>,
+    pub advantage: String,
+    pub alpha: String,
+    pub bon: u64,
+    pub min_scale: f64,
+    pub num_generations: usize,
+    pub prompts_per_step: usize,
+    pub steps: u64,
+    pub max_completion_length: usize,
+    pub temperature: f64,
+    pub top_p: f64,
+    pub top_k: u32,
+    pub min_p: f64,
+    pub allow_biased_sampling: bool,
+    pub loss_type: LossType,
+    pub beta: f64,
+    pub kl_estimator: KlEstimator,
+    pub num_iterations: usize,
+    pub epsilon: f64,
+    pub learning_rate: f64,
+    pub warmup_steps: u64,
+    pub weight_decay: f64,
+    pub max_grad_norm: f64,
+    pub full: bool,
+    pub lora_rank: usize,
+    pub lora_alpha: f64,
+    pub seed: u64,
+    pub save_steps: u64,
+    pub token_budget: usize,
+    pub rollout_batch: usize,
+    pub no_checkpointing: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_dtype: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward_dtype: Option<String>,
+    pub raw: bool,
+    pub template_date: String,
+}
+
+impl TrainFlags {
+    /// Fills what is open with defaults: the small preset for the embedded model, the paper's scale otherwise.
+    ///
+    /// `default_reward` is what the aliases name for the policy.
+    ///
+    /// # Errors
+    /// A value out of range, or no reward model.
+    pub fn resolve(self, default_reward: &dyn Fn(&str) -> Option<String>) -> Result<TrainConfig> {
+        let model = self.model.unwrap_or_else(|| TINY.to_string());
+        let tiny = model == TINY;
+        let full = self.full.unwrap_or(false);
+        let reward_model = self
+            .reward_model
+            .or_else(|| default_reward(&model))
+            .ok_or_else(|| {
+                Error::user(format!(
+                    "no reward model: {model} has no default one in models/aliases.toml; give --reward-model"
+                ))
+            })?;
+        let config = TrainConfig {
+            model,
+            reward_model,
+            reward_adapter: self.reward_adapter,
+            prompts: self.prompts,
+            advantage: self.advantage.unwrap_or_else(|| "tea".into()),
+            alpha: self.alpha.unwrap_or_else(|| "0.2".into()),
+            bon: self.bon.unwrap_or(128),
+            min_scale: self.min_scale.unwrap_or(1e-8),
+            num_generations: self.num_generations.unwrap_or(if tiny { 16 } else { 64 }),
+            prompts_per_step: self.prompts_per_step.unwrap_or(if tiny { 16 } else { 8 }),
+            steps: self.steps.unwrap_or(if tiny { 60 } else { 450 }),
+            max_completion_length: self.max_completion_length.unwrap_or(if tiny { 24 } else { 512 }),
+            temperature: self.temperature.unwrap_or(1.0),
+            top_p: self.top_p.unwrap_or(1.0),
+            top_k: self.top_k.unwrap_or(0),
+            min_p: self.min_p.unwrap_or(0.0),
+            allow_biased_sampling: self.allow_biased_sampling.unwrap_or(false),
+            loss_type: self.loss_type.unwrap_or(LossType::DrGrpo),
+            beta: self.beta.unwrap_or(0.02),
+            kl_estimator: self.kl_estimator.unwrap_or(KlEstimator::K3),
+            num_iterations: self.num_iterations.unwrap_or(1),
+            epsilon: self.epsilon.unwrap_or(0.2),
+            learning_rate: self.learning_rate.unwrap_or(default_rate(full, tiny)),
+            warmup_steps: self.warmup_steps.unwrap_or(if tiny { 2 } else { 10 }),
+            weight_decay: self.weight_decay.unwrap_or(0.0),
+            max_grad_norm: self.max_grad_norm.unwrap_or(1.0),
+            full,
+            lora_rank: self.lora_rank.unwrap_or(16),
+            lora_alpha: self.lora_alpha.unwrap_or(32.0),
+            seed: self.seed.unwrap_or(1),
+            save_steps: self.save_steps.unwrap_or(25),
+            token_budget: self.token_budget.unwrap_or(2048),
+            rollout_batch: self.rollout_batch.unwrap_or(256),
+            no_checkpointing: self.no_checkpointing.unwrap_or(false),
+            base_dtype: self.base_dtype,
+            reward_dtype: self.reward_dtype,
+            raw: self.raw.unwrap_or(false),
+            template_date: self.template_date.unwrap_or_else(|| TEMPLATE_DATE.into()),
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// The learning rate where none is given; the embedded model is so small that it takes larger steps.
+fn default_rate(full: bool, tiny: bool) -> f64 {
+    match (full, tiny) {
+        (false, true) => 5e-4,
+        (false, false) => 1e-4,
+        (true, true) => 1e-4,
+        (true, false) => 1e-5,
+    }
+}
+
+impl TrainConfig {
+    /// Checks every value that a user may set.
+    ///
+    /// # Errors
+    /// The first one out of range, by the flag's name.
+    pub fn validate(&self) -> Result<()> {
+        let least_one = [
+            ("--prompts-per-step", self.prompts_per_step as u64),
+            ("--steps", self.steps),
+            ("--max-completion-length", self.max_completion_length as u64),
+            ("--num-iterations", self.num_iterations as u64),
+            ("--lora-rank", self.lora_rank as u64),
+            ("--save-steps", self.save_steps),
+            ("--token-budget", self.token_budget as u64),
+            ("--rollout-batch", self.rollout_batch as u64),
+        ];
+        if let Some((flag, _)) = least_one.iter().find(|(_, v)| *v == 0) {
+            return Err(Error::user(format!("{flag} must be at least 1")));
+        }
+        if self.num_generations < 2 {
+            return Err(Error::user(format!(
+                "--num-generations is {}; a group needs at least 2 responses to compare",
+                self.num_generations
+            )));
+        }
+        let not_negative = [
+            ("--beta", self.beta),
+            ("--learning-rate", self.learning_rate),
+            ("--weight-decay", self.weight_decay),
+            ("--max-grad-norm", self.max_grad_norm),
+            ("--epsilon", self.epsilon),
+            ("--min-scale", self.min_scale),
+            ("--lora-alpha", self.lora_alpha),
+            ("--temperature", self.temperature),
+        ];
+        if let Some((flag, v)) = not_negative.iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
+            return Err(Error::user(format!(
+                "{flag} is {v}; it must be a finite number of at least 0"
+            )));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(Error::user(format!(
+                "--top-p is {}; it must be in (0, 1]",
+                self.top_p
+            )));
+        }
+        if !(0.0..1.0).contains(&self.min_p) {
+            return Err(Error::user(format!(
+                "--min-p is {}; it must be in [0, 1)",
+                self.min_p
+            )));
+        }
+        let own = self.temperature == 1.0 && self.top_p == 1.0 && self.top_k == 0 && self.min_p == 0.0;
+        if !own && !self.allow_biased_sampling {
+            return Err(Error::user(
+                "training samples must come from the policy itself: --temperature 1, --top-p 1, no --top-k and no \
+                 --min-p. Anything else biases the gradient; pass --allow-biased-sampling if that is what you want",
+            ));
+        }
+        if self.rollout_batch < self.num_generations.min(8) {
+            return Err(Error::user(format!(
+                "--rollout-batch {} is too small",
+                self.rollout_batch
+            )));
+        }
+        Ok(())
+    }
+
+    /// Writes the settings as TOML.
+    ///
+    /// # Errors
+    /// Never for a valid configuration.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(Error::internal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::super::overlay;
+    use super::*;
+
+    fn reward(model: &str) -> Option<String> {
+        (model == TINY).then(|| "tiny-reward".to_string())
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let file: TrainFlags = toml::from_str("beta = 0.5\nsteps = 7\nloss_type = \"sum\"").unwrap();
+        let flags = TrainFlags {
+            steps: Some(9),
+            ..Default::default()
+        };
+        let c = overlay(&file, &flags).unwrap().resolve(&reward).unwrap();
+        assert_eq!(
+            (c.beta, c.steps, c.loss_type, c.num_generations),
+            (0.5, 9, LossType::Sum, 16)
+        );
+        let again: TrainConfig = toml::from_str(&c.to_toml().unwrap()).unwrap();
+        assert_eq!(again, c);
+        let not_a_number = TrainFlags {
+            beta: Some(f64::NAN),
+            ..Default::default()
+        };
+        let merged = overlay(&file, &not_a_number).unwrap();
+        assert!(
+            merged.resolve(&reward).is_err(),
+            "a NaN is refused, not left aside"
+        );
+    }
+
+    #[test]
+    fn a_model_without_a_default_reward_is_refused() {
+        let e = TrainFlags {
+            model: Some("x/y".into()),
+            ..Default::default()
+        }
+        .resolve(&reward)
+        .unwrap_err();
+        assert!(e.to_string().contains("--reward-model"), "{e}");
+    }
+
+    #[test]
+    fn values_out_of_range_name_their_flag() {
+        type Set = fn(&mut TrainFlags);
+        let cases: [(Set, &str); 7] = [
+            (|f| f.num_generations = Some(1), "--num-generations"),
+            (|f| f.beta = Some(f64::NAN), "--beta"),
+            (|f| f.top_p = Some(0.0), "--top-p"),
+            (|f| f.temperature = Some(0.7), "--allow-biased-sampling"),
+            (|f| f.steps = Some(0), "--steps"),
+            (|f| f.min_p = Some(1.0), "--min-p"),
+            (|f| f.lora_rank = Some(0), "--lora-rank"),
+        ];
+        for (set, flag) in cases {
+            let mut flags = TrainFlags::default();
+            set(&mut flags);
+            let e = flags.resolve(&reward).unwrap_err();
+            assert!(e.to_string().contains(flag), "{e}");
+            assert_eq!(e.exit_code(), 2);
+        }
+    }
+}
