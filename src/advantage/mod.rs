@@ -9,8 +9,10 @@
 pub mod alpha;
 pub mod grpo;
 pub mod grpo_z;
+pub mod pareto;
 pub mod tail;
 pub mod tea;
+pub mod tea_gpd;
 
 use clap::builder::PossibleValue;
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,7 @@ pub use alpha::Alpha;
 pub use grpo_z::GrpoZParams;
 pub use tail::Tail;
 pub use tea::TeaParams;
+pub use tea_gpd::TeaGpdParams;
 
 /// An advantage rule with its settings: the registry of rules.
 ///
