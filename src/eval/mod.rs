@@ -2,7 +2,10 @@
 
 pub mod best_of_n;
 pub mod bootstrap;
+pub mod checkpoint;
 pub mod compare;
+pub mod record;
+pub mod results;
 pub mod run;
 pub mod store;
 
