@@ -2,7 +2,7 @@
 // A = z·ω / mean(ω) with z the GRPO-Z score and ω ∝ (b/b_top)^(N−1), b the number of rewards strictly below. Weights are
 // taken relative to the largest, so none of them underflows before it is divided by their mean.
 // flags: 1 where the group gives no signal (every advantage is 0). A workgroup a group; overwrites both.
-// Appended: shared/row_reduce.wgsl, shared/lower_bound.wgsl.
+// Appended: shared/row_reduce.wgsl, shared/ordered.wgsl.
 
 override LANES: u32 = 8u;
 const FAR: f32 = -87.0; // e^-87 is about the smallest normal f32: nothing next to the largest weight, 1

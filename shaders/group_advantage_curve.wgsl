@@ -6,7 +6,7 @@
 // Equal rewards meet at the first of them: their gaps are 0. flags: 1 where the group gives no signal (every advantage
 // is 0). A lane sums a run of neighbouring ranks, the lanes' totals are added in order.
 // A workgroup a group; overwrites curve (G, M, scratch), advantages, flags.
-// Appended: shared/row_reduce.wgsl, shared/lower_bound.wgsl.
+// Appended: shared/row_reduce.wgsl, shared/ordered.wgsl.
 
 override LANES: u32 = 8u;
 
@@ -30,16 +30,6 @@ var<immediate> p: Params;
 fn rise(first: u32, i: u32) -> f32 {
     if i == 0u { return 0.0; }
     return steps[i] * (ordered[first + i] - ordered[first + i - 1u]);
-}
-
-// The sum of the lower lanes' values.
-fn sum_before(lane: u32, value: f32) -> f32 {
-    workgroupBarrier();
-    tree[lane] = value;
-    workgroupBarrier();
-    var sum = 0.0;
-    for (var i = 0u; i < lane; i++) { sum += tree[i]; }
-    return sum;
 }
 
 @compute @workgroup_size(LANES)

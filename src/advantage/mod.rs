@@ -19,6 +19,7 @@ pub mod oracle;
 pub mod pkpo;
 pub mod prefix_tea;
 pub mod records;
+pub mod reduction;
 pub mod rule;
 pub mod subsets;
 pub mod tail;

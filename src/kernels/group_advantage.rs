@@ -10,7 +10,7 @@
 //! to their group's maximum in float64 before they are rounded ([`reduce_groups`]).
 //!
 //! **Passes.** `tail` (TEA, Prefix-TEA), `mean` (GRPO, GRPO-Z, BoN-max, Chow), and `sort` followed by `curve` (BoN mean,
-//! PKPO, oracle) or `cat` (CAT-BoN). A group's order of summation depends on its size and the kind of adapter alone.
+//! PKPO, oracle), `cat` (CAT-BoN) or `gpd` (TEA-GPD). A group's order of summation depends on its size and the kind of adapter alone.
 
 use super::reduce::{ROW_REDUCE, SORTABLE, lanes};
 use super::{Entry, fold};
@@ -27,12 +27,12 @@ mod twin;
 
 pub use coefficients::curve_steps;
 pub use reduce::{Reduced, reduce_groups};
-pub use rule::{GroupRule, MAX_GROUP, Prefix};
+pub use rule::{GroupRule, MAX_GROUP, Prefix, pareto_shapes};
 pub use twin::twin;
 
-use rule::{CatParams, CurveParams, MeanParams, Plan, SortParams, TailParams};
+use rule::{CatParams, CurveParams, GpdParams, MeanParams, Plan, SortParams, TailParams};
 
-const LOWER_BOUND: &str = include_str!("../../shaders/shared/lower_bound.wgsl");
+const ORDERED: &str = include_str!("../../shaders/shared/ordered.wgsl");
 
 static TAIL: Kernel = Kernel::portable(
     "group_advantage_tail",
@@ -61,7 +61,7 @@ static CURVE: Kernel = Kernel::portable(
     &[
         include_str!("../../shaders/group_advantage_curve.wgsl"),
         ROW_REDUCE,
-        LOWER_BOUND,
+        ORDERED,
     ],
 );
 
@@ -70,9 +70,23 @@ static CAT: Kernel = Kernel::portable(
     &[
         include_str!("../../shaders/group_advantage_cat.wgsl"),
         ROW_REDUCE,
-        LOWER_BOUND,
+        ORDERED,
     ],
 );
+
+static GPD: Kernel = Kernel::portable(
+    "group_advantage_gpd",
+    &[
+        include_str!("../../shaders/group_advantage_gpd.wgsl"),
+        ROW_REDUCE,
+        ORDERED,
+    ],
+);
+
+/// Bit of a group's flags: no signal, every advantage is 0.
+pub const NO_SIGNAL: u32 = 1;
+/// Bit of a group's flags: TEA-GPD fell back to the Gaussian tail.
+pub const GAUSSIAN_TAIL: u32 = 2;
 
 /// The buffers of one call: `groups` groups of m, rows tight.
 pub struct GroupBuffers<'a> {
@@ -84,7 +98,7 @@ pub struct GroupBuffers<'a> {
     pub selection: Option<&'a Buffer>,
     /// Advantages (G, m), f32, overwritten.
     pub advantages: &'a Buffer,
-    /// Flags (G), u32, overwritten: 1 where the group gives no signal (every advantage is 0).
+    /// Flags (G), u32, overwritten: [`NO_SIGNAL`], [`GAUSSIAN_TAIL`].
     pub flags: &'a Buffer,
 }
 
@@ -93,8 +107,9 @@ pub struct GroupReducer {
     plan: Plan,
     capacity: usize,
     m: usize,
-    /// Steps of the curve, or the prefixes.
+    /// What the last pass reads besides rewards ([`GroupRule`] makes them).
     table: Option<Buffer>,
+    shapes: Option<Buffer>,
     /// Sorted rewards and the curve over them, each (capacity, m).
     ordered: Option<Buffer>,
     curve: Option<Buffer>,
@@ -110,17 +125,20 @@ impl GroupReducer {
         let bytes = (4 * capacity * m) as u64;
         let scratch = |label: &str, needed: bool| needed.then(|| gpu.alloc(label, bytes)).transpose();
         let (sorts, curves) = (
-            matches!(plan, Plan::Curve(_) | Plan::Cat(_)),
-            matches!(plan, Plan::Curve(_)),
+            matches!(plan, Plan::Curve(_) | Plan::Cat(_) | Plan::Gpd(_)),
+            matches!(plan, Plan::Curve(_) | Plan::Gpd(_)),
         );
-        let table = rule.table(m);
+        let upload = |label: &str, values: Vec<f32>| {
+            (!values.is_empty())
+                .then(|| gpu.upload(label, &values))
+                .transpose()
+        };
         Ok(Self {
             plan,
             capacity,
             m,
-            table: (!table.is_empty())
-                .then(|| gpu.upload("group_advantage/table", &table))
-                .transpose()?,
+            table: upload("group_advantage/table", rule.table(m))?,
+            shapes: upload("group_advantage/shapes", rule.shapes())?,
             ordered: scratch("group_advantage/ordered", sorts)?,
             curve: scratch("group_advantage/curve", curves)?,
         })
@@ -179,6 +197,21 @@ impl GroupReducer {
                 ],
                 grid,
             ),
+            Plan::Gpd(params) => rec.dispatch(
+                &GPD,
+                &constants,
+                &GpdParams { groups, ..params },
+                &[
+                    rewards,
+                    ordered,
+                    table,
+                    self.shapes.as_ref().into(),
+                    self.curve.as_ref().into(),
+                    advantages,
+                    flags,
+                ],
+                grid,
+            ),
             Plan::Cat(params) => rec.dispatch(
                 &CAT,
                 &constants,
@@ -213,5 +246,6 @@ pub fn entries() -> Vec<Entry> {
         entry(&SORT, cases::sort),
         entry(&CURVE, cases::curve),
         entry(&CAT, cases::cat),
+        entry(&GPD, cases::gpd),
     ]
 }

@@ -5,7 +5,7 @@ use super::{GroupBuffers, GroupReducer, GroupRule, Prefix};
 use crate::kernels::harness::{Case, Gen, Slot, Tol};
 
 /// κ(0.2, 128).
-pub(super) const KAPPA: f64 = 2.555191260032;
+const KAPPA: f64 = 2.555191260032;
 const EXACT: Tol = Tol {
     atol: 0.0,
     rtol: 0.0,
@@ -30,12 +30,12 @@ fn fifth(m: usize) -> usize {
     m.div_ceil(5).clamp(2, m)
 }
 
-pub(super) fn tea(m: usize) -> GroupRule {
+fn tea(m: usize) -> GroupRule {
     GroupRule::tea(m, fifth(m), 0.2, KAPPA, 1e-8)
 }
 
 /// Prefix-TEA of order 2 over the first `size` samples and the whole group: w₁ + w₂ = 1, w₁·m/size + w₂ = 0.
-pub(super) fn prefix_tea(m: usize, size: usize) -> GroupRule {
+fn prefix_tea(m: usize, size: usize) -> GroupRule {
     let x = m as f64 / size as f64;
     let prefix = |size: usize, weight: f64| Prefix {
         size,
@@ -92,14 +92,24 @@ fn cats(m: usize) -> Vec<GroupRule> {
         .to_vec()
 }
 
-/// Every rule at groups of `m`.
-#[cfg(test)]
-pub(super) fn every_rule(m: usize) -> Vec<GroupRule> {
-    [tails(m), means(m), curves(m), cats(m)].concat()
+fn gpds(m: usize) -> Vec<GroupRule> {
+    // A smooth stand-in for κ_L of the right size; the true one is in the layer above.
+    let node = |xi: f64| (2.5 * libm::exp(1.3 * xi), 3.25 * libm::exp(1.3 * xi));
+    let rule = |k: usize, weight: f64| GroupRule::TeaGpd {
+        k,
+        alpha: 0.2,
+        kappa: KAPPA,
+        min_scale: 1e-8,
+        weight,
+        gaussian_skewness: 0.248,
+        curve: super::pareto_shapes().map(node).collect(),
+    };
+    let k = fifth(m);
+    vec![rule(k, k as f64 / (k as f64 + 20.0)), rule(k, 1.0)]
 }
 
 /// A seeded split of every group, as Chow's rule asks; empty for the others.
-pub(super) fn split(rule: &GroupRule, groups: usize, m: usize) -> Vec<bool> {
+fn split(rule: &GroupRule, groups: usize, m: usize) -> Vec<bool> {
     let GroupRule::Chow { selected, .. } = rule else {
         return Vec::new();
     };
@@ -123,9 +133,9 @@ fn expected(rule: &GroupRule, rewards: &[f32], chosen: &[bool], m: usize) -> (Ve
         } else {
             &chosen[g * m..(g + 1) * m]
         };
-        let (a, no_signal) = twin(rule, &wide, of_group);
+        let (a, bits) = twin(rule, &wide, of_group);
         advantages.extend(a);
-        flags.push(f64::from(f32::from_bits(u32::from(no_signal))));
+        flags.push(f64::from(f32::from_bits(bits)));
     }
     (advantages, flags)
 }
@@ -136,7 +146,7 @@ fn case(what: &str, rule: GroupRule, rewards: Vec<f32>, m: usize) -> Case {
     let words: Vec<u32> = chosen.iter().map(|s| u32::from(*s)).collect();
     let twin_rule = rule.clone();
     Case {
-        name: format!("group_advantage {what} G={groups} m={m} {rule:?}"),
+        name: format!("{what} G={groups} m={m} {}", short(&rule)),
         slots: vec![
             Slot::input(&rewards),
             Slot::input(if words.is_empty() { &[0] } else { &words }),
@@ -163,6 +173,12 @@ fn case(what: &str, rule: GroupRule, rewards: Vec<f32>, m: usize) -> Case {
         }),
         flops: (groups * m * 40) as f64,
     }
+}
+
+/// The rule without its tables.
+fn short(rule: &GroupRule) -> String {
+    let text = format!("{rule:?}");
+    text.split("curve").next().unwrap_or(&text).to_owned()
 }
 
 /// Rewards near 1e4 with a spread of a few 1e-2 (f32 keeps steps of 1e-3 there), groups of equal rewards, ties, 0 and 1.
@@ -216,6 +232,10 @@ pub(super) fn cat() -> Vec<Case> {
     cases(cats)
 }
 
+pub(super) fn gpd() -> Vec<Case> {
+    cases(gpds)
+}
+
 /// The sorting pass alone.
 pub(super) fn sort() -> Vec<Case> {
     let sized = SIZES
@@ -228,7 +248,7 @@ pub(super) fn sort() -> Vec<Case> {
         .map(|(rewards, m)| {
             let groups = rewards.len() / m;
             Case {
-                name: format!("group_advantage_sort G={groups} m={m}"),
+                name: format!("sort G={groups} m={m}"),
                 slots: vec![Slot::input(&rewards), Slot::Out(rewards.len())],
                 record: Box::new(move |rec, b| super::record_sort(rec, &b[0], &b[1], groups, m)),
                 expect: Box::new(move || {

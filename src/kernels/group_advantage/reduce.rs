@@ -1,6 +1,6 @@
 //! Rewards on the CPU in, advantages out.
 
-use super::{GroupBuffers, GroupReducer, GroupRule};
+use super::{GAUSSIAN_TAIL, GroupBuffers, GroupReducer, GroupRule, NO_SIGNAL};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Recorder};
 
@@ -18,6 +18,8 @@ pub struct Reduced {
     pub advantages: Vec<f32>,
     /// Per group: every advantage is 0.
     pub no_signal: Vec<bool>,
+    /// Per group: TEA-GPD fell back to the Gaussian tail.
+    pub gaussian_tail: Vec<bool>,
 }
 
 /// Advantages of the groups of `m` in `rewards (G, m)` by `rule`, on the GPU: as many dispatches as the sizes need, the
@@ -50,6 +52,7 @@ pub fn reduce_groups(
     let mut out = Reduced {
         advantages: Vec::with_capacity(rewards.len()),
         no_signal: Vec::with_capacity(groups),
+        gaussian_tail: Vec::with_capacity(groups),
     };
     if groups == 0 {
         return Ok(out);
@@ -85,7 +88,9 @@ pub fn reduce_groups(
         out.advantages
             .extend(gpu.read::<f32>(&advantages, 0, values.len())?);
         let flags: Vec<u32> = gpu.read(&flags, 0, groups)?;
-        out.no_signal.extend(flags.iter().map(|f| *f != 0));
+        out.no_signal.extend(flags.iter().map(|f| f & NO_SIGNAL != 0));
+        out.gaussian_tail
+            .extend(flags.iter().map(|f| f & GAUSSIAN_TAIL != 0));
     }
     Ok(out)
 }

@@ -1,10 +1,20 @@
 //! Rules as the reductions take them, and the shaders' parameters.
 
-use super::coefficients::curve_steps;
+use super::coefficients::{curve_steps, shape_cubics, spacing_factors};
 use crate::error::{Error, Result};
 
 /// Largest group.
 pub const MAX_GROUP: usize = 4096;
+
+/// Range of ξ that TEA-GPD's fit may take, and the intervals its κ_L is given on: 128 a unit of ξ.
+pub(super) const SHAPES: std::ops::Range<f64> = -1.5..0.5;
+pub(super) const SHAPE_INTERVALS: usize = 256;
+
+/// The shapes ξ at which [`GroupRule::TeaGpd`] wants κ_L and its derivative, ascending: 257 from −1.5 to 0.5.
+pub fn pareto_shapes() -> impl Iterator<Item = f64> {
+    let step = (SHAPES.end - SHAPES.start) / SHAPE_INTERVALS as f64;
+    (0..=SHAPE_INTERVALS).map(move |i| SHAPES.start + step * i as f64)
+}
 
 /// One prefix of a group with its tail.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,6 +41,24 @@ pub enum GroupRule {
         min_scale: f64,
         /// The prefixes, at least one.
         prefixes: Vec<Prefix>,
+    },
+    /// TEA-GPD: as TEA over the whole group, with the score of a generalised Pareto tail whose shape ξ is fitted by
+    /// L-moments; the Gaussian tail stands in where the fit is outside the curve or κ_L ≤ 0.
+    TeaGpd {
+        /// Tail samples k.
+        k: usize,
+        /// Tail share α.
+        alpha: f64,
+        /// κ(α, N) of the Gaussian tail.
+        kappa: f64,
+        /// Least spread: of λ₂, and of the Gaussian tail's standard deviation.
+        min_scale: f64,
+        /// w, the weight of the sample's L-skewness.
+        weight: f64,
+        /// The Gaussian tail's L-skewness.
+        gaussian_skewness: f64,
+        /// (κ_L(ξ), κ_L′(ξ)) at [`pareto_shapes`].
+        curve: Vec<(f64, f64)>,
     },
     /// `A = r − mean(r)` (arXiv 2402.03300, unscaled).
     Grpo,
@@ -131,6 +159,21 @@ pub(super) struct CatParams {
     pub(super) inverse_m: f32,
 }
 
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub(super) struct GpdParams {
+    pub(super) groups: u32,
+    pub(super) m: u32,
+    pub(super) k: u32,
+    pub(super) inverse_alpha: f32,
+    pub(super) half_kappa: f32,
+    pub(super) min_scale: f32,
+    pub(super) weight: f32,
+    pub(super) prior: f32,
+    pub(super) inverse_m: f32,
+    pub(super) inverse_k: f32,
+}
+
 /// The pass that ends a rule, with its parameters; `groups` is filled in when it is recorded.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Plan {
@@ -138,6 +181,7 @@ pub(super) enum Plan {
     Mean(MeanParams),
     Curve(CurveParams),
     Cat(CatParams),
+    Gpd(GpdParams),
 }
 
 impl MeanParams {
@@ -182,6 +226,7 @@ impl GroupRule {
                 let inside = |p: &Prefix| p.k >= 1 && p.k <= p.size && p.size <= m;
                 !prefixes.is_empty() && prefixes.iter().all(inside)
             }
+            Self::TeaGpd { k, curve, .. } => (1..=m).contains(k) && curve.len() == SHAPE_INTERVALS + 1,
             Self::BonMean { subset, .. } => (1..=m).contains(subset),
             Self::Pkpo { subset } => (2..=m).contains(subset),
             Self::Chow { selected, .. } => (1..m).contains(selected),
@@ -236,6 +281,26 @@ impl GroupRule {
                 min_scale: *min_scale as f32,
                 inverse_m,
             }),
+            Self::TeaGpd {
+                k,
+                alpha,
+                kappa,
+                min_scale,
+                weight,
+                gaussian_skewness,
+                ..
+            } => Plan::Gpd(GpdParams {
+                groups: 0,
+                m: m as u32,
+                k: *k as u32,
+                inverse_alpha: (1.0 / alpha) as f32,
+                half_kappa: (kappa / 2.0) as f32,
+                min_scale: *min_scale as f32,
+                weight: *weight as f32,
+                prior: ((1.0 - weight) * gaussian_skewness) as f32,
+                inverse_m,
+                inverse_k: (1.0 / *k as f64) as f32,
+            }),
             Self::Grpo => mean(0, 0.0, 0.0, 0.0),
             Self::GrpoZ { eps } => mean(1, *eps, 0.0, 0.0),
             Self::BonMaxMean => mean(2, 0.0, 1.0, 0.0),
@@ -257,8 +322,13 @@ impl GroupRule {
         })
     }
 
-    /// What the last pass reads besides rewards: the prefixes (size, k, weight, 1/k), or the curve's steps (m).
+    /// What the last pass reads besides rewards: the prefixes (size, k, weight, 1/k), the curve's steps (m), or the
+    /// tail's L-moment factors (m, 4).
     pub(super) fn table(&self, m: usize) -> Vec<f32> {
+        if let Self::TeaGpd { k, .. } = self {
+            let factors = spacing_factors(m, *k);
+            return factors.iter().flatten().map(|f| *f as f32).collect();
+        }
         if let Self::Tea { prefixes, .. } = self {
             let row = |p: &Prefix| {
                 [
@@ -273,5 +343,14 @@ impl GroupRule {
         curve_steps(self, m)
             .map(|steps| steps.iter().map(|s| *s as f32).collect())
             .unwrap_or_default()
+    }
+
+    /// TEA-GPD's κ_L as cubics between the shapes; empty for other rules.
+    pub(super) fn shapes(&self) -> Vec<f32> {
+        let Self::TeaGpd { curve, .. } = self else {
+            return Vec::new();
+        };
+        let cubics = shape_cubics(curve);
+        cubics.iter().flatten().map(|c| *c as f32).collect()
     }
 }

@@ -1,14 +1,21 @@
 //! Float64 twin of the group reductions.
 
-use super::coefficients::curve_steps;
-use super::{GroupRule, Prefix};
+use super::coefficients::{curve_steps, shape_cubics};
+use super::rule::{SHAPE_INTERVALS, SHAPES};
+use super::{GAUSSIAN_TAIL, GroupRule, NO_SIGNAL, Prefix};
 
-/// Float64 twin of [`GroupReducer::record`](super::GroupReducer::record) for one group: advantages, and whether the
-/// group gives no signal. `selection` is Chow's split, empty for other rules.
-pub fn twin(rule: &GroupRule, rewards: &[f64], selection: &[bool]) -> (Vec<f64>, bool) {
+/// Float64 twin of [`GroupReducer::record`](super::GroupReducer::record) for one group: advantages and flags
+/// ([`NO_SIGNAL`], [`GAUSSIAN_TAIL`]). `selection` is Chow's split, empty for other rules.
+pub fn twin(rule: &GroupRule, rewards: &[f64], selection: &[bool]) -> (Vec<f64>, u32) {
     let top = rewards.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let d: Vec<f64> = rewards.iter().map(|r| r - top).collect();
+    let mut flags = 0;
     let advantages = match rule {
+        GroupRule::TeaGpd { .. } => {
+            let fitted = gpd_scores(rule, &d);
+            flags = if fitted.is_some() { 0 } else { GAUSSIAN_TAIL };
+            centred(fitted.unwrap_or_else(|| gaussian_scores(rule, &d)))
+        }
         _ if d.iter().all(|x| *x == 0.0) => vec![0.0; d.len()],
         GroupRule::Tea {
             alpha,
@@ -38,8 +45,10 @@ pub fn twin(rule: &GroupRule, rewards: &[f64], selection: &[bool]) -> (Vec<f64>,
         GroupRule::Chow { tilt, .. } => chow(&d, selection, *tilt),
         GroupRule::CatBon { bon, eps } => cat_bon(d, *bon, *eps),
     };
-    let no_signal = advantages.iter().all(|a| *a == 0.0);
-    (advantages, no_signal)
+    if advantages.iter().all(|a| *a == 0.0) {
+        flags |= NO_SIGNAL;
+    }
+    (advantages, flags)
 }
 
 fn mean(values: &[f64]) -> f64 {
@@ -90,6 +99,84 @@ fn add_scores(u: &mut [f64], d: &[f64], prefix: &Prefix, alpha: f64, kappa: f64,
         let psi = ((d[i] - q) + kappa / (2.0 * scale) * quadratic) / alpha;
         u[i] += prefix.weight * psi.max(0.0);
     }
+}
+
+/// TEA's scores under TEA-GPD's settings.
+fn gaussian_scores(rule: &GroupRule, d: &[f64]) -> Vec<f64> {
+    let mut u = vec![0.0; d.len()];
+    if let GroupRule::TeaGpd {
+        k,
+        alpha,
+        kappa,
+        min_scale,
+        ..
+    } = rule
+        && d.iter().any(|x| *x != 0.0)
+    {
+        let whole = Prefix {
+            size: d.len(),
+            k: *k,
+            weight: 1.0,
+        };
+        add_scores(&mut u, d, &whole, *alpha, *kappa, *min_scale);
+    }
+    u
+}
+
+/// Scores under a generalised Pareto tail; `None` where the Gaussian tail stands in.
+fn gpd_scores(rule: &GroupRule, d: &[f64]) -> Option<Vec<f64>> {
+    let GroupRule::TeaGpd {
+        k,
+        alpha,
+        min_scale,
+        weight,
+        gaussian_skewness,
+        curve,
+        ..
+    } = rule
+    else {
+        return None;
+    };
+    let mut order: Vec<usize> = (0..d.len()).collect();
+    order.sort_by(|a, b| d[*b].total_cmp(&d[*a])); // stable, from the largest down
+    let tail: Vec<f64> = order[..*k].iter().map(|i| d[*i]).collect();
+    let n = tail.len() - 1;
+    if n < 3 {
+        return None;
+    }
+    // Unbiased probability-weighted moments: v is the share of the others above, v₂ that of the pairs of others.
+    let v = |i: usize| i as f64 / (n - 1) as f64;
+    let v2 = |i: usize| v(i) * (i as f64 - 1.0) / (n - 2) as f64;
+    let moment = |w: &dyn Fn(usize) -> f64| (0..n).map(|i| tail[i] * w(i)).sum::<f64>() / n as f64;
+    let (b0, b1, b2) = (moment(&|_| 1.0), moment(&v), moment(&v2));
+    let (second, third) = (b0 - 2.0 * b1, b0 - 6.0 * b1 + 6.0 * b2);
+    if second <= *min_scale {
+        return None;
+    }
+    let raw = third / second;
+    let skewness = weight * raw + (1.0 - weight) * gaussian_skewness;
+    let shape = (3.0 * skewness - 1.0) / (1.0 + skewness);
+    if !SHAPES.contains(&shape) {
+        return None;
+    }
+    let per_unit = SHAPE_INTERVALS as f64 / (SHAPES.end - SHAPES.start);
+    let at = (shape - SHAPES.start) * per_unit;
+    let cell = (at as usize).min(SHAPE_INTERVALS - 1);
+    let (t, [c0, c1, c2, c3]) = (at - cell as f64, shape_cubics(curve)[cell]);
+    let kappa = c0 + t * (c1 + t * (c2 + t * c3));
+    let slope = (c1 + t * (2.0 * c2 + t * 3.0 * c3)) * per_unit;
+    if kappa <= 0.0 {
+        return None;
+    }
+    let quadratic = weight * slope * 4.0 / ((1.0 + skewness) * (1.0 + skewness));
+    let linear = kappa - quadratic * raw;
+    let (mut u, mut psi) = (vec![0.0; d.len()], 0.0);
+    for i in (0..n).rev() {
+        let bend = linear * (1.0 - 2.0 * v(i)) + quadratic * (6.0 * v2(i) - 6.0 * v(i) + 1.0);
+        psi += (tail[i] - tail[i + 1]) * (1.0 + bend);
+        u[order[i]] = (psi / alpha).max(0.0);
+    }
+    Some(u)
 }
 
 /// The first best sample's lead over `baseline(its index)`, 0 for the others.
