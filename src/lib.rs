@@ -5,7 +5,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`cli`] | one file a subcommand: flags → typed config → one library call |
-//! | [`train`], [`eval`] | the training loops and checkpoints; judging policies, best-of-N statistics |
+//! | [`train`], [`eval`], [`diagnose`] | the training loops and checkpoints; judging policies, best-of-N statistics; diagnostics |
 //! | [`rollout`], [`reward`] | sampling from a policy; scoring what was sampled |
 //! | [`model`], [`advantage`], [`optim`] | transformer forward and backward; advantage rules; AdamW |
 //! | [`kernels`] | one file an op: record functions, float64 twins, test cases |
@@ -20,6 +20,7 @@ pub mod advantage;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod diagnose;
 pub mod error;
 pub mod eval;
 pub mod gpu;

@@ -1,9 +1,9 @@
 //! The rules over many groups at once, on the GPU: this room's settings as the kernels take them.
 
-use super::{GroupContext, Rule, TeaParams, chow};
+use super::{GroupContext, Rule, TeaGpdParams, TeaParams, chow};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::kernels::group_advantage::{GroupRule, MAX_GROUP, Prefix, Reduced, reduce_groups};
+use crate::kernels::group_advantage::{GroupRule, MAX_GROUP, Prefix, Reduced, pareto_shapes, reduce_groups};
 
 impl Rule {
     /// The rule for groups of `m` with everything that depends on sizes alone, in float64, as the GPU reductions take it.
@@ -12,12 +12,7 @@ impl Rule {
     /// A user error as [`Rule::validate`], or when `m` is above [`MAX_GROUP`].
     pub fn group_rule(&self, m: usize) -> Result<GroupRule> {
         self.validate(m)?;
-        if m > MAX_GROUP {
-            return Err(Error::user(format!(
-                "a group of {m} is too large for the GPU reductions, which take up to {MAX_GROUP} responses a prompt \
-                 (--num-generations)"
-            )));
-        }
+        check_largest(m)?;
         Ok(match self {
             Self::Tea(params) => tail_rule(params, m, &[(m, 1.0)])?,
             Self::PrefixTea(params) => {
@@ -80,6 +75,36 @@ impl Rule {
         }
         reduce_groups(gpu, &rule, rewards, m, &split)
     }
+}
+
+impl TeaGpdParams {
+    /// TEA-GPD for groups of `m`, as [`Rule::group_rule`]; κ_L is tabulated, 128 values a unit of ξ with their slopes.
+    ///
+    /// # Errors
+    /// A user error as [`TeaGpdParams::coefficients`], or when `m` is above [`MAX_GROUP`].
+    pub fn group_rule(&self, m: usize) -> Result<GroupRule> {
+        let c = self.coefficients(m)?;
+        check_largest(m)?;
+        Ok(GroupRule::TeaGpd {
+            k: c.gaussian.tail_size,
+            alpha: self.alpha.value(),
+            kappa: c.gaussian.kappa,
+            min_scale: self.min_scale,
+            weight: c.weight,
+            gaussian_skewness: c.gaussian_skewness,
+            curve: pareto_shapes().map(|xi| c.curve.coefficient(xi)).collect(),
+        })
+    }
+}
+
+fn check_largest(m: usize) -> Result<()> {
+    if m <= MAX_GROUP {
+        return Ok(());
+    }
+    Err(Error::user(format!(
+        "a group of {m} is too large for the GPU reductions, which take up to {MAX_GROUP} responses a prompt \
+         (--num-generations)"
+    )))
 }
 
 /// TEA's tail over prefixes of (size, weight).

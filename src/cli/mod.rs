@@ -5,6 +5,7 @@ mod common;
 mod demo;
 mod demo_data;
 mod devices;
+mod diagnose;
 mod generate;
 mod gradient;
 mod logprobs;
@@ -85,6 +86,7 @@ enum Command {
     Reward(supervised::RewardArgs),
     Demo(demo::Args),
     DemoData(demo_data::Args),
+    Diagnose(diagnose::Args),
 }
 
 /// Parses the process's arguments and runs the subcommand. Wrong usage ends the process with code 2, `--help` and
@@ -108,6 +110,7 @@ pub fn run() -> Result<()> {
         Command::Reward(args) => args.run(&cli.globals),
         Command::Demo(args) => demo::run(&cli.globals, &args),
         Command::DemoData(args) => demo_data::run(&cli.globals, &args),
+        Command::Diagnose(args) => args.run(&cli.globals),
     }
 }
 

@@ -20,6 +20,7 @@ const ROOMS: &[(&str, u32)] = &[
     ("cli", 80),
     ("train", 70),
     ("eval", 70),
+    ("diagnose", 70),
     ("search", 70),
     ("rollout", 60),
     ("reward", 60),

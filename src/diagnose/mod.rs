@@ -1,0 +1,8 @@
+//! Diagnostics: what the estimators do where the truth is known, and what reward laws look like.
+//!
+//! Every diagnostic is a function from typed settings to a report that serialises; [`Report::write`] leaves
+//! it in a directory as JSON with its plots beside it.
+
+mod report;
+
+pub use report::Report;
