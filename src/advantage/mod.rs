@@ -20,6 +20,7 @@ pub mod pareto;
 pub mod pkpo;
 pub mod prefix_tea;
 pub mod records;
+pub mod reduction;
 pub mod rule;
 pub mod subsets;
 pub mod tail;
