@@ -50,6 +50,7 @@ pub fn rule(c: &TrainConfig) -> Result<Rule> {
         prefixes: c.prefixes,
         max_at_k: c.max_at_k,
         selection_size: c.selection_size,
+        gpd_shrinkage: c.gpd_shrinkage,
     });
     rule.validate(c.num_generations)?;
     Ok(rule)
