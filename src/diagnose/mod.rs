@@ -3,6 +3,13 @@
 //! Every diagnostic is a function from typed settings to a report that serialises; [`Report::write`] leaves
 //! it in a directory as JSON with its plots beside it.
 
+pub mod distribution;
+mod estimators;
+pub mod input;
+pub mod laws;
 mod report;
+mod simulate;
+pub mod synthetic;
+pub mod tails;
 
 pub use report::Report;
