@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod bad_input;
+mod diagnose;
 mod generate;
 
 use std::fmt::Write as _;
