@@ -370,22 +370,19 @@ mod tests {
     }
 
     #[test]
-    fn the_shape_helps_where_tails_are_not_gaussian() {
+    fn both_point_the_same_way_and_the_shape_mends_the_size() {
         let config = LawsConfig {
             laws: vec![Law::Student, Law::Gaussian, Law::Uniform],
-            sizes: vec![256],
+            sizes: vec![64],
             alpha: Alpha::DEFAULT,
             bon: 128,
-            draws: 256 * 3_000,
+            draws: 64 * 4_000,
             seed: 1,
         };
         let found = laws(&config).unwrap();
         let row = |law: Law, rule: &str| {
-            found
-                .rows
-                .iter()
-                .find(|r| r.law == law && r.rule == rule)
-                .unwrap()
+            let mut rows = found.rows.iter();
+            rows.find(|r| r.law == law && r.rule == rule).unwrap()
         };
         for law in &config.laws {
             let (tea, gpd, grpo) = (row(*law, "tea"), row(*law, "tea-gpd"), row(*law, "grpo"));
@@ -395,10 +392,13 @@ mod tests {
                     "{r:?}"
                 );
             }
-            assert!(tea.limit > grpo.limit && gpd.limit > grpo.limit, "{law:?}");
+            assert!(tea.limit > 0.95 && gpd.limit > 0.95, "{law:?}");
+            assert!(grpo.limit < 0.8, "{law:?}");
         }
-        // In the limit of many groups, the fitted shape points closer where the tail is heavy.
-        assert!(row(Law::Student, "tea-gpd").limit > row(Law::Student, "tea").limit);
+        // Seen with ten times the draws: 0.28 against 0.03 (Student), 2.4 against 1.7 (uniform); errors are near 0.02.
+        for law in [Law::Student, Law::Uniform] {
+            assert!(row(law, "tea-gpd").bias < row(law, "tea").bias - 0.1, "{law:?}");
+        }
         let empty = LawsConfig {
             laws: vec![],
             ..config.clone()
