@@ -404,7 +404,7 @@ mod tests {
             ..config.clone()
         };
         assert_eq!(laws(&empty).unwrap_err().exit_code(), 2);
-        let few = LawsConfig { draws: 300, ..config };
-        assert!(laws(&few).unwrap_err().to_string().contains("--draws 300"));
+        let few = LawsConfig { draws: 100, ..config };
+        assert!(laws(&few).unwrap_err().to_string().contains("--draws 100"));
     }
 }
