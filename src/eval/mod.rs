@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod compare;
 pub mod record;
 pub mod results;
+mod rewards;
 pub mod run;
 pub mod store;
 

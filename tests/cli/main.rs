@@ -3,7 +3,10 @@
 
 mod bad_input;
 mod diagnose;
+mod eval;
 mod generate;
+#[path = "../common/tiny.rs"]
+mod tiny;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

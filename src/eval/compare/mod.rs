@@ -3,11 +3,13 @@
 //! The protocol of TEA (arXiv 2605.10716, §5): grouped best-of-n, 1,000 paired resamples of prompts, 95% percentile
 //! intervals, win/tie/loss by prompt.
 
+mod agree;
 mod report;
 pub(super) mod tables;
 mod written;
 
-pub use report::{Checked, Entry, Options, Report, Summary, Verdict, read_entries, report};
+pub use agree::read_entries;
+pub use report::{Checked, Entry, Options, Report, Summary, Verdict, report};
 pub use written::save_plot;
 
 use serde::Serialize;
