@@ -20,11 +20,10 @@ fn rule_of(case: &Value) -> Rule {
     Rule::from_str(name, false).unwrap().with(&RuleOptions {
         alpha: params["alpha"].as_f64().map(|a| Alpha::new(a).unwrap()),
         bon: params["n"].as_u64(),
-        min_scale: None,
         prefix_order: size("order"),
         prefixes: size("prefixes"),
         max_at_k: size("k"),
-        selection_size: None,
+        ..RuleOptions::default()
     })
 }
 
@@ -85,7 +84,8 @@ fn advantages_of_every_rule() {
         }
         *seen.entry(rule.name()).or_default() += 1;
     }
-    for rule in Rule::ALL {
+    // TEA-GPD has a golden file of its own.
+    for rule in Rule::ALL.iter().filter(|r| r.name() != "tea-gpd") {
         assert!(
             seen.get(rule.name()).copied().unwrap_or(0) >= 20,
             "{rule} has too few golden cases"
