@@ -67,8 +67,8 @@ fn chow_moves_with_its_split_and_prefix_tea_within_its_prefixes() {
     let order = shuffle(m);
     let shuffled: Vec<f64> = order.iter().map(|&i| rewards[i]).collect();
     let chow = Rule::Chow(ChowParams::DEFAULT);
-    let split: Vec<usize> = (0..m).filter(|i| i % 3 == 0).collect();
-    let moved: Vec<usize> = (0..m).filter(|&slot| order[slot] % 3 == 0).collect();
+    let split: Vec<usize> = (0..m).filter(|i: &usize| i.is_multiple_of(3)).collect();
+    let moved: Vec<usize> = (0..m).filter(|&slot| order[slot].is_multiple_of(3)).collect();
     let under = |rewards: &[f64], selection: &[usize]| {
         let context = GroupContext {
             selection: Some(selection),
