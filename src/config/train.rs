@@ -420,6 +420,8 @@ mod tests {
         );
         let again: TrainConfig = toml::from_str(&c.to_toml().unwrap()).unwrap();
         assert_eq!(again, c);
+        // A budget that nobody gave stays open, through the run's own file too.
+        assert_eq!(again.bon, None);
         let not_a_number = TrainFlags {
             beta: Some(f64::NAN),
             ..Default::default()
