@@ -10,7 +10,9 @@ use common::open_gpu;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde_json::Value;
-use tea_wgpu::advantage::{Alpha, ChowParams, GroupContext, OracleParams, Rule, RuleOptions};
+use tea_wgpu::advantage::{
+    Alpha, ChowParams, GroupContext, OracleParams, Rule, RuleOptions, TeaGpdParams, tea_gpd,
+};
 use tea_wgpu::kernels::group_advantage::{GroupRule, MAX_GROUP, reduce_groups};
 
 /// Of the advantage itself: the accuracy asked for.
@@ -233,4 +235,81 @@ fn bad_rewards_and_splits_are_refused() {
 
     let none = Rule::Grpo.reduce_groups(&gpu, &[], 2, context).unwrap();
     assert!(none.advantages.is_empty() && none.no_signal.is_empty());
+}
+
+/// TEA-GPD, fitted and fallen back, on its own golden cases: advantages and which tail stood.
+#[test]
+fn golden_cases_of_tea_gpd() {
+    let gpu = open_gpu();
+    let golden: Value = serde_json::from_str(include_str!("golden/tea_gpd.json")).unwrap();
+    let (mut fitted, mut fallen, mut most) = (0, 0, 0.0_f64);
+    for case in golden["cases"].as_array().unwrap() {
+        let params = &case["params"];
+        let settings = TeaGpdParams {
+            alpha: Alpha::new(params["alpha"].as_f64().unwrap()).unwrap(),
+            bon: params["n"].as_u64().unwrap(),
+            shrinkage: params["shrinkage"].as_f64().unwrap(),
+            ..TeaGpdParams::DEFAULT
+        };
+        let (rewards, want) = (numbers(&case["rewards"]), numbers(&case["advantages"]));
+        let rule = settings.group_rule(rewards.len()).unwrap();
+        let got = reduce_groups(&gpu, &rule, &rewards, rewards.len(), &[]).unwrap();
+        let error = worst(&got.advantages, &want);
+        assert!(error <= 1.0, "{params} of {}: {error:.2}", rewards.len());
+        let fallback = case["fallback"].as_bool().unwrap();
+        assert_eq!(got.gaussian_tail, [fallback], "{params} of {}", rewards.len());
+        assert_eq!(got.no_signal, [want.iter().all(|a| *a == 0.0)], "{params}");
+        most = most.max(error);
+        *(if fallback { &mut fallen } else { &mut fitted }) += 1;
+    }
+    println!("tea-gpd: {fitted} fitted, {fallen} fallen back, worst error {most:.3} of what is allowed");
+    assert!(
+        fitted >= 20 && fallen >= 5,
+        "{fitted} fitted, {fallen} fallen back"
+    );
+}
+
+/// TEA-GPD at every size, near-normal groups of two scales, against the float64 rule.
+#[test]
+fn tea_gpd_agrees_with_float64() {
+    let gpu = open_gpu();
+    for m in [2, 3, 16, 64, 65, 331, MAX_GROUP] {
+        let mut rewards = draw(m as u64, 3 * m, 2.0, 3.0);
+        rewards.extend(draw(1, m, 1e4, 1e-2));
+        rewards.extend(vec![4.0; m]);
+        for bon in [16, 128, 4096] {
+            let settings = TeaGpdParams {
+                bon,
+                ..TeaGpdParams::DEFAULT
+            };
+            let rule = settings.group_rule(m).unwrap();
+            let got = reduce_groups(&gpu, &rule, &rewards, m, &[]).unwrap();
+            for (g, group) in rewards.chunks_exact(m).enumerate() {
+                let want = tea_gpd::advantages(group, &settings).unwrap();
+                let error = worst(&got.advantages[g * m..(g + 1) * m], &want.advantages);
+                assert!(error <= 1.0, "N={bon} m={m} group {g}: {error:.2}");
+                assert_eq!(
+                    got.gaussian_tail[g],
+                    want.fit.is_none(),
+                    "N={bon} m={m} group {g}"
+                );
+            }
+        }
+    }
+}
+
+/// TEA-GPD over 1e5 groups: each as it comes out alone.
+#[test]
+fn tea_gpd_over_a_hundred_thousand_groups() {
+    let gpu = open_gpu();
+    let (groups, m) = (100_000, 16);
+    let rewards = draw(9, groups * m, 0.0, 1.0);
+    let rule = TeaGpdParams::DEFAULT.group_rule(m).unwrap();
+    let all = reduce_groups(&gpu, &rule, &rewards, m, &[]).unwrap();
+    for g in [0, 65_534, 65_535, 99_999] {
+        let at = g * m..(g + 1) * m;
+        let alone = reduce_groups(&gpu, &rule, &rewards[at.clone()], m, &[]).unwrap();
+        assert_eq!(all.advantages[at], alone.advantages, "group {g}");
+        assert_eq!(all.gaussian_tail[g], alone.gaussian_tail[0], "group {g}");
+    }
 }
