@@ -83,9 +83,9 @@ static GPD: Kernel = Kernel::portable(
     ],
 );
 
-/// Bit of a group's flags: no signal, every advantage is 0.
+/// Bit of a group's flags: no signal, every advantage is 0 (for rank rules: or the curve is no higher than 1e-30).
 pub const NO_SIGNAL: u32 = 1;
-/// Bit of a group's flags: TEA-GPD fell back to the Gaussian tail.
+/// Bit of a group's flags: TEA-GPD fell back to the Gaussian tail (not counted where the tail's rewards are all equal).
 pub const GAUSSIAN_TAIL: u32 = 2;
 
 /// The buffers of one call: `groups` groups of m, rows tight.
