@@ -75,6 +75,8 @@ pub struct GroupAdvantages {
     pub zero_std: bool,
     /// The tail statistics, where the rule has a tail.
     pub tail: Option<TailInfo>,
+    /// For rules that fit the tail's shape: whether the fit failed and the Gaussian tail stood in.
+    pub gaussian_tail: Option<bool>,
 }
 
 /// Tail statistics of a group with the law's prediction.

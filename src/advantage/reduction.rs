@@ -19,6 +19,7 @@ impl Rule {
                 let terms: Vec<_> = params.plan(m)?.terms().collect();
                 tail_rule(&params.tea(), m, &terms)?
             }
+            Self::TeaGpd(params) => params.group_rule(m)?,
             Self::Grpo => GroupRule::Grpo,
             Self::GrpoZ(params) => GroupRule::GrpoZ { eps: params.epsilon },
             Self::BonMaxMean => GroupRule::BonMaxMean,

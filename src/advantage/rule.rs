@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Alpha, BonMeanParams, CatBonParams, ChowParams, GroupAdvantages, GroupContext, GrpoZParams, OracleParams,
-    PkpoParams, PrefixTeaParams, TailInfo, TeaParams, bon_max_mean, bon_max_second, bon_mean, cat_bon,
-    check_finite, check_group_size, chow, grpo, grpo_z, oracle, pkpo, prefix_tea, tea,
+    PkpoParams, PrefixTeaParams, TailInfo, TeaGpdParams, TeaParams, bon_max_mean, bon_max_second, bon_mean, cat_bon,
+    check_finite, check_group_size, chow, grpo, grpo_z, oracle, pkpo, prefix_tea, tea, tea_gpd,
 };
 use crate::error::Result;
 
@@ -21,6 +21,8 @@ pub enum Rule {
     Tea(TeaParams),
     /// TEA on nested prefixes, combined to cancel its bias ([`mod@prefix_tea`]).
     PrefixTea(PrefixTeaParams),
+    /// TEA with a generalised Pareto tail ([`mod@tea_gpd`]).
+    TeaGpd(TeaGpdParams),
     /// Rewards minus their mean ([`mod@grpo`]).
     Grpo,
     /// Z-scores ([`mod@grpo_z`]).
@@ -58,6 +60,8 @@ pub struct RuleOptions {
     pub max_at_k: Option<usize>,
     /// Size of Chow's selection set.
     pub selection_size: Option<usize>,
+    /// How many tail samples the Gaussian shape weighs in TEA-GPD's fit.
+    pub gpd_shrinkage: Option<f64>,
 }
 
 impl Rule {
@@ -65,6 +69,7 @@ impl Rule {
     pub const ALL: &'static [Self] = &[
         Self::Tea(TeaParams::DEFAULT),
         Self::PrefixTea(PrefixTeaParams::DEFAULT),
+        Self::TeaGpd(TeaGpdParams::DEFAULT),
         Self::Grpo,
         Self::GrpoZ(GrpoZParams::DEFAULT),
         Self::BonMaxMean,
@@ -81,6 +86,7 @@ impl Rule {
         match self {
             Self::Tea(_) => "tea",
             Self::PrefixTea(_) => "prefix-tea",
+            Self::TeaGpd(_) => "tea-gpd",
             Self::Grpo => "grpo",
             Self::GrpoZ(_) => "grpo-z",
             Self::BonMaxMean => "bon-max-mean",
@@ -98,6 +104,7 @@ impl Rule {
         match self {
             Self::Tea(_) => "tail-extrapolated advantages for best-of-N (arXiv 2605.10716)",
             Self::PrefixTea(_) => "TEA on nested prefixes, combined to cancel its bias (arXiv 2605.10716)",
+            Self::TeaGpd(_) => "TEA with a generalised Pareto tail in place of the Gaussian (docs/tea-gpd.md)",
             Self::Grpo => "reward minus the group's mean (arXiv 2402.03300, unscaled)",
             Self::GrpoZ(_) => "reward minus mean, over standard deviation + 1e-4 (arXiv 2402.03300)",
             Self::BonMaxMean => "only the best response: its reward minus the mean (arXiv 2605.10716)",
@@ -124,6 +131,7 @@ impl Rule {
         match self {
             Self::Tea(params) => Self::Tea(params.with(options)),
             Self::PrefixTea(params) => Self::PrefixTea(params.with(options)),
+            Self::TeaGpd(params) => Self::TeaGpd(params.with(options)),
             Self::Grpo | Self::GrpoZ(_) | Self::BonMaxMean | Self::BonMaxSecond => self,
             Self::BonMean(params) => Self::BonMean(params.with(options)),
             Self::Chow(params) => Self::Chow(params.with(options)),
@@ -143,6 +151,7 @@ impl Rule {
         match self {
             Self::Tea(params) => params.coefficients(m).map(drop),
             Self::PrefixTea(params) => params.validate(m),
+            Self::TeaGpd(params) => params.coefficients(m).map(drop),
             Self::Grpo | Self::BonMaxMean | Self::BonMaxSecond => Ok(()),
             Self::GrpoZ(params) => params.validate(),
             Self::BonMean(params) => params.validate(m),
@@ -178,9 +187,15 @@ impl Rule {
         self.validate(rewards.len())?;
         check_finite(rewards)?;
         let gaussian = |(advantages, tail, kappa)| (advantages, Some(TailInfo::gaussian(tail, kappa)));
+        let mut gaussian_tail = None;
         let (advantages, tail) = match self {
             Self::Tea(params) => gaussian(tea::advantages(rewards, params)?),
             Self::PrefixTea(params) => gaussian(prefix_tea::advantages(rewards, params)?),
+            Self::TeaGpd(params) => {
+                let group = tea_gpd::advantages(rewards, params)?;
+                gaussian_tail = Some(group.fell_back());
+                gaussian((group.advantages, group.tail, group.kappa))
+            }
             Self::Grpo => (grpo::advantages(rewards), None),
             Self::GrpoZ(params) => (grpo_z::advantages(rewards, params), None),
             Self::BonMaxMean => (bon_max_mean::advantages(rewards), None),
@@ -199,6 +214,7 @@ impl Rule {
             zero_std: rewards.iter().all(|&r| r == rewards[0]),
             advantages,
             tail,
+            gaussian_tail,
         })
     }
 }

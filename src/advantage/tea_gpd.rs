@@ -18,6 +18,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::RuleOptions;
 use super::alpha::Alpha;
 use super::pareto::{ParetoCurve, gaussian_skewness, l_moments, shape_of};
 use super::tail::Tail;
@@ -54,6 +55,16 @@ impl TeaGpdParams {
         shrinkage: 20.0,
     };
 
+    /// These settings with the given ones in place of their own.
+    pub fn with(self, options: &RuleOptions) -> Self {
+        Self {
+            alpha: options.alpha.unwrap_or(self.alpha),
+            bon: options.bon.unwrap_or(self.bon),
+            min_scale: options.min_scale.unwrap_or(self.min_scale),
+            shrinkage: options.gpd_shrinkage.unwrap_or(self.shrinkage),
+        }
+    }
+
     /// The numbers of a group of `m` that depend on sizes alone.
     ///
     /// # Errors
@@ -61,7 +72,7 @@ impl TeaGpdParams {
     pub fn coefficients(&self, m: usize) -> Result<TeaGpdCoefficients> {
         if !(self.shrinkage >= 0.0 && self.shrinkage.is_finite()) {
             return Err(Error::user(format!(
-                "the shrinkage of TEA-GPD is {}: it must be 0 (trust the fitted shape) or more, such as 20",
+                "--gpd-shrinkage is {}: it must be 0 (trust the fitted shape) or more, such as 20",
                 self.shrinkage
             )));
         }
@@ -201,6 +212,13 @@ pub struct TeaGpdGroup {
     pub kappa: f64,
     /// The fit; `None` where the Gaussian tail stood in.
     pub fit: Option<ParetoFit>,
+}
+
+impl TeaGpdGroup {
+    /// Whether the Gaussian tail stood in for a fit; a tail of equal rewards needs none.
+    pub fn fell_back(&self) -> bool {
+        self.fit.is_none() && self.tail.sigma > 0.0
+    }
 }
 
 /// Advantages (m,) of one group of finite rewards (m,), the tail they came from and the fitted law.

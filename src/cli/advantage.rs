@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// Size of chow's selection set (default: half the group)
     #[arg(long, value_name = "SIZE")]
     selection_size: Option<usize>,
+    /// How many tail samples the Gaussian shape weighs in tea-gpd's fit (default 20; 0 trusts the fit)
+    #[arg(long, value_name = "SAMPLES")]
+    gpd_shrinkage: Option<f64>,
     /// Seed of chow's random splits
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -66,6 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         prefixes: args.prefixes,
         max_at_k: args.max_at_k,
         selection_size: args.selection_size,
+        gpd_shrinkage: args.gpd_shrinkage,
     });
     let (name, bytes) = read(&args.input)?;
     let groups = parse_jsonl_numbered::<GroupRecord>(&name, &bytes)?;

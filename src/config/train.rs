@@ -73,6 +73,9 @@ pub struct TrainFlags {
     /// How many of the group chow chooses its best from (default: half the group)
     #[arg(long, value_name = "SIZE")]
     pub selection_size: Option<usize>,
+    /// How many tail samples the Gaussian shape weighs in tea-gpd's fit (default 20; 0 trusts the fit)
+    #[arg(long, value_name = "SAMPLES")]
+    pub gpd_shrinkage: Option<f64>,
     /// Responses sampled for each prompt in a step, m
     #[arg(long, value_name = "M")]
     pub num_generations: Option<usize>,
@@ -208,6 +211,8 @@ pub struct TrainConfig {
     pub max_at_k: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selection_size: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpd_shrinkage: Option<f64>,
     pub num_generations: usize,
     pub prompts_per_step: usize,
     pub steps: u64,
@@ -274,6 +279,7 @@ impl TrainFlags {
             prefixes: self.prefixes,
             max_at_k: self.max_at_k,
             selection_size: self.selection_size,
+            gpd_shrinkage: self.gpd_shrinkage,
             num_generations: self.num_generations.unwrap_or(if tiny { 16 } else { 64 }),
             prompts_per_step: self.prompts_per_step.unwrap_or(if tiny { 16 } else { 8 }),
             steps: self.steps.unwrap_or(if tiny { 60 } else { 450 }),
