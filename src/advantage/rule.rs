@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Alpha, BonMeanParams, CatBonParams, ChowParams, GroupAdvantages, GroupContext, GrpoZParams, OracleParams,
-    PkpoParams, PrefixTeaParams, TailInfo, TeaGpdParams, TeaParams, bon_max_mean, bon_max_second, bon_mean, cat_bon,
-    check_finite, check_group_size, chow, grpo, grpo_z, oracle, pkpo, prefix_tea, tea, tea_gpd,
+    PkpoParams, PrefixTeaParams, TailInfo, TeaGpdParams, TeaParams, bon_max_mean, bon_max_second, bon_mean,
+    cat_bon, check_finite, check_group_size, chow, grpo, grpo_z, oracle, pkpo, prefix_tea, tea, tea_gpd,
 };
 use crate::error::Result;
 
@@ -104,7 +104,9 @@ impl Rule {
         match self {
             Self::Tea(_) => "tail-extrapolated advantages for best-of-N (arXiv 2605.10716)",
             Self::PrefixTea(_) => "TEA on nested prefixes, combined to cancel its bias (arXiv 2605.10716)",
-            Self::TeaGpd(_) => "TEA with a generalised Pareto tail in place of the Gaussian (docs/tea-gpd.md)",
+            Self::TeaGpd(_) => {
+                "TEA with a generalised Pareto tail in place of the Gaussian (docs/tea-gpd.md)"
+            }
             Self::Grpo => "reward minus the group's mean (arXiv 2402.03300, unscaled)",
             Self::GrpoZ(_) => "reward minus mean, over standard deviation + 1e-4 (arXiv 2402.03300)",
             Self::BonMaxMean => "only the best response: its reward minus the mean (arXiv 2605.10716)",

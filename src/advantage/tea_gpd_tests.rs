@@ -58,11 +58,7 @@ fn golden_cases() {
                 "case {i} sample {j}: {g} vs {w}"
             );
         }
-        assert_eq!(
-            got.fell_back(),
-            case["fallback"],
-            "case {i}"
-        );
+        assert_eq!(got.fell_back(), case["fallback"], "case {i}");
         if let (Some(fit), Some(xi)) = (got.fit, case["xi"].as_f64()) {
             fitted += 1;
             assert!((fit.shape - xi).abs() < 1e-9, "case {i}: {} vs {xi}", fit.shape);

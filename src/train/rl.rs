@@ -349,7 +349,10 @@ fn describe(s: &Scored, reward: &str) -> Map<String, Value> {
     let fitted: Vec<bool> = s.groups.iter().filter_map(|g| g.gaussian_tail).collect();
     if !fitted.is_empty() {
         let fell = fitted.iter().filter(|f| **f).count();
-        out.insert("frac_groups_gaussian_tail".into(), json!(share(fell, fitted.len())));
+        out.insert(
+            "frac_groups_gaussian_tail".into(),
+            json!(share(fell, fitted.len())),
+        );
     }
     // As TRL: the last part of a path or hub id.
     let reward = reward

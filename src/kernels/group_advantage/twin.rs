@@ -11,13 +11,12 @@ pub fn twin(rule: &GroupRule, rewards: &[f64], selection: &[bool]) -> (Vec<f64>,
     let d: Vec<f64> = rewards.iter().map(|r| r - top).collect();
     let mut flags = 0;
     let advantages = match rule {
-        GroupRule::TeaGpd { .. } => {
+        GroupRule::TeaGpd { k, .. } => {
             let fitted = gpd_scores(rule, &d);
-            let scores = fitted.clone().unwrap_or_else(|| gaussian_scores(rule, &d));
-            if fitted.is_none() && scores.iter().any(|u| *u != 0.0) {
+            if fitted.is_none() && ascending(&d)[d.len() - k] < 0.0 {
                 flags = GAUSSIAN_TAIL;
             }
-            centred(scores)
+            centred(fitted.unwrap_or_else(|| gaussian_scores(rule, &d)))
         }
         _ if d.iter().all(|x| *x == 0.0) => vec![0.0; d.len()],
         GroupRule::Tea {
