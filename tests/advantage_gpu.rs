@@ -19,7 +19,7 @@ use tea_wgpu::kernels::group_advantage::{GroupRule, MAX_GROUP, reduce_groups};
 const OWN: f64 = 1e-4;
 /// Of the group's largest advantage: where an advantage is a small difference of large rewards (a reward near the
 /// group's mean), f32 sums of up to 4096 rewards leave this much.
-const PEAK: f64 = 2e-6;
+const PEAK: f64 = 1e-6;
 /// Below this an advantage may be 0 in f32: rank rules take a curve up to 1e-30 for flat, and BoN mean divides by 1e-4.
 const TINY: f64 = 1e-26;
 
@@ -65,11 +65,10 @@ fn rule_of(case: &Value) -> Rule {
     rule.with(&RuleOptions {
         alpha: params["alpha"].as_f64().map(|a| Alpha::new(a).unwrap()),
         bon: params["n"].as_u64(),
-        min_scale: None,
         prefix_order: size("order"),
         prefixes: size("prefixes"),
         max_at_k: size("k"),
-        selection_size: None,
+        ..RuleOptions::default()
     })
 }
 
