@@ -4,7 +4,7 @@
 //     τ₃ = λ₃/λ₂,  τ = w·τ₃ + prior,  ξ = (3τ−1)/(1+τ),  b = w·κ_L′(ξ)·4/(1+τ)²,  a = κ_L(ξ) − b·τ₃
 //     ψ = Σ_gaps below r, above q of g·(1 + a·P + b·Q) / α,   u = max(ψ, 0),   A = u − mean(u)
 // The Gaussian tail (TEA) stands in where λ₂ ≤ min_scale, ξ is outside, or κ_L ≤ 0.
-// flags: 1 where the group gives no signal, 2 where the Gaussian tail stood in.
+// flags: 1 where the group gives no signal, 2 where the Gaussian tail stood in (not where the tail's rewards are equal).
 // A workgroup a group; overwrites curve (G, M, scratch), advantages, flags.
 // Appended: shared/row_reduce.wgsl, shared/ordered.wgsl.
 
@@ -117,5 +117,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         if rank > low { u = curve[first + rank]; }
         advantages[first + i] = select(0.0, u - mean, signal);
     }
-    if lane == 0u { flags[g] = select(1u, 0u, signal) | select(2u, 0u, f.fitted); }
+    if lane == 0u { flags[g] = select(1u, 0u, signal) | select(2u, 0u, f.fitted || excess == 0.0); }
 }

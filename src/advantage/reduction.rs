@@ -43,7 +43,7 @@ impl Rule {
     /// Advantages (G, m) in f32 of the groups of `m` in `rewards (G, m)`, reduced on the GPU in as few dispatches as the
     /// sizes allow. `context` gives each group's (only Chow's split uses it).
     ///
-    /// Against [`Rule::group_with`] in float64: within 1e-4 of each advantage, and 2e-6 of the group's largest where it
+    /// Against [`Rule::group_with`] in float64: within 1e-4 of each advantage, and 1e-6 of the group's largest where it
     /// is a small difference of large rewards.
     ///
     /// # Errors

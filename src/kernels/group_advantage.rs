@@ -83,9 +83,9 @@ static GPD: Kernel = Kernel::portable(
     ],
 );
 
-/// Bit of a group's flags: no signal, every advantage is 0.
+/// Bit of a group's flags: no signal, every advantage is 0 (for rank rules: or the curve is no higher than 1e-30).
 pub const NO_SIGNAL: u32 = 1;
-/// Bit of a group's flags: TEA-GPD fell back to the Gaussian tail.
+/// Bit of a group's flags: TEA-GPD fell back to the Gaussian tail (not counted where the tail's rewards are all equal).
 pub const GAUSSIAN_TAIL: u32 = 2;
 
 /// The buffers of one call: `groups` groups of m, rows tight.
@@ -155,70 +155,39 @@ impl GroupReducer {
                 b.groups, self.capacity
             )));
         }
-        let (groups, constants) = (b.groups as u32, [("LANES", lanes(rec, 64) as f64)]);
-        let grid = fold(b.groups, 1);
-        let (advantages, flags) = (Binding::from(b.advantages), Binding::from(b.flags));
-        let (rewards, table) = (Binding::from(b.rewards), Binding::from(self.table.as_ref()));
-        let ordered = Binding::from(self.ordered.as_ref());
         if let Some(ordered) = &self.ordered {
             record_sort(rec, b.rewards, ordered, b.groups, self.m)?;
         }
+        let (groups, grid) = (b.groups as u32, fold(b.groups, 1));
+        let lanes = [("LANES", lanes(rec, 64) as f64)];
+        let (rewards, advantages, flags) = (b.rewards.into(), b.advantages.into(), b.flags.into());
+        let ordered = Binding::from(self.ordered.as_ref());
+        let [table, shapes, curve] =
+            [&self.table, &self.shapes, &self.curve].map(|x| Binding::from(x.as_ref()));
         match self.plan {
-            Plan::Tail(params) => rec.dispatch(
-                &TAIL,
-                &constants,
-                &TailParams { groups, ..params },
-                &[rewards, table, advantages, flags],
-                grid,
-            ),
+            Plan::Tail(params) => {
+                let bindings = [rewards, table, advantages, flags];
+                rec.dispatch(&TAIL, &lanes, &TailParams { groups, ..params }, &bindings, grid)
+            }
             Plan::Mean(params) => {
                 if params.needs_selection() && b.selection.is_none() {
                     return Err(Error::internal("group_advantage: Chow without a selection"));
                 }
-                rec.dispatch(
-                    &MEAN,
-                    &constants,
-                    &MeanParams { groups, ..params },
-                    &[rewards, b.selection.into(), advantages, flags],
-                    grid,
-                )
+                let bindings = [rewards, b.selection.into(), advantages, flags];
+                rec.dispatch(&MEAN, &lanes, &MeanParams { groups, ..params }, &bindings, grid)
             }
-            Plan::Curve(params) => rec.dispatch(
-                &CURVE,
-                &constants,
-                &CurveParams { groups, ..params },
-                &[
-                    rewards,
-                    ordered,
-                    table,
-                    self.curve.as_ref().into(),
-                    advantages,
-                    flags,
-                ],
-                grid,
-            ),
-            Plan::Gpd(params) => rec.dispatch(
-                &GPD,
-                &constants,
-                &GpdParams { groups, ..params },
-                &[
-                    rewards,
-                    ordered,
-                    table,
-                    self.shapes.as_ref().into(),
-                    self.curve.as_ref().into(),
-                    advantages,
-                    flags,
-                ],
-                grid,
-            ),
-            Plan::Cat(params) => rec.dispatch(
-                &CAT,
-                &constants,
-                &CatParams { groups, ..params },
-                &[rewards, ordered, advantages, flags],
-                grid,
-            ),
+            Plan::Curve(params) => {
+                let bindings = [rewards, ordered, table, curve, advantages, flags];
+                rec.dispatch(&CURVE, &lanes, &CurveParams { groups, ..params }, &bindings, grid)
+            }
+            Plan::Cat(params) => {
+                let bindings = [rewards, ordered, advantages, flags];
+                rec.dispatch(&CAT, &lanes, &CatParams { groups, ..params }, &bindings, grid)
+            }
+            Plan::Gpd(params) => {
+                let bindings = [rewards, ordered, table, shapes, curve, advantages, flags];
+                rec.dispatch(&GPD, &lanes, &GpdParams { groups, ..params }, &bindings, grid)
+            }
         }
     }
 }

@@ -74,25 +74,31 @@ pub fn reduce_groups(
             let chosen: Vec<u32> = selection[at].iter().map(|s| u32::from(*s)).collect();
             gpu.write(split, 0, &chosen);
         }
-        let groups = values.len() / m;
-        let mut rec = Recorder::new(gpu);
         let buffers = GroupBuffers {
-            groups,
+            groups: values.len() / m,
             rewards: &input,
             selection: split.as_ref(),
             advantages: &advantages,
             flags: &flags,
         };
+        let mut rec = Recorder::new(gpu);
         reducer.record(&mut rec, &buffers)?;
         rec.submit()?;
-        out.advantages
-            .extend(gpu.read::<f32>(&advantages, 0, values.len())?);
-        let flags: Vec<u32> = gpu.read(&flags, 0, groups)?;
-        out.no_signal.extend(flags.iter().map(|f| f & NO_SIGNAL != 0));
-        out.gaussian_tail
-            .extend(flags.iter().map(|f| f & GAUSSIAN_TAIL != 0));
+        out.take(gpu, &buffers, values.len())?;
     }
     Ok(out)
+}
+
+impl Reduced {
+    /// Appends the results of one dispatch.
+    fn take(&mut self, gpu: &Gpu, b: &GroupBuffers<'_>, rewards: usize) -> Result<()> {
+        self.advantages.extend(gpu.read::<f32>(b.advantages, 0, rewards)?);
+        let flags: Vec<u32> = gpu.read(b.flags, 0, b.groups)?;
+        self.no_signal.extend(flags.iter().map(|f| f & NO_SIGNAL != 0));
+        self.gaussian_tail
+            .extend(flags.iter().map(|f| f & GAUSSIAN_TAIL != 0));
+        Ok(())
+    }
 }
 
 /// Every group must have Chow's number of selected samples.

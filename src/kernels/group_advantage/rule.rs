@@ -267,6 +267,31 @@ impl GroupRule {
             })
         };
         Ok(match self {
+            Self::Tea { .. } | Self::TeaGpd { .. } => return self.tail_plan(m),
+            Self::Grpo => mean(0, 0.0, 0.0, 0.0),
+            Self::GrpoZ { eps } => mean(1, *eps, 0.0, 0.0),
+            Self::BonMaxMean => mean(2, 0.0, 1.0, 0.0),
+            Self::BonMaxSecond => mean(3, 0.0, 1.0, 0.0),
+            Self::Chow { selected, tilt } => {
+                let all = m as f64;
+                mean(MeanParams::CHOW, 0.0, all, all / (m - selected) as f64 * tilt)
+            }
+            Self::BonMean { eps, .. } => curve(true, true, *eps),
+            Self::Pkpo { .. } => curve(false, false, 0.0),
+            Self::Oracle { .. } => curve(true, false, 0.0),
+            Self::CatBon { bon, eps } => Plan::Cat(CatParams {
+                groups: 0,
+                m: m as u32,
+                exponent: (*bon - 1) as f32,
+                eps: *eps as f32,
+                inverse_m,
+            }),
+        })
+    }
+
+    fn tail_plan(&self, m: usize) -> Result<Plan> {
+        let inverse_m = (1.0 / m as f64) as f32;
+        Ok(match self {
             Self::Tea {
                 alpha,
                 kappa,
@@ -301,24 +326,7 @@ impl GroupRule {
                 inverse_m,
                 inverse_k: (1.0 / *k as f64) as f32,
             }),
-            Self::Grpo => mean(0, 0.0, 0.0, 0.0),
-            Self::GrpoZ { eps } => mean(1, *eps, 0.0, 0.0),
-            Self::BonMaxMean => mean(2, 0.0, 1.0, 0.0),
-            Self::BonMaxSecond => mean(3, 0.0, 1.0, 0.0),
-            Self::Chow { selected, tilt } => {
-                let all = m as f64;
-                mean(MeanParams::CHOW, 0.0, all, all / (m - selected) as f64 * tilt)
-            }
-            Self::BonMean { eps, .. } => curve(true, true, *eps),
-            Self::Pkpo { .. } => curve(false, false, 0.0),
-            Self::Oracle { .. } => curve(true, false, 0.0),
-            Self::CatBon { bon, eps } => Plan::Cat(CatParams {
-                groups: 0,
-                m: m as u32,
-                exponent: (*bon - 1) as f32,
-                eps: *eps as f32,
-                inverse_m,
-            }),
+            _ => return Err(Error::internal("group_advantage: a rule without a tail")),
         })
     }
 

@@ -11,9 +11,11 @@ pub fn twin(rule: &GroupRule, rewards: &[f64], selection: &[bool]) -> (Vec<f64>,
     let d: Vec<f64> = rewards.iter().map(|r| r - top).collect();
     let mut flags = 0;
     let advantages = match rule {
-        GroupRule::TeaGpd { .. } => {
+        GroupRule::TeaGpd { k, .. } => {
             let fitted = gpd_scores(rule, &d);
-            flags = if fitted.is_some() { 0 } else { GAUSSIAN_TAIL };
+            if fitted.is_none() && ascending(&d)[d.len() - k] < 0.0 {
+                flags = GAUSSIAN_TAIL;
+            }
             centred(fitted.unwrap_or_else(|| gaussian_scores(rule, &d)))
         }
         _ if d.iter().all(|x| *x == 0.0) => vec![0.0; d.len()],
@@ -50,6 +52,9 @@ pub fn twin(rule: &GroupRule, rewards: &[f64], selection: &[bool]) -> (Vec<f64>,
     }
     (advantages, flags)
 }
+
+/// A curve no higher counts as flat, as in the shader.
+const FAINT: f64 = 1e-30;
 
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
@@ -196,6 +201,9 @@ fn curve(rule: &GroupRule, d: &[f64]) -> Vec<f64> {
     let mut v = vec![0.0; d.len()];
     for i in 1..d.len() {
         v[i] = v[i - 1] + steps[i] * (sorted[i] - sorted[i - 1]);
+    }
+    if v[d.len() - 1] <= FAINT {
+        return vec![0.0; d.len()];
     }
     d.iter().map(|x| v[below(&sorted, *x)]).collect()
 }
