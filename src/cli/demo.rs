@@ -74,7 +74,7 @@ pub(crate) struct Args {
 /// Sequences sampled together in an evaluation.
 const BATCH: usize = 512;
 /// Seed of held-out prompts and their samples, apart from training's.
-const EVAL_SEED: u64 = 0x4e1d;
+pub(crate) const EVAL_SEED: u64 = 0x4e1d;
 
 /// Everything that results.json holds.
 #[derive(Serialize)]

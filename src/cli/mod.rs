@@ -8,6 +8,8 @@ mod generate;
 mod gradient;
 mod logprobs;
 mod score;
+mod search;
+mod search_predict;
 mod supervised;
 mod train;
 
@@ -76,6 +78,7 @@ enum Command {
     Logprobs(logprobs::Args),
     Gradient(gradient::Args),
     Score(score::Args),
+    Search(search::Args),
     Devices(devices::Args),
     Train(train::Args),
     Plan(train::PlanArgs),
@@ -98,6 +101,7 @@ pub fn run() -> Result<()> {
         Command::Logprobs(args) => logprobs::run(&cli.globals, &args),
         Command::Gradient(args) => gradient::run(&cli.globals, &args),
         Command::Score(args) => score::run(&cli.globals, &args),
+        Command::Search(args) => search::run(&cli.globals, &args),
         Command::Devices(args) => devices::run(&cli.globals, &args),
         Command::Train(args) => args.run(&cli.globals),
         Command::Plan(args) => args.run(&cli.globals),

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod generate;
+mod search;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
