@@ -150,3 +150,134 @@ fn text(r: &Response) -> run::Response {
         truncated: r.finish == Finish::Length,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::advantage::Alpha;
+    use crate::config::TEMPLATE_DATE;
+    use crate::demo::{Split, generate};
+    use crate::eval::run::PolicyOptions;
+    use crate::gpu::{Gpu, GpuOptions};
+    use crate::kernels::sample::SampleParams;
+    use crate::reward::DemoScore;
+    use crate::search::Schedule;
+    use crate::search::schedule::Asked;
+
+    const LENGTH: usize = 12;
+
+    fn request(prompt: usize, node: usize, prefix: &[u32], first: usize, samples: usize) -> Request {
+        Request {
+            prompt,
+            node,
+            prefix: prefix.to_vec(),
+            first,
+            samples,
+        }
+    }
+
+    fn with_world(temperature: f32, batch: usize, body: &mut dyn FnMut(&mut PolicyDraw<'_>)) {
+        let options = GpuOptions {
+            device: std::env::var("TEA_DEVICE").ok(),
+            ..Default::default()
+        };
+        let gpu = Gpu::open(&options).unwrap();
+        let contents: Vec<PromptContent> = generate(1, 3, Split::HeldOut)
+            .into_iter()
+            .map(|e| PromptContent::Text(e.prompt))
+            .collect();
+        let options = PolicyOptions {
+            adapter: None,
+            dtype: None,
+            max_completion_length: LENGTH,
+            raw: false,
+            date: TEMPLATE_DATE.parse().unwrap(),
+        };
+        let policy = Policy::load(&gpu, "tiny", &contents, &options).unwrap();
+        let sampling = Sampling {
+            params: SampleParams {
+                temperature,
+                ..SampleParams::PLAIN
+            },
+            seed: 3,
+            batch,
+        };
+        let asked = Asked {
+            samples: Some(4),
+            width: Some(2),
+        };
+        let settings = Settings {
+            schedule: Schedule::new(12, asked).unwrap(),
+            prefix_tokens: None,
+            fill_width: false,
+            alpha: Alpha::DEFAULT,
+            predictor: Default::default(),
+            compare_bon: false,
+        };
+        let mut judge = DemoScore;
+        let mut world = PolicyDraw::new(&policy, &contents, &mut judge, &sampling, &settings, 3).unwrap();
+        body(&mut world);
+    }
+
+    /// A prefix that is computed again, beside its prompt, gives the bits that decoding it gave: the likeliest
+    /// continuation of a greedy response's beginning is the response, wherever it is cut.
+    #[test]
+    fn a_state_goes_on_as_the_response_did() {
+        with_world(0.0, 8, &mut |world| {
+            let whole = world
+                .draw(&[request(0, 0, &[], 0, 1), request(1, 0, &[], 0, 1)])
+                .unwrap();
+            let cuts: Vec<Request> = (0..2)
+                .flat_map(|p| {
+                    let tokens = &whole[p][0].tokens;
+                    (1..tokens.len()).map(move |cut| request(p, cut, &tokens[..cut], 0, 1))
+                })
+                .collect();
+            assert!(cuts.len() > 4);
+            let again = world.draw(&cuts).unwrap();
+            for (request, response) in cuts.iter().zip(&again) {
+                assert_eq!(response[0], whole[request.prompt][0], "{request:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_response_depends_on_prompt_node_and_number_alone() {
+        let prefix = [20, 21, 22];
+        let requests = [
+            request(0, 0, &[], 0, 6),
+            request(2, 1, &prefix, 0, 5),
+            request(2, 2, &prefix, 0, 5),
+            request(1, 1, &prefix[..1], 3, 4),
+        ];
+        let mut together = Vec::new();
+        with_world(1.0, 64, &mut |world| {
+            together = world.draw(&requests).unwrap();
+            let prompts: usize = requests
+                .iter()
+                .map(|r| world.policy.prompts()[r.prompt].len() + r.prefix.len())
+                .sum();
+            assert_eq!(world.prefilled(), prompts);
+        });
+        // The same prefix at another node is drawn anew; a response never outgrows the limit.
+        assert_ne!(together[1], together[2]);
+        assert!(together.iter().flatten().all(|r| r.tokens.len() <= LENGTH));
+        for (request, group) in requests.iter().zip(&together) {
+            assert!(group.iter().all(|r| r.tokens.starts_with(&request.prefix)));
+        }
+        with_world(1.0, 3, &mut |world| {
+            let mut parts = vec![
+                request(1, 1, &prefix[..1], 5, 2),
+                request(0, 0, &[], 4, 2),
+                request(2, 2, &prefix, 0, 1),
+            ];
+            let drawn = world.draw(&parts).unwrap();
+            assert_eq!(drawn[0], together[3][2..]);
+            assert_eq!(drawn[1], together[0][4..]);
+            assert_eq!(drawn[2], together[2][..1]);
+            parts.truncate(1);
+            assert_eq!(world.draw(&parts).unwrap()[0], together[3][2..]);
+        });
+    }
+}
