@@ -27,7 +27,7 @@ pub struct Session<'a> {
 }
 
 /// Rounds fill the sampler this many times, so that few sequences run in waves that are not full.
-const WAVES: usize = 4;
+const WAVES: usize = 2;
 
 impl Session<'_> {
     /// Prompts whose rounds run side by side.
