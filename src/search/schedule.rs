@@ -174,7 +174,7 @@ mod tests {
         }
         for n in 60..30_000 {
             let s = Schedule::new(n, Asked::default()).unwrap();
-            assert!(s.exploration() <= n && s.samples % 5 == 0 && s.width >= 2);
+            assert!(s.exploration() <= n && s.samples.is_multiple_of(5) && s.width >= 2);
         }
     }
 
