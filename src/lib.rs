@@ -6,6 +6,8 @@
 //! |---|---|
 //! | [`cli`] | one file a subcommand: flags → typed config → one library call |
 //! | [`train`], [`eval`], [`diagnose`] | the training loops and checkpoints; judging policies, best-of-N statistics; diagnostics |
+//! | [`search`] | scaling-law guided search at test time; predicting best-of-N |
+//! | [`train`], [`eval`] | the training loops and checkpoints; judging policies, best-of-N statistics |
 //! | [`rollout`], [`reward`] | sampling from a policy; scoring what was sampled |
 //! | [`model`], [`advantage`], [`optim`] | transformer forward and backward; advantage rules; AdamW |
 //! | [`kernels`] | one file an op: record functions, float64 twins, test cases |
@@ -31,6 +33,7 @@ pub mod report;
 pub mod reward;
 pub mod rng;
 pub mod rollout;
+pub mod search;
 pub mod tensor;
 pub mod text;
 pub mod train;

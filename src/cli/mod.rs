@@ -12,6 +12,8 @@ mod generate;
 mod gradient;
 mod logprobs;
 mod score;
+mod search;
+mod search_predict;
 mod supervised;
 mod train;
 
@@ -81,6 +83,7 @@ enum Command {
     Gradient(gradient::Args),
     Score(score::Args),
     Advantage(advantage::Args),
+    Search(search::Args),
     Devices(devices::Args),
     Train(train::Args),
     Plan(train::PlanArgs),
@@ -107,6 +110,7 @@ pub fn run() -> Result<()> {
         Command::Gradient(args) => gradient::run(&cli.globals, &args),
         Command::Score(args) => score::run(&cli.globals, &args),
         Command::Advantage(args) => advantage::run(&args),
+        Command::Search(args) => search::run(&cli.globals, &args),
         Command::Devices(args) => devices::run(&cli.globals, &args),
         Command::Train(args) => args.run(&cli.globals),
         Command::Plan(args) => args.run(&cli.globals),

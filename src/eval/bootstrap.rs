@@ -104,7 +104,7 @@ impl Bootstrap {
 }
 
 /// Linear interpolation between order statistics (the default of NumPy), of sorted values.
-fn percentile(sorted: &[f64], p: f64) -> f64 {
+pub(crate) fn percentile(sorted: &[f64], p: f64) -> f64 {
     let position = p * (sorted.len() - 1) as f64;
     let at = position.floor() as usize;
     let next = (at + 1).min(sorted.len() - 1);

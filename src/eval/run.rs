@@ -158,6 +158,31 @@ impl Policy {
         })
     }
 
+    /// The model, its adapter on it.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Tokens that end a response.
+    pub fn stop(&self) -> &[u32] {
+        &self.stop
+    }
+
+    /// The prompts' token ids, in the order given.
+    pub fn prompts(&self) -> &[Vec<u32>] {
+        &self.prompts
+    }
+
+    /// Most tokens in a response.
+    pub fn max_completion_length(&self) -> usize {
+        self.max_completion_length
+    }
+
     fn sampler_shape(&self, n: usize, batch: usize) -> SamplerShape {
         let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(1);
         let shape = |sequences: usize| {

@@ -147,6 +147,29 @@ impl Sampler {
         jobs: &[Job],
         config: &SampleConfig,
     ) -> Result<Vec<Vec<Completion>>> {
+        self.generate_limited(
+            model,
+            jobs,
+            &vec![config.max_completion_length; jobs.len()],
+            config,
+        )
+    }
+
+    /// As [`Sampler::generate`], with a length limit a job (J,) in place of the one for all. Jobs that continue the
+    /// beginnings of responses have used up some of theirs.
+    ///
+    /// # Errors
+    /// As [`Sampler::generate`].
+    pub fn generate_limited(
+        &mut self,
+        model: &Model,
+        jobs: &[Job],
+        limits: &[usize],
+        config: &SampleConfig,
+    ) -> Result<Vec<Vec<Completion>>> {
+        if limits.len() != jobs.len() {
+            return Err(Error::internal("a job without a length limit"));
+        }
         if config.stop.len() > 8 {
             return Err(Error::user(format!(
                 "{} stop tokens; at most 8 are supported",
@@ -154,8 +177,8 @@ impl Sampler {
             )));
         }
         let mut out: Vec<Vec<Option<Completion>>> = jobs.iter().map(|j| vec![None; j.samples]).collect();
-        for wave in self.waves(model, jobs, config)? {
-            for (job, sample, completion) in self.wave(model, jobs, &wave, config)? {
+        for wave in self.waves(model, jobs, limits)? {
+            for (job, sample, completion) in self.wave(model, jobs, limits, &wave, config)? {
                 out[job][sample] = Some(completion);
             }
         }
@@ -198,11 +221,10 @@ impl Sampler {
     }
 
     /// Splits the jobs' samples into waves that fit.
-    fn waves(&self, model: &Model, jobs: &[Job], config: &SampleConfig) -> Result<Vec<Wave>> {
-        let length = config.max_completion_length;
+    fn waves(&self, model: &Model, jobs: &[Job], limits: &[usize]) -> Result<Vec<Wave>> {
         let mut waves: Vec<Wave> = Vec::new();
         let (mut free_rows, mut free_sequences) = (0, 0);
-        for (i, job) in jobs.iter().enumerate() {
+        for (i, (job, &length)) in jobs.iter().zip(limits).enumerate() {
             self.check_job(model, job, length)?;
             let prompt = job.tokens.len();
             let mut next = 0;
@@ -230,6 +252,7 @@ impl Sampler {
         &mut self,
         model: &Model,
         jobs: &[Job],
+        limits: &[usize],
         wave: &[(usize, Range<usize>)],
         config: &SampleConfig,
     ) -> Result<Vec<(usize, usize, Completion)>> {
@@ -253,9 +276,9 @@ impl Sampler {
                     (*job, sample),
                     key,
                     (start, tokens.len() as u32, row),
-                    config.max_completion_length,
+                    limits[*job],
                 );
-                row += config.max_completion_length as u32;
+                row += limits[*job] as u32;
             }
             prompts.push(Prompt {
                 tokens,
