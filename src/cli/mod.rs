@@ -10,6 +10,7 @@ mod eval;
 mod generate;
 mod gradient;
 mod logprobs;
+mod prepare;
 mod score;
 mod supervised;
 mod train;
@@ -83,6 +84,7 @@ enum Command {
     Devices(devices::Args),
     Train(train::Args),
     Plan(train::PlanArgs),
+    Prepare(prepare::Args),
     Sft(supervised::SftArgs),
     Reward(supervised::RewardArgs),
     Eval(eval::Args),
@@ -108,6 +110,7 @@ pub fn run() -> Result<()> {
         Command::Devices(args) => devices::run(&cli.globals, &args),
         Command::Train(args) => args.run(&cli.globals),
         Command::Plan(args) => args.run(&cli.globals),
+        Command::Prepare(args) => args.run(),
         Command::Sft(args) => args.run(&cli.globals),
         Command::Reward(args) => args.run(&cli.globals),
         Command::Eval(args) => eval::run(&cli.globals, &args),

@@ -5,6 +5,7 @@ mod advantage;
 mod bad_input;
 mod eval;
 mod generate;
+mod prepare;
 #[path = "../common/tiny.rs"]
 mod tiny;
 
