@@ -5,6 +5,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`cli`] | one file a subcommand: flags → typed config → one library call |
+//! | [`sweep`] | many training runs from one file, evaluated and compared |
 //! | [`train`], [`eval`] | the training loops and checkpoints; judging policies, best-of-N statistics |
 //! | [`rollout`], [`reward`] | sampling from a policy; scoring what was sampled |
 //! | [`model`], [`advantage`], [`optim`] | transformer forward and backward; advantage rules; AdamW |
@@ -30,6 +31,7 @@ pub mod report;
 pub mod reward;
 pub mod rng;
 pub mod rollout;
+pub mod sweep;
 pub mod tensor;
 pub mod text;
 pub mod train;

@@ -13,6 +13,7 @@ mod logprobs;
 mod prepare;
 mod score;
 mod supervised;
+mod sweep;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -84,6 +85,7 @@ enum Command {
     Devices(devices::Args),
     Train(train::Args),
     Plan(train::PlanArgs),
+    Sweep(sweep::Args),
     Prepare(prepare::Args),
     Sft(supervised::SftArgs),
     Reward(supervised::RewardArgs),
@@ -110,6 +112,7 @@ pub fn run() -> Result<()> {
         Command::Devices(args) => devices::run(&cli.globals, &args),
         Command::Train(args) => args.run(&cli.globals),
         Command::Plan(args) => args.run(&cli.globals),
+        Command::Sweep(args) => args.run(&cli.globals),
         Command::Prepare(args) => args.run(),
         Command::Sft(args) => args.run(&cli.globals),
         Command::Reward(args) => args.run(&cli.globals),
