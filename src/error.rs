@@ -40,6 +40,9 @@ pub enum Error {
     /// Ctrl-C was pressed and the work was left in a resumable state (exit code 130).
     #[error("interrupted: {0}")]
     Interrupted(String),
+    /// Some of a list of jobs failed and the rest is done (exit code 1).
+    #[error("{0}")]
+    Failed(String),
     /// An error with the place it happened put before it.
     #[error("{context}: {source}")]
     Context {
@@ -78,11 +81,11 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
-    /// The process's exit code: 2 for what the user can mend, 1 for bugs and lost devices, 130 for Ctrl-C.
+    /// The process's exit code: 2 for what the user can mend, 1 for bugs, lost devices and failed jobs, 130 for Ctrl-C.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::User(_) | Self::Io { .. } | Self::OutOfMemory(_) => 2,
-            Self::DeviceLost(_) | Self::Gpu(_) | Self::Internal(_) => 1,
+            Self::DeviceLost(_) | Self::Gpu(_) | Self::Internal(_) | Self::Failed(_) => 1,
             Self::Interrupted(_) => 130,
             Self::Context { source, .. } => source.exit_code(),
         }

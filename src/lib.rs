@@ -7,6 +7,7 @@
 //! | [`cli`] | one file a subcommand: flags → typed config → one library call |
 //! | [`train`], [`eval`], [`diagnose`] | the training loops and checkpoints; judging policies, best-of-N statistics; diagnostics |
 //! | [`search`] | scaling-law guided search at test time; predicting best-of-N |
+//! | [`sweep`] | many training runs from one file, evaluated and compared |
 //! | [`train`], [`eval`] | the training loops and checkpoints; judging policies, best-of-N statistics |
 //! | [`rollout`], [`reward`] | sampling from a policy; scoring what was sampled |
 //! | [`model`], [`advantage`], [`optim`] | transformer forward and backward; advantage rules; AdamW |
@@ -34,6 +35,7 @@ pub mod reward;
 pub mod rng;
 pub mod rollout;
 pub mod search;
+pub mod sweep;
 pub mod tensor;
 pub mod text;
 pub mod train;

@@ -316,6 +316,89 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
     assert_eq!(place.metrics("lora-parts").len(), 4);
 }
 
+/// Every other step of 6 is validated, and the last.
+const SELECT: &str = "--validation-prompts validation.jsonl --validation-samples 6 --top 2 --validation-size 3 \
+                      --validation-steps 2 --learning-rate 1e-2";
+
+#[test]
+fn the_best_checkpoint_by_validation_is_kept_and_survives_a_crash() {
+    let place = Place::new();
+    place.write(
+        "validation.jsonl",
+        "{\"prompt\": \"add 3 4\"}\n{\"prompt\": \"sort cab\"}\n{\"prompt\": \"next 1 2 3\"}\n{\"prompt\": \"unused\"}\n",
+    );
+    let train = |line: &str| {
+        let step = STEP.replace("--learning-rate 1e-3", "");
+        place
+            .run(&format!("train {MODELS} {step} {SELECT} {line}"))
+            .code(0)
+    };
+    train("--steps 7 --save-steps 50 --output straight");
+    let metrics = place.metrics("straight");
+    let scores: Vec<(u64, f64)> = metrics
+        .iter()
+        .filter_map(|r| Some((r["step"].as_u64()?, r.get("validation_score")?.as_f64()?)))
+        .collect();
+    assert_eq!(scores.iter().map(|s| s.0).collect::<Vec<_>>(), [2, 4, 6, 7]);
+    let (best, score) = scores
+        .iter()
+        .copied()
+        .fold((0, f64::MIN), |a, b| if b.1 > a.1 { b } else { a });
+    assert!(scores.iter().any(|s| s.1 < score), "the steps differ: {scores:?}");
+    for record in metrics.iter().filter(|r| r.contains_key("validation_score")) {
+        // The mean of the best two of six is above the mean of all.
+        assert!(record["validation_score"].as_f64() > record["validation_reward"].as_f64());
+        assert!(record["time/validation"].as_f64().unwrap() > 0.0);
+    }
+    let read = |run: &str, dir: &str, file: &str| {
+        std::fs::read(place.at(run).join("checkpoints").join(dir).join(file)).unwrap()
+    };
+    whole(&place.at("straight/checkpoints/best"), best);
+    let state: Value = serde_json::from_slice(&read("straight", "step_7", "trainer_state.json")).unwrap();
+    assert_eq!(
+        (&state["best"]["step"], &state["best"]["score"]),
+        (&best.into(), &score.into())
+    );
+    assert_eq!(state["best"]["criterion"]["num_prompts"], 3);
+    // A copy, so that removing the step's own checkpoint does not break it.
+    std::fs::remove_dir_all(place.at(&format!("straight/checkpoints/step_{best}"))).unwrap();
+    place.generates("straight/checkpoints/best");
+
+    // Stopped and continued at every place: the same choice, the same bits.
+    train("--steps 7 --save-steps 1 --output parts");
+    for at in [1, 3, 5] {
+        for later in at + 1..=7 {
+            let dir = place.at(&format!("parts/checkpoints/step_{later}"));
+            std::fs::remove_dir_all(dir).unwrap();
+        }
+        place.run("train --output parts --resume").code(0);
+        assert_eq!(
+            timeless(place.metrics("parts")),
+            timeless(place.metrics("straight")),
+            "{at}"
+        );
+        for file in ["adapter_model.safetensors", "optimizer.safetensors"] {
+            assert!(
+                read("parts", "best", file) == read("straight", "best", file),
+                "{at}: {file}"
+            );
+        }
+    }
+    // What a kill between a checkpoint and its copy leaves is mended: an old copy, or none.
+    for torn in ["step_1", ""] {
+        let dir = place.at("parts/checkpoints/best");
+        std::fs::remove_dir_all(&dir).unwrap();
+        if !torn.is_empty() {
+            std::fs::rename(place.at("parts/checkpoints").join(torn), &dir).unwrap();
+        }
+        place.run("train --output parts --resume").code(0);
+        whole(&dir, best);
+    }
+    place
+        .run("train --output parts --resume --steps 8 --top 3")
+        .refused(&["--resume", "top 2", "top 3", "--validation-"]);
+}
+
 #[test]
 fn an_output_directory_is_used_once_unless_told_otherwise() {
     let place = Place::new();
@@ -347,6 +430,8 @@ fn settings_are_checked_before_anything_runs() {
     place.write("type.toml", "steps = \"many\"\n");
     place.write("few.toml", "num_generations = 1\nalpha = 0.25\n");
     place.write("infinite.toml", "beta = inf\n");
+    let long = "x".repeat(tiny::CONTEXT);
+    place.write("long.jsonl", &format!("{{\"prompt\": \"{long}\"}}\n"));
     let usual = [
         ("--config unknown.toml", &["unknown.toml:2", "stepz"][..]),
         ("--config type.toml", &["type.toml:1", "steps", "u64"]),
@@ -388,6 +473,14 @@ fn settings_are_checked_before_anything_runs() {
         ("--prompts nowhere.jsonl", &["nowhere.jsonl"]),
         ("--reward-model policy-x", &["--reward-model", "policy-x"]),
         ("--template-date soon", &["--template-date"]),
+        ("--validation-prompts nowhere.jsonl", &["nowhere.jsonl"]),
+        ("--validation-prompts embedded", &["embedded", "tiny", "JSONL"]),
+        ("--validation-prompts long.jsonl", &["long.jsonl: prompt 1", "64"]),
+        (
+            "--validation-samples 4",
+            &["--validation-top 10", "--validation-samples 4"],
+        ),
+        ("--validation-steps 0", &["--validation-steps"]),
     ];
     for (flags, parts) in usual {
         // Flags that stand in `flags` are left out of the usual ones: none may be given twice.
@@ -454,7 +547,7 @@ fn no_model_stands_in_for_one_that_was_not_named() {
     place
         .run("train --model policy --reward-model reward --output out")
         .refused(&["--prompts"]);
-    // A known policy names its reward model and its prompts, which this version cannot read.
+    // A known policy names its reward model and its prompts, which are on the hub.
     place
         .run("train --model llama-1b --output out")
         .refused(&["--prompts", "UltraFeedback", "Parquet"]);

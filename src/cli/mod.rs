@@ -11,10 +11,12 @@ mod eval;
 mod generate;
 mod gradient;
 mod logprobs;
+mod prepare;
 mod score;
 mod search;
 mod search_predict;
 mod supervised;
+mod sweep;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -87,6 +89,8 @@ enum Command {
     Devices(devices::Args),
     Train(train::Args),
     Plan(train::PlanArgs),
+    Sweep(sweep::Args),
+    Prepare(prepare::Args),
     Sft(supervised::SftArgs),
     Reward(supervised::RewardArgs),
     Eval(eval::Args),
@@ -114,6 +118,8 @@ pub fn run() -> Result<()> {
         Command::Devices(args) => devices::run(&cli.globals, &args),
         Command::Train(args) => args.run(&cli.globals),
         Command::Plan(args) => args.run(&cli.globals),
+        Command::Sweep(args) => args.run(&cli.globals),
+        Command::Prepare(args) => args.run(),
         Command::Sft(args) => args.run(&cli.globals),
         Command::Reward(args) => args.run(&cli.globals),
         Command::Eval(args) => eval::run(&cli.globals, &args),

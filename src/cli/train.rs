@@ -20,10 +20,13 @@ const PORTABLE_BINDING: u64 = 128 << 20;
       the embedded policy, reward model and prompts: runs on any machine
   tea-wgpu train --model llama-1b --reward-model skywork-llama-8b --prompts prompts.jsonl --output runs/llama
   tea-wgpu train --config examples/train.toml --advantage grpo-z --output runs/grpo
+  tea-wgpu train --output runs/tiny --validation-prompts embedded --validation-size 32
+      keeps the checkpoint with the best validation score in checkpoints/best
   tea-wgpu train --output runs/llama --resume
       continues from the last checkpoint with the run's own settings; flags given again win (--steps 900)
 
-Results: OUTPUT/metrics.jsonl, OUTPUT/config.toml, OUTPUT/checkpoints/step_N (PEFT adapter, or the whole model with --full)")]
+Results: OUTPUT/metrics.jsonl, OUTPUT/config.toml, OUTPUT/checkpoints/step_N (PEFT adapter, or the whole model with --full),
+OUTPUT/checkpoints/best with --validation-prompts")]
 pub(crate) struct Args {
     /// Directory of the run
     #[arg(long, value_name = "DIR")]

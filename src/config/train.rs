@@ -145,6 +145,22 @@ pub struct TrainFlags {
     /// Steps between checkpoints
     #[arg(long)]
     pub save_steps: Option<u64>,
+    /// Keep the best checkpoint by these prompts: JSONL like --prompts, or `embedded` for the demo's validation set
+    #[arg(long, value_name = "FILE")]
+    pub validation_prompts: Option<PathBuf>,
+    /// Most validation prompts: the file's first ones (default 128)
+    #[arg(long, value_name = "N")]
+    pub validation_size: Option<usize>,
+    /// Responses sampled for each validation prompt (default 32)
+    #[arg(long, value_name = "N")]
+    pub validation_samples: Option<usize>,
+    /// A checkpoint's score is the mean of a validation prompt's best K rewards (default 10)
+    #[arg(long, value_name = "K", visible_alias = "top")]
+    #[serde(alias = "top")]
+    pub validation_top: Option<usize>,
+    /// Steps between validations; the last step is always validated (default 25)
+    #[arg(long, value_name = "STEPS")]
+    pub validation_steps: Option<u64>,
     /// Most tokens in one forward and backward pass
     #[arg(long, value_name = "TOKENS")]
     pub token_budget: Option<usize>,
@@ -237,6 +253,12 @@ pub struct TrainConfig {
     pub lora_alpha: f64,
     pub seed: u64,
     pub save_steps: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_prompts: Option<PathBuf>,
+    pub validation_size: usize,
+    pub validation_samples: usize,
+    pub validation_top: usize,
+    pub validation_steps: u64,
     pub token_budget: usize,
     pub rollout_batch: usize,
     pub no_checkpointing: bool,
@@ -304,6 +326,11 @@ impl TrainFlags {
             lora_alpha: self.lora_alpha.unwrap_or(32.0),
             seed: self.seed.unwrap_or(1),
             save_steps: self.save_steps.unwrap_or(25),
+            validation_prompts: self.validation_prompts,
+            validation_size: self.validation_size.unwrap_or(128),
+            validation_samples: self.validation_samples.unwrap_or(32),
+            validation_top: self.validation_top.unwrap_or(10),
+            validation_steps: self.validation_steps.unwrap_or(25),
             token_budget: self.token_budget.unwrap_or(2048),
             rollout_batch: self.rollout_batch.unwrap_or(256),
             no_checkpointing: self.no_checkpointing.unwrap_or(false),
@@ -340,6 +367,10 @@ impl TrainConfig {
             ("--num-iterations", self.num_iterations as u64),
             ("--lora-rank", self.lora_rank as u64),
             ("--save-steps", self.save_steps),
+            ("--validation-size", self.validation_size as u64),
+            ("--validation-samples", self.validation_samples as u64),
+            ("--validation-top", self.validation_top as u64),
+            ("--validation-steps", self.validation_steps),
             ("--token-budget", self.token_budget as u64),
             ("--rollout-batch", self.rollout_batch as u64),
         ])?;
@@ -347,6 +378,12 @@ impl TrainConfig {
             return Err(Error::user(format!(
                 "--num-generations is {}; a group needs at least 2 responses to compare",
                 self.num_generations
+            )));
+        }
+        if self.validation_top > self.validation_samples {
+            return Err(Error::user(format!(
+                "--validation-top {} of --validation-samples {} responses: it must not be more",
+                self.validation_top, self.validation_samples
             )));
         }
         not_negative(&[
@@ -447,7 +484,7 @@ mod tests {
     #[test]
     fn values_out_of_range_name_their_flag() {
         type Set = fn(&mut TrainFlags);
-        let cases: [(Set, &str); 7] = [
+        let cases: [(Set, &str); 9] = [
             (|f| f.num_generations = Some(1), "--num-generations"),
             (|f| f.beta = Some(f64::NAN), "--beta"),
             (|f| f.top_p = Some(0.0), "--top-p"),
@@ -455,6 +492,8 @@ mod tests {
             (|f| f.steps = Some(0), "--steps"),
             (|f| f.min_p = Some(1.0), "--min-p"),
             (|f| f.lora_rank = Some(0), "--lora-rank"),
+            (|f| f.validation_steps = Some(0), "--validation-steps"),
+            (|f| f.validation_samples = Some(8), "--validation-top 10"),
         ];
         for (set, flag) in cases {
             let mut flags = TrainFlags::default();

@@ -88,6 +88,22 @@ fn parse_line<R: Record>(line: &[u8]) -> Result<Option<R>> {
     }
 }
 
+/// One line's fields as they are; `None` for a blank line.
+///
+/// # Errors
+/// A user error for text that is not UTF-8 or malformed JSON; the caller adds file and line.
+pub fn parse_row(line: &[u8]) -> Result<Option<Row>> {
+    parse_line::<Row>(line)
+}
+
+impl Record for Row {
+    const FORM: &'static str = "{\"field\": …}";
+
+    fn from_row(row: &Row) -> Result<Self> {
+        Ok(row.clone())
+    }
+}
+
 /// The fields of one line.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -111,6 +127,12 @@ fn wrong(name: &str, want: &str, found: &Value) -> Error {
 }
 
 impl Row {
+    /// A row of these fields.
+    #[must_use]
+    pub fn new(fields: Map<String, Value>) -> Self {
+        Self { fields }
+    }
+
     /// The field, `None` when it is absent or null.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Value> {
@@ -123,14 +145,21 @@ impl Row {
     /// A user error when it is absent or null.
     pub fn require(&self, name: &str) -> Result<&Value> {
         self.get(name).ok_or_else(|| {
-            let have: Vec<String> = self.fields.keys().map(|k| format!("\"{k}\"")).collect();
-            let have = if have.is_empty() {
-                "no fields".to_owned()
-            } else {
-                have.join(", ")
-            };
-            Error::user(format!("missing field \"{name}\" (the line has {have})"))
+            Error::user(format!(
+                "missing field \"{name}\" (the line has {})",
+                self.names()
+            ))
         })
+    }
+
+    /// The fields' names, for messages.
+    pub(crate) fn names(&self) -> String {
+        let have: Vec<String> = self.fields.keys().map(|k| format!("\"{k}\"")).collect();
+        if have.is_empty() {
+            "no fields".to_owned()
+        } else {
+            have.join(", ")
+        }
     }
 
     /// The fields other than `names`, in file order.

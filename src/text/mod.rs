@@ -8,6 +8,7 @@
 //! | [`jsonl`] | reading JSON Lines with errors that name file and line |
 //! | [`dataset`] | the record types of every command's input |
 //! | [`key`] | what makes two prompts the same prompt |
+//! | [`prepare`] | public preference files → disjoint training, validation and held-out files |
 //! | [`mod@format`] | [`Formatter`]: records → token ids |
 
 pub mod chat;
@@ -17,6 +18,7 @@ pub mod gguf_vocab;
 mod jinja;
 pub mod jsonl;
 pub mod key;
+pub mod prepare;
 pub mod tokenizer;
 
 pub use chat::{ChatTemplate, Message, TemplateDate};

@@ -4,11 +4,12 @@
 //! and the trainer's counters. Every random draw of a run is a function of (seed, step, …), so the counters are all
 //! the state that random numbers and data order need.
 
+use super::selection::Best;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::params::{LoraShape, Model};
 use crate::model::peft::{self, AdapterConfig};
-use crate::model::save::{AtomicDir, remove_leftovers, write_atomic};
+use crate::model::save::{AtomicDir, recover, remove_leftovers, write_atomic};
 use crate::model::source::ModelFiles;
 use crate::model::store::{HostTensor, WeightStore};
 use crate::optim::{Moments, Optimizer, write_f32};
@@ -32,6 +33,9 @@ pub struct TrainerState {
     pub seed: u64,
     /// The adapter that wrote it: bit-exact resumption is promised on the same device only.
     pub device: String,
+    /// The best checkpoint so far, where checkpoints are selected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
 }
 
 /// A run's directory.
@@ -89,12 +93,23 @@ impl RunDir {
         }
         std::fs::create_dir_all(run.checkpoints()).map_err(Error::io(run.checkpoints()))?;
         remove_leftovers(&run.checkpoints())?;
+        recover(&run.best())?;
         Ok(run)
     }
 
     /// Where checkpoints are.
     pub fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")
+    }
+
+    /// A copy of the checkpoint with the best validation score.
+    pub fn best(&self) -> PathBuf {
+        self.checkpoints().join("best")
+    }
+
+    /// The checkpoint of a step.
+    pub fn step(&self, step: u64) -> PathBuf {
+        self.checkpoints().join(format!("step_{step}"))
     }
 
     /// One JSON object a step.
@@ -176,7 +191,7 @@ pub fn save(
     state: &TrainerState,
     origin: &Origin<'_>,
 ) -> Result<PathBuf> {
-    let target = run.checkpoints().join(format!("step_{}", state.step));
+    let target = run.step(state.step);
     write(&target, model, optimizer, state, origin).context(format!(
         "the checkpoint of step {} was not written (earlier ones are whole; continue with --resume)",
         state.step
@@ -266,6 +281,18 @@ pub fn save_model(out: &AtomicDir, model: &Model, origin: &Origin<'_>) -> Result
     Ok(())
 }
 
+/// The counters of a checkpoint.
+///
+/// # Errors
+/// It has none, or they are damaged.
+pub fn read_state(dir: &Path) -> Result<TrainerState> {
+    let at = dir.join(STATE);
+    let text = std::fs::read_to_string(&at).map_err(Error::io(&at))?;
+    serde_json::from_str(&text)
+        .map_err(Error::user)
+        .context(at.display())
+}
+
 /// Puts a checkpoint's weights and moments back and returns its counters.
 ///
 /// # Errors
@@ -278,11 +305,7 @@ pub fn load(
     kind: &str,
     seed: u64,
 ) -> Result<TrainerState> {
-    let at = dir.join(STATE);
-    let text = std::fs::read_to_string(&at).map_err(Error::io(&at))?;
-    let state: TrainerState = serde_json::from_str(&text)
-        .map_err(Error::user)
-        .context(at.display())?;
+    let state = read_state(dir)?;
     if state.kind != kind {
         return Err(Error::user(format!(
             "{} is a checkpoint of `{}`, not of `{kind}`",

@@ -10,6 +10,7 @@ pub mod memory;
 pub mod preference;
 pub mod rl;
 pub mod run;
+pub mod selection;
 pub mod setup;
 pub mod sft;
 pub mod supervised;

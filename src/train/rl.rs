@@ -138,6 +138,19 @@ impl Trainer<'_> {
         self.sampler.generate(self.model, &jobs, &config)
     }
 
+    /// What was written, `[group][sample]`, without special tokens.
+    pub(super) fn texts(&self, completions: &[Vec<Completion>]) -> Result<Vec<Vec<String>>> {
+        completions
+            .iter()
+            .map(|group| {
+                group
+                    .iter()
+                    .map(|c| self.tokenizer.decode(&c.tokens, true))
+                    .collect()
+            })
+            .collect()
+    }
+
     fn score(
         &self,
         step: u64,
@@ -145,15 +158,7 @@ impl Trainer<'_> {
         completions: Vec<Vec<Completion>>,
         reward: &mut dyn Reward,
     ) -> Result<Scored> {
-        let texts: Vec<Vec<String>> = completions
-            .iter()
-            .map(|group| {
-                group
-                    .iter()
-                    .map(|c| self.tokenizer.decode(&c.tokens, true))
-                    .collect::<Result<_>>()
-            })
-            .collect::<Result<_>>()?;
+        let texts = self.texts(&completions)?;
         let items: Vec<Item<'_>> = prompts
             .iter()
             .zip(&texts)

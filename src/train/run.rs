@@ -1,6 +1,7 @@
 //! The `train` run: its directory, its loop, its checkpoints.
 
 use super::checkpoint::{self, Origin, RunDir, TrainerState};
+use super::selection::{self, Selection};
 use super::setup::Job;
 use super::{interrupt, memory};
 use crate::config::TrainConfig;
@@ -8,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::workspace::Workspace;
 use crate::report::{MetricsWriter, Progress};
+use serde_json::{Map, Value};
 use std::path::PathBuf;
 
 /// What kind of checkpoint this loop writes.
@@ -46,10 +48,18 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
     // Everything that can fail for a wrong setting has passed: only now may an older run be removed.
     let run = RunDir::open(&options.output, options.resume, options.overwrite)?;
     let latest = if options.resume { run.latest()? } else { None };
-    let mut done = match &latest {
-        Some(dir) => checkpoint::load(dir, &model, &mut trainer.optimizer, KIND, job.config.seed)?.step,
-        None => 0,
+    let state = match &latest {
+        Some(dir) => {
+            let seed = job.config.seed;
+            Some(checkpoint::load(dir, &model, &mut trainer.optimizer, KIND, seed)?)
+        }
+        None => None,
     };
+    let mut selection = Selection::new(&job.config, &job.validation, state.as_ref())?;
+    if let (Some(_), Some(state)) = (&selection, &state) {
+        selection::mend(&run, state)?;
+    }
+    let mut done = state.map_or(0, |s| s.step);
     run.write_config(&toml)?;
     let mut metrics = if options.resume {
         MetricsWriter::resume(run.metrics(), done)?
@@ -64,26 +74,16 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
     };
     let mut last = latest;
     while done < steps {
-        let report = trainer.step(done, reward.as_mut())?;
+        let mut report = trainer.step(done, reward.as_mut())?;
         done += 1;
-        metrics.write(done, &report)?;
-        let number = |name: &str| {
-            report
-                .get(name)
-                .and_then(serde_json::Value::as_f64)
-                .unwrap_or(f64::NAN)
+        let better = match &mut selection {
+            Some(selection) => selection.validate(done, &mut trainer, reward.as_mut(), &mut report)?,
+            None => false,
         };
-        progress.step(
-            done,
-            &[
-                ("reward", number("reward")),
-                ("max", number("reward_max")),
-                ("kl", number("kl")),
-                ("s/step", number("step_time")),
-            ],
-        );
+        metrics.write(done, &report)?;
+        show(&mut progress, done, &report, better);
         let interrupted = interrupt::requested();
-        if done.is_multiple_of(job.config.save_steps) || done == steps || interrupted {
+        if done.is_multiple_of(job.config.save_steps) || done == steps || interrupted || better {
             let state = TrainerState {
                 kind: KIND.into(),
                 step: done,
@@ -91,14 +91,13 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
                 data_position: done * job.config.prompts_per_step as u64,
                 seed: job.config.seed,
                 device: gpu.report().name.clone(),
+                best: selection.as_ref().and_then(Selection::best),
             };
-            last = Some(checkpoint::save(
-                &run,
-                &model,
-                &trainer.optimizer,
-                &state,
-                &origin,
-            )?);
+            let dir = checkpoint::save(&run, &model, &trainer.optimizer, &state, &origin)?;
+            if better {
+                selection::keep(&run, &dir)?;
+            }
+            last = Some(dir);
         }
         if interrupted && done < steps {
             progress.finish();
@@ -110,4 +109,23 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
     }
     progress.finish();
     last.ok_or_else(|| Error::internal("the run wrote no checkpoint"))
+}
+
+/// The progress line of a step, and a line of its own for a validation.
+fn show(progress: &mut Progress, step: u64, report: &Map<String, Value>, better: bool) {
+    let number = |name: &str| report.get(name).and_then(Value::as_f64).unwrap_or(f64::NAN);
+    if report.contains_key("validation_score") {
+        progress.note(&format!(
+            "step {step}: validation score {:.4}{}",
+            number("validation_score"),
+            if better { ", the best so far" } else { "" }
+        ));
+    }
+    let values = [
+        ("reward", number("reward")),
+        ("max", number("reward_max")),
+        ("kl", number("kl")),
+        ("s/step", number("step_time")),
+    ];
+    progress.step(step, &values);
 }

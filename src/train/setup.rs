@@ -2,6 +2,7 @@
 
 use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
 use super::rl::{Prompt, Trainer};
+use super::selection;
 use crate::advantage::{Alpha, Rule, RuleOptions};
 use crate::config::{Schedule, TINY, TrainConfig};
 use crate::demo::{self, Split};
@@ -19,6 +20,7 @@ use crate::rollout::{Sampler, SamplerShape};
 use crate::tensor::DType;
 use crate::text::{Formatter, PromptContent, PromptRecord, TemplateDate, Tokenizer, read_jsonl};
 use clap::ValueEnum;
+use std::path::Path;
 
 /// Training prompts of the embedded preset.
 const TINY_PROMPTS: usize = 512;
@@ -77,8 +79,7 @@ pub fn prompts(c: &TrainConfig) -> Result<Vec<PromptContent>> {
     }
     let hint = match alias(&c.model)?.and_then(|a| a.prompts) {
         Some(set) => format!(
-            " (its default set is {set} on the hub, in Parquet, which this version does not read: convert it to JSONL of \
-             {{\"prompt\": text}})"
+            " (its default set is {set} on the hub, in Parquet: download it and make prompts of it with `tea-wgpu prepare`)"
         ),
         None => String::new(),
     };
@@ -88,11 +89,34 @@ pub fn prompts(c: &TrainConfig) -> Result<Vec<PromptContent>> {
 }
 
 /// What messages call prompt number `at` (from 1).
-fn place(c: &TrainConfig, at: usize) -> String {
-    match &c.prompts {
+fn place(file: Option<&Path>, at: usize) -> String {
+    match file {
         Some(file) => format!("{}: prompt {at}", file.display()),
         None => format!("prompt {at}"),
     }
+}
+
+/// Prompts as the policy reads them; errors name `file` and the prompt.
+fn tokenise(
+    formatter: &Formatter<'_>,
+    contents: Vec<PromptContent>,
+    file: Option<&Path>,
+) -> Result<Vec<Prompt>> {
+    let one = |(i, content): (usize, PromptContent)| {
+        let tokens = formatter.prompt(&content).context(place(file, i + 1))?;
+        Ok(Prompt { content, tokens })
+    };
+    contents.into_iter().enumerate().map(one).collect()
+}
+
+/// Positions that the longest of the prompts takes with a response.
+fn positions(source: &Source, prompts: &[Prompt], file: Option<&Path>, completion: usize) -> Result<usize> {
+    let longest = prompts.iter().zip(1..).map(|(p, i)| (p.tokens.len(), i)).max();
+    let (longest, at) = longest.unwrap_or((0, 0));
+    source.positions(longest + completion).context(format!(
+        "{} has {longest} tokens and --max-completion-length is {completion}",
+        place(file, at)
+    ))
 }
 
 /// What a run needs on the host before anything is allocated on the device.
@@ -107,6 +131,8 @@ pub struct Job {
     pub tokenizer: Tokenizer,
     /// Prompts, tokenised.
     pub prompts: Vec<Prompt>,
+    /// Prompts that checkpoints are selected by, tokenised; none where nothing is selected.
+    pub validation: Vec<Prompt>,
     /// The longest prompt and response together, in tokens.
     pub positions: usize,
     date: TemplateDate,
@@ -131,33 +157,23 @@ impl Job {
             raw: config.raw,
             date,
         };
-        let prompts = contents
-            .into_iter()
-            .enumerate()
-            .map(|(i, content)| {
-                let tokens = formatter.prompt(&content).context(place(&config, i + 1))?;
-                Ok(Prompt { content, tokens })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let (longest, at) = prompts
-            .iter()
-            .zip(1..)
-            .map(|(p, i)| (p.tokens.len(), i))
-            .max()
-            .unwrap_or((0, 0));
-        let positions = source
-            .positions(longest + config.max_completion_length)
-            .context(format!(
-                "{} has {longest} tokens and --max-completion-length is {}",
-                place(&config, at),
-                config.max_completion_length
-            ))?;
+        let (file, judging) = (config.prompts.as_deref(), config.validation_prompts.as_deref());
+        let prompts = tokenise(&formatter, contents, file)?;
+        let validation = tokenise(&formatter, selection::prompts(&config)?, judging)?;
+        let length = config.max_completion_length;
+        let positions = positions(&source, &prompts, file, length)?.max(positions(
+            &source,
+            &validation,
+            judging,
+            length,
+        )?);
         Ok(Self {
             config,
             rule,
             source,
             tokenizer,
             prompts,
+            validation,
             positions,
             date,
         })

@@ -275,6 +275,7 @@ pub fn run<E>(job: &Job<E>, options: &RunOptions, model: &Model, task: &mut dyn 
                 data_position: position,
                 seed: c.seed,
                 device: model.gpu.report().name.clone(),
+                best: None,
             };
             last = Some(checkpoint::save(&run, model, &optimizer, &state, &origin)?);
         }

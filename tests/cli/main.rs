@@ -6,6 +6,7 @@ mod bad_input;
 mod diagnose;
 mod eval;
 mod generate;
+mod prepare;
 mod search;
 #[path = "../common/tiny.rs"]
 mod tiny;

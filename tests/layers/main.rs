@@ -18,6 +18,7 @@ use lexer::{Token, tokens};
 /// from `model` upwards may use them.
 const ROOMS: &[(&str, u32)] = &[
     ("cli", 80),
+    ("sweep", 75),
     ("train", 70),
     ("eval", 70),
     ("diagnose", 70),

@@ -1,0 +1,17 @@
+//! Many training runs from one file, evaluated on the same prompts and compared: the papers' tables from one command.
+//!
+//! A sweep file names shared settings, methods (each a set of changes to them, lists being grids) and seeds
+//! ([`plan`]). [`run`] trains, evaluates and keeps account of every run in a directory that can be returned to; [`report`]
+//! averages seeds and compares the methods with the base policy and a baseline, paired by prompt.
+
+pub mod evaluate;
+pub mod plan;
+pub mod report;
+pub mod run;
+mod table;
+
+pub use plan::{EvalSettings, Method, Run, Sweep};
+pub use run::{Outcome, State, sweep};
+
+#[cfg(test)]
+mod tests;

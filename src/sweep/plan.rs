@@ -1,0 +1,425 @@
+//! The sweep file: shared settings, methods, seeds, evaluation.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{TINY, TrainConfig, TrainFlags, overlay, read_toml};
+use crate::error::{Context, Error, Result};
+use crate::train::setup::{self, default_reward};
+
+/// The name of the base policy's evaluation; no method may have it.
+pub const BASE: &str = "base";
+
+/// A sweep file as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    baseline: Option<String>,
+    #[serde(default = "one_seed")]
+    seeds: Vec<u64>,
+    #[serde(default)]
+    train: toml::Table,
+    #[serde(default)]
+    method: Vec<toml::Table>,
+    #[serde(default)]
+    eval: EvalSettings,
+}
+
+fn one_seed() -> Vec<u64> {
+    vec![1]
+}
+
+/// How every checkpoint of a sweep is evaluated; the keys are `eval`'s flags.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalSettings {
+    /// Held-out prompts; the embedded policy has its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<PathBuf>,
+    /// Most prompts: the first ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_prompts: Option<usize>,
+    /// Responses sampled for each prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<usize>,
+    /// Seed of the samples, the same for every policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// A second judge, which no run is trained with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub also_reward: Option<String>,
+    /// Sequences sampled together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout_batch: Option<usize>,
+}
+
+/// One training run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// `METHOD-seedS`: its directory's name.
+    pub name: String,
+    /// Its seed.
+    pub seed: u64,
+    /// Its settings.
+    pub config: TrainConfig,
+}
+
+/// The runs that differ in their seeds alone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Method {
+    /// Its `name` (or its rule's), and the values of its grid.
+    pub name: String,
+    /// One run a seed.
+    pub runs: Vec<Run>,
+}
+
+/// A whole sweep, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sweep {
+    /// The method that the others are compared with, beside the base policy.
+    pub baseline: Option<String>,
+    /// In the file's order; those of a grid by their values.
+    pub methods: Vec<Method>,
+    /// How checkpoints are evaluated.
+    pub eval: EvalSettings,
+}
+
+impl Sweep {
+    /// Reads a sweep file and resolves the settings of every run.
+    ///
+    /// # Errors
+    /// A user error naming the file and the method: malformed TOML, an unknown or ill-typed setting, a rule's parameter out
+    /// of range, two methods of one name, an unknown baseline, or methods that cannot be compared because they differ in what
+    /// is evaluated.
+    pub fn read(path: &Path) -> Result<Self> {
+        let file: File = read_toml(path)?;
+        Self::from_file(file).context(path.display())
+    }
+
+    fn from_file(file: File) -> Result<Self> {
+        if file.method.is_empty() {
+            return Err(Error::user(
+                "no [[method]]: give at least one, for example\n[[method]]\nadvantage = \"tea\"",
+            ));
+        }
+        if file.seeds.is_empty() {
+            return Err(Error::user(
+                "seeds is empty: give at least one, as in seeds = [1, 2, 3]",
+            ));
+        }
+        let distinct: BTreeSet<u64> = file.seeds.iter().copied().collect();
+        if distinct.len() < file.seeds.len() {
+            return Err(Error::user("seeds: each may be given once"));
+        }
+        let shared = flags(&file.train).context("[train]")?;
+        let mut methods = Vec::new();
+        for (i, table) in file.method.iter().enumerate() {
+            let place = format!("[[method]] {}", i + 1);
+            for (name, table) in expand(table).context(&place)? {
+                methods.push(method(name, &table, &shared, &file.seeds).context(&place)?);
+            }
+        }
+        let sweep = Self {
+            baseline: file.baseline,
+            methods,
+            eval: file.eval,
+        };
+        sweep.check()?;
+        Ok(sweep)
+    }
+
+    /// Every run, in order.
+    pub fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.methods.iter().flat_map(|m| &m.runs)
+    }
+
+    /// The settings that all runs share, by the first.
+    ///
+    /// # Errors
+    /// There is no run (a bug).
+    pub fn shared(&self) -> Result<&TrainConfig> {
+        let first = self.runs().next();
+        first
+            .map(|r| &r.config)
+            .ok_or_else(|| Error::internal("a sweep without runs"))
+    }
+
+    fn check(&self) -> Result<()> {
+        let mut names = BTreeSet::from([BASE]);
+        for method in &self.methods {
+            if !names.insert(&method.name) {
+                return Err(Error::user(format!(
+                    "two methods are called {} (or it is the base policy's name): tell them apart by `name = …`",
+                    method.name
+                )));
+            }
+        }
+        if let Some(baseline) = self
+            .baseline
+            .as_ref()
+            .filter(|b| !names.contains(b.as_str()) || *b == BASE)
+        {
+            let known: Vec<&str> = self.methods.iter().map(|m| m.name.as_str()).collect();
+            return Err(Error::user(format!(
+                "baseline = \"{baseline}\" is no method here; there are {} (the base policy is always compared with)",
+                known.join(", ")
+            )));
+        }
+        let shared = self.shared()?;
+        let judged = |c: &TrainConfig| {
+            [
+                ("model", c.model.clone()),
+                ("reward_model", c.reward_model.clone()),
+                ("reward_adapter", format!("{:?}", c.reward_adapter)),
+                ("max_completion_length", c.max_completion_length.to_string()),
+                ("raw", c.raw.to_string()),
+                ("template_date", c.template_date.clone()),
+            ]
+        };
+        for run in self.runs() {
+            for ((key, a), (_, b)) in judged(shared).into_iter().zip(judged(&run.config)) {
+                if a != b {
+                    return Err(Error::user(format!(
+                        "{}: {key} is {b}, elsewhere {a}: methods are compared on the same base, judge and length; set it \
+                         under [train]",
+                        run.name
+                    )));
+                }
+            }
+        }
+        if self.eval.prompts.is_none() && shared.model != TINY {
+            return Err(Error::user(
+                "[eval]: no prompts; give held-out ones, as in prompts = \"held-out.jsonl\"",
+            ));
+        }
+        for (key, value) in [
+            ("num_prompts", self.eval.num_prompts),
+            ("samples", self.eval.samples),
+            ("rollout_batch", self.eval.rollout_batch),
+        ] {
+            if value == Some(0) {
+                return Err(Error::user(format!("[eval]: {key} must be at least 1")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Settings of `train` from a table; what is not one is named.
+fn flags(table: &toml::Table) -> Result<TrainFlags> {
+    if table.contains_key("seed") {
+        return Err(Error::user(
+            "seed: give the seeds of every method at the top of the file, as in seeds = [1, 2, 3]",
+        ));
+    }
+    toml::Value::Table(table.clone())
+        .try_into()
+        .map_err(|e: toml::de::Error| Error::user(e.message()))
+}
+
+/// A method's table without lists: one for every combination of their values, with its name.
+fn expand(table: &toml::Table) -> Result<Vec<(String, toml::Table)>> {
+    let mut table = table.clone();
+    let own = match table.remove("name") {
+        Some(toml::Value::String(name)) => Some(name),
+        Some(other) => return Err(Error::user(format!("name = {other} must be a text"))),
+        None => None,
+    };
+    let mut all = vec![(String::new(), toml::Table::new())];
+    for (key, value) in table {
+        let toml::Value::Array(values) = value else {
+            for (_, t) in &mut all {
+                t.insert(key.clone(), value.clone());
+            }
+            continue;
+        };
+        if values.is_empty() {
+            return Err(Error::user(format!(
+                "{key} = []: a grid needs at least one value"
+            )));
+        }
+        let with = |(suffix, t): &(String, toml::Table), v: &toml::Value| {
+            let mut t = t.clone();
+            t.insert(key.clone(), v.clone());
+            // The rule is the name already.
+            match (key == "advantage" && own.is_none(), v) {
+                (true, _) => (suffix.clone(), t),
+                (false, toml::Value::String(text)) => (format!("{suffix}-{key}={text}"), t),
+                (false, other) => (format!("{suffix}-{key}={other}"), t),
+            }
+        };
+        all = all
+            .iter()
+            .flat_map(|one| values.iter().map(|v| with(one, v)).collect::<Vec<_>>())
+            .collect();
+    }
+    Ok(all
+        .into_iter()
+        .map(|(suffix, t)| {
+            let rule = t.get("advantage").and_then(toml::Value::as_str).unwrap_or("tea");
+            let name = format!("{}{suffix}", own.as_deref().unwrap_or(rule));
+            (file_name(&name), t)
+        })
+        .collect())
+}
+
+/// A name that is a directory's on every system.
+fn file_name(name: &str) -> String {
+    let keep = |c: char| {
+        if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '=' | '+') {
+            c
+        } else {
+            '_'
+        }
+    };
+    let name: String = name.chars().map(keep).collect();
+    name.trim_matches('.').to_string()
+}
+
+fn method(name: String, table: &toml::Table, shared: &TrainFlags, seeds: &[u64]) -> Result<Method> {
+    if name.is_empty() {
+        return Err(Error::user("name is empty"));
+    }
+    let merged = overlay(shared, &flags(table)?)?;
+    let run = |seed: u64| {
+        let flags = TrainFlags {
+            seed: Some(seed),
+            ..merged.clone()
+        };
+        let config = flags.resolve(&default_reward)?;
+        setup::rule(&config)?;
+        Ok(Run {
+            name: format!("{name}-seed{seed}"),
+            seed,
+            config,
+        })
+    };
+    let runs = seeds
+        .iter()
+        .map(|s| run(*s))
+        .collect::<Result<_>>()
+        .context(&name)?;
+    Ok(Method { name, runs })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn read(text: &str) -> Result<Sweep> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sweep.toml");
+        std::fs::write(&path, text).unwrap();
+        Sweep::read(&path)
+    }
+
+    #[test]
+    fn methods_seeds_and_grids_become_runs() {
+        let sweep = read(
+            "baseline = \"grpo\"\nseeds = [3, 1]\n[train]\nsteps = 7\nalpha = 0.25\n[[method]]\nadvantage = \"tea\"\n\
+             bon = [64, 128]\nalpha = [\"1/5\", 0.1]\n[[method]]\nadvantage = \"grpo\"\n[[method]]\nname = \"grpo, m 32\"\n\
+             advantage = \"grpo\"\nnum_generations = 32\n[eval]\nsamples = 8\nalso_reward = \"true-score\"\n",
+        )
+        .unwrap();
+        let names: Vec<&str> = sweep.methods.iter().map(|m| m.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "tea-alpha=1_5-bon=64",
+                "tea-alpha=1_5-bon=128",
+                "tea-alpha=0.1-bon=64",
+                "tea-alpha=0.1-bon=128",
+                "grpo",
+                "grpo__m_32"
+            ]
+        );
+        assert_eq!(sweep.runs().count(), 12);
+        let second = &sweep.methods[1].runs;
+        assert_eq!((second[0].seed, second[1].seed), (3, 1));
+        assert_eq!(second[1].name, "tea-alpha=1_5-bon=128-seed1");
+        let c = &second[1].config;
+        assert_eq!(
+            (c.bon, c.alpha.as_str(), c.steps, c.seed),
+            (Some(128), "1/5", 7, 1)
+        );
+        assert_eq!(sweep.methods[5].runs[0].config.num_generations, 32);
+        assert_eq!(sweep.methods[4].runs[0].config.alpha, "0.25");
+        assert_eq!(sweep.eval.samples, Some(8));
+        // A list of rules is a grid as well, named by the rules alone.
+        let rules = read("[[method]]\nadvantage = [\"tea\", \"grpo\"]\n").unwrap();
+        assert_eq!(rules.methods[1].name, "grpo");
+    }
+
+    #[test]
+    fn the_example_is_every_rule_with_three_seeds() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/sweep.toml");
+        let sweep = Sweep::read(&path).unwrap();
+        let names: Vec<&str> = sweep.methods.iter().map(|m| m.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "tea",
+                "prefix-tea",
+                "grpo",
+                "grpo-z",
+                "bon-mean",
+                "bon-max-second",
+                "cat-bon",
+                "chow"
+            ]
+        );
+        assert_eq!(sweep.runs().count(), 24);
+        assert!(
+            sweep
+                .runs()
+                .all(|r| r.config.num_generations == 16 && r.config.model == TINY)
+        );
+    }
+
+    #[test]
+    fn a_wrong_file_says_what_and_where() {
+        let tea = "[[method]]\nadvantage = \"tea\"\n";
+        let cases = [
+            ("", "no [[method]]"),
+            ("seedz = [1]\n", "sweep.toml:1"),
+            ("seeds = []\n", "seeds is empty"),
+            ("seeds = [1, 1]\n", "each may be given once"),
+            ("[train]\nstepz = 1\n", "stepz"),
+            ("[train]\nseed = 1\n", "seeds = ["),
+            ("[train]\nsteps = 0\n", "--steps"),
+            ("[[method]]\nadvantage = \"best\"\n", "--advantage best"),
+            ("[[method]]\nalpha = [0.2, 0.7]\n", "0.7"),
+            ("[[method]]\nalpha = []\n", "alpha = []"),
+            ("[[method]]\nname = \"base\"\n", "base"),
+            ("[[method]]\nname = 3\n", "must be a text"),
+            ("[[method]]\nadvantage = \"tea\"\n", "two methods are called tea"),
+            ("baseline = \"ppo\"\n", "\"ppo\" is no method"),
+            (
+                "[[method]]\nname = \"long\"\nmax_completion_length = 5\n",
+                "max_completion_length is 5",
+            ),
+            ("[eval]\nsamples = 0\n", "samples must be at least 1"),
+            ("[eval]\nsample = 1\n", "sample"),
+            ("[train]\nmodel = \"llama-1b\"\n", "[eval]: no prompts"),
+        ];
+        for (text, part) in cases {
+            let whole = if part == "no [[method]]" {
+                text.to_string()
+            } else if text.starts_with('[') {
+                format!("{tea}{text}")
+            } else {
+                format!("{text}{tea}")
+            };
+            let e = read(&whole).unwrap_err();
+            let said = e.to_string();
+            assert!(
+                said.contains(part) && said.contains("sweep.toml"),
+                "{text:?}: {said}"
+            );
+            assert_eq!(e.exit_code(), 2);
+        }
+    }
+}

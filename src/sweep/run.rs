@@ -1,0 +1,265 @@
+//! Running a sweep: every run is trained and evaluated once, whatever happens to the others.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::plan::{BASE, Run, Sweep};
+use super::report;
+use crate::config::{TrainConfig, TrainFlags, read_toml};
+use crate::error::{Context, Error, Result};
+use crate::eval::Bootstrap;
+use crate::model::save::write_atomic;
+use crate::train::checkpoint::{self, RunDir};
+use crate::train::setup::default_reward;
+
+/// How far a run's training is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Nothing is there.
+    New,
+    /// Begun; this many steps are saved.
+    Partial(u64),
+    /// All steps are done.
+    Finished,
+}
+
+/// A policy to be evaluated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// Its evaluation's directory in `evals/`.
+    pub name: String,
+    /// The checkpoint; `None` is the base policy.
+    pub checkpoint: Option<PathBuf>,
+}
+
+/// What does the work; a sweep only decides what is to be done.
+pub trait Worker {
+    /// Trains a run in its directory, from its last checkpoint where `resume`.
+    ///
+    /// # Errors
+    /// As [`crate::train::run::train`].
+    fn train(&mut self, run: &Run, dir: &Path, resume: bool) -> Result<()>;
+
+    /// Evaluates a policy into a directory; nothing is done where that is finished, and what is half done is continued.
+    ///
+    /// # Errors
+    /// The checkpoint cannot be loaded, the directory holds another evaluation, or the device fails.
+    fn evaluate(&mut self, target: &Target, dir: &Path) -> Result<()>;
+}
+
+/// One piece of work in `sweep.json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Job {
+    /// `train NAME` or `eval NAME`.
+    pub job: String,
+    /// `done`, `skipped` (finished before) or `failed`.
+    pub status: &'static str,
+    /// Seconds it took this time.
+    pub seconds: f64,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// How a sweep ended.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outcome {
+    /// Everything that was done or tried, in order.
+    pub jobs: Vec<Job>,
+}
+
+impl Outcome {
+    /// What failed.
+    pub fn failed(&self) -> Vec<&Job> {
+        self.jobs.iter().filter(|j| j.error.is_some()).collect()
+    }
+}
+
+/// A sweep's directory: `runs/NAME`, `evals/NAME`, `sweep.json`, `table.*`, `frontier*`.
+#[derive(Debug, Clone)]
+pub struct SweepDir {
+    /// `--output`.
+    pub root: PathBuf,
+}
+
+impl SweepDir {
+    /// A run's directory.
+    pub fn run(&self, name: &str) -> PathBuf {
+        self.root.join("runs").join(name)
+    }
+
+    /// An evaluation's directory.
+    pub fn eval(&self, name: &str) -> PathBuf {
+        self.root.join("evals").join(name)
+    }
+}
+
+/// The evaluations of a run: its last checkpoint, and the best where checkpoints are selected.
+pub fn eval_names(run: &Run) -> Vec<(String, &'static str)> {
+    let mut names = vec![(run.name.clone(), "last")];
+    if run.config.validation_prompts.is_some() {
+        names.push((format!("{}-best", run.name), "best"));
+    }
+    names
+}
+
+/// How far a run is.
+///
+/// # Errors
+/// Its directory holds a run of other settings, or cannot be read.
+pub fn state(dir: &Path, run: &Run) -> Result<State> {
+    let at = RunDir {
+        root: dir.to_path_buf(),
+    };
+    let recorded = std::fs::metadata(at.metrics()).is_ok_and(|m| m.len() > 0);
+    let latest = at.latest()?;
+    if !recorded && latest.is_none() {
+        return Ok(State::New);
+    }
+    if at.config().exists() {
+        let was: TrainConfig = read_toml::<TrainFlags>(&at.config())?.resolve(&default_reward)?;
+        if let Some((key, old, new)) = difference(&was, &run.config)? {
+            return Err(Error::user(format!(
+                "{} was trained with {key} = {old}, the sweep now says {new}: give the method another name, remove that \
+                 directory, or choose another --output",
+                dir.display()
+            )));
+        }
+    }
+    let step = match latest {
+        Some(dir) => checkpoint::read_state(&dir)?.step,
+        None => 0,
+    };
+    Ok(if step >= run.config.steps {
+        State::Finished
+    } else {
+        State::Partial(step)
+    })
+}
+
+/// The first setting in which a run differs from what the sweep says. Element types that the sweep leaves open are the run's own
+/// choice.
+fn difference(was: &TrainConfig, now: &TrainConfig) -> Result<Option<(String, String, String)>> {
+    let table = |c: &TrainConfig| toml::Table::try_from(c).map_err(Error::internal);
+    let (mut a, b) = (table(was)?, table(now)?);
+    for open in ["base_dtype", "reward_dtype"] {
+        if !b.contains_key(open) {
+            a.remove(open);
+        }
+    }
+    let text = |v: Option<&toml::Value>| v.map_or("nothing".to_string(), ToString::to_string);
+    let key = a.keys().chain(b.keys()).find(|k| a.get(*k) != b.get(*k));
+    Ok(key.map(|k| (k.clone(), text(a.get(k)), text(b.get(k)))))
+}
+
+/// Trains and evaluates what is not finished, then compares everything; see [`report`].
+///
+/// A run or evaluation that fails is recorded in `sweep.json`, and the rest goes on.
+///
+/// # Errors
+/// A directory of other settings (before anything runs), Ctrl-C, a base policy that cannot be evaluated, or files that cannot be written.
+pub fn sweep(
+    sweep: &Sweep,
+    output: &SweepDir,
+    worker: &mut dyn Worker,
+    bootstrap: &Bootstrap,
+) -> Result<Outcome> {
+    for run in sweep.runs() {
+        state(&output.run(&run.name), run)?;
+    }
+    std::fs::create_dir_all(output.root.join("runs")).map_err(Error::io(&output.root))?;
+    std::fs::create_dir_all(output.root.join("evals")).map_err(Error::io(&output.root))?;
+    let mut log = Log {
+        path: output.root.join("sweep.json"),
+        outcome: Outcome { jobs: Vec::new() },
+    };
+    let base = Target {
+        name: BASE.into(),
+        checkpoint: None,
+    };
+    worker
+        .evaluate(&base, &output.eval(BASE))
+        .context("the base policy")?;
+    let total = sweep.runs().count();
+    for (i, run) in sweep.runs().enumerate() {
+        log::info!("run {} of {total}: {}", i + 1, run.name);
+        one(run, output, worker, &mut log)?;
+    }
+    report::write(sweep, output, &log.outcome, bootstrap)?;
+    Ok(log.outcome)
+}
+
+/// Trains and evaluates one run.
+fn one(run: &Run, output: &SweepDir, worker: &mut dyn Worker, log: &mut Log) -> Result<()> {
+    let dir = output.run(&run.name);
+    let job = format!("train {}", run.name);
+    let trained = match state(&dir, run)? {
+        State::Finished => log.skip(job)?,
+        found => log.record(job, &mut || worker.train(run, &dir, found != State::New))?,
+    };
+    if !trained {
+        return Ok(());
+    }
+    let at = RunDir { root: dir };
+    for (name, which) in eval_names(run) {
+        let target = Target {
+            name: name.clone(),
+            checkpoint: match which {
+                "best" => Some(at.best()),
+                _ => at.latest()?,
+            },
+        };
+        log.record(format!("eval {name}"), &mut || {
+            worker.evaluate(&target, &output.eval(&name))
+        })?;
+    }
+    Ok(())
+}
+
+/// Keeps `sweep.json` up to date.
+struct Log {
+    path: PathBuf,
+    outcome: Outcome,
+}
+
+impl Log {
+    fn skip(&mut self, job: String) -> Result<bool> {
+        self.push(job, "skipped", 0.0, None)
+    }
+
+    /// Does a piece of work; whether it succeeded. Ctrl-C alone ends the sweep.
+    fn record(&mut self, job: String, work: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
+        let begun = Instant::now();
+        match work() {
+            Ok(()) => self.push(job, "done", begun.elapsed().as_secs_f64(), None),
+            Err(e) if e.exit_code() == 130 => Err(Error::Interrupted(format!(
+                "{job}: {e}. The same sweep command goes on from here"
+            ))),
+            Err(e) => {
+                log::error!("{job} failed: {e}");
+                self.push(job, "failed", begun.elapsed().as_secs_f64(), Some(e.to_string()))
+            }
+        }
+    }
+
+    fn push(
+        &mut self,
+        job: String,
+        status: &'static str,
+        seconds: f64,
+        error: Option<String>,
+    ) -> Result<bool> {
+        let good = error.is_none();
+        self.outcome.jobs.push(Job {
+            job,
+            status,
+            seconds,
+            error,
+        });
+        let text = serde_json::to_string_pretty(&self.outcome).map_err(Error::internal)? + "\n";
+        write_atomic(&self.path, text.as_bytes())?;
+        Ok(good)
+    }
+}

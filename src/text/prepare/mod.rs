@@ -1,0 +1,280 @@
+//! From public preference files to disjoint training, validation and held-out files.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`formats`] | UltraFeedback, its binarised form, HH-RLHF, plain prompts and preferences → [`Item`] |
+//! | [`rows`] | JSONL and Parquet files, a row at a time |
+//! | [`split`] | deduplication, splits by hash, core subsets |
+//!
+//! Everything is a function of the files' contents and the seed: the same command writes the same bytes.
+
+pub mod formats;
+pub mod rows;
+pub mod split;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::dataset::PromptContent;
+use super::key::sha256_hex;
+use crate::error::{Context, Error, Result};
+pub use formats::{Format, Item, ScoreField};
+pub use split::{Share, Splits};
+
+/// The version of manifest.json.
+pub const VERSION: u32 = 1;
+
+/// What to prepare.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Files, read in order.
+    pub inputs: Vec<PathBuf>,
+    /// Their shape.
+    pub format: Format,
+    /// Which of UltraFeedback's scores ranks its completions.
+    pub score: ScoreField,
+    /// Prompts for validation.
+    pub validation: Share,
+    /// Prompts for evaluation.
+    pub held_out: Share,
+    /// Sizes of subsets of the held-out prompts, the smaller within the larger.
+    pub core: Vec<usize>,
+    /// Prompts in these files are left out.
+    pub exclude: Vec<PathBuf>,
+    /// Prompts in these files must not occur.
+    pub disjoint_from: Vec<PathBuf>,
+    /// Seed of the splits and of the choice of rejected answers.
+    pub seed: u64,
+}
+
+/// Files to be written, and what to say of them.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// Names and contents; manifest.json is the last.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// The same as manifest.json.
+    pub manifest: Manifest,
+}
+
+/// Where the files came from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Manifest {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Seed of the splits.
+    pub seed: u64,
+    /// Which of UltraFeedback's scores was used.
+    pub score: ScoreField,
+    /// Files read.
+    pub inputs: Vec<Input>,
+    /// Files whose prompts were left out.
+    pub excluded: Vec<Source>,
+    /// Files that share no prompt with these.
+    pub disjoint_from: Vec<Source>,
+    /// What became of the rows.
+    pub counts: Counts,
+    /// Files written.
+    pub outputs: Vec<Output>,
+}
+
+/// A file by its contents.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Source {
+    /// As it was named.
+    pub file: String,
+    /// Of its bytes.
+    pub sha256: String,
+}
+
+/// An input file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Input {
+    /// The file.
+    #[serde(flatten)]
+    pub source: Source,
+    /// Its shape.
+    pub format: Format,
+    /// Its rows.
+    pub rows: usize,
+    /// Rows that could not be used, by reason.
+    pub skipped: BTreeMap<String, usize>,
+}
+
+/// Prompts and pairs, from first to last.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Rows read.
+    pub rows: usize,
+    /// Rows that could not be used.
+    pub skipped: usize,
+    /// Rows whose prompt had occurred before: their pairs are kept with it.
+    pub duplicate_prompts: usize,
+    /// Prompts left out because an excluded file has them.
+    pub excluded: usize,
+    /// Prompts that are left: training, validation and held-out.
+    pub prompts: usize,
+    /// Preference pairs of these.
+    pub preferences: usize,
+    /// Pairs that had occurred before, with the same prompt.
+    pub duplicate_preferences: usize,
+}
+
+/// An output file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Output {
+    /// Its name in the directory.
+    pub file: String,
+    /// Of its bytes.
+    pub sha256: String,
+    /// Its lines.
+    pub lines: usize,
+}
+
+/// Reads, deduplicates and splits.
+///
+/// # Errors
+/// A user error: a file that is missing or malformed (naming the row), of an unknown shape, without a usable row; a prompt that a file
+/// of `disjoint_from` has too; more validation and held-out prompts than there are; a core subset larger than the held-out set.
+pub fn prepare(o: &Options) -> Result<Prepared> {
+    if o.inputs.is_empty() {
+        return Err(Error::user("--input: give at least one file"));
+    }
+    let excluded = keys(&o.exclude)?;
+    let foreign = keys(&o.disjoint_from)?;
+    let mut counts = Counts::default();
+    let (mut inputs, mut pool) = (Vec::new(), split::Pool::default());
+    for path in &o.inputs {
+        let input = formats::read(path, o, &mut |item| {
+            let key = split::canonical_key(&item.prompt);
+            if excluded.contains_key(&key) {
+                counts.excluded += 1;
+                return Ok(());
+            }
+            match foreign.get(&key) {
+                Some(file) => Err(Error::user(format!(
+                    "the prompt \"{}\" occurs in {} too; leave such prompts out with --exclude {}",
+                    start(&item.prompt),
+                    file.display(),
+                    file.display()
+                ))),
+                None => {
+                    pool.add(key, item, &mut counts);
+                    Ok(())
+                }
+            }
+        })?;
+        counts.rows += input.rows;
+        counts.skipped += input.skipped.values().sum::<usize>();
+        inputs.push(input);
+    }
+    let splits = pool.split(o)?;
+    counts.prompts = splits.all().map(|(_, e)| e.len()).sum();
+    counts.preferences = splits.all().flat_map(|(_, e)| e).map(|e| e.pairs.len()).sum();
+    let mut files = splits.files()?;
+    let manifest = Manifest {
+        version: VERSION,
+        seed: o.seed,
+        score: o.score,
+        inputs,
+        excluded: sources(&o.exclude)?,
+        disjoint_from: sources(&o.disjoint_from)?,
+        counts,
+        outputs: files
+            .iter()
+            .map(|(name, bytes)| Output {
+                file: name.clone(),
+                sha256: sha256_hex(bytes),
+                lines: bytes.iter().filter(|b| **b == b'\n').count(),
+            })
+            .collect(),
+    };
+    let text = serde_json::to_string_pretty(&manifest).map_err(Error::internal)? + "\n";
+    files.push(("manifest.json".into(), text.into_bytes()));
+    Ok(Prepared { files, manifest })
+}
+
+/// The canonical keys of the prompts in files of any known shape, with the file.
+fn keys(files: &[PathBuf]) -> Result<BTreeMap<String, PathBuf>> {
+    let mut found = BTreeMap::new();
+    for path in files {
+        formats::read_prompts(path, &mut |prompt| {
+            found
+                .entry(split::canonical_key(&prompt))
+                .or_insert_with(|| path.clone());
+        })?;
+    }
+    Ok(found)
+}
+
+fn sources(files: &[PathBuf]) -> Result<Vec<Source>> {
+    files.iter().map(|path| source(path)).collect()
+}
+
+/// A file's name and hash, read a piece at a time.
+fn source(path: &Path) -> Result<Source> {
+    let mut file = std::fs::File::open(path).map_err(Error::io(path))?;
+    let mut hasher = Sha256::new();
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        let n = std::io::Read::read(&mut file, &mut piece).map_err(Error::io(path))?;
+        if n == 0 {
+            break;
+        }
+        hasher.update(&piece[..n]);
+    }
+    Ok(Source {
+        file: path.display().to_string(),
+        sha256: hasher.finalize().iter().map(|b| format!("{b:02x}")).collect(),
+    })
+}
+
+/// The beginning of a prompt, for messages.
+fn start(prompt: &PromptContent) -> String {
+    let messages = prompt.to_messages();
+    let text = messages.last().map_or("", |m| m.content.as_str());
+    let short: String = text.chars().take(60).collect();
+    if short.len() < text.len() {
+        short + "…"
+    } else {
+        short
+    }
+}
+
+/// A prompt's fields in a line: `prompt` or `messages`.
+fn prompt_fields(prompt: &PromptContent) -> serde_json::Map<String, Value> {
+    let mut out = serde_json::Map::new();
+    match prompt {
+        PromptContent::Text(text) => out.insert("prompt".into(), json!(text)),
+        PromptContent::Messages(turns) => {
+            let turns: Vec<Value> = turns
+                .iter()
+                .map(|t| json!({"role": t.role, "content": t.content}))
+                .collect();
+            out.insert("messages".into(), turns.into())
+        }
+    };
+    out
+}
+
+/// What a file says when no row of it is of use.
+fn unusable(path: &Path, format: Format, skipped: &BTreeMap<String, usize>) -> Error {
+    let reasons: Vec<String> = skipped.iter().map(|(why, n)| format!("{n} × {why}")).collect();
+    Error::user(format!(
+        "{}: no row of this file is a usable {}: {}",
+        path.display(),
+        format.name(),
+        reasons.join("; ")
+    ))
+}
+
+/// Adds the file to an error.
+fn at<T>(result: Result<T>, path: &Path, row: usize) -> Result<T> {
+    result.context(format!("{}: row {row}", path.display()))
+}
+
+#[cfg(test)]
+mod tests;

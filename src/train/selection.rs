@@ -1,0 +1,363 @@
+//! Checkpoint selection: which step of a run is kept as `checkpoints/best`.
+//!
+//! TEA, arXiv 2605.10716, §5: every 25 steps 32 responses are sampled to each of 128 fixed validation prompts, and the
+//! checkpoint's score is the mean over prompts of the mean of the 10 best rewards. The samples' random numbers are a function
+//! of the run's seed and the prompt alone, so that the scores of a run's steps are paired.
+
+use super::checkpoint::{self, RunDir, TrainerState};
+use super::rl::{Prompt, Trainer, object, sample_params};
+use crate::config::{TINY, TrainConfig};
+use crate::demo::{self, Split};
+use crate::error::{Error, Result};
+use crate::model::save::AtomicDir;
+use crate::reward::{Item, Reward};
+use crate::rollout::{Job, SampleConfig};
+use crate::text::{PromptContent, PromptRecord, read_jsonl};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+use std::time::Instant;
+
+/// The name of the demo's validation prompts for `--validation-prompts`.
+pub const EMBEDDED: &str = "embedded";
+/// Seed of the demo's validation prompts: the same for every run, so that runs can be compared.
+const EMBEDDED_SEED: u64 = 1;
+/// Keeps validation's random numbers apart from training's and evaluation's under the same run seed.
+const STREAM: u64 = 0x7a11_da7e;
+
+/// What a score depends on beside the policy: scores of different criteria cannot be compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Criterion {
+    /// SHA-256 of the validation prompts' token ids.
+    pub prompts_sha256: String,
+    /// Validation prompts.
+    pub num_prompts: usize,
+    /// Responses sampled for each.
+    pub samples: usize,
+    /// How many of a prompt's best rewards are averaged.
+    pub top: usize,
+}
+
+/// The best checkpoint of a run so far.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Its step.
+    pub step: u64,
+    /// Its validation score.
+    pub score: f64,
+    /// How it was scored.
+    pub criterion: Criterion,
+}
+
+/// The validation prompts that the settings name: at most `validation_size`, none where nothing is selected.
+///
+/// # Errors
+/// The file is missing, empty or malformed; `embedded` for another policy than the embedded one.
+pub fn prompts(c: &TrainConfig) -> Result<Vec<PromptContent>> {
+    let Some(path) = &c.validation_prompts else {
+        return Ok(Vec::new());
+    };
+    if path.as_os_str() != EMBEDDED {
+        let records = read_jsonl::<PromptRecord>(path)?.into_iter();
+        return Ok(records.map(|r| r.prompt).take(c.validation_size).collect());
+    }
+    if c.model != TINY {
+        return Err(Error::user(format!(
+            "--validation-prompts {EMBEDDED} is the demo's set, for --model {TINY}; give a JSONL file of {{\"prompt\": text}} \
+             for {}",
+            c.model
+        )));
+    }
+    let examples = demo::generate(EMBEDDED_SEED, c.validation_size, Split::Validation);
+    Ok(examples
+        .into_iter()
+        .map(|e| PromptContent::Text(e.prompt))
+        .collect())
+}
+
+/// Mean of the `top` largest of a prompt's rewards (of all, where there are fewer).
+pub fn top_mean(rewards: &[f64], top: usize) -> f64 {
+    let mut sorted = rewards.to_vec();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    sorted.truncate(top);
+    sorted.iter().sum::<f64>() / sorted.len().max(1) as f64
+}
+
+/// Scores a run's steps and remembers the best.
+pub struct Selection<'a> {
+    prompts: &'a [Prompt],
+    criterion: Criterion,
+    every: u64,
+    last: u64,
+    best: Option<Best>,
+}
+
+impl<'a> Selection<'a> {
+    /// Selection for a run that begins, or goes on from `state`; `None` without validation prompts.
+    ///
+    /// # Errors
+    /// The run was selecting by another criterion.
+    pub fn new(c: &TrainConfig, prompts: &'a [Prompt], state: Option<&TrainerState>) -> Result<Option<Self>> {
+        if prompts.is_empty() {
+            return Ok(None);
+        }
+        let criterion = Criterion {
+            prompts_sha256: hash(prompts),
+            num_prompts: prompts.len(),
+            samples: c.validation_samples,
+            top: c.validation_top,
+        };
+        let best = state.and_then(|s| s.best.clone());
+        if let Some(best) = best.as_ref().filter(|b| b.criterion != criterion) {
+            let was = &best.criterion;
+            return Err(Error::user(format!(
+                "--resume: the run selects checkpoints by {} validation prompts × {} responses, top {}, and the settings \
+                 now say {} × {}, top {}{}; such scores cannot be compared. Resume with the run's own --validation-… settings",
+                was.num_prompts,
+                was.samples,
+                was.top,
+                criterion.num_prompts,
+                criterion.samples,
+                criterion.top,
+                if was.prompts_sha256 == criterion.prompts_sha256 {
+                    ""
+                } else {
+                    ", of other prompts"
+                }
+            )));
+        }
+        Ok(Some(Self {
+            prompts,
+            criterion,
+            every: c.validation_steps,
+            last: c.steps,
+            best,
+        }))
+    }
+
+    /// The best so far, for the trainer's state.
+    pub fn best(&self) -> Option<Best> {
+        self.best.clone()
+    }
+
+    /// Scores the policy after `step` steps where that is due, adds the result to the step's metrics, and says whether it is
+    /// the best so far (of equal scores the first counts).
+    ///
+    /// # Errors
+    /// A reward that is not finite, or a GPU error.
+    pub fn validate(
+        &mut self,
+        step: u64,
+        trainer: &mut Trainer<'_>,
+        reward: &mut dyn Reward,
+        metrics: &mut Map<String, Value>,
+    ) -> Result<bool> {
+        if !step.is_multiple_of(self.every) && step != self.last {
+            return Ok(false);
+        }
+        let begun = Instant::now();
+        let rewards = self.sample(trainer, reward)?;
+        let count = rewards.len() as f64;
+        let score = rewards
+            .iter()
+            .map(|r| top_mean(r, self.criterion.top))
+            .sum::<f64>()
+            / count;
+        let mean = rewards.iter().map(|r| top_mean(r, r.len())).sum::<f64>() / count;
+        let better = self.best.as_ref().is_none_or(|best| score > best.score);
+        if better {
+            self.best = Some(Best {
+                step,
+                score,
+                criterion: self.criterion.clone(),
+            });
+        }
+        metrics.extend(object(json!({
+            "validation_score": score,
+            "validation_reward": mean,
+            "validation_best_step": self.best.as_ref().map(|b| b.step),
+            "time/validation": begun.elapsed().as_secs_f64(),
+        })));
+        Ok(better)
+    }
+
+    /// Rewards `[prompt][sample]` of the policy as it is now.
+    fn sample(&self, trainer: &mut Trainer<'_>, reward: &mut dyn Reward) -> Result<Vec<Vec<f64>>> {
+        let c = trainer.config;
+        let jobs: Vec<Job> = (0u64..)
+            .zip(self.prompts)
+            .map(|(prompt, p)| Job {
+                tokens: p.tokens.clone(),
+                prompt,
+                samples: self.criterion.samples,
+                first: 0,
+            })
+            .collect();
+        let config = SampleConfig {
+            params: sample_params(c),
+            max_completion_length: c.max_completion_length,
+            stop: trainer.stop.clone(),
+            seed: c.seed ^ STREAM,
+            step: 0,
+        };
+        let completions = trainer.sampler.generate(trainer.model, &jobs, &config)?;
+        let texts = trainer.texts(&completions)?;
+        let items: Vec<Item<'_>> = self
+            .prompts
+            .iter()
+            .zip(&texts)
+            .flat_map(|(p, group)| {
+                group.iter().map(|response| Item {
+                    prompt: &p.content,
+                    response,
+                })
+            })
+            .collect();
+        let flat = reward.score(&items)?;
+        Ok(flat.chunks(self.criterion.samples).map(<[f64]>::to_vec).collect())
+    }
+}
+
+fn hash(prompts: &[Prompt]) -> String {
+    let mut hasher = Sha256::new();
+    for p in prompts {
+        hasher.update((p.tokens.len() as u64).to_le_bytes());
+        hasher.update(bytemuck::cast_slice::<u32, u8>(&p.tokens));
+    }
+    hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Makes `checkpoints/best` a copy of a step's checkpoint: whole, whatever is removed later.
+///
+/// # Errors
+/// A file cannot be copied; the older copy is then whole.
+pub fn keep(run: &RunDir, checkpoint: &Path) -> Result<()> {
+    let out = AtomicDir::create(&run.best())?;
+    for entry in std::fs::read_dir(checkpoint).map_err(Error::io(checkpoint))? {
+        let from = entry.map_err(Error::io(checkpoint))?.path();
+        let Some(name) = from.file_name() else { continue };
+        let to = out.path().join(name);
+        std::fs::copy(&from, &to)
+            .and_then(|_| std::fs::File::options().append(true).open(&to)?.sync_all())
+            .map_err(Error::io(run.best().join(name)))?;
+    }
+    out.commit()
+}
+
+/// Before a run goes on from `state`: makes `checkpoints/best` the one that the state names, where a run that was killed
+/// left an older or a later one.
+///
+/// # Errors
+/// A file cannot be read, copied or removed.
+pub fn mend(run: &RunDir, state: &TrainerState) -> Result<()> {
+    let best = run.best();
+    let kept = if best.exists() {
+        Some(checkpoint::read_state(&best)?.step)
+    } else {
+        None
+    };
+    let named = state.best.as_ref().map(|b| b.step);
+    if kept == named {
+        return Ok(());
+    }
+    match named.map(|step| run.step(step)).filter(|dir| dir.exists()) {
+        Some(dir) => keep(run, &dir),
+        None if named.is_some() => {
+            log::warn!(
+                "{}: the best checkpoint so far (step {}) is gone; the next better one takes its place",
+                run.checkpoints().display(),
+                named.unwrap_or(0)
+            );
+            Ok(())
+        }
+        None => std::fs::remove_dir_all(&best).map_err(Error::io(&best)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::config::TrainFlags;
+
+    fn config(set: impl FnOnce(&mut TrainFlags)) -> TrainConfig {
+        let mut flags = TrainFlags {
+            validation_prompts: Some(EMBEDDED.into()),
+            ..Default::default()
+        };
+        set(&mut flags);
+        flags.resolve(&|_| Some("tiny-reward".into())).unwrap()
+    }
+
+    fn tokens(prompts: &[&[u32]]) -> Vec<Prompt> {
+        let one = |tokens: &&[u32]| Prompt {
+            content: PromptContent::Text("p".into()),
+            tokens: tokens.to_vec(),
+        };
+        prompts.iter().map(one).collect()
+    }
+
+    fn state(best: Option<Best>) -> TrainerState {
+        TrainerState {
+            kind: "train".into(),
+            step: 4,
+            optimizer_steps: 4,
+            data_position: 8,
+            seed: 1,
+            device: "d".into(),
+            best,
+        }
+    }
+
+    #[test]
+    fn a_score_is_the_mean_of_the_best_rewards() {
+        assert_eq!(top_mean(&[1.0, -3.0, 5.0, 2.0], 2), 3.5);
+        assert_eq!(top_mean(&[1.0, 2.0], 10), 1.5);
+        assert_eq!(top_mean(&[4.0], 1), 4.0);
+    }
+
+    #[test]
+    fn embedded_prompts_are_fixed_over_seeds_and_none_is_trained_on() {
+        let a = prompts(&config(|f| f.validation_size = Some(40))).unwrap();
+        let b = prompts(&config(|f| (f.seed, f.validation_size) = (Some(9), Some(40)))).unwrap();
+        assert_eq!((a.len(), &a), (40, &b));
+        for p in &a {
+            let PromptContent::Text(text) = p else { panic!() };
+            assert_eq!(Split::of(text), Split::Validation);
+        }
+        let e = prompts(&config(|f| f.model = Some("other".into()))).unwrap_err();
+        assert!(
+            e.to_string().contains("--validation-prompts embedded") && e.exit_code() == 2,
+            "{e}"
+        );
+    }
+
+    #[test]
+    fn scores_by_another_criterion_are_not_compared() {
+        let c = config(|_| ());
+        let prompts = tokens(&[&[1, 2], &[3]]);
+        assert!(Selection::new(&c, &[], None).unwrap().is_none());
+        let fresh = Selection::new(&c, &prompts, Some(&state(None))).unwrap().unwrap();
+        let best = Best {
+            step: 2,
+            score: 0.1,
+            criterion: fresh.criterion.clone(),
+        };
+        let with = state(Some(best.clone()));
+        let text = serde_json::to_string(&with).unwrap();
+        assert_eq!(serde_json::from_str::<TrainerState>(&text).unwrap(), with);
+        let on = Selection::new(&c, &prompts, Some(&with)).unwrap().unwrap();
+        assert_eq!(on.best(), Some(best));
+        // The same ids, cut elsewhere, are other prompts.
+        let other = tokens(&[&[1], &[2, 3]]);
+        let e = Selection::new(&c, &other, Some(&with)).err().unwrap();
+        assert!(e.to_string().contains("of other prompts"), "{e}");
+        let fewer = config(|f| f.validation_top = Some(3));
+        let e = Selection::new(&fewer, &prompts, Some(&with)).err().unwrap();
+        assert!(
+            e.to_string().contains("top 10") && e.to_string().contains("top 3"),
+            "{e}"
+        );
+    }
+}

@@ -1,0 +1,75 @@
+//! `prepare`: what it writes, and what it refuses.
+
+use super::*;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/prepare")
+        .join(name)
+}
+
+#[test]
+fn files_and_manifest_appear_together_and_repeat() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("data");
+    let (a, b) = (fixture("ultrafeedback.parquet"), fixture("hh-rlhf.jsonl"));
+    let base = ["prepare", "--input", text(&a), text(&b), "--output", text(&out)];
+    let with = |more: &[&'static str]| {
+        tea(&base
+            .iter()
+            .copied()
+            .chain(more.iter().copied())
+            .collect::<Vec<_>>())
+    };
+    let flags = ["--validation", "0.1", "--heldout", "4", "--core", "2,3"];
+    let run = with(&flags);
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert!(
+        run.out.contains("13 prompts") && run.out.contains("prompts-core3.jsonl"),
+        "{}",
+        run.out
+    );
+    assert!(
+        run.err.contains("2 rows left out") || run.err.contains("1 rows left out"),
+        "{}",
+        run.err
+    );
+    let manifest: Value = serde_json::from_slice(&std::fs::read(out.join("manifest.json")).unwrap()).unwrap();
+    for file in manifest["outputs"].as_array().unwrap() {
+        let bytes = std::fs::read(out.join(file["file"].as_str().unwrap())).unwrap();
+        assert_eq!(file["sha256"], tea_wgpu::text::sha256_hex(&bytes));
+    }
+    // A used directory is left alone; --overwrite replaces what prepare wrote, and nothing else.
+    with(&flags).refused(&["is not empty", "--overwrite"]);
+    let again = with(&[&flags[..], &["--overwrite"]].concat());
+    assert_eq!(again.code, 0, "{}", again.err);
+    let second: Value = serde_json::from_slice(&std::fs::read(out.join("manifest.json")).unwrap()).unwrap();
+    assert_eq!(manifest, second);
+    std::fs::remove_file(out.join("manifest.json")).unwrap();
+    with(&["--overwrite"]).refused(&["no manifest.json"]);
+}
+
+#[test]
+fn wrong_flags_and_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("data");
+    let hh = fixture("hh-rlhf.jsonl");
+    let run = |input: &Path, more: &[&str]| {
+        let base = ["prepare", "--input", text(input), "--output", text(&out)];
+        tea(&base.iter().chain(more).copied().collect::<Vec<_>>())
+    };
+    run(&hh, &["--validation", "1.5"]).refused(&["--validation", "1.5"]);
+    run(&hh, &["--heldout", "x"]).refused(&["--heldout", "\"x\""]);
+    run(&hh, &["--heldout", "100"]).refused(&["--heldout 100", "different prompts"]);
+    run(&hh, &["--heldout", "2", "--core", "5"]).refused(&["--core 5"]);
+    run(&hh, &["--format", "csv"]).refused(&["--format", "csv"]);
+    run(&hh, &["--format", "ultrafeedback"]).refused(&["hh-rlhf.jsonl", "no row", "instruction"]);
+    run(&hh, &["--disjoint-from", text(&hh)]).refused(&["hh-rlhf.jsonl", "row 1", "--exclude"]);
+    run(&hh, &["--exclude", "nowhere.jsonl"]).refused(&["nowhere.jsonl"]);
+    run(Path::new("nowhere.parquet"), &[]).refused(&["nowhere.parquet", "check the path"]);
+    let torn = dir.path().join("torn.parquet");
+    let bytes = std::fs::read(fixture("binarized.parquet")).unwrap();
+    std::fs::write(&torn, &bytes[..bytes.len() / 2]).unwrap();
+    run(&torn, &[]).refused(&["torn.parquet", "Parquet", "download it again"]);
+    assert!(!out.exists());
+}
