@@ -1,5 +1,7 @@
 //! `diagnose`: one file a diagnostic, below `src/cli/diagnose/`.
 
+mod alignment;
+
 use clap::Subcommand;
 
 use super::Globals;
@@ -10,17 +12,22 @@ use crate::error::Result;
 #[command(after_help = "Examples:
   tea-wgpu diagnose synthetic --output diag
   tea-wgpu diagnose tails eval-base --output diag
-  tea-wgpu diagnose distribution eval-base eval-tea --output diag")]
+  tea-wgpu diagnose distribution eval-base eval-tea --output diag
+  tea-wgpu diagnose alignment --output diag/alignment")]
 pub(crate) struct Args {
     #[command(subcommand)]
     which: Diagnostic,
 }
 
 #[derive(Debug, Subcommand)]
-enum Diagnostic {}
+enum Diagnostic {
+    Alignment(alignment::Args),
+}
 
 impl Args {
-    pub(crate) fn run(&self, _globals: &Globals) -> Result<()> {
-        match self.which {}
+    pub(crate) fn run(&self, globals: &Globals) -> Result<()> {
+        match &self.which {
+            Diagnostic::Alignment(args) => args.run(globals),
+        }
     }
 }

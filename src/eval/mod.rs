@@ -3,6 +3,7 @@
 pub mod best_of_n;
 pub mod bootstrap;
 pub mod compare;
+pub mod judge;
 pub mod run;
 pub mod store;
 
