@@ -1,50 +1,63 @@
 //! Advantage rules: one file a rule, each a pure function from the m rewards of one group to m advantages.
 //!
-//! The float64 functions here are the twins of the GPU reductions. Every rule is shift-invariant (the group's maximum
-//! is subtracted first, so rewards near 1e4 with a spread of 1e-2 are fine) and permutation-equivariant.
+//! The float64 functions here are the twins of the GPU reductions. Every rule is shift-invariant: rewards count from the
+//! group's maximum or by their differences, so rewards near 1e4 with a spread of 1e-2 are fine. All are
+//! permutation-equivariant up to ties, except Prefix-TEA and Chow, which use the sample index.
 //!
 //! To add a rule: one file with its formula, paper and degenerate cases, and one variant of [`Rule`]; the exhaustive
-//! matches below find the rest.
+//! matches of the registry ([`mod@rule`]) find the rest.
 
 pub mod alpha;
+pub mod bon_max_mean;
+pub mod bon_max_second;
+pub mod bon_mean;
+pub mod cat_bon;
+pub mod chow;
 pub mod grpo;
 pub mod grpo_z;
+pub mod oracle;
+pub mod pkpo;
+pub mod prefix_tea;
+pub mod records;
+pub mod rule;
+pub mod subsets;
 pub mod tail;
 pub mod tea;
 
-use clap::builder::PossibleValue;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::rng::seed_for;
+
 pub use alpha::Alpha;
+pub use bon_mean::BonMeanParams;
+pub use cat_bon::CatBonParams;
+pub use chow::ChowParams;
 pub use grpo_z::GrpoZParams;
+pub use oracle::OracleParams;
+pub use pkpo::PkpoParams;
+pub use prefix_tea::PrefixTeaParams;
+pub use rule::{Rule, RuleOptions};
 pub use tail::Tail;
 pub use tea::TeaParams;
 
-/// An advantage rule with its settings: the registry of rules.
-///
-/// In TOML and JSON: `{ rule = "tea", alpha = 0.2, bon = 128 }`. On the command line its name, as a `ValueEnum` with
-/// default settings; [`Rule::with`] then puts the flags in.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "rule", rename_all = "kebab-case")]
-pub enum Rule {
-    /// Tail-extrapolated advantages ([`mod@tea`]).
-    Tea(TeaParams),
-    /// Rewards minus their mean ([`mod@grpo`]).
-    Grpo,
-    /// Z-scores ([`mod@grpo_z`]).
-    GrpoZ(GrpoZParams),
+/// What a rule may use of a group besides its rewards.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GroupContext<'a> {
+    /// Key of the group's random numbers.
+    pub key: [u32; 2],
+    /// Chow's selection set, in place of a random one: distinct sample indices, in any order.
+    pub selection: Option<&'a [usize]>,
 }
 
-/// Settings given for any rule; a rule takes those it knows.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct RuleOptions {
-    /// Tail share α.
-    pub alpha: Option<Alpha>,
-    /// Deployment budget N.
-    pub bon: Option<u64>,
-    /// Lower bound of the tail's standard deviation.
-    pub min_scale: Option<f64>,
+impl GroupContext<'_> {
+    /// The context of one group of a run: a pure function of the run's seed, the step, and the group's place in it.
+    pub fn at(run_seed: u64, step: u64, place: u64) -> Self {
+        Self {
+            key: seed_for(run_seed, step, place, 0),
+            selection: None,
+        }
+    }
 }
 
 /// One group's advantages and what the rule saw in it.
@@ -72,116 +85,14 @@ pub struct TailInfo {
     pub predicted_bon: Option<f64>,
 }
 
-impl Rule {
-    /// Every rule with its default settings, in the order of `--help`.
-    pub const ALL: &'static [Self] = &[
-        Self::Tea(TeaParams::DEFAULT),
-        Self::Grpo,
-        Self::GrpoZ(GrpoZParams::DEFAULT),
-    ];
-
-    /// The name on the command line and in files.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Tea(_) => "tea",
-            Self::Grpo => "grpo",
-            Self::GrpoZ(_) => "grpo-z",
-        }
-    }
-
-    /// One line for `--help` and the table of rules: formula and paper.
-    pub fn summary(&self) -> &'static str {
-        match self {
-            Self::Tea(_) => "tail-extrapolated advantages for best-of-N (arXiv 2605.10716)",
-            Self::Grpo => "reward minus the group's mean (arXiv 2402.03300, unscaled)",
-            Self::GrpoZ(_) => "reward minus mean, over standard deviation + 1e-4 (arXiv 2402.03300)",
-        }
-    }
-
-    /// This rule with the given settings in place of its own; settings it does not know are left aside.
-    pub fn with(self, options: &RuleOptions) -> Self {
-        match self {
-            Self::Tea(params) => Self::Tea(TeaParams {
-                alpha: options.alpha.unwrap_or(params.alpha),
-                bon: options.bon.unwrap_or(params.bon),
-                min_scale: options.min_scale.unwrap_or(params.min_scale),
-            }),
-            Self::Grpo | Self::GrpoZ(_) => self,
-        }
-    }
-
-    /// Checks the settings for groups of `m` before anything runs.
-    ///
-    /// # Errors
-    /// A user error: m < 2, N < 2, κ ≤ 0 (naming the least N that works), a bad ε or scale.
-    pub fn validate(&self, m: usize) -> Result<()> {
-        check_group_size(m)?;
-        match self {
-            Self::Tea(params) => params.coefficients(m).map(|_| ()),
-            Self::Grpo => Ok(()),
-            Self::GrpoZ(params) => params.validate(),
-        }
-    }
-
-    /// Advantages (m,) of one group of rewards (m,).
-    ///
-    /// # Errors
-    /// As [`Rule::group`].
-    pub fn advantages(&self, rewards: &[f64]) -> Result<Vec<f64>> {
-        self.group(rewards).map(|group| group.advantages)
-    }
-
-    /// Advantages of one group of rewards (m,) with its diagnostics.
-    ///
-    /// # Errors
-    /// A user error: the settings do not fit ([`Rule::validate`]) or a reward is not finite (naming the sample index).
-    pub fn group(&self, rewards: &[f64]) -> Result<GroupAdvantages> {
-        self.validate(rewards.len())?;
-        check_finite(rewards)?;
-        let (advantages, tail) = match self {
-            Self::Tea(params) => {
-                let (advantages, tail, kappa) = tea::advantages(rewards, params)?;
-                let predicted_bon = tail.predicted_best(kappa);
-                (
-                    advantages,
-                    Some(TailInfo {
-                        tail,
-                        kappa,
-                        predicted_bon,
-                    }),
-                )
-            }
-            Self::Grpo => (grpo::advantages(rewards), None),
-            Self::GrpoZ(params) => (grpo_z::advantages(rewards, params), None),
-        };
-        Ok(GroupAdvantages {
-            no_signal: advantages.iter().all(|&a| a == 0.0),
-            zero_std: rewards.iter().all(|&r| r == rewards[0]),
-            advantages,
+impl TailInfo {
+    /// A Gaussian tail's prediction.
+    pub fn gaussian(tail: Tail, kappa: f64) -> Self {
+        Self {
             tail,
-        })
-    }
-}
-
-impl Default for Rule {
-    fn default() -> Self {
-        Self::Tea(TeaParams::DEFAULT)
-    }
-}
-
-impl std::fmt::Display for Rule {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl clap::ValueEnum for Rule {
-    fn value_variants<'a>() -> &'a [Self] {
-        Self::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.name()).help(self.summary()))
+            kappa,
+            predicted_bon: tail.predicted_best(kappa),
+        }
     }
 }
 
@@ -231,6 +142,13 @@ pub(crate) fn below_maximum(rewards: &[f64]) -> Vec<f64> {
 pub(crate) fn centre(values: &mut [f64]) {
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     values.iter_mut().for_each(|v| *v -= mean);
+}
+
+/// The first of `indices` with the largest value; `None` where there are none.
+pub(crate) fn argmax(values: &[f64], indices: impl IntoIterator<Item = usize>) -> Option<usize> {
+    indices
+        .into_iter()
+        .reduce(|best, i| if values[i] > values[best] { i } else { best })
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::RuleOptions;
 use super::alpha::Alpha;
 use super::tail::{Tail, training_kappa};
 use crate::error::{Error, Result};
@@ -33,6 +34,14 @@ impl TeaParams {
         bon: 128,
         min_scale: 1e-8,
     };
+
+    pub(super) fn with(self, options: &RuleOptions) -> Self {
+        Self {
+            alpha: options.alpha.unwrap_or(self.alpha),
+            bon: options.bon.unwrap_or(self.bon),
+            min_scale: options.min_scale.unwrap_or(self.min_scale),
+        }
+    }
 
     /// The numbers of a group of `m` that depend on sizes alone.
     ///

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand; flags → typed settings → one library call.
 
+mod advantage;
 mod common;
 mod demo;
 mod demo_data;
@@ -78,6 +79,7 @@ enum Command {
     Logprobs(logprobs::Args),
     Gradient(gradient::Args),
     Score(score::Args),
+    Advantage(advantage::Args),
     Devices(devices::Args),
     Train(train::Args),
     Plan(train::PlanArgs),
@@ -102,6 +104,7 @@ pub fn run() -> Result<()> {
         Command::Logprobs(args) => logprobs::run(&cli.globals, &args),
         Command::Gradient(args) => gradient::run(&cli.globals, &args),
         Command::Score(args) => score::run(&cli.globals, &args),
+        Command::Advantage(args) => advantage::run(&args),
         Command::Devices(args) => devices::run(&cli.globals, &args),
         Command::Train(args) => args.run(&cli.globals),
         Command::Plan(args) => args.run(&cli.globals),

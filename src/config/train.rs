@@ -47,19 +47,32 @@ pub struct TrainFlags {
     /// Training prompts: JSONL of {"prompt": text} or {"messages": […]}
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
-    /// Rule that turns a group's rewards into advantages: tea, grpo, grpo-z
+    /// Rule that turns a group's rewards into advantages: tea, prefix-tea, grpo, grpo-z, bon-max-mean, bon-max-second,
+    /// bon-mean, chow, cat-bon, pkpo
     #[arg(long)]
     pub advantage: Option<String>,
-    /// Tail share α of TEA, in (0, 1/2]; a fraction such as 1/5 is taken exactly
+    /// Tail share α of TEA and Prefix-TEA, in (0, 1/2]; a fraction such as 1/5 is taken exactly
     #[arg(long)]
     #[serde(deserialize_with = "text_or_number")]
     pub alpha: Option<String>,
-    /// Deployment budget N of best-of-N that TEA aims at
+    /// Deployment budget N of best-of-N that the rule aims at (default 128; for cat-bon the group size)
     #[arg(long, value_name = "N")]
     pub bon: Option<u64>,
-    /// Lower bound of TEA's tail standard deviation
+    /// Lower bound of the tail's standard deviation (TEA and Prefix-TEA)
     #[arg(long)]
     pub min_scale: Option<f64>,
+    /// Prefix-TEA's order p: bias terms up to 1/m^(p-1) cancel (default 2)
+    #[arg(long, value_name = "P")]
+    pub prefix_order: Option<usize>,
+    /// Prefix-TEA's number of prefixes J, at least the order (default 2)
+    #[arg(long, value_name = "J")]
+    pub prefixes: Option<usize>,
+    /// Subset size K of bon-mean and pkpo (default: half the group)
+    #[arg(long, value_name = "K")]
+    pub max_at_k: Option<usize>,
+    /// How many of the group chow chooses its best from (default: half the group)
+    #[arg(long, value_name = "SIZE")]
+    pub selection_size: Option<usize>,
     /// Responses sampled for each prompt in a step, m
     #[arg(long, value_name = "M")]
     pub num_generations: Option<usize>,
@@ -183,8 +196,18 @@ pub struct TrainConfig {
     pub prompts: Option<PathBuf>,
     pub advantage: String,
     pub alpha: String,
-    pub bon: u64,
+    /// What was asked for; without it each rule has its own default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bon: Option<u64>,
     pub min_scale: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix_order: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefixes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_at_k: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selection_size: Option<usize>,
     pub num_generations: usize,
     pub prompts_per_step: usize,
     pub steps: u64,
@@ -245,8 +268,12 @@ impl TrainFlags {
             prompts: self.prompts,
             advantage: self.advantage.unwrap_or_else(|| "tea".into()),
             alpha: self.alpha.unwrap_or_else(|| "0.2".into()),
-            bon: self.bon.unwrap_or(128),
+            bon: self.bon,
             min_scale: self.min_scale.unwrap_or(1e-8),
+            prefix_order: self.prefix_order,
+            prefixes: self.prefixes,
+            max_at_k: self.max_at_k,
+            selection_size: self.selection_size,
             num_generations: self.num_generations.unwrap_or(if tiny { 16 } else { 64 }),
             prompts_per_step: self.prompts_per_step.unwrap_or(if tiny { 16 } else { 8 }),
             steps: self.steps.unwrap_or(if tiny { 60 } else { 450 }),

@@ -35,11 +35,20 @@ pub fn read_jsonl<R: Record>(path: &Path) -> Result<Vec<R>> {
 /// # Errors
 /// As [`read_jsonl`], without the I/O.
 pub fn parse_jsonl<R: Record>(name: &str, bytes: &[u8]) -> Result<Vec<R>> {
+    let numbered = parse_jsonl_numbered(name, bytes)?;
+    Ok(numbered.into_iter().map(|(_, record)| record).collect())
+}
+
+/// As [`parse_jsonl`], each record with its line number (from 1) for messages about what it says.
+///
+/// # Errors
+/// As [`parse_jsonl`].
+pub fn parse_jsonl_numbered<R: Record>(name: &str, bytes: &[u8]) -> Result<Vec<(usize, R)>> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut records = Vec::new();
     for (index, line) in bytes.split(|&b| b == b'\n').enumerate() {
         let record = parse_line(line).context(format!("{name}:{}", index + 1))?;
-        records.extend(record);
+        records.extend(record.map(|record| (index + 1, record)));
     }
     if records.is_empty() {
         return Err(Error::user(format!(

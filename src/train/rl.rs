@@ -5,7 +5,7 @@
 
 use super::data;
 use super::loss::{LossConfig, Sequence, k3, sequence_loss};
-use crate::advantage::{GroupAdvantages, Rule};
+use crate::advantage::{GroupAdvantages, GroupContext, Rule};
 use crate::config::TrainConfig;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Recorder;
@@ -83,7 +83,7 @@ impl Trainer<'_> {
         let prompts = self.draw(step);
         let completions = self.sample(step, &prompts)?;
         let sampled = Instant::now();
-        let scored = self.score(prompts, completions, reward)?;
+        let scored = self.score(step, prompts, completions, reward)?;
         let judged = Instant::now();
         let mut metrics = describe(&scored, reward.name());
         let (totals, norm, rate) = self.update(&scored)?;
@@ -140,6 +140,7 @@ impl Trainer<'_> {
 
     fn score(
         &self,
+        step: u64,
         prompts: Vec<usize>,
         completions: Vec<Vec<Completion>>,
         reward: &mut dyn Reward,
@@ -168,10 +169,15 @@ impl Trainer<'_> {
             .chunks(self.config.num_generations)
             .map(<[f64]>::to_vec)
             .collect();
-        let groups = rewards
-            .iter()
-            .zip(&prompts)
-            .map(|(r, p)| self.rule.group(r).context(format!("prompt {}", p + 1)))
+        // As in sampling, the place in the step seeds a group, not the prompt's number.
+        let groups = (0u64..)
+            .zip(rewards.iter().zip(&prompts))
+            .map(|(place, (rewards, prompt))| {
+                let context = GroupContext::at(self.config.seed, step + 1, place);
+                self.rule
+                    .group_with(rewards, &context)
+                    .context(format!("prompt {}", prompt + 1))
+            })
             .collect::<Result<_>>()?;
         Ok(Scored {
             prompts,

@@ -35,10 +35,11 @@ pub fn default_reward(model: &str) -> Option<String> {
 /// # Errors
 /// An unknown rule, or a parameter out of range for groups of this size.
 pub fn rule(c: &TrainConfig) -> Result<Rule> {
-    let named = Rule::from_str(&c.advantage, true).map_err(|_| {
-        let known: Vec<&str> = Rule::ALL.iter().map(Rule::name).collect();
+    let named = Rule::from_str(&c.advantage, true).ok().filter(Rule::trains);
+    let named = named.ok_or_else(|| {
+        let known: Vec<&str> = Rule::ALL.iter().filter(|r| r.trains()).map(Rule::name).collect();
         Error::user(format!(
-            "--advantage {}: not a rule; choose one of {}",
+            "--advantage {}: not a rule to train with; choose one of {}",
             c.advantage,
             known.join(", ")
         ))
@@ -46,8 +47,12 @@ pub fn rule(c: &TrainConfig) -> Result<Rule> {
     let alpha: Alpha = c.alpha.parse::<Alpha>().context("--alpha")?;
     let rule = named.with(&RuleOptions {
         alpha: Some(alpha),
-        bon: Some(c.bon),
+        bon: c.bon,
         min_scale: Some(c.min_scale),
+        prefix_order: c.prefix_order,
+        prefixes: c.prefixes,
+        max_at_k: c.max_at_k,
+        selection_size: c.selection_size,
     });
     rule.validate(c.num_generations)?;
     Ok(rule)

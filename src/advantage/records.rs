@@ -1,0 +1,100 @@
+//! Groups of rewards from a JSONL file, for people whose trainer is another one: `{"id", "rewards", "selection"?}` lines
+//! in, `{"id", "advantages", "tail"?}` lines out.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{GroupContext, Rule, TailInfo};
+use crate::error::{Context, Error, Result};
+use crate::text::jsonl::{Record, Row};
+
+/// One line of input: the rewards of one prompt's responses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupRecord {
+    /// The line's `id` unchanged (text or number), or null.
+    pub id: Value,
+    /// Rewards (m,), in order of the sample index.
+    pub rewards: Vec<f64>,
+    /// Chow's selection set, where it is fixed.
+    pub selection: Option<Vec<usize>>,
+}
+
+/// One line of output.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AdvantageLine {
+    /// The input line's `id`.
+    pub id: Value,
+    /// Advantages (m,), in the order of the rewards.
+    pub advantages: Vec<f64>,
+    /// Tail statistics, for rules that have a tail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tail: Option<TailInfo>,
+    /// Whether every advantage is 0.
+    #[serde(skip)]
+    pub no_signal: bool,
+}
+
+impl Record for GroupRecord {
+    const FORM: &'static str = r#"{"id": 1, "rewards": [0.5, 1.25, …]}"#;
+
+    fn from_row(row: &Row) -> Result<Self> {
+        let reward = |x: &Value| x.as_f64().filter(|x| x.is_finite());
+        let index = |x: &Value| x.as_u64().and_then(|i| usize::try_from(i).ok());
+        Ok(Self {
+            id: row.id()?,
+            rewards: list("rewards", row.require("rewards")?, "a finite number", reward)?,
+            selection: row
+                .get("selection")
+                .map(|value| {
+                    list(
+                        "selection",
+                        value,
+                        "a sample index (a whole number from 0)",
+                        index,
+                    )
+                })
+                .transpose()?,
+        })
+    }
+}
+
+/// The items of a list field.
+fn list<T>(name: &str, value: &Value, want: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Vec<T>> {
+    let items = value
+        .as_array()
+        .ok_or_else(|| Error::user(format!("\"{name}\" must be a list, found {value}")))?;
+    let one = |(i, item)| {
+        read(item).ok_or_else(|| Error::user(format!("\"{name}\"[{i}] must be {want}, found {item}")))
+    };
+    items.iter().enumerate().map(one).collect()
+}
+
+/// The advantages of numbered records (from [`crate::text::jsonl::parse_jsonl_numbered`]) of a file called `name`.
+///
+/// A rule's random numbers are a function of `seed` and the record's place among the records.
+///
+/// # Errors
+/// As [`Rule::group_with`], with file and line.
+pub fn advantages(
+    rule: &Rule,
+    seed: u64,
+    name: &str,
+    records: &[(usize, GroupRecord)],
+) -> Result<Vec<AdvantageLine>> {
+    let one = |(place, (line, record)): (u64, &(usize, GroupRecord))| {
+        let context = GroupContext {
+            selection: record.selection.as_deref(),
+            ..GroupContext::at(seed, 0, place)
+        };
+        let group = rule
+            .group_with(&record.rewards, &context)
+            .context(format!("{name}:{line}"))?;
+        Ok(AdvantageLine {
+            id: record.id.clone(),
+            advantages: group.advantages,
+            tail: group.tail,
+            no_signal: group.no_signal,
+        })
+    };
+    (0..).zip(records).map(one).collect()
+}
