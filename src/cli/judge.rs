@@ -72,7 +72,9 @@ impl Args {
                     .ok()
                     .filter(|d| d.as_secs() <= 86_400)
                     .ok_or_else(|| {
-                        Error::user(format!("{flag} {seconds}: give seconds from 0 to 86400, such as 60"))
+                        Error::user(format!(
+                            "{flag} {seconds}: give seconds from 0 to 86400, such as 60"
+                        ))
                     })
             });
         let endpoint = Endpoint {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::advantage::{Alpha, Rule, RuleOptions};
+use crate::advantage::{Alpha, OracleParams, Rule, RuleOptions};
 use crate::cli::Globals;
 use crate::cli::common::TOKEN_BUDGET;
 use crate::config::{TEMPLATE_DATE, TINY};
@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// Group sizes m
     #[arg(long, value_name = "M,…", value_delimiter = ',', default_values_t = [16, 32, 64, 128, 256, 512])]
     group_sizes: Vec<usize>,
-    /// Rules compared (default: all that train can use)
+    /// Rules compared (default: all; `oracle` takes the group for its pool)
     #[arg(long, value_name = "RULE,…", value_delimiter = ',')]
     rules: Vec<Rule>,
     /// Random groups a prompt and size
@@ -65,9 +65,9 @@ pub(crate) struct Args {
     /// Rule that the others are compared with, paired by prompt
     #[arg(long, value_name = "RULE", default_value = "grpo")]
     baseline: Rule,
-    /// Deployment budget N of the oracle and of the rules that know one
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    bon: u64,
+    /// Deployment budget N of the oracle (default: 128) and of the rules that know one (default: theirs)
+    #[arg(long, value_name = "N")]
+    bon: Option<u64>,
     /// Tail share α of the rules that have one
     #[arg(long)]
     alpha: Option<Alpha>,
@@ -161,7 +161,7 @@ impl Args {
         };
         let options = RuleOptions {
             alpha: self.alpha,
-            bon: Some(self.bon),
+            bon: self.bon,
             ..RuleOptions::default()
         };
         if let Some(m) = self.group_sizes.iter().find(|m| **m < 2 || **m > self.samples) {
@@ -175,7 +175,7 @@ impl Args {
             sizes: self.group_sizes.clone(),
             seeds: self.seeds,
             seed: self.seed,
-            bon: self.bon,
+            bon: self.bon.unwrap_or(OracleParams::DEFAULT.bon),
             baseline: Some(self.baseline.name().to_string()),
         })
     }

@@ -4,14 +4,21 @@ use rand::seq::SliceRandom;
 use serde::Serialize;
 
 use super::gram::Gram;
-use super::oracle;
-use crate::advantage::Rule;
+use crate::advantage::{GroupContext, OracleParams, Rule};
 use crate::error::{Context, Error, Result};
 use crate::eval::{Bootstrap, Interval};
 use crate::rng::{Stream, seed_for};
 
 /// Purpose of the stream that draws subsets (see [`Stream::new`]).
 const SUBSETS: u32 = 0x0a11_6e00;
+
+/// The "step" that keys a rule's own random numbers.
+const GROUPS: u64 = 0x0a11_6e01;
+
+/// The oracle over a pool.
+pub(super) fn oracle(bon: u64) -> Rule {
+    Rule::Oracle(OracleParams { bon })
+}
 
 /// One prompt's pool.
 #[derive(Debug, Clone, PartialEq)]
@@ -143,7 +150,9 @@ pub(super) fn cosine(gram: &Gram, a: &[f64], image: &[f64], norm: f64) -> Option
 
 impl<'a> Target<'a> {
     fn new(prompt: usize, pool: &'a Pool, bon: u64) -> Result<Option<Self>> {
-        let weights = oracle::advantages(&pool.rewards, bon).context(format!("prompt {prompt}"))?;
+        let weights = oracle(bon)
+            .advantages(&pool.rewards)
+            .context(format!("prompt {prompt}"))?;
         let o = pool.gram.collect(&weights);
         let image = pool.gram.times(&o);
         let square: f64 = image.iter().zip(&o).map(|(x, y)| x * y).sum();
@@ -160,7 +169,8 @@ impl<'a> Target<'a> {
     /// The cosine of one rule on the first m responses of a permutation.
     fn cosine(&self, rule: &Rule, order: &[usize], seed: u64) -> Result<Option<f64>> {
         let rewards: Vec<f64> = order.iter().map(|i| self.pool.rewards[*i]).collect();
-        let group = super::advantages(rule, &rewards, seed)?;
+        let context = GroupContext::at(seed, GROUPS, self.prompt as u64);
+        let group = rule.group_with(&rewards, &context)?.advantages;
         let mut weights = vec![0.0; self.pool.rewards.len()];
         for (i, a) in order.iter().zip(group) {
             weights[*i] = a;

@@ -8,7 +8,6 @@
 
 mod cosine;
 mod gram;
-mod oracle;
 mod report;
 mod run;
 mod samples;
@@ -18,14 +17,6 @@ pub use gram::{Gram, GramBuilder, distinct};
 pub use report::{differences, plot, table};
 pub use run::{AlignmentRun, Judge, Measured, measure};
 pub use samples::{Draw, PromptSamples, SamplesMeta, Store};
-
-use crate::advantage::Rule;
-use crate::error::Result;
-
-/// A rule's advantages (m,) of a group of rewards (m,) in the order of its sample index.
-fn advantages(rule: &Rule, rewards: &[f64], _seed: u64) -> Result<Vec<f64>> {
-    rule.advantages(rewards)
-}
 
 #[cfg(test)]
 mod tests;

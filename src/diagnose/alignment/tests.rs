@@ -4,7 +4,7 @@
 use rand::RngExt;
 
 use super::*;
-use crate::advantage::{Rule, TeaParams};
+use crate::advantage::{GroupContext, Rule, TeaParams};
 use crate::gpu::{Gpu, GpuOptions};
 use crate::model::load::Source;
 use crate::model::run::{Group, each_batch};
@@ -183,7 +183,7 @@ fn cosines_are_those_of_the_summed_gradients() {
         let mut all = Vec::new();
         for ((pool, g), got) in pools.iter().zip(&cell.per_prompt) {
             let a = update(&rule.advantages(&pool.rewards).unwrap(), g);
-            let o = update(&oracle::advantages(&pool.rewards, 16).unwrap(), g);
+            let o = update(&cosine::oracle(16).advantages(&pool.rewards).unwrap(), g);
             let want = dot(&a, &o) / (dot(&a, &a) * dot(&o, &o)).sqrt();
             assert!((got.unwrap() - want).abs() < 1e-9, "{rule}: {got:?} {want}");
             all.push(want);
@@ -219,7 +219,7 @@ fn smaller_groups_are_seeded_subsets() {
 #[test]
 fn the_oracle_is_aligned_with_itself() {
     let (pool, g) = pool(40, 13, 5);
-    let weights = oracle::advantages(&pool.rewards, 16).unwrap();
+    let weights = cosine::oracle(16).advantages(&pool.rewards).unwrap();
     let o = update(&weights, &g);
     // An affine change of the weights that leaves the update: none. A scale: cosine 1; the opposite: −1.
     for scale in [1.0, 7.5, -2.0] {
@@ -233,33 +233,30 @@ fn the_oracle_is_aligned_with_itself() {
 }
 
 #[test]
-fn the_oracle_is_brute_force_over_all_draws() {
-    // Ties included; N = 3 draws with replacement from 5: 125 outcomes.
-    let rewards = [1e4 + 0.5, 1e4 - 1.0, 1e4 + 0.5, 1e4 + 2.0, 1e4];
-    let n = rewards.len();
-    let max3 = |a: f64, b: f64, c: f64| a.max(b).max(c) - 1e4;
-    let mut all = 0.0;
-    let mut given = [0.0; 5];
-    for i in 0..n {
-        for j in 0..n {
-            for k in 0..n {
-                let best = max3(rewards[i], rewards[j], rewards[k]);
-                all += best / 125.0;
-                given[i] += best / 25.0;
-            }
-        }
+fn every_rule_of_the_registry_has_a_row() {
+    let pools: Vec<Pool> = (0..2).map(|s| pool(64, 9, 40 + s).0).collect();
+    let mut s = settings(Rule::ALL.to_vec(), vec![64], 2);
+    s.bon = 128;
+    let found = align(&pools, &s).unwrap();
+    for (rule, cell) in Rule::ALL.iter().zip(&found.cells) {
+        assert_eq!((cell.rule.as_str(), &cell.error), (rule.name(), &None));
+        assert!(
+            cell.cosine.is_some_and(|c| (-1.0..=1.0 + 1e-9).contains(&c)),
+            "{rule}"
+        );
     }
-    let got = oracle::advantages(&rewards, 3).unwrap();
-    for (got, want) in got.iter().zip(given) {
-        assert!((got - (want - all)).abs() < 1e-9, "{got} {}", want - all);
-    }
-    assert!(oracle::advantages(&rewards, 1).is_err());
-    assert!(
-        oracle::advantages(&[1.0, f64::NAN], 4)
-            .unwrap_err()
-            .to_string()
-            .contains("sample 1")
-    );
+    // Over the whole pool the oracle's group is the target itself.
+    let own = found.cells.iter().find(|c| c.rule == "oracle").unwrap();
+    assert!((own.cosine.unwrap() - 1.0).abs() < 1e-9);
+    assert_eq!(found.differences.len(), Rule::ALL.len() - 1);
+    // Chow's split is seeded by the group, not the same for all.
+    let chow = Rule::ALL.iter().find(|r| r.name() == "chow").unwrap();
+    let of = |seed| {
+        chow.group_with(&pools[0].rewards, &GroupContext::at(seed, 1, 0))
+            .unwrap()
+            .advantages
+    };
+    assert_ne!(of(1), of(2));
 }
 
 #[test]
@@ -282,7 +279,10 @@ fn groups_without_a_signal_are_counted_and_left_out() {
         cell.no_signal
     );
     assert_eq!(found.cells[1].no_signal, 0.0);
-    assert!(cell.cosine_with_zeros.unwrap() < cell.cosine.unwrap());
+    // The missing seeds are all the first prompt's.
+    let [one, two] = [0, 1].map(|p| cell.per_prompt[p].unwrap_or(0.0));
+    let want = (one * (1.0 - 2.0 * cell.no_signal) + two) / 2.0;
+    assert!((cell.cosine_with_zeros.unwrap() - want).abs() < 1e-12);
     // A rule that does not work at a size says so; the others go on.
     let big = Rule::Tea(TeaParams {
         bon: 2,

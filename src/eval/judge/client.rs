@@ -218,7 +218,12 @@ impl Client {
             .limit(BODY_LIMIT)
             .lossy_utf8(true)
             .read_to_string()
-            .map_err(|e| Failure::Passing(format!("the answer broke off: {}", self.clean(&e.to_string())), None));
+            .map_err(|e| {
+                Failure::Passing(
+                    format!("the answer broke off: {}", self.clean(&e.to_string())),
+                    None,
+                )
+            });
         if status == 200 {
             return content(&text?).map_err(|why| Failure::Passing(self.clean(&why), None));
         }
@@ -277,8 +282,9 @@ fn said(body: &str) -> String {
 
 /// The text of the first choice.
 fn content(body: &str) -> Result<String, String> {
-    let value: Value = serde_json::from_str(body)
-        .map_err(|e| format!("the server's answer is not JSON ({e}); is --endpoint a chat-completions server?"))?;
+    let value: Value = serde_json::from_str(body).map_err(|e| {
+        format!("the server's answer is not JSON ({e}); is --endpoint a chat-completions server?")
+    })?;
     let message = value.pointer("/choices/0/message").ok_or_else(|| {
         format!(
             "the server's answer has no choices[0].message{}",

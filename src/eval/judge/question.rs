@@ -89,7 +89,12 @@ pub fn parse(text: &str) -> Result<Answer, String> {
         "a" => Side::A,
         "b" => Side::B,
         "tie" => Side::Tie,
-        _ => return Err(format!("\"winner\" is {}, not \"A\", \"B\" or \"tie\"", value["winner"])),
+        _ => {
+            return Err(format!(
+                "\"winner\" is {}, not \"A\", \"B\" or \"tie\"",
+                value["winner"]
+            ));
+        }
     };
     let confidence = match value.get("confidence") {
         None | Some(Value::Null) => None,
