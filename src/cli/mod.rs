@@ -2,10 +2,12 @@
 
 mod advantage;
 mod common;
+mod compare;
 mod demo;
 mod demo_data;
 mod devices;
 mod diagnose;
+mod eval;
 mod generate;
 mod gradient;
 mod judge;
@@ -85,6 +87,8 @@ enum Command {
     Plan(train::PlanArgs),
     Sft(supervised::SftArgs),
     Reward(supervised::RewardArgs),
+    Eval(eval::Args),
+    Compare(compare::Args),
     Demo(demo::Args),
     DemoData(demo_data::Args),
     Diagnose(diagnose::Args),
@@ -110,6 +114,8 @@ pub fn run() -> Result<()> {
         Command::Plan(args) => args.run(&cli.globals),
         Command::Sft(args) => args.run(&cli.globals),
         Command::Reward(args) => args.run(&cli.globals),
+        Command::Eval(args) => eval::run(&cli.globals, &args),
+        Command::Compare(args) => compare::run(&args),
         Command::Demo(args) => demo::run(&cli.globals, &args),
         Command::DemoData(args) => demo_data::run(&cli.globals, &args),
         Command::Diagnose(args) => args.run(&cli.globals),

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod bad_input;
+mod eval;
 mod generate;
+#[path = "../common/tiny.rs"]
+mod tiny;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
