@@ -16,13 +16,16 @@ pub mod chow;
 pub mod grpo;
 pub mod grpo_z;
 pub mod oracle;
+pub mod pareto;
 pub mod pkpo;
 pub mod prefix_tea;
 pub mod records;
+pub mod reduction;
 pub mod rule;
 pub mod subsets;
 pub mod tail;
 pub mod tea;
+pub mod tea_gpd;
 
 use serde::Serialize;
 
@@ -40,6 +43,7 @@ pub use prefix_tea::PrefixTeaParams;
 pub use rule::{Rule, RuleOptions};
 pub use tail::Tail;
 pub use tea::TeaParams;
+pub use tea_gpd::TeaGpdParams;
 
 /// What a rule may use of a group besides its rewards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,174 +1,251 @@
-//! Group reductions of the advantage rules TEA, GRPO and GRPO-Z: m rewards of one prompt → m advantages, many groups
-//! in one dispatch.
+//! Group reductions of the advantage rules: m rewards of one prompt → m advantages, many groups in one dispatch.
 //!
-//! The rules' formulas and papers are in `advantage/`, which is a layer above: a rule there gives its coefficients,
-//! computed once in float64, as a [`GroupRule`].
+//! The rules' formulas and papers are in `advantage/`, which is a layer above: a rule there gives its settings and the
+//! numbers that depend on sizes alone, computed once in float64, as a [`GroupRule`]. [`reduce_groups`] takes rewards from
+//! the CPU; [`GroupReducer`] records onto buffers that are on the GPU already.
+//!
+//! **Precision.** A reward counts from a reward of its own group (the maximum, the tail's threshold or its neighbour in
+//! sorted order), and that difference is the first thing computed: one rounding of the exact difference of the f32
+//! inputs, so rewards near 1e4 with a spread of 1e-2 lose nothing more. Rewards that f32 cannot hold are taken relative
+//! to their group's maximum in float64 before they are rounded ([`reduce_groups`]).
+//!
+//! **Passes.** `tail` (TEA, Prefix-TEA), `mean` (GRPO, GRPO-Z, BoN-max, Chow), and `sort` followed by `curve` (BoN mean,
+//! PKPO, oracle), `cat` (CAT-BoN) or `gpd` (TEA-GPD). A group's order of summation depends on its size and the kind of adapter alone.
 
 use super::reduce::{ROW_REDUCE, SORTABLE, lanes};
 use super::{Entry, fold};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder};
 
-#[path = "group_advantage_cases.rs"]
 mod cases;
+mod coefficients;
+mod reduce;
+mod rule;
+#[cfg(test)]
+mod tests;
+mod twin;
 
-static GROUP_ADVANTAGE: Kernel = Kernel::portable(
-    "group_advantage",
+pub use coefficients::curve_steps;
+pub use reduce::{Reduced, reduce_groups};
+pub use rule::{GroupRule, MAX_GROUP, Prefix, pareto_shapes};
+pub use twin::twin;
+
+use rule::{CatParams, CurveParams, GpdParams, MeanParams, Plan, SortParams, TailParams};
+
+const ORDERED: &str = include_str!("../../shaders/shared/ordered.wgsl");
+
+static TAIL: Kernel = Kernel::portable(
+    "group_advantage_tail",
     &[
-        include_str!("../../shaders/group_advantage.wgsl"),
+        include_str!("../../shaders/group_advantage_tail.wgsl"),
         ROW_REDUCE,
         SORTABLE,
     ],
 );
 
-/// Largest group.
-pub const MAX_GROUP: usize = 4096;
+static MEAN: Kernel = Kernel::portable(
+    "group_advantage_mean",
+    &[
+        include_str!("../../shaders/group_advantage_mean.wgsl"),
+        ROW_REDUCE,
+    ],
+);
 
-/// A rule with the coefficients that depend on sizes alone.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum GroupRule {
-    /// TEA (arXiv 2605.10716, §3): `A = u − mean(u)`, `u = max(ψ, 0)` on the top-k rewards, 0 elsewhere.
-    Tea {
-        /// Tail samples, k ≤ m.
-        k: usize,
-        /// Tail share α.
-        alpha: f64,
-        /// κ(α, N).
-        kappa: f64,
-        /// Lower bound of the tail's standard deviation.
-        min_scale: f64,
-    },
-    /// `A = r − mean(r)` (arXiv 2402.03300, unscaled).
-    Grpo,
-    /// `A = (r − mean(r)) / (sd_pop(r) + eps)`; equal rewards give 0.
-    GrpoZ {
-        /// Added to the standard deviation.
-        eps: f64,
-    },
+static SORT: Kernel = Kernel::portable(
+    "group_advantage_sort",
+    &[include_str!("../../shaders/group_advantage_sort.wgsl")],
+);
+
+static CURVE: Kernel = Kernel::portable(
+    "group_advantage_curve",
+    &[
+        include_str!("../../shaders/group_advantage_curve.wgsl"),
+        ROW_REDUCE,
+        ORDERED,
+    ],
+);
+
+static CAT: Kernel = Kernel::portable(
+    "group_advantage_cat",
+    &[
+        include_str!("../../shaders/group_advantage_cat.wgsl"),
+        ROW_REDUCE,
+        ORDERED,
+    ],
+);
+
+static GPD: Kernel = Kernel::portable(
+    "group_advantage_gpd",
+    &[
+        include_str!("../../shaders/group_advantage_gpd.wgsl"),
+        ROW_REDUCE,
+        ORDERED,
+    ],
+);
+
+/// Bit of a group's flags: no signal, every advantage is 0.
+pub const NO_SIGNAL: u32 = 1;
+/// Bit of a group's flags: TEA-GPD fell back to the Gaussian tail.
+pub const GAUSSIAN_TAIL: u32 = 2;
+
+/// The buffers of one call: `groups` groups of m, rows tight.
+pub struct GroupBuffers<'a> {
+    /// Groups in this call, G.
+    pub groups: usize,
+    /// Finite rewards (G, m), f32.
+    pub rewards: &'a Buffer,
+    /// Chow's split (G, m), u32: 1 in the selection set, 0 in the correction set. Other rules ignore it.
+    pub selection: Option<&'a Buffer>,
+    /// Advantages (G, m), f32, overwritten.
+    pub advantages: &'a Buffer,
+    /// Flags (G), u32, overwritten: [`NO_SIGNAL`], [`GAUSSIAN_TAIL`].
+    pub flags: &'a Buffer,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    groups: u32,
-    m: u32,
-    rule: u32,
-    k: u32,
-    inverse_alpha: f32,
-    half_kappa: f32,
-    min_scale: f32,
-    eps: f32,
-    inverse_m: f32,
-    inverse_k: f32,
+/// A rule made ready for groups of one size: coefficients uploaded, scratch allocated.
+pub struct GroupReducer {
+    plan: Plan,
+    capacity: usize,
+    m: usize,
+    /// What the last pass reads besides rewards ([`GroupRule`] makes them).
+    table: Option<Buffer>,
+    shapes: Option<Buffer>,
+    /// Sorted rewards and the curve over them, each (capacity, m).
+    ordered: Option<Buffer>,
+    curve: Option<Buffer>,
 }
 
-/// `advantages (G, m)` and `flags (G)` u32 (1: no signal, every advantage 0) from finite `rewards (G, m)`, f32. Rows are
-/// tight. Rewards count from their group's maximum, so a common offset costs no accuracy beyond its own rounding.
-///
-/// # Errors
-/// A group of 0 or of more than [`MAX_GROUP`], a tail larger than the group (bugs), or a GPU error.
-pub fn record(
+impl GroupReducer {
+    /// For up to `capacity` groups of `m` in one call.
+    ///
+    /// # Errors
+    /// The rule does not fit groups of `m` or `m` is outside 2 to [`MAX_GROUP`] (bugs), or out of memory.
+    pub fn new(gpu: &Gpu, rule: &GroupRule, capacity: usize, m: usize) -> Result<Self> {
+        let plan = rule.plan(m)?;
+        let bytes = (4 * capacity * m) as u64;
+        let scratch = |label: &str, needed: bool| needed.then(|| gpu.alloc(label, bytes)).transpose();
+        let (sorts, curves) = (
+            matches!(plan, Plan::Curve(_) | Plan::Cat(_) | Plan::Gpd(_)),
+            matches!(plan, Plan::Curve(_) | Plan::Gpd(_)),
+        );
+        let upload = |label: &str, values: Vec<f32>| {
+            (!values.is_empty())
+                .then(|| gpu.upload(label, &values))
+                .transpose()
+        };
+        Ok(Self {
+            plan,
+            capacity,
+            m,
+            table: upload("group_advantage/table", rule.table(m))?,
+            shapes: upload("group_advantage/shapes", rule.shapes())?,
+            ordered: scratch("group_advantage/ordered", sorts)?,
+            curve: scratch("group_advantage/curve", curves)?,
+        })
+    }
+
+    /// Records the rule over `b.groups` groups.
+    ///
+    /// # Errors
+    /// More groups than the capacity, Chow without a selection (bugs), or a GPU error.
+    pub fn record(&self, rec: &mut Recorder, b: &GroupBuffers<'_>) -> Result<()> {
+        if b.groups > self.capacity {
+            return Err(Error::internal(format!(
+                "group_advantage: {} groups, room for {}",
+                b.groups, self.capacity
+            )));
+        }
+        let (groups, constants) = (b.groups as u32, [("LANES", lanes(rec, 64) as f64)]);
+        let grid = fold(b.groups, 1);
+        let (advantages, flags) = (Binding::from(b.advantages), Binding::from(b.flags));
+        let (rewards, table) = (Binding::from(b.rewards), Binding::from(self.table.as_ref()));
+        let ordered = Binding::from(self.ordered.as_ref());
+        if let Some(ordered) = &self.ordered {
+            record_sort(rec, b.rewards, ordered, b.groups, self.m)?;
+        }
+        match self.plan {
+            Plan::Tail(params) => rec.dispatch(
+                &TAIL,
+                &constants,
+                &TailParams { groups, ..params },
+                &[rewards, table, advantages, flags],
+                grid,
+            ),
+            Plan::Mean(params) => {
+                if params.needs_selection() && b.selection.is_none() {
+                    return Err(Error::internal("group_advantage: Chow without a selection"));
+                }
+                rec.dispatch(
+                    &MEAN,
+                    &constants,
+                    &MeanParams { groups, ..params },
+                    &[rewards, b.selection.into(), advantages, flags],
+                    grid,
+                )
+            }
+            Plan::Curve(params) => rec.dispatch(
+                &CURVE,
+                &constants,
+                &CurveParams { groups, ..params },
+                &[
+                    rewards,
+                    ordered,
+                    table,
+                    self.curve.as_ref().into(),
+                    advantages,
+                    flags,
+                ],
+                grid,
+            ),
+            Plan::Gpd(params) => rec.dispatch(
+                &GPD,
+                &constants,
+                &GpdParams { groups, ..params },
+                &[
+                    rewards,
+                    ordered,
+                    table,
+                    self.shapes.as_ref().into(),
+                    self.curve.as_ref().into(),
+                    advantages,
+                    flags,
+                ],
+                grid,
+            ),
+            Plan::Cat(params) => rec.dispatch(
+                &CAT,
+                &constants,
+                &CatParams { groups, ..params },
+                &[rewards, ordered, advantages, flags],
+                grid,
+            ),
+        }
+    }
+}
+
+/// Every group's rewards (G, m) ascending in `ordered` (G, m).
+fn record_sort(
     rec: &mut Recorder,
-    rule: GroupRule,
     rewards: &Buffer,
-    advantages: &Buffer,
-    flags: &Buffer,
+    ordered: &Buffer,
     groups: usize,
     m: usize,
 ) -> Result<()> {
-    if m == 0 || m > MAX_GROUP {
-        return Err(Error::internal(format!(
-            "group_advantage: groups of {m}; 1 to {MAX_GROUP} can be reduced"
-        )));
-    }
-    let mut params = Params {
-        groups: groups as u32,
-        m: m as u32,
-        rule: 1,
-        k: 1,
-        inverse_alpha: 1.0,
-        half_kappa: 0.0,
-        min_scale: 1.0,
-        eps: 0.0,
-        inverse_m: (1.0 / m as f64) as f32,
-        inverse_k: 1.0,
-    };
-    match rule {
-        GroupRule::Tea { k, .. } if k == 0 || k > m => {
-            return Err(Error::internal(format!("group_advantage: a tail of {k} of {m}")));
-        }
-        GroupRule::Tea {
-            k,
-            alpha,
-            kappa,
-            min_scale,
-        } => {
-            params.rule = 0;
-            params.k = k as u32;
-            params.inverse_alpha = (1.0 / alpha) as f32;
-            params.half_kappa = (kappa / 2.0) as f32;
-            params.min_scale = min_scale as f32;
-            params.inverse_k = (1.0 / k as f64) as f32;
-        }
-        GroupRule::Grpo => {}
-        GroupRule::GrpoZ { eps } => {
-            params.rule = 2;
-            params.eps = eps as f32;
-        }
-    }
-    let lanes = lanes(rec, 64);
-    let bindings = [Binding::from(rewards), advantages.into(), flags.into()];
-    rec.dispatch(
-        &GROUP_ADVANTAGE,
-        &[("LANES", lanes as f64)],
-        &params,
-        &bindings,
-        fold(groups, 1),
-    )
-}
-
-/// Float64 twin of [`record`] for one group: advantages and whether it gives no signal.
-pub fn twin(rule: GroupRule, rewards: &[f64]) -> (Vec<f64>, bool) {
-    let top = rewards.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let mut u: Vec<f64> = rewards.iter().map(|r| r - top).collect();
-    if let GroupRule::Tea {
-        k,
-        alpha,
-        kappa,
-        min_scale,
-    } = rule
-    {
-        let mut order: Vec<usize> = (0..u.len()).collect();
-        order.sort_by(|a, b| u[*b].total_cmp(&u[*a])); // stable: ties by the lowest index
-        let tail: Vec<f64> = order[..k].iter().map(|i| u[*i]).collect();
-        let (q, mean) = (tail[k - 1], tail.iter().sum::<f64>() / k as f64);
-        let variance = tail.iter().map(|d| (d - mean) * (d - mean)).sum::<f64>() / k as f64;
-        let scale = libm::sqrt(variance).max(min_scale);
-        let psi = |d: f64| {
-            let quadratic = (d - mean) * (d - mean) - (q - mean) * (q - mean);
-            ((d - q) + kappa / (2.0 * scale) * quadratic) / alpha
-        };
-        let mut scores = vec![0.0; u.len()];
-        order[..k].iter().for_each(|i| scores[*i] = psi(u[*i]).max(0.0));
-        u = scores;
-    }
-    if u.iter().all(|x| *x == 0.0) {
-        return (vec![0.0; u.len()], true);
-    }
-    let m = u.len() as f64;
-    let mean = u.iter().sum::<f64>() / m;
-    u.iter_mut().for_each(|x| *x -= mean);
-    if let GroupRule::GrpoZ { eps } = rule {
-        let scale = libm::sqrt(u.iter().map(|a| a * a).sum::<f64>() / m) + eps;
-        u.iter_mut().for_each(|x| *x /= scale);
-    }
-    (u, false)
+    let constants = [("LANES", lanes(rec, 64) as f64)];
+    let params = SortParams::new(groups as u32, m);
+    let bindings = [Binding::from(rewards), ordered.into()];
+    rec.dispatch(&SORT, &constants, &params, &bindings, fold(groups, 1))
 }
 
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
-    vec![Entry {
-        kernel: &GROUP_ADVANTAGE,
-        cases: cases::all,
-    }]
+    let entry = |kernel, cases| Entry { kernel, cases };
+    vec![
+        entry(&TAIL, cases::tail),
+        entry(&MEAN, cases::mean),
+        entry(&SORT, cases::sort),
+        entry(&CURVE, cases::curve),
+        entry(&CAT, cases::cat),
+        entry(&GPD, cases::gpd),
+    ]
 }

@@ -1,0 +1,138 @@
+//! Rewards on the CPU in, advantages out.
+
+use super::{GAUSSIAN_TAIL, GroupBuffers, GroupReducer, GroupRule, NO_SIGNAL};
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Recorder};
+
+/// Rewards of one dispatch: 16 MiB a buffer, well below every adapter's binding limit, and little enough work that no
+/// driver takes the queue for hung.
+const REWARDS_PER_DISPATCH: usize = 1 << 22;
+
+/// Widest group: 4096 squares of it still fit f32.
+const MAX_SPREAD: f64 = 1e16;
+
+/// Advantages of many groups.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reduced {
+    /// Advantages (G, m).
+    pub advantages: Vec<f32>,
+    /// Per group: every advantage is 0.
+    pub no_signal: Vec<bool>,
+    /// Per group: TEA-GPD fell back to the Gaussian tail.
+    pub gaussian_tail: Vec<bool>,
+}
+
+/// Advantages of the groups of `m` in `rewards (G, m)` by `rule`, on the GPU: as many dispatches as the sizes need, the
+/// same bits however the groups are batched.
+///
+/// `selection (G, m)` is Chow's split (true in the selection set), empty for other rules. A group whose rewards f32 holds
+/// exactly, as reward models give them, goes up as it is; any other goes up as differences from its maximum, taken in
+/// float64: both keep every difference to 6e-8 of the distance from the group's best. Rewards that become equal by that
+/// rounding count as ties.
+///
+/// # Errors
+/// A user error: a reward that is not finite, or 1e16 below its group's best (naming group and sample), or a split of
+/// the wrong size. Sizes the rule cannot take are bugs (the rules of `advantage/` refuse them first); else GPU errors.
+pub fn reduce_groups(
+    gpu: &Gpu,
+    rule: &GroupRule,
+    rewards: &[f64],
+    m: usize,
+    selection: &[bool],
+) -> Result<Reduced> {
+    rule.check(m)?;
+    if !rewards.len().is_multiple_of(m) {
+        return Err(Error::internal(format!(
+            "group_advantage: {} rewards in groups of {m}",
+            rewards.len()
+        )));
+    }
+    check_selection(rule, rewards.len(), m, selection)?;
+    let groups = rewards.len() / m;
+    let mut out = Reduced {
+        advantages: Vec::with_capacity(rewards.len()),
+        no_signal: Vec::with_capacity(groups),
+        gaussian_tail: Vec::with_capacity(groups),
+    };
+    if groups == 0 {
+        return Ok(out);
+    }
+    let capacity = groups.min((REWARDS_PER_DISPATCH / m).max(1));
+    let reducer = GroupReducer::new(gpu, rule, capacity, m)?;
+    let words = (4 * capacity * m) as u64;
+    let input = gpu.alloc("group_advantage/rewards", words)?;
+    let split = (!selection.is_empty())
+        .then(|| gpu.alloc("group_advantage/selection", words))
+        .transpose()?;
+    let advantages = gpu.alloc("group_advantage/advantages", words)?;
+    let flags = gpu.alloc("group_advantage/flags", 4 * capacity as u64)?;
+    for (batch, values) in rewards.chunks(capacity * m).enumerate() {
+        let first = batch * capacity;
+        gpu.write(&input, 0, &narrow(values, m, first)?);
+        if let Some(split) = &split {
+            let at = first * m..first * m + values.len();
+            let chosen: Vec<u32> = selection[at].iter().map(|s| u32::from(*s)).collect();
+            gpu.write(split, 0, &chosen);
+        }
+        let groups = values.len() / m;
+        let mut rec = Recorder::new(gpu);
+        let buffers = GroupBuffers {
+            groups,
+            rewards: &input,
+            selection: split.as_ref(),
+            advantages: &advantages,
+            flags: &flags,
+        };
+        reducer.record(&mut rec, &buffers)?;
+        rec.submit()?;
+        out.advantages
+            .extend(gpu.read::<f32>(&advantages, 0, values.len())?);
+        let flags: Vec<u32> = gpu.read(&flags, 0, groups)?;
+        out.no_signal.extend(flags.iter().map(|f| f & NO_SIGNAL != 0));
+        out.gaussian_tail
+            .extend(flags.iter().map(|f| f & GAUSSIAN_TAIL != 0));
+    }
+    Ok(out)
+}
+
+/// Every group must have Chow's number of selected samples.
+fn check_selection(rule: &GroupRule, rewards: usize, m: usize, selection: &[bool]) -> Result<()> {
+    let GroupRule::Chow { selected, .. } = rule else {
+        return Ok(());
+    };
+    if selection.len() != rewards {
+        return Err(Error::internal(format!(
+            "group_advantage: a split of {} samples for {rewards} rewards",
+            selection.len()
+        )));
+    }
+    for (g, split) in selection.chunks_exact(m).enumerate() {
+        let count = split.iter().filter(|s| **s).count();
+        if count != *selected {
+            return Err(Error::user(format!(
+                "group {g}: the selection set has {count} samples where the rule is set to {selected} for every group"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Rewards as f32, group by group; `first` is the first group's number for the message.
+fn narrow(values: &[f64], m: usize, first: usize) -> Result<Vec<f32>> {
+    let mut out = Vec::with_capacity(values.len());
+    for (g, group) in values.chunks_exact(m).enumerate() {
+        let exact = group.iter().all(|r| f64::from(*r as f32) == *r);
+        let top = group.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        for (i, r) in group.iter().enumerate() {
+            if !r.is_finite() || top - r > MAX_SPREAD {
+                return Err(Error::user(format!(
+                    "group {}, sample {i}: the reward is {r} where the group's best is {top}; single precision needs \
+                     finite rewards within {MAX_SPREAD:e} of each other: rescale them",
+                    first + g
+                )));
+            }
+            out.push(if exact { *r } else { *r - top } as f32);
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,236 @@
+//! The GPU reductions of every advantage rule: the golden cases, the float64 rules of `advantage`, many groups, refusals.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use clap::ValueEnum;
+use common::open_gpu;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde_json::Value;
+use tea_wgpu::advantage::{Alpha, ChowParams, GroupContext, OracleParams, Rule, RuleOptions};
+use tea_wgpu::kernels::group_advantage::{GroupRule, MAX_GROUP, reduce_groups};
+
+/// Of the advantage itself: the accuracy asked for.
+const OWN: f64 = 1e-4;
+/// Of the group's largest advantage: where an advantage is a small difference of large rewards (a reward near the
+/// group's mean), f32 sums of up to 4096 rewards leave this much.
+const PEAK: f64 = 2e-6;
+/// Below this an advantage is 0 in f32: its smallest normal number, divided by GRPO-Z's 1e-4.
+const TINY: f64 = 1e-33;
+
+/// The worst error in units of what is allowed; at most 1 is right.
+fn worst(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let peak = want.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+    let error = |(g, w): (&f32, &f64)| {
+        assert!(g.is_finite(), "{g}");
+        match (f64::from(*g) - w).abs() {
+            0.0 => 0.0,
+            off => off / (OWN * w.abs() + PEAK * peak + TINY),
+        }
+    };
+    got.iter().zip(want).map(error).fold(0.0, f64::max)
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    let values = value.as_array().unwrap().iter();
+    values.map(|x| x.as_f64().unwrap()).collect()
+}
+
+/// Seeded near-normal rewards (n,), as f32 holds them.
+fn draw(seed: u64, n: usize, centre: f64, spread: f64) -> Vec<f64> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut uniform = || (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+    (0..n)
+        .map(|_| {
+            let normal = (0..12).map(|_| uniform()).sum::<f64>() - 6.0;
+            f64::from((centre + spread * normal) as f32)
+        })
+        .collect()
+}
+
+fn context(g: usize) -> GroupContext<'static> {
+    GroupContext::at(7, 0, g as u64)
+}
+
+fn rule_of(case: &Value) -> Rule {
+    let rule = Rule::from_str(case["rule"].as_str().unwrap(), false).unwrap();
+    let params = &case["params"];
+    let size = |key: &str| params[key].as_u64().map(|v| v as usize);
+    rule.with(&RuleOptions {
+        alpha: params["alpha"].as_f64().map(|a| Alpha::new(a).unwrap()),
+        bon: params["n"].as_u64(),
+        min_scale: None,
+        prefix_order: size("order"),
+        prefixes: size("prefixes"),
+        max_at_k: size("k"),
+        selection_size: None,
+    })
+}
+
+#[test]
+fn golden_cases_of_every_rule() {
+    let gpu = open_gpu();
+    let golden: Value = serde_json::from_str(include_str!("golden/advantages.json")).unwrap();
+    let mut seen = BTreeMap::<String, (usize, f64)>::new();
+    for case in golden["cases"].as_array().unwrap() {
+        let rule = rule_of(case);
+        let rewards = numbers(&case["rewards"]);
+        let params = &case["params"];
+        if params["error"].is_string() {
+            let error = rule.group_rule(rewards.len()).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{rule} {params}: {error}");
+            continue;
+        }
+        let selection: Option<Vec<usize>> = params["selection"]
+            .as_array()
+            .map(|s| s.iter().map(|i| i.as_u64().unwrap() as usize).collect());
+        let of_case = |_| GroupContext {
+            key: [0, 0],
+            selection: selection.as_deref(),
+        };
+        let got = rule
+            .reduce_groups(&gpu, &rewards, rewards.len(), of_case)
+            .unwrap();
+        let want = numbers(&case["advantages"]);
+        let error = worst(&got.advantages, &want);
+        assert!(
+            error <= 1.0,
+            "{rule} {params} of {} rewards from {}: {error:.2} of the allowed error",
+            rewards.len(),
+            rewards[0]
+        );
+        let peak = want.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+        if peak == 0.0 || peak > TINY {
+            assert_eq!(got.no_signal, [peak == 0.0], "{rule} {params}");
+        }
+        let (count, most) = seen.entry(rule.name().to_string()).or_default();
+        (*count, *most) = (*count + 1, most.max(error));
+    }
+    for (rule, (count, most)) in &seen {
+        println!("{rule}: {count} cases, worst error {most:.3} of what is allowed");
+    }
+    for rule in Rule::ALL {
+        assert!(
+            seen.get(rule.name()).is_some_and(|s| s.0 >= 20),
+            "{rule}: {seen:?}"
+        );
+    }
+}
+
+/// Groups of every kind in one call, at sizes around the lanes of a workgroup, prime, and the largest.
+#[test]
+fn every_rule_agrees_with_float64() {
+    let gpu = open_gpu();
+    let mut refused = 0;
+    for m in [2, 3, 7, 8, 9, 11, 63, 64, 65, 331, MAX_GROUP] {
+        let mut rewards = draw(m as u64, m, 2.0, 3.0);
+        rewards.extend(draw(1, m, 1e4, 1e-2));
+        rewards.extend(draw(2, m, 0.0, 1.0).iter().map(|r| r.round()));
+        rewards.extend(draw(3, m, 0.0, 1.0).iter().map(|r| f64::from(*r > 0.0)));
+        rewards.extend(vec![-1.5; m]);
+        rewards.extend(draw(4, m, -3e4, 1e4));
+        // Not representable in f32: differences come from float64.
+        rewards.extend(draw(5, m, 0.0, 1.0).iter().map(|r| 1e6 + r / 3.0));
+        for rule in Rule::ALL {
+            if rule.validate(m).is_err() {
+                refused += 1;
+                assert!(rule.group_rule(m).is_err(), "{rule} m={m}");
+                continue;
+            }
+            let got = rule.reduce_groups(&gpu, &rewards, m, context).unwrap();
+            for (g, group) in rewards.chunks_exact(m).enumerate() {
+                let want = rule.group_with(group, &context(g)).unwrap();
+                let error = worst(&got.advantages[g * m..(g + 1) * m], &want.advantages);
+                assert!(
+                    error <= 1.0,
+                    "{rule} m={m} group {g}: {error:.2} of the allowed error"
+                );
+                let peak = want.advantages.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+                // Advantages below f32's range come out as 0.
+                assert!(
+                    got.no_signal[g] == want.no_signal || peak < TINY,
+                    "{rule} m={m} group {g}: {peak}"
+                );
+            }
+        }
+    }
+    assert_eq!(refused, 5, "prefix-tea at m below 11 and nothing else");
+}
+
+/// 1e5 groups need two dimensions of workgroups; every group must come out as it does alone, to the bit.
+#[test]
+fn a_hundred_thousand_groups() {
+    let gpu = open_gpu();
+    let (groups, m) = (100_000, 11);
+    let rewards = draw(9, groups * m, 0.0, 1.0);
+    for rule in Rule::ALL {
+        let all = rule.reduce_groups(&gpu, &rewards, m, context).unwrap();
+        assert_eq!(all.advantages.len(), groups * m);
+        assert_eq!(all.no_signal.len(), groups);
+        for g in [0, 1, 65_534, 65_535, 99_999] {
+            let at = g * m..(g + 1) * m;
+            let own = &rewards[at.clone()];
+            let alone = rule.reduce_groups(&gpu, own, m, |_| context(g)).unwrap();
+            assert_eq!(all.advantages[at], alone.advantages, "{rule} group {g}");
+            assert_eq!(all.no_signal[g], alone.no_signal[0], "{rule} group {g}");
+            let want = rule.group_with(own, &context(g)).unwrap();
+            let error = worst(&alone.advantages, &want.advantages);
+            assert!(error <= 1.0, "{rule} group {g}: {error:.2} of the allowed error");
+        }
+    }
+}
+
+/// More rewards than one dispatch takes: the seams between the batches do not show.
+#[test]
+fn large_calls_are_cut_into_dispatches() {
+    let gpu = open_gpu();
+    let (groups, m) = (1030, MAX_GROUP);
+    let mut rewards = vec![1.0; groups * m];
+    for g in 0..groups {
+        rewards[g * m + g] = 2.0 + g as f64;
+    }
+    let all = reduce_groups(&gpu, &GroupRule::BonMaxSecond, &rewards, m, &[]).unwrap();
+    assert_eq!(all.no_signal, vec![false; groups]);
+    for g in 0..groups {
+        let row = &all.advantages[g * m..(g + 1) * m];
+        assert_eq!(row[g], 1.0 + g as f32, "group {g}");
+        assert_eq!(row.iter().filter(|a| **a != 0.0).count(), 1, "group {g}");
+    }
+}
+
+#[test]
+fn bad_rewards_and_splits_are_refused() {
+    let gpu = open_gpu();
+    let refuse = |rule: &Rule, rewards: &[f64], m: usize, words: &str| {
+        let error = rule.reduce_groups(&gpu, rewards, m, context).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    refuse(&Rule::Grpo, &[0.0, 1.0, 2.0, f64::NAN], 2, "group 1, sample 1");
+    refuse(&Rule::Grpo, &[0.0, f64::INFINITY], 2, "group 0, sample");
+    refuse(&Rule::Grpo, &[0.0, 1e30], 2, "rescale");
+    refuse(&Rule::Grpo, &[0.0, 1.0, 2.0], 2, "whole");
+    refuse(&Rule::Grpo, &[0.0], 1, "at least 2");
+    refuse(&Rule::Grpo, &vec![0.0; 2 * MAX_GROUP], 2 * MAX_GROUP, "4096");
+    refuse(&Rule::Oracle(OracleParams { bon: 0 }), &[0.0, 1.0], 2, "--bon");
+
+    // Given splits of unequal sizes need two calls.
+    let (one, two) = ([0], [0, 1]);
+    let uneven = |g: usize| GroupContext {
+        key: [0, 0],
+        selection: Some(if g == 0 { &one[..] } else { &two[..] }),
+    };
+    let rewards = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
+    let chow = Rule::Chow(ChowParams::DEFAULT);
+    let error = chow.reduce_groups(&gpu, &rewards, 3, uneven).unwrap_err();
+    assert!(error.to_string().contains("group 1"), "{error}");
+    let rule = chow.group_rule(3).unwrap();
+    assert!(reduce_groups(&gpu, &rule, &rewards, 3, &[]).is_err(), "no split");
+
+    let none = Rule::Grpo.reduce_groups(&gpu, &[], 2, context).unwrap();
+    assert!(none.advantages.is_empty() && none.no_signal.is_empty());
+}
