@@ -15,10 +15,10 @@ use crate::diagnose::alignment::{
 };
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::reward::{DemoScore, Reward, RewardModel, RewardOptions};
+use crate::reward::{self, Reward, RewardOptions};
 use crate::tensor::DType;
 use crate::text::{PromptContent, PromptRecord, TemplateDate, read_jsonl};
-use crate::train::setup::{TRUE_SCORE, default_reward};
+use crate::train::setup::default_reward;
 
 /// Cosine of every rule's update from m samples with the oracle's update from a whole pool
 ///
@@ -235,9 +235,6 @@ impl Args {
     }
 
     fn judge(&self, gpu: &Gpu, name: &str) -> Result<Box<dyn Reward>> {
-        if name == TRUE_SCORE {
-            return Ok(Box::new(DemoScore));
-        }
         let options = RewardOptions {
             adapter: self.reward_adapter.as_deref(),
             dtype: self.reward_dtype,
@@ -246,7 +243,7 @@ impl Args {
             raw: self.raw,
             date: self.template_date,
         };
-        Ok(Box::new(RewardModel::load(gpu, name, &options)?))
+        reward::open(gpu, name, &options)
     }
 
     fn print(&self, a: &Alignment, parameters: Option<usize>) {
