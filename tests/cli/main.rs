@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod bad_input;
+mod diagnose_alignment;
 mod eval;
 mod generate;
+mod judge;
 #[path = "../common/tiny.rs"]
 mod tiny;
 
