@@ -244,4 +244,8 @@ fn ask_all(client: &Client, waiting: &[&Pair], store: Store, settings: &JudgeSet
 }
 
 #[cfg(test)]
+mod fault_server;
+#[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
 mod tests;
