@@ -8,6 +8,11 @@ DEMO_OUTPUT ?= runs/demo
 # The demo: trains the embedded policy with TEA, then compares best-of-n of base and trained on held-out prompts.
 DEMO = demo --output $(DEMO_OUTPUT)
 
+# Without a display, Mesa's device-select layer has nothing to select by and prints an error about XDG_RUNTIME_DIR instead.
+ifeq ($(XDG_RUNTIME_DIR)$(MESA_VK_DEVICE_SELECT),)
+export NODEVICE_SELECT = 1
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help build demo models test lint format
 

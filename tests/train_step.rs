@@ -5,7 +5,7 @@ mod common;
 
 use common::{Golden, open_gpu, workspace};
 use serde_json::{Map, Value};
-use tea_wgpu::advantage::Rule;
+use tea_wgpu::advantage::{ChowParams, Rule, RuleOptions};
 use tea_wgpu::config::{TrainConfig, TrainFlags};
 use tea_wgpu::demo;
 use tea_wgpu::error::Result;
@@ -17,6 +17,7 @@ use tea_wgpu::reward::{Item, Reward};
 use tea_wgpu::rollout::{Sampler, SamplerShape};
 use tea_wgpu::text::{HfFiles, PromptContent, Tokenizer};
 use tea_wgpu::train::rl::{Prompt, Trainer};
+use tea_wgpu::train::setup;
 
 /// Judges by the characters' codes alone.
 struct Toy {
@@ -259,12 +260,17 @@ fn the_seed_alone_decides_a_run() {
 #[test]
 fn equal_rewards_move_nothing_but_what_the_kl_moves() {
     let gpu = open_gpu();
-    for rule in Rule::ALL {
-        let beta = |beta| TrainFlags {
-            beta: Some(beta),
-            ..flags()
-        };
-        let still = run(&gpu, beta(0.0), *rule, Start::Stored, constant);
+    let beta = |beta| TrainFlags {
+        beta: Some(beta),
+        ..flags()
+    };
+    // Ten responses hold two prefixes at α = 1/4 and up, not at 1/5.
+    let wide = RuleOptions {
+        alpha: Some("1/4".parse().unwrap()),
+        ..RuleOptions::default()
+    };
+    for rule in Rule::ALL.iter().filter(|r| r.trains()).map(|r| r.with(&wide)) {
+        let still = run(&gpu, beta(0.0), rule, Start::Stored, constant);
         for step in 0..2 {
             assert_eq!(still.get(step, "frac_groups_no_signal"), 1.0, "{rule}");
             assert_eq!(still.get(step, "frac_reward_zero_std"), 1.0, "{rule}");
@@ -273,14 +279,51 @@ fn equal_rewards_move_nothing_but_what_the_kl_moves() {
             assert_eq!(still.get(step, "grad_norm"), 0.0, "{rule}");
         }
         assert_eq!(still.moved(), 0.0, "{rule}");
-        let pulled = run(&gpu, beta(0.5), *rule, Start::Stored, constant);
-        assert_eq!(pulled.get(0, "frac_groups_no_signal"), 1.0, "{rule}");
-        assert!(
-            pulled.get(0, "kl") > 0.0 && pulled.get(0, "grad_norm") > 0.0,
-            "{rule}"
-        );
-        assert!(pulled.moved() > 0.0, "{rule}");
     }
+    let pulled = run(&gpu, beta(0.5), Rule::default(), Start::Stored, constant);
+    assert_eq!(pulled.get(0, "frac_groups_no_signal"), 1.0);
+    assert!(pulled.get(0, "kl") > 0.0 && pulled.get(0, "grad_norm") > 0.0);
+    assert!(pulled.moved() > 0.0);
+}
+
+#[test]
+fn a_random_split_is_part_of_what_the_seed_repeats() {
+    let gpu = open_gpu();
+    let chow = Rule::Chow(ChowParams::DEFAULT);
+    let twice = || run(&gpu, flags(), chow, Start::Fresh, parity);
+    let (a, b) = (twice(), twice());
+    assert_eq!(a.timeless(), b.timeless());
+    assert!(a.after == b.after && a.moved() > 0.0);
+    assert!(a.get(0, "frac_groups_no_signal") < 1.0 && a.get(0, "grad_norm") > 0.0);
+}
+
+#[test]
+fn flags_reach_the_rule_that_knows_them() {
+    let rule = |name: &str, set: fn(&mut TrainFlags)| {
+        let mut flags = TrainFlags {
+            advantage: Some(name.into()),
+            num_generations: Some(64),
+            ..flags()
+        };
+        set(&mut flags);
+        setup::rule(&flags.resolve(&|_| None).unwrap()).unwrap()
+    };
+    for known in Rule::ALL.iter().filter(|r| r.trains()) {
+        // Nothing given: every rule's own defaults; cat-bon's N is the group size then.
+        assert_eq!(rule(known.name(), |_| {}), *known);
+    }
+    let bon = |f: &mut TrainFlags| f.bon = Some(256);
+    assert!(matches!(rule("tea", bon), Rule::Tea(p) if p.bon == 256));
+    assert!(matches!(rule("cat-bon", bon), Rule::CatBon(p) if p.bon == Some(256)));
+    let prefixes = |f: &mut TrainFlags| (f.prefix_order, f.prefixes) = (Some(3), Some(4));
+    assert!(
+        matches!(rule("prefix-tea", prefixes), Rule::PrefixTea(p) if (p.prefix_order, p.prefixes) == (3, 4))
+    );
+    let k = |f: &mut TrainFlags| f.max_at_k = Some(5);
+    assert!(matches!(rule("bon-mean", k), Rule::BonMean(p) if p.max_at_k == Some(5)));
+    assert!(matches!(rule("pkpo", k), Rule::Pkpo(p) if p.max_at_k == Some(5)));
+    let size = |f: &mut TrainFlags| f.selection_size = Some(7);
+    assert!(matches!(rule("chow", size), Rule::Chow(p) if p.selection_size == Some(7)));
 }
 
 #[test]

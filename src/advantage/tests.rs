@@ -1,35 +1,34 @@
-//! Golden cases and properties of every rule.
+//! Properties of every rule; golden cases and brute force in the files below.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use clap::ValueEnum;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use serde_json::Value;
 
 use super::*;
 
-fn golden() -> Value {
-    serde_json::from_str(include_str!("../../tests/golden/advantages.json")).unwrap()
+mod brute;
+mod golden;
+mod settings;
+
+/// A rule for which the place of a reward in the group does not matter.
+fn symmetric(rule: &Rule) -> bool {
+    !matches!(rule, Rule::PrefixTea(_) | Rule::Chow(_))
 }
 
-fn numbers(value: &Value) -> Vec<f64> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|x| x.as_f64().unwrap())
-        .collect()
+/// A rule with tail statistics.
+fn tailed(rule: &Rule) -> bool {
+    rule.name().contains("tea")
 }
 
-fn rule_of(case: &Value) -> Rule {
-    let name = case["rule"].as_str().unwrap();
-    let rule = Rule::from_str(name, false).unwrap();
-    let params = &case["params"];
-    rule.with(&RuleOptions {
-        alpha: params["alpha"].as_f64().map(|a| Alpha::new(a).unwrap()),
-        bon: params["n"].as_u64(),
-        min_scale: None,
-    })
+/// A rule that lifts one best response alone: ties go to the lowest index.
+fn one_best(rule: &Rule) -> bool {
+    matches!(rule, Rule::BonMaxMean | Rule::BonMaxSecond)
+}
+
+fn flags(set: impl FnOnce(&mut RuleOptions)) -> RuleOptions {
+    let mut options = RuleOptions::default();
+    set(&mut options);
+    options
 }
 
 /// Seeded rewards (m,): sums of uniforms, so near normal.
@@ -41,58 +40,18 @@ fn draw(seed: u64, m: usize) -> Vec<f64> {
         .collect()
 }
 
-#[test]
-fn golden_tables_of_kappa_and_expected_maxima() {
-    let golden = golden();
-    for (key, value) in golden["kappa"].as_object().unwrap() {
-        let (alpha, n) = key.split_once(',').unwrap();
-        let got = tail::kappa(alpha.parse().unwrap(), n.parse().unwrap()).unwrap();
-        let want = value.as_f64().unwrap();
-        assert!(
-            (got - want).abs() < 1e-11,
-            "kappa({key}) = {got}, expected {want}"
-        );
-    }
-    for (n, value) in golden["expected_max"].as_object().unwrap() {
-        let got = tail::expected_max_normal(n.parse().unwrap());
-        assert!((got - value.as_f64().unwrap()).abs() < 1e-12, "c_{n} = {got}");
-    }
-}
-
-#[test]
-fn golden_advantages_of_every_rule() {
-    let mut seen = std::collections::BTreeMap::<String, usize>::new();
-    for case in golden()["cases"].as_array().unwrap() {
-        let rule = rule_of(case);
-        let (rewards, want) = (numbers(&case["rewards"]), numbers(&case["advantages"]));
-        let got = rule.advantages(&rewards).unwrap();
-        for (i, (g, w)) in got.iter().zip(&want).enumerate() {
-            // Relative to the advantage's own size beyond 1: the longest sums have 512 terms near 1e2.
-            assert!(
-                (g - w).abs() <= 1e-9 * w.abs().max(1.0),
-                "{rule} {} sample {i}: {g} vs {w}",
-                case["params"]
-            );
-        }
-        assert_eq!(got.len(), want.len());
-        *seen.entry(rule.name().to_string()).or_default() += 1;
-    }
-    for rule in Rule::ALL {
-        assert!(
-            seen.get(rule.name()).copied().unwrap_or(0) >= 20,
-            "{rule} has too few golden cases"
-        );
-    }
+/// The place that sample `slot` of a shuffled group comes from; 5 divides none of the sizes used.
+fn shuffle(m: usize) -> Vec<usize> {
+    (0..m).map(|i| (i * 5 + 3) % m).collect()
 }
 
 #[test]
 fn permuting_the_rewards_permutes_the_advantages() {
-    for rule in Rule::ALL {
+    for rule in Rule::ALL.iter().filter(|r| symmetric(r)) {
         for (seed, m) in [(1, 2), (2, 7), (3, 64), (4, 257)] {
             let rewards = draw(seed, m);
             let base = rule.advantages(&rewards).unwrap();
-            // 5 divides none of the sizes, so this is a permutation.
-            let order: Vec<usize> = (0..m).map(|i| (i * 5 + 3) % m).collect();
+            let order = shuffle(m);
             let shuffled: Vec<f64> = order.iter().map(|&i| rewards[i]).collect();
             let got = rule.advantages(&shuffled).unwrap();
             for (slot, &i) in order.iter().enumerate() {
@@ -100,6 +59,46 @@ fn permuting_the_rewards_permutes_the_advantages() {
             }
         }
     }
+}
+
+#[test]
+fn chow_moves_with_its_split_and_prefix_tea_within_its_prefixes() {
+    let (m, rewards) = (64, draw(3, 64));
+    let order = shuffle(m);
+    let shuffled: Vec<f64> = order.iter().map(|&i| rewards[i]).collect();
+    let chow = Rule::Chow(ChowParams::DEFAULT);
+    let split: Vec<usize> = (0..m).filter(|i: &usize| i.is_multiple_of(3)).collect();
+    let moved: Vec<usize> = (0..m).filter(|&slot| order[slot].is_multiple_of(3)).collect();
+    let under = |rewards: &[f64], selection: &[usize]| {
+        let context = GroupContext {
+            selection: Some(selection),
+            ..GroupContext::default()
+        };
+        chow.group_with(rewards, &context).unwrap().advantages
+    };
+    let (base, got) = (under(&rewards, &split), under(&shuffled, &moved));
+    for (slot, &i) in order.iter().enumerate() {
+        assert!(
+            (got[slot] - base[i]).abs() < 1e-11,
+            "{} vs {}",
+            got[slot],
+            base[i]
+        );
+    }
+
+    // Prefixes of 34 and 64: reversing each part changes nothing else, reversing the whole does.
+    let prefix = Rule::PrefixTea(PrefixTeaParams::DEFAULT);
+    let base = prefix.advantages(&rewards).unwrap();
+    let mut parts = rewards.clone();
+    parts[..34].reverse();
+    parts[34..].reverse();
+    let mut got = prefix.advantages(&parts).unwrap();
+    got[..34].reverse();
+    got[34..].reverse();
+    assert!(got.iter().zip(&base).all(|(a, b)| (a - b).abs() < 1e-11));
+    let reversed: Vec<f64> = rewards.iter().rev().copied().collect();
+    let got = prefix.advantages(&reversed).unwrap();
+    assert!(got.iter().rev().zip(&base).any(|(a, b)| (a - b).abs() > 0.1));
 }
 
 #[test]
@@ -124,24 +123,46 @@ fn shifting_the_rewards_changes_nothing() {
 fn scaling_the_rewards_scales_the_advantages() {
     let rewards = draw(11, 40);
     let scaled: Vec<f64> = rewards.iter().map(|r| r * 8.0).collect();
-    for rule in [Rule::default(), Rule::Grpo] {
+    let sd = |a: &[f64]| {
+        let mean = a.iter().sum::<f64>() / a.len() as f64;
+        (a.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / a.len() as f64).sqrt()
+    };
+    for rule in Rule::ALL {
+        // With ε = 0 the z-scores ignore the scale; every other rule is of degree one.
+        let (rule, degree_one) = match *rule {
+            Rule::GrpoZ(_) => (Rule::GrpoZ(GrpoZParams { epsilon: 0.0 }), false),
+            Rule::BonMean(params) => (
+                Rule::BonMean(BonMeanParams {
+                    epsilon: 0.0,
+                    ..params
+                }),
+                false,
+            ),
+            Rule::CatBon(params) => (
+                Rule::CatBon(CatBonParams {
+                    epsilon: 0.0,
+                    ..params
+                }),
+                false,
+            ),
+            other => (other, true),
+        };
         let (a, b) = (
             rule.advantages(&rewards).unwrap(),
             rule.advantages(&scaled).unwrap(),
         );
+        let factor = if degree_one { 8.0 } else { 1.0 };
+        let largest = b.iter().fold(0.0, |x: f64, y| x.max(y.abs()));
         assert!(
-            a.iter().zip(&b).all(|(x, y)| (8.0 * x - y).abs() < 1e-11),
-            "{rule} is of degree one"
+            a.iter()
+                .zip(&b)
+                .all(|(x, y)| (factor * x - y).abs() <= 1e-13 * largest),
+            "{rule}"
         );
+        if matches!(rule, Rule::GrpoZ(_) | Rule::BonMean(_)) {
+            assert!((sd(&a) - 1.0).abs() < 1e-12, "{rule}");
+        }
     }
-    let z = Rule::GrpoZ(GrpoZParams { epsilon: 0.0 });
-    let (a, b) = (z.advantages(&rewards).unwrap(), z.advantages(&scaled).unwrap());
-    assert!(
-        a.iter().zip(&b).all(|(x, y)| (x - y).abs() < 1e-12),
-        "z-scores ignore the scale"
-    );
-    let sd = (a.iter().map(|x| x * x).sum::<f64>() / a.len() as f64).sqrt();
-    assert!((sd - 1.0).abs() < 1e-12);
 }
 
 #[test]
@@ -153,22 +174,131 @@ fn equal_rewards_and_flat_tails_give_no_signal() {
             "{rule}"
         );
     }
-    // More winners than the tail holds: TEA sees a flat tail, the others still compare.
+    // More winners than a tail holds, two equal best: the rules that look at the top alone see nothing.
     let rewards: Vec<f64> = (0..32).map(|i| f64::from(u8::from(i % 2 == 0))).collect();
-    let tea = Rule::default().group(&rewards).unwrap();
-    assert!(tea.no_signal && !tea.zero_std);
-    assert_eq!(tea.tail.unwrap().tail.sigma, 0.0);
-    assert!(!Rule::Grpo.group(&rewards).unwrap().no_signal);
+    for rule in Rule::ALL {
+        let group = rule.group(&rewards).unwrap();
+        assert_eq!(
+            group.no_signal,
+            tailed(rule) || matches!(rule, Rule::BonMaxSecond),
+            "{rule}"
+        );
+        assert!(!group.zero_std);
+        assert_eq!(group.tail.is_some(), tailed(rule));
+        assert!(group.tail.is_none_or(|info| info.tail.sigma == 0.0));
+    }
+    // 0/1 rewards: with more than m − K successes every K-subset around a response holds one.
+    let wins = |count: usize| -> Vec<f64> { (0..32).map(|i| f64::from(u8::from(i < count))).collect() };
+    for (k, most) in [(16, 16), (8, 24), (2, 30)] {
+        let rule = Rule::BonMean(BonMeanParams::DEFAULT).with(&flags(|o| o.max_at_k = Some(k)));
+        assert!(!rule.group(&wins(most)).unwrap().no_signal, "K {k}");
+        assert!(rule.group(&wins(most + 1)).unwrap().no_signal, "K {k}");
+    }
+    let groups = [wins(0), wins(1), wins(20), wins(32)];
+    for (name, count) in [
+        ("tea", 3),
+        ("grpo", 2),
+        ("grpo-z", 2),
+        ("bon-max-mean", 2),
+        ("bon-max-second", 3),
+        ("bon-mean", 3),
+        ("cat-bon", 2),
+        ("pkpo", 3),
+        ("oracle", 2),
+    ] {
+        let rule = Rule::ALL.iter().find(|r| r.name() == name).unwrap();
+        let silent = groups.iter().filter(|g| rule.group(g).unwrap().no_signal);
+        assert_eq!(silent.count(), count, "{name}");
+    }
 }
 
 #[test]
 fn ties_share_an_advantage() {
     let rewards = [1.0, 3.0, 3.0, 2.0, 2.0, 2.0, 0.0, 0.0, 1.0, 1.0];
-    for rule in Rule::ALL {
+    for rule in Rule::ALL.iter().filter(|r| symmetric(r) && !one_best(r)) {
         let a = rule.advantages(&rewards).unwrap();
         for (i, j) in [(1, 2), (3, 4), (4, 5), (6, 7), (8, 9), (0, 8)] {
             assert_eq!(a[i], a[j], "{rule} {i} {j}");
         }
+    }
+    let a = Rule::BonMaxMean.advantages(&rewards).unwrap();
+    assert!(
+        a[1] == 1.5 && a.iter().filter(|&&x| x == 0.0).count() == 9,
+        "{a:?}"
+    );
+}
+
+#[test]
+fn the_best_response_is_lifted_by_its_lead() {
+    let rewards = [1.0, 5.0, 3.0, 3.0];
+    assert_eq!(
+        Rule::BonMaxMean.advantages(&rewards).unwrap(),
+        [0.0, 2.0, 0.0, 0.0]
+    );
+    assert_eq!(
+        Rule::BonMaxSecond.advantages(&rewards).unwrap(),
+        [0.0, 2.0, 0.0, 0.0]
+    );
+    assert_eq!(Rule::BonMaxSecond.advantages(&[2.0, 2.5]).unwrap(), [0.0, 0.5]);
+    // The whole group as one subset: the same as the lead over the second.
+    let whole = Rule::Pkpo(PkpoParams { max_at_k: Some(4) });
+    assert_eq!(whole.advantages(&rewards).unwrap(), [0.0, 2.0, 0.0, 0.0]);
+}
+
+#[test]
+fn chow_splits_by_seed_step_and_place() {
+    let (m, size) = (16, 5);
+    let params = ChowParams {
+        selection_size: Some(size),
+    };
+    let at = |seed, step, place| params.selection(m, &GroupContext::at(seed, step, place)).unwrap();
+    assert_eq!(at(1, 2, 3), at(1, 2, 3));
+    for other in [at(2, 2, 3), at(1, 3, 3), at(1, 2, 4)] {
+        assert_ne!(at(1, 2, 3), other);
+    }
+    let (mut chosen, splits) = (vec![0_u32; m], 4000);
+    for place in 0..splits {
+        let split = at(9, 0, place);
+        assert!(split.len() == size && split.is_sorted_by(|a, b| a < b) && split[size - 1] < m);
+        split.iter().for_each(|&i| chosen[i] += 1);
+    }
+    // Each index in 5/16 of the splits: 1250, with a standard deviation of 29.
+    assert!(chosen.iter().all(|&n| (1110..1390).contains(&n)), "{chosen:?}");
+    // The rule draws the same split.
+    let (rewards, context) = (draw(8, m), GroupContext::at(1, 2, 3));
+    let split = at(1, 2, 3);
+    let given = GroupContext {
+        selection: Some(&split),
+        ..GroupContext::default()
+    };
+    let rule = Rule::Chow(params);
+    assert_eq!(
+        rule.group_with(&rewards, &context).unwrap(),
+        rule.group_with(&rewards, &given).unwrap()
+    );
+    // The order in which a split is written does not matter.
+    let backwards: Vec<usize> = split.iter().rev().copied().collect();
+    let given = GroupContext {
+        selection: Some(&backwards),
+        ..GroupContext::default()
+    };
+    assert_eq!(params.selection(m, &given).unwrap(), split);
+}
+
+#[test]
+fn groups_of_4096_stay_finite() {
+    let rewards = draw(77, 4096);
+    for rule in Rule::ALL {
+        let group = rule.group(&rewards).unwrap();
+        assert!(
+            !group.no_signal && group.advantages.iter().all(|a| a.is_finite()),
+            "{rule}"
+        );
+    }
+    for k in [2, 3, 100, 4095, 4096] {
+        let rule = Rule::Pkpo(PkpoParams { max_at_k: Some(k) });
+        let a = rule.advantages(&rewards).unwrap();
+        assert!(a.iter().all(|a| a.is_finite() && *a >= 0.0), "K {k}");
     }
 }
 
@@ -184,60 +314,4 @@ fn tea_reports_its_tail_and_prediction() {
     );
     let a = Rule::default().advantages(&rewards).unwrap();
     assert!(a.iter().sum::<f64>().abs() < 1e-10);
-}
-
-#[test]
-fn bad_input_is_a_user_error_that_says_where() {
-    for rule in Rule::ALL {
-        for rewards in [&[][..], &[1.0][..]] {
-            let error = rule.advantages(rewards).unwrap_err();
-            assert_eq!(error.exit_code(), 2);
-            assert!(error.to_string().contains("at least 2"), "{error}");
-        }
-        for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            let error = rule.advantages(&[0.0, 1.0, bad, 2.0]).unwrap_err();
-            assert!(error.to_string().contains("sample 2"), "{error}");
-        }
-        assert!(
-            rule.advantages(&[1e308, -1e308])
-                .unwrap_err()
-                .to_string()
-                .contains("overflows")
-        );
-    }
-    let small = Rule::Tea(TeaParams {
-        bon: 4,
-        ..TeaParams::DEFAULT
-    });
-    assert!(small.validate(64).unwrap_err().to_string().contains("N = 4"));
-    assert!(
-        Rule::Tea(TeaParams {
-            min_scale: 0.0,
-            ..TeaParams::DEFAULT
-        })
-        .validate(64)
-        .is_err()
-    );
-    assert!(Rule::GrpoZ(GrpoZParams { epsilon: -1.0 }).validate(64).is_err());
-}
-
-#[test]
-fn names_round_trip_through_clap_and_serde() {
-    let mut names = std::collections::BTreeSet::new();
-    for rule in Rule::ALL {
-        assert!(names.insert(rule.name()));
-        assert_eq!(Rule::from_str(rule.name(), false).unwrap(), *rule);
-        let json = serde_json::to_value(rule).unwrap();
-        assert_eq!(json["rule"], rule.name());
-        assert_eq!(serde_json::from_value::<Rule>(json).unwrap(), *rule);
-    }
-    let rule: Rule = toml::from_str("rule = \"tea\"\nalpha = \"1/3\"\nbon = 256").unwrap();
-    assert_eq!(
-        rule,
-        Rule::Tea(TeaParams {
-            alpha: "1/3".parse().unwrap(),
-            bon: 256,
-            min_scale: 1e-8
-        })
-    );
 }

@@ -4,7 +4,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use crate::config::{overlay, read_toml};
 use crate::error::{Error, Result};
 use crate::model::load::Source;
 use crate::model::save::write_atomic;
@@ -47,6 +49,20 @@ impl Lines {
             }
         }
     }
+}
+
+/// Settings layer by layer: flags over the settings file over the stored settings of the run that is resumed.
+///
+/// # Errors
+/// A file is missing (that of an older run may be) or holds what is not a setting.
+pub(crate) fn layered<T: Serialize + DeserializeOwned + Default>(
+    stored: Option<&Path>,
+    file: Option<&Path>,
+    flags: &T,
+) -> Result<T> {
+    let read = |path: Option<&Path>| path.map(read_toml::<T>).transpose();
+    let stored = read(stored.filter(|p| p.exists()))?.unwrap_or_default();
+    overlay(&overlay(&stored, &read(file)?.unwrap_or_default())?, flags)
 }
 
 /// Rows of a workspace for sequences of these lengths: no more than are there, no fewer than the longest unless a budget

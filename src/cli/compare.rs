@@ -50,19 +50,35 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// A name for an evaluation in tables and plots: EVAL=NAME (may be repeated)
-    #[arg(long, value_name = "EVAL=NAME", value_parser = label)]
-    label: Vec<(String, String)>,
+    #[arg(long, value_name = "EVAL=NAME")]
+    label: Vec<String>,
 }
 
-fn label(text: &str) -> std::result::Result<(String, String), String> {
-    match text.rsplit_once('=') {
-        Some((of, name)) if !of.is_empty() && !name.is_empty() => Ok((of.to_string(), name.to_string())),
-        _ => Err("write it as EVAL=NAME, with a directory that is compared".to_string()),
+/// Splits `EVAL=NAME` at the first `=` that has one of the evaluations before it: both sides may hold more of them.
+fn label(text: &str, evals: &[PathBuf]) -> Result<(String, String)> {
+    let is_eval = |of: &str| !of.is_empty() && evals.iter().any(|dir| dir.ends_with(of));
+    let mut splits = text
+        .match_indices('=')
+        .map(|(at, _)| (&text[..at], &text[at + 1..]));
+    let found = splits
+        .clone()
+        .find(|(of, _)| is_eval(of))
+        .or_else(|| splits.next());
+    match found {
+        Some((of, name)) if !name.is_empty() => Ok((of.to_string(), name.to_string())),
+        _ => Err(Error::user(format!(
+            "--label {text}: write it as EVAL=NAME, with a directory that is compared"
+        ))),
     }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let entries = read_entries(&args.evals, &args.label)?;
+    let labels = args
+        .label
+        .iter()
+        .map(|text| label(text, &args.evals))
+        .collect::<Result<Vec<_>>>()?;
+    let entries = read_entries(&args.evals, &labels)?;
     let baseline = match &args.baseline {
         None => 0,
         Some(name) => {
@@ -98,4 +114,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut out = Lines::new();
     out.text(report.render(args.format)?.trim_end());
     out.finish(None)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_label_may_hold_equal_signs() {
+        let evals = ["runs/base", "runs/lr=1/eval"].map(PathBuf::from);
+        let split = |text: &str| label(text, &evals).unwrap();
+        let pair = |of: &str, name: &str| (of.to_string(), name.to_string());
+        assert_eq!(split("base=m = 16"), pair("base", "m = 16"));
+        assert_eq!(split("runs/lr=1/eval=N=2"), pair("runs/lr=1/eval", "N=2"));
+        // No evaluation: the message of the reader names it.
+        assert_eq!(split("x=y"), pair("x", "y"));
+        assert!(label("base", &evals).is_err() && label("base=", &evals).is_err());
+    }
 }

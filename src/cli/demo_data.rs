@@ -21,7 +21,7 @@ use crate::text::PromptContent;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tea-wgpu demo-data --output build/demo
-  tea-wgpu demo-data --output build/reward --samples-from build/sft/final --train 4000")]
+  tea-wgpu demo-data --output build/reward --samples-from runs/full/checkpoints/step_400 --train 4000")]
 pub(crate) struct Args {
     /// Directory to write into
     #[arg(long, value_name = "DIR")]

@@ -26,7 +26,7 @@ use crate::text::{Formatter, PromptContent, PromptRecord, TemplateDate, Tokenize
     group = clap::ArgGroup::new("what").required(true).args(["prompt", "prompts"]),
     after_help = "Examples:
   tea-wgpu generate --model smollm2-135m --prompt 'Why is the sky blue?' -n 4
-  tea-wgpu generate --model llama-1b --adapter runs/tea/adapter --prompts examples/prompts.jsonl \\
+  tea-wgpu generate --model llama-1b --adapter runs/llama/checkpoints/step_450 --prompts examples/prompts.jsonl \\
       --best-of 64 --reward-model skywork-llama-8b --json"
 )]
 pub(crate) struct Args {

@@ -25,7 +25,7 @@ use crate::text::{GradientRecord, read_jsonl};
     group = clap::ArgGroup::new("trained").required(true).args(["adapter", "full"]),
     after_help = "Example:
   echo '{\"tokens\": [5, 17, 3, 9], \"prompt_len\": 2, \"weight\": 1.0}' > in.jsonl
-  tea-wgpu gradient --model path/to/model --adapter path/to/adapter --input in.jsonl --output gradient.safetensors"
+  tea-wgpu gradient --model path/to/model --adapter runs/sft/checkpoints/step_100 --input in.jsonl --output gradient.safetensors"
 )]
 pub(crate) struct Args {
     /// Language model: an alias, a directory, a GGUF file, or a hub id

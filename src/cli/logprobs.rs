@@ -20,7 +20,7 @@ use crate::text::{Formatter, LogprobsInput, LogprobsRecord, TemplateDate, read_j
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   echo '{\"id\": 1, \"tokens\": [5, 17, 3, 9]}' > in.jsonl
-  tea-wgpu logprobs --model path/to/model --adapter runs/demo/adapter --input in.jsonl")]
+  tea-wgpu logprobs --model path/to/model --adapter runs/sft/checkpoints/step_100 --input in.jsonl")]
 pub(crate) struct Args {
     /// Language model: an alias, a directory, a GGUF file, or a hub id
     #[arg(long)]

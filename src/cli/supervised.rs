@@ -1,9 +1,12 @@
 //! `tea-wgpu sft` and `tea-wgpu reward`.
 
 use super::Globals;
-use crate::config::{SupervisedConfig, SupervisedFlags, overlay, read_toml};
+use super::common::layered;
+use crate::config::{SupervisedConfig, SupervisedFlags};
 use crate::error::Result;
+use crate::train::checkpoint::RunDir;
 use crate::train::run::RunOptions;
+use crate::train::supervised::{Outcome, adapter_shape};
 use crate::train::{interrupt, preference, sft};
 use std::path::PathBuf;
 
@@ -12,6 +15,8 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   tea-wgpu sft --model smollm2-135m --data chats.jsonl --output runs/sft
   tea-wgpu sft --model DIR --data pairs.jsonl --full --learning-rate 2e-3 --steps 2000 --output runs/full
+  tea-wgpu sft --output runs/sft --resume --steps 3000
+      continues from the last checkpoint with the run's own settings; flags given again win
 
 Data: {\"prompt\": text, \"response\": text} or {\"messages\": [..., assistant]} a line")]
 pub(crate) struct SftArgs {
@@ -25,6 +30,7 @@ pub(crate) struct SftArgs {
   tea-wgpu reward --model smollm2-135m --data preferences.jsonl --head-only --output runs/head
   tea-wgpu reward --model smollm2-135m --adapter runs/head/checkpoints/step_200 --data preferences.jsonl --output runs/rm
   tea-wgpu reward --model DIR --data preferences.jsonl --full --output runs/rm
+  tea-wgpu reward --output runs/rm --resume
 
 Data: {\"prompt\": text, \"chosen\": text, \"rejected\": text} a line")]
 pub(crate) struct RewardArgs {
@@ -52,13 +58,12 @@ struct Common {
 
 impl Common {
     fn resolve(self) -> Result<(SupervisedConfig, RunOptions)> {
-        let file = self
-            .config
-            .as_deref()
-            .map(read_toml::<SupervisedFlags>)
-            .transpose()?
-            .unwrap_or_default();
-        let config = overlay(&file, &self.flags)?.resolve()?;
+        let run = RunDir::check(&self.output, self.resume, self.overwrite)?;
+        // A resumed run keeps its own settings unless they are given anew, and its adapter is the checkpoint's.
+        let stored = self.resume.then(|| run.config());
+        let latest = if self.resume { run.latest()? } else { None };
+        let config = layered(stored.as_deref(), self.config.as_deref(), &self.flags)?
+            .resolve(&|dir| adapter_shape(latest.as_deref().unwrap_or(dir)))?;
         Ok((
             config,
             RunOptions {
@@ -74,8 +79,8 @@ impl SftArgs {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
         let (config, options) = self.common.resolve()?;
         interrupt::install()?;
-        let last = sft::train(&globals.open_gpu()?, &config, &options)?;
-        println!("trained: {}", last.display());
+        let outcome = sft::train(&globals.open_gpu()?, config, &options)?;
+        summary(&outcome, &["loss"], "examples");
         Ok(())
     }
 }
@@ -84,8 +89,23 @@ impl RewardArgs {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
         let (config, options) = self.common.resolve()?;
         interrupt::install()?;
-        let last = preference::train(&globals.open_gpu()?, &config, &options)?;
-        println!("trained: {}", last.display());
+        let outcome = preference::train(&globals.open_gpu()?, config, &options)?;
+        summary(&outcome, &["accuracy", "loss"], "pairs");
         Ok(())
     }
+}
+
+/// The last lines of a run: how it does on what it was not trained on, and where it is.
+fn summary(outcome: &Outcome, names: &[&str], unit: &str) {
+    let values: Vec<String> = names
+        .iter()
+        .filter_map(|name| {
+            let value = outcome.eval.get(&format!("eval_{name}"))?.as_f64()?;
+            Some(format!("{name} {value:.4}"))
+        })
+        .collect();
+    if !values.is_empty() {
+        println!("held-out {} ({} {unit})", values.join(", "), outcome.held_out);
+    }
+    println!("trained: {}", outcome.checkpoint.display());
 }

@@ -1,13 +1,14 @@
 //! `tea-wgpu train` and `tea-wgpu plan`.
 
 use super::Globals;
-use crate::config::{TrainConfig, TrainFlags, overlay, read_toml};
+use super::common::layered;
+use crate::config::{TrainConfig, TrainFlags};
 use crate::error::{Error, Result};
 use crate::train::checkpoint::RunDir;
-use crate::train::interrupt;
 use crate::train::run::{self, RunOptions};
 use crate::train::setup::{Job, default_reward};
-use std::path::PathBuf;
+use crate::train::{interrupt, memory};
+use std::path::{Path, PathBuf};
 
 /// The largest binding every supported adapter has, in bytes.
 const PORTABLE_BINDING: u64 = 128 << 20;
@@ -60,15 +61,9 @@ struct Settings {
 }
 
 impl Settings {
-    /// Flags over the file over `base` over defaults.
-    fn resolve(self, base: &TrainFlags) -> Result<TrainConfig> {
-        let file = self
-            .config
-            .as_deref()
-            .map(read_toml::<TrainFlags>)
-            .transpose()?
-            .unwrap_or_default();
-        overlay(&overlay(base, &file)?, &self.flags)?.resolve(&default_reward)
+    /// Flags over the file over `stored` over defaults.
+    fn resolve(self, stored: Option<&Path>) -> Result<TrainConfig> {
+        layered(stored, self.config.as_deref(), &self.flags)?.resolve(&default_reward)
     }
 }
 
@@ -76,12 +71,8 @@ impl Args {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
         let run = RunDir::check(&self.output, self.resume, self.overwrite)?;
         // A resumed run keeps its own settings unless they are given anew.
-        let base = if self.resume && run.config().exists() {
-            read_toml(&run.config())?
-        } else {
-            TrainFlags::default()
-        };
-        let config = self.settings.resolve(&base)?;
+        let stored = self.resume.then(|| run.config());
+        let config = self.settings.resolve(stored.as_deref())?;
         interrupt::install()?;
         let gpu = globals.open_gpu()?;
         let options = RunOptions {
@@ -97,25 +88,31 @@ impl Args {
 
 impl PlanArgs {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
-        let job = Job::open(self.settings.resolve(&TrainFlags::default())?)?;
+        let mut job = Job::open(self.settings.resolve(None)?)?;
         // Without an adapter the plan is that of the smallest one the program runs on.
-        let cap = globals
-            .open_gpu()
-            .map_or(PORTABLE_BINDING, |gpu| gpu.caps().max_binding);
+        let (cap, have) = match globals.open_gpu() {
+            Ok(gpu) => (gpu.caps().max_binding, memory::free(&gpu)?),
+            Err(_) => (PORTABLE_BINDING, None),
+        };
+        job.choose_dtypes(cap, have)?;
         let plan = job.plan(cap)?;
+        let dtypes = [&job.config.base_dtype, &job.config.reward_dtype];
         if self.json {
             let rows: serde_json::Map<String, serde_json::Value> = plan
                 .rows
                 .iter()
                 .map(|(owner, bytes)| (owner.clone(), (*bytes).into()))
                 .collect();
-            let text = serde_json::json!({ "bytes": rows, "total": plan.total() });
+            let text = serde_json::json!({
+                "bytes": rows, "total": plan.total(), "base_dtype": dtypes[0], "reward_dtype": dtypes[1],
+            });
             println!(
                 "{}",
                 serde_json::to_string_pretty(&text).map_err(Error::internal)?
             );
         } else {
-            println!("{plan}");
+            let [base, reward] = dtypes.map(|d| d.as_deref().unwrap_or("as stored"));
+            println!("policy {base}, reward model {reward}\n{plan}");
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 mod supervised;
 mod train;
 
-pub use supervised::{Schedule, SupervisedConfig, SupervisedFlags};
+pub use supervised::{AdapterShape, Schedule, SupervisedConfig, SupervisedFlags};
 pub use train::{KlEstimator, LossType, TrainConfig, TrainFlags};
 
 use crate::error::{Error, Result};
@@ -50,6 +50,24 @@ pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
             e.message()
         ))
     })
+}
+
+/// Refuses a count of 0, by its flag.
+fn at_least_one(counts: &[(&str, u64)]) -> Result<()> {
+    match counts.iter().find(|(_, v)| *v == 0) {
+        Some((flag, _)) => Err(Error::user(format!("{flag} must be at least 1"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a number that is negative, infinite or none at all, by its flag.
+fn not_negative(numbers: &[(&str, f64)]) -> Result<()> {
+    match numbers.iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
+        Some((flag, v)) => Err(Error::user(format!(
+            "{flag} is {v}; it must be a finite number of at least 0"
+        ))),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

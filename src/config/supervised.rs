@@ -1,10 +1,10 @@
 //! Settings of `sft` and `reward`.
 
-use super::TEMPLATE_DATE;
-use crate::error::{Error, Result};
+use super::{TEMPLATE_DATE, at_least_one, not_negative};
+use crate::error::{Context, Error, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What the learning rate does after warm-up (transformers' `lr_scheduler_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -17,6 +17,9 @@ pub enum Schedule {
     /// Falls to 0 along half a cosine.
     Cosine,
 }
+
+/// Reads rank and alpha of the adapter in a directory.
+pub type AdapterShape<'a> = dyn Fn(&Path) -> Result<(usize, f64)> + 'a;
 
 /// Settings that may be left open: one struct for the TOML file and the flags of `sft` and `reward`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
@@ -64,10 +67,10 @@ pub struct SupervisedFlags {
     /// Train only the score head (reward): the backbone runs once over the data
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub head_only: Option<bool>,
-    /// LoRA rank r
+    /// LoRA rank r (default 16; with --adapter, the adapter's)
     #[arg(long)]
     pub lora_rank: Option<usize>,
-    /// LoRA alpha; the adapter is scaled by alpha / r
+    /// LoRA alpha; the adapter is scaled by alpha / r (default 2 r; with --adapter, the adapter's)
     #[arg(long)]
     pub lora_alpha: Option<f64>,
     /// Seed of everything random in the run
@@ -88,7 +91,8 @@ pub struct SupervisedFlags {
     /// Keep every layer's activations instead of recomputing them: faster, more memory
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub no_checkpointing: Option<bool>,
-    /// Element type of the frozen weights: f32, f16, bf16, q8_0, q4_0
+    /// Element type of the frozen weights: f32, f16, bf16, q8_0, q4_0 (default: the largest of f32, the stored type and q8_0
+    /// that fits, where the free memory is known; a GGUF file's blocks stay as they are)
     #[arg(long)]
     pub base_dtype: Option<String>,
     /// Do not wrap prompts in the model's chat template
@@ -141,11 +145,13 @@ pub struct SupervisedConfig {
 impl SupervisedFlags {
     /// Fills what is open with defaults.
     ///
+    /// `adapter_shape` reads rank and alpha of the adapter to start from, which no flag changes.
+    ///
     /// # Errors
-    /// No model or data, or a value out of range.
-    pub fn resolve(self) -> Result<SupervisedConfig> {
+    /// No model or data, a value out of range, or another rank or alpha than the adapter's.
+    pub fn resolve(self, adapter_shape: &AdapterShape<'_>) -> Result<SupervisedConfig> {
         let full = self.full.unwrap_or(false);
-        let lora_rank = self.lora_rank.unwrap_or(16);
+        let (lora_rank, lora_alpha) = self.lora(adapter_shape)?;
         let c = SupervisedConfig {
             model: self
                 .model
@@ -166,7 +172,7 @@ impl SupervisedFlags {
             full,
             head_only: self.head_only.unwrap_or(false),
             lora_rank,
-            lora_alpha: self.lora_alpha.unwrap_or(2.0 * lora_rank as f64),
+            lora_alpha,
             seed: self.seed.unwrap_or(1),
             save_steps: self.save_steps.unwrap_or(100),
             eval_steps: self.eval_steps.unwrap_or(50),
@@ -180,6 +186,29 @@ impl SupervisedFlags {
         c.validate()?;
         Ok(c)
     }
+
+    /// Rank and alpha: the adapter's own where a run starts from one.
+    fn lora(&self, adapter_shape: &AdapterShape<'_>) -> Result<(usize, f64)> {
+        let Some(dir) = &self.adapter else {
+            let rank = self.lora_rank.unwrap_or(16);
+            return Ok((rank, self.lora_alpha.unwrap_or(2.0 * rank as f64)));
+        };
+        let (rank, alpha) = adapter_shape(dir).context("--adapter")?;
+        let asked = [
+            ("--lora-rank", self.lora_rank.map(|r| r as f64), rank as f64),
+            ("--lora-alpha", self.lora_alpha, alpha),
+        ];
+        for (flag, asked, own) in asked {
+            if let Some(asked) = asked.filter(|asked| *asked != own) {
+                return Err(Error::user(format!(
+                    "{flag} is {asked}, but the adapter in {} has {own}: leave {flag} out to train that adapter on, or \
+                     --adapter to start a fresh one",
+                    dir.display()
+                )));
+            }
+        }
+        Ok((rank, alpha))
+    }
 }
 
 impl SupervisedConfig {
@@ -188,7 +217,7 @@ impl SupervisedConfig {
     /// # Errors
     /// The first one out of range, by the flag's name.
     pub fn validate(&self) -> Result<()> {
-        let least_one = [
+        at_least_one(&[
             ("--steps", self.steps.unwrap_or(1)),
             ("--batch-size", self.batch_size as u64),
             ("--lora-rank", self.lora_rank as u64),
@@ -196,21 +225,13 @@ impl SupervisedConfig {
             ("--eval-steps", self.eval_steps),
             ("--token-budget", self.token_budget as u64),
             ("--max-length", self.max_length as u64),
-        ];
-        if let Some((flag, _)) = least_one.iter().find(|(_, v)| *v == 0) {
-            return Err(Error::user(format!("{flag} must be at least 1")));
-        }
-        let not_negative = [
+        ])?;
+        not_negative(&[
             ("--learning-rate", self.learning_rate),
             ("--weight-decay", self.weight_decay),
             ("--max-grad-norm", self.max_grad_norm),
             ("--lora-alpha", self.lora_alpha),
-        ];
-        if let Some((flag, v)) = not_negative.iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
-            return Err(Error::user(format!(
-                "{flag} is {v}; it must be a finite number of at least 0"
-            )));
-        }
+        ])?;
         if !(0.0..1.0).contains(&self.eval_fraction) {
             return Err(Error::user(format!(
                 "--eval-fraction is {}; it must be in [0, 1)",

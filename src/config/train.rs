@@ -1,6 +1,6 @@
 //! Settings of `train` and `plan`.
 
-use super::{TEMPLATE_DATE, TINY};
+use super::{TEMPLATE_DATE, TINY, at_least_one, not_negative};
 use crate::error::{Error, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -151,10 +151,11 @@ pub struct TrainFlags {
     /// Keep every layer's activations instead of recomputing them: faster, more memory
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub no_checkpointing: Option<bool>,
-    /// Element type of the frozen policy: f32, f16, bf16, q8_0, q4_0 (default: the largest that fits)
+    /// Element type of the frozen policy: f32, f16, bf16, q8_0, q4_0 (default: the largest of f32, the stored type and q8_0
+    /// that fits, where the free memory is known; a GGUF file's blocks stay as they are)
     #[arg(long)]
     pub base_dtype: Option<String>,
-    /// Element type of the reward model
+    /// Element type of the reward model (default: as for --base-dtype)
     #[arg(long)]
     pub reward_dtype: Option<String>,
     /// Do not wrap prompts in the model's chat template
@@ -326,7 +327,7 @@ impl TrainConfig {
     /// # Errors
     /// The first one out of range, by the flag's name.
     pub fn validate(&self) -> Result<()> {
-        let least_one = [
+        at_least_one(&[
             ("--prompts-per-step", self.prompts_per_step as u64),
             ("--steps", self.steps),
             ("--max-completion-length", self.max_completion_length as u64),
@@ -335,17 +336,14 @@ impl TrainConfig {
             ("--save-steps", self.save_steps),
             ("--token-budget", self.token_budget as u64),
             ("--rollout-batch", self.rollout_batch as u64),
-        ];
-        if let Some((flag, _)) = least_one.iter().find(|(_, v)| *v == 0) {
-            return Err(Error::user(format!("{flag} must be at least 1")));
-        }
+        ])?;
         if self.num_generations < 2 {
             return Err(Error::user(format!(
                 "--num-generations is {}; a group needs at least 2 responses to compare",
                 self.num_generations
             )));
         }
-        let not_negative = [
+        not_negative(&[
             ("--beta", self.beta),
             ("--learning-rate", self.learning_rate),
             ("--weight-decay", self.weight_decay),
@@ -354,12 +352,7 @@ impl TrainConfig {
             ("--min-scale", self.min_scale),
             ("--lora-alpha", self.lora_alpha),
             ("--temperature", self.temperature),
-        ];
-        if let Some((flag, v)) = not_negative.iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
-            return Err(Error::user(format!(
-                "{flag} is {v}; it must be a finite number of at least 0"
-            )));
-        }
+        ])?;
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(Error::user(format!(
                 "--top-p is {}; it must be in (0, 1]",
@@ -421,6 +414,8 @@ mod tests {
         );
         let again: TrainConfig = toml::from_str(&c.to_toml().unwrap()).unwrap();
         assert_eq!(again, c);
+        // A budget that nobody gave stays open, through the run's own file too.
+        assert_eq!(again.bon, None);
         let not_a_number = TrainFlags {
             beta: Some(f64::NAN),
             ..Default::default()

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::store::RunMeta;
-use crate::advantage::TeaParams;
 use crate::config::{TrainConfig, TrainFlags, read_toml};
 use crate::error::{Context, Error, Result};
 
@@ -114,7 +113,7 @@ impl Trained {
             advantage: c.advantage.clone(),
             num_generations: c.num_generations,
             prompts_per_step: c.prompts_per_step,
-            bon: c.bon.unwrap_or(TeaParams::DEFAULT.bon),
+            bon: c.bon.into(),
             alpha: c.alpha.clone(),
             seed: c.seed,
         }

@@ -108,7 +108,8 @@ pub struct RunMeta {
     /// Prompts a step.
     pub prompts_per_step: usize,
     /// The deployment budget N that the rule was told.
-    pub bon: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bon: Option<u64>,
     /// The tail share α that the rule was told.
     pub alpha: String,
     /// The run's seed.

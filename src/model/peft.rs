@@ -133,12 +133,11 @@ pub fn write_adapter_into(
     out.write(CONFIG, text.as_bytes())
 }
 
-/// Reads and checks an adapter for a base model.
+/// Reads an adapter's configuration alone.
 ///
 /// # Errors
-/// A user error when files are missing, options are not supported, or tensors are missing, superfluous or of other
-/// shapes than the base model's.
-pub fn read_adapter(dir: &Path, spec: &ModelSpec) -> Result<Adapter> {
+/// A user error when the file is missing, malformed, or asks for what this program does not implement.
+pub fn read_config(dir: &Path) -> Result<AdapterConfig> {
     let path = dir.join(CONFIG);
     if !path.is_file() {
         return Err(Error::user(format!(
@@ -147,7 +146,16 @@ pub fn read_adapter(dir: &Path, spec: &ModelSpec) -> Result<Adapter> {
         )));
     }
     let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-    let config = AdapterConfig::from_json(&bytes, &path.display().to_string())?;
+    AdapterConfig::from_json(&bytes, &path.display().to_string())
+}
+
+/// Reads and checks an adapter for a base model.
+///
+/// # Errors
+/// A user error when files are missing, options are not supported, or tensors are missing, superfluous or of other
+/// shapes than the base model's.
+pub fn read_adapter(dir: &Path, spec: &ModelSpec) -> Result<Adapter> {
+    let config = read_config(dir)?;
     if config.saves_score && spec.head != Head::Score {
         return Err(Error::user(
             "the adapter carries a score head and the base model is used as a language model",

@@ -269,8 +269,15 @@ pub fn save_model(out: &AtomicDir, model: &Model, origin: &Origin<'_>) -> Result
 /// Puts a checkpoint's weights and moments back and returns its counters.
 ///
 /// # Errors
-/// The checkpoint is of another kind of run, another shape, or damaged.
-pub fn load(dir: &Path, gpu: &Gpu, optimizer: &mut Optimizer, kind: &str) -> Result<TrainerState> {
+/// The checkpoint is of another kind of run, another seed, another shape, or damaged. Nothing has been changed then but
+/// values on the device.
+pub fn load(
+    dir: &Path,
+    model: &Model,
+    optimizer: &mut Optimizer,
+    kind: &str,
+    seed: u64,
+) -> Result<TrainerState> {
     let at = dir.join(STATE);
     let text = std::fs::read_to_string(&at).map_err(Error::io(&at))?;
     let state: TrainerState = serde_json::from_str(&text)
@@ -283,7 +290,9 @@ pub fn load(dir: &Path, gpu: &Gpu, optimizer: &mut Optimizer, kind: &str) -> Res
             state.kind
         )));
     }
+    continues(&state, seed, &model.gpu)?;
     let weights = if dir.join(ADAPTER).exists() {
+        same_adapter(dir, model)?;
         dir.join(ADAPTER)
     } else {
         dir.join(MODEL)
@@ -302,14 +311,56 @@ pub fn load(dir: &Path, gpu: &Gpu, optimizer: &mut Optimizer, kind: &str) -> Res
     };
     for t in optimizer.tensors() {
         write_f32(
-            gpu,
+            &model.gpu,
             &t.value,
             &fetch(&values, &t.name, t.value.rows * t.value.cols)?,
         )?;
     }
     let moments = WeightStore::open_safetensors(&dir.join(OPTIMIZER))?;
-    optimizer.restore(gpu, state.optimizer_steps, &mut |name, which, n| {
+    let (had, has) = (moments.names().count() / 2, optimizer.tensors().count());
+    if had != has {
+        return Err(Error::user(format!(
+            "--resume: the run was training {had} tensors, with these settings it would train {has}; resume with the settings \
+             the run was started with (--full, --head-only)"
+        )));
+    }
+    optimizer.restore(&model.gpu, state.optimizer_steps, &mut |name, which, n| {
         fetch(&moments, &format!("{name}.{which}"), n)
     })?;
     Ok(state)
+}
+
+/// Refuses to go on from a checkpoint of another seed, and says where bits may differ.
+fn continues(state: &TrainerState, seed: u64, gpu: &Gpu) -> Result<()> {
+    if state.seed != seed {
+        return Err(Error::user(format!(
+            "--resume: the run was started with --seed {}, not {seed}",
+            state.seed
+        )));
+    }
+    let device = &gpu.report().name;
+    if state.device != *device {
+        log::warn!(
+            "the checkpoint was written on device {}, this is {device}: the run goes on, but not with the same bits",
+            state.device
+        );
+    }
+    Ok(())
+}
+
+/// Refuses another rank or alpha than the checkpoint's adapter has.
+fn same_adapter(dir: &Path, model: &Model) -> Result<()> {
+    let Some(shape) = &model.lora else { return Ok(()) };
+    let was = peft::read_config(dir)?;
+    let (field, had, has) = if was.rank != shape.rank {
+        ("--lora-rank", was.rank as f64, shape.rank as f64)
+    } else if was.alpha != shape.alpha {
+        ("--lora-alpha", was.alpha, shape.alpha)
+    } else {
+        return Ok(());
+    };
+    Err(Error::user(format!(
+        "--resume: the run was started with {field} {had}, not {has}, and its lora_A.weight and lora_B.weight are of that; \
+         resume with the settings the run was started with"
+    )))
 }

@@ -2,8 +2,11 @@
 
 pub mod checkpoint;
 pub mod data;
+pub mod dtype;
+pub mod examples;
 pub mod interrupt;
 pub mod loss;
+pub mod memory;
 pub mod preference;
 pub mod rl;
 pub mod run;

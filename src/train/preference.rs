@@ -1,31 +1,24 @@
 //! Reward-model training: Bradley-Terry on pairs of answers (L = −log σ(score(chosen) − score(rejected))).
 
-use super::checkpoint::RunDir;
+use super::examples::{Example, Pair};
 use super::loss::bradley_terry;
 use super::run::RunOptions;
-use super::supervised::{self, Task};
+use super::supervised::{self, Job, Outcome, Task};
 use crate::config::SupervisedConfig;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Recorder};
 use crate::kernels::linear::{self, Write};
 use crate::model::load::Source;
 use crate::model::params::Model;
 use crate::model::run;
 use crate::model::workspace::Workspace;
-use crate::text::{Formatter, PreferenceRecord, TemplateDate, read_jsonl};
 use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
-
-/// Chosen and rejected, tokenised with their prompt.
-type Pair = [Vec<u32>; 2];
-/// A pair and its prompt's own text, which keeps a prompt's pairs on one side of the split.
-type Keyed = (String, Pair);
 
 struct Preference<'a> {
     model: &'a Model,
     ws: Workspace,
-    train: Vec<Pair>,
-    held_out: Vec<Pair>,
+    train: &'a [Pair],
+    held_out: &'a [Pair],
 }
 
 /// Means over pairs.
@@ -71,7 +64,7 @@ fn chunks<'p>(pairs: &[&'p Pair], rows: usize) -> Vec<Vec<&'p Pair>> {
     let mut out: Vec<Vec<&Pair>> = Vec::new();
     let mut used = usize::MAX;
     for pair in pairs {
-        let cost = pair[0].len() + pair[1].len();
+        let cost = pair.rows();
         if used.saturating_add(cost) > rows {
             out.push(Vec::new());
             used = 0;
@@ -88,7 +81,7 @@ impl Preference<'_> {
     fn gradients_of(&self, pairs: &[&Pair]) -> Result<Sums> {
         let mut sums = Sums::default();
         for chunk in chunks(pairs, self.ws.shape.rows) {
-            let sequences: Vec<&[u32]> = chunk.iter().flat_map(|p| [&p[0][..], &p[1][..]]).collect();
+            let sequences: Vec<&[u32]> = chunk.iter().copied().flat_map(Pair::sequences).collect();
             run::each_scored(self.model, &self.ws, &sequences, &mut |rec, s| {
                 if s.range != (0..sequences.len()) {
                     return Err(Error::internal("a pair was split over two micro-batches"));
@@ -118,20 +111,17 @@ impl Task for Preference<'_> {
         self.train.len()
     }
 
+    fn held_out(&self) -> usize {
+        self.held_out.len()
+    }
+
     fn gradients(&mut self, examples: &[usize]) -> Result<Map<String, Value>> {
         let pairs: Vec<&Pair> = examples.iter().map(|i| &self.train[*i]).collect();
         Ok(self.gradients_of(&pairs)?.metrics(""))
     }
 
     fn evaluate(&mut self) -> Result<Map<String, Value>> {
-        if self.held_out.is_empty() {
-            return Ok(Map::new());
-        }
-        let sequences: Vec<&[u32]> = self
-            .held_out
-            .iter()
-            .flat_map(|p| [&p[0][..], &p[1][..]])
-            .collect();
+        let sequences: Vec<&[u32]> = self.held_out.iter().flat_map(Pair::sequences).collect();
         let scores = run::scores(self.model, &self.ws, &sequences)?;
         let mut sums = Sums::default();
         for pair in scores.chunks(2) {
@@ -174,6 +164,10 @@ impl Task for HeadOnly<'_> {
         self.train
     }
 
+    fn held_out(&self) -> usize {
+        self.held_out
+    }
+
     fn gradients(&mut self, examples: &[usize]) -> Result<Map<String, Value>> {
         let weights = self.weights()?;
         let (c, gpu) = (weights.len(), &self.model.gpu);
@@ -197,9 +191,6 @@ impl Task for HeadOnly<'_> {
     }
 
     fn evaluate(&mut self) -> Result<Map<String, Value>> {
-        if self.held_out == 0 {
-            return Ok(Map::new());
-        }
         let weights = self.weights()?;
         let mut sums = Sums::default();
         for pair in self.train..self.train + self.held_out {
@@ -209,58 +200,27 @@ impl Task for HeadOnly<'_> {
     }
 }
 
-/// Trains a reward model on `{"prompt", "chosen", "rejected"}` JSONL and returns the last checkpoint.
+/// Trains a reward model on `{"prompt", "chosen", "rejected"}` JSONL.
 ///
 /// # Errors
-/// Bad data or settings, out of memory, a failing device or disk.
-pub fn train(gpu: &Gpu, c: &SupervisedConfig, options: &RunOptions) -> Result<PathBuf> {
-    RunDir::check(&options.output, options.resume, options.overwrite)?;
-    let mut source = Source::open_with_score(&c.model)?;
-    let tokenizer = source.tokenizer()?;
-    let date: TemplateDate = c
-        .template_date
-        .parse::<TemplateDate>()
-        .context("--template-date")?;
-    let formatter = Formatter {
-        tokenizer: &tokenizer,
-        raw: c.raw,
-        date,
-    };
-    let limit = c.max_length.min(source.spec.max_position_embeddings);
-    let read = |path: &Path| read(path, &formatter, limit);
-    let (train, held_out) = match &c.eval_data {
-        Some(path) => (read(&c.data)?, read(path)?),
-        None => supervised::split(
-            read(&c.data)?,
-            |(prompt, _)| prompt.clone(),
-            c.eval_fraction,
-            c.seed,
-        ),
-    };
-    let pairs = |keyed: Vec<Keyed>| keyed.into_iter().map(|(_, pair)| pair).collect::<Vec<Pair>>();
-    let (train, held_out) = (pairs(train), pairs(held_out));
-    let longest = train
-        .iter()
-        .chain(&held_out)
-        .map(|p| p[0].len() + p[1].len())
-        .max()
-        .unwrap_or(1);
-    let model = supervised::load_model(gpu, &source, c, limit.min(longest))?;
-    let ws = Workspace::new(gpu, &model.spec, supervised::shape(c, &model, longest))?;
-    if !c.head_only {
+/// Bad data or settings, a run that does not fit in memory, a failing device or disk.
+pub fn train(gpu: &Gpu, config: SupervisedConfig, options: &RunOptions) -> Result<Outcome> {
+    let source = Source::open_with_score(&config.model)?;
+    let mut job = Job::<Pair>::open(config, source, options)?;
+    job.fit(gpu)?;
+    let model = job.load(gpu)?;
+    let ws = Workspace::new(gpu, &model.spec, job.shape())?;
+    let (train, held_out) = (&job.data.train[..], &job.data.held_out[..]);
+    if !job.config.head_only {
         let mut task = Preference {
             model: &model,
             ws,
             train,
             held_out,
         };
-        return supervised::run(c, options, &source, &model, &mut task);
+        return supervised::run(&job, options, &model, &mut task);
     }
-    let sequences: Vec<&[u32]> = train
-        .iter()
-        .chain(&held_out)
-        .flat_map(|p| [&p[0][..], &p[1][..]])
-        .collect();
+    let sequences: Vec<&[u32]> = train.iter().chain(held_out).flat_map(Pair::sequences).collect();
     let states = hidden_states(&model, &ws, &sequences)?;
     let mut task = HeadOnly {
         model: &model,
@@ -268,7 +228,7 @@ pub fn train(gpu: &Gpu, c: &SupervisedConfig, options: &RunOptions) -> Result<Pa
         train: train.len(),
         held_out: held_out.len(),
     };
-    supervised::run(c, options, &source, &model, &mut task)
+    supervised::run(&job, options, &model, &mut task)
 }
 
 /// The state each sequence's score is read from (sequences, C).
@@ -285,31 +245,5 @@ fn hidden_states(model: &Model, ws: &Workspace, sequences: &[&[u32]]) -> Result<
         Ok(())
     })?;
     progress.finish();
-    Ok(out)
-}
-
-fn read(path: &Path, formatter: &Formatter<'_>, limit: usize) -> Result<Vec<Keyed>> {
-    let records = read_jsonl::<PreferenceRecord>(path)?;
-    let total = records.len();
-    let mut out = Vec::with_capacity(total);
-    for (i, r) in records.into_iter().enumerate() {
-        let ids = |answer: &str| {
-            formatter
-                .scored(&r.prompt, answer)
-                .context(format!("{}: record {}", path.display(), i + 1))
-        };
-        let pair = [ids(&r.chosen)?, ids(&r.rejected)?];
-        if pair.iter().any(Vec::is_empty) {
-            return Err(Error::user("prompt and answer are both empty")).context(format!(
-                "{}: record {}",
-                path.display(),
-                i + 1
-            ));
-        }
-        if pair.iter().all(|s| s.len() <= limit) {
-            out.push((format!("{:?}", r.prompt), pair));
-        }
-    }
-    super::sft::note_dropped(path, total - out.len(), total, limit)?;
     Ok(out)
 }

@@ -1,5 +1,6 @@
 //! From settings to loaded models, prompts and buffers.
 
+use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
 use super::rl::{Prompt, Trainer};
 use crate::advantage::{Alpha, Rule, RuleOptions};
 use crate::config::{Schedule, TINY, TrainConfig};
@@ -53,31 +54,6 @@ pub fn rule(c: &TrainConfig) -> Result<Rule> {
     });
     rule.validate(c.num_generations)?;
     Ok(rule)
-}
-
-/// An element type by its flag.
-///
-/// # Errors
-/// An unknown name.
-pub fn parse_dtype(flag: &str, name: Option<&str>) -> Result<Option<DType>> {
-    name.map(|n| n.parse::<DType>().context(flag)).transpose()
-}
-
-/// The element type a model is loaded as for training: f32 where every weight is trained, [`Source::dtype`] otherwise.
-///
-/// # Errors
-/// An unknown type, or another than f32 with `--full`.
-pub fn base_dtype(source: &Source, asked: Option<&str>, full: bool) -> Result<Option<DType>> {
-    let asked = parse_dtype("--base-dtype", asked)?;
-    if !full {
-        return source.dtype(asked);
-    }
-    match asked {
-        None | Some(DType::F32) => Ok(Some(DType::F32)),
-        Some(other) => Err(Error::user(format!(
-            "--full trains f32 weights; --base-dtype {other} is for LoRA"
-        ))),
-    }
 }
 
 /// Reads the prompts: the file's, or the embedded set for the embedded policy.
@@ -238,13 +214,70 @@ impl Job {
         base_dtype(&self.source, self.config.base_dtype.as_deref(), self.config.full)
     }
 
-    /// Bytes each part of the run takes on a device that binds at most `cap` bytes, the reward model's excepted where its files cannot be opened.
+    /// Settles the element types that were left open, and writes them into the settings so that a resumed run keeps them:
+    /// those whose plan is the largest that fits in `have` bytes, where that is known.
+    ///
+    /// # Errors
+    /// As [`Job::plan`].
+    pub fn choose_dtypes(&mut self, cap: u64, have: Option<u64>) -> Result<()> {
+        let reward = self.reward_source()?;
+        let asked = parse_dtype("--reward-dtype", self.config.reward_dtype.as_deref())?;
+        let base = if self.config.full {
+            vec![self.base_dtype()?]
+        } else {
+            let asked = parse_dtype("--base-dtype", self.config.base_dtype.as_deref())?;
+            candidates(&self.source, asked, have.is_some())?
+        };
+        let judge = match &reward {
+            Some(source) => candidates(source, asked, have.is_some()).context("--reward-model")?,
+            None => vec![None],
+        };
+        let mut options = Vec::new();
+        for base in &base {
+            for judge in &judge {
+                let plan = self.plan_as(cap, *base, reward.as_ref().map(|s| (s, *judge)))?;
+                options.push(((*base, *judge), plan.total()));
+            }
+        }
+        let Some((base, judge)) = largest(options, have) else {
+            return Err(Error::internal("no element type to choose from"));
+        };
+        let c = &mut self.config;
+        c.base_dtype = settle("--base-dtype", &c.model, c.base_dtype.is_some(), base);
+        if reward.is_some() {
+            c.reward_dtype = settle("--reward-dtype", &c.reward_model, asked.is_some(), judge);
+        }
+        Ok(())
+    }
+
+    /// The reward model's files, where the reward is a model.
+    fn reward_source(&self) -> Result<Option<Source>> {
+        if reward::is_true_score(&self.config.reward_model) {
+            return Ok(None);
+        }
+        Source::open_with_score(&self.config.reward_model)
+            .map(Some)
+            .context("--reward-model")
+    }
+
+    /// Bytes each part of the run takes on a device that binds at most `cap` bytes.
     ///
     /// # Errors
     /// Settings that do not go together; a reward model that cannot be opened.
     pub fn plan(&self, cap: u64) -> Result<Plan> {
+        let reward = self.reward_source()?;
+        let asked = parse_dtype("--reward-dtype", self.config.reward_dtype.as_deref())?;
+        let reward = reward.as_ref().map(|s| Ok((s, s.dtype(asked)?))).transpose()?;
+        self.plan_as(cap, self.base_dtype()?, reward)
+    }
+
+    fn plan_as(
+        &self,
+        cap: u64,
+        dtype: Option<DType>,
+        reward: Option<(&Source, Option<DType>)>,
+    ) -> Result<Plan> {
         let (c, spec) = (&self.config, &self.source.spec);
-        let dtype = self.base_dtype()?;
         let mut plan = Plan::default();
         plan.extend("policy", &Plan::model(&self.source, dtype, self.positions)?);
         match self.lora() {
@@ -258,14 +291,12 @@ impl Job {
         }
         plan.extend("training", &Plan::workspace(spec, self.shape()));
         plan.extend("sampling", &self.sampler_shape(cap).plan(spec));
-        if !reward::is_true_score(&c.reward_model) {
-            let judge = Source::open_with_score(&c.reward_model).context("--reward-model")?;
-            let dtype = judge.dtype(parse_dtype("--reward-dtype", c.reward_dtype.as_deref())?)?;
-            let positions = self.reward_positions(judge.spec.max_position_embeddings);
-            plan.extend("reward model", &Plan::model(&judge, dtype, positions)?);
+        if let Some((reward, dtype)) = reward {
+            let positions = self.reward_positions(reward.spec.max_position_embeddings);
+            plan.extend("reward model", &Plan::model(reward, dtype, positions)?);
             plan.extend(
                 "reward model",
-                &RewardModel::plan(&judge.spec, self.reward_budget()),
+                &RewardModel::plan(&reward.spec, self.reward_budget()),
             );
         }
         Ok(plan)

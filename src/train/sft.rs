@@ -1,35 +1,30 @@
 //! Supervised fine-tuning: cross-entropy on the response's tokens.
 
-use super::checkpoint::RunDir;
+use super::examples::Demonstration;
 use super::run::RunOptions;
-use super::supervised::{self, Task};
+use super::supervised::{self, Job, Outcome, Task};
 use crate::config::SupervisedConfig;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::load::Source;
 use crate::model::params::Model;
 use crate::model::run::{self, Group};
 use crate::model::workspace::Workspace;
-use crate::text::{Formatter, SftRecord, TemplateDate, read_jsonl};
 use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
-
-/// A tokenised example: what is given, what is learned.
-type Example = (Vec<u32>, Vec<u32>);
 
 struct Sft<'a> {
     model: &'a Model,
     ws: Workspace,
-    train: Vec<Example>,
-    held_out: Vec<Example>,
+    train: &'a [Demonstration],
+    held_out: &'a [Demonstration],
 }
 
-fn groups<'e>(examples: impl IntoIterator<Item = &'e Example>) -> Vec<Group<'e>> {
+fn groups<'e>(examples: impl IntoIterator<Item = &'e Demonstration>) -> Vec<Group<'e>> {
     examples
         .into_iter()
-        .map(|(prompt, response)| Group {
-            prefix: prompt,
-            suffixes: vec![response],
+        .map(|e| Group {
+            prefix: &e.prompt,
+            suffixes: vec![&e.response],
         })
         .collect()
 }
@@ -41,6 +36,10 @@ impl Task for Sft<'_> {
 
     fn len(&self) -> usize {
         self.train.len()
+    }
+
+    fn held_out(&self) -> usize {
+        self.held_out.len()
     }
 
     fn gradients(&mut self, examples: &[usize]) -> Result<Map<String, Value>> {
@@ -59,10 +58,7 @@ impl Task for Sft<'_> {
     }
 
     fn evaluate(&mut self) -> Result<Map<String, Value>> {
-        if self.held_out.is_empty() {
-            return Ok(Map::new());
-        }
-        let all = run::log_probs(self.model, &self.ws, &groups(&self.held_out), true)?;
+        let all = run::log_probs(self.model, &self.ws, &groups(self.held_out), true)?;
         let flat: Vec<f64> = all.into_iter().flatten().flatten().map(f64::from).collect();
         Ok(super::rl::object(
             json!({ "eval_loss": -flat.iter().sum::<f64>() / flat.len().max(1) as f64 }),
@@ -70,77 +66,25 @@ impl Task for Sft<'_> {
     }
 }
 
-/// Trains on prompt/response or chat JSONL and returns the last checkpoint.
+/// Trains on prompt/response or chat JSONL.
 ///
 /// # Errors
-/// Bad data or settings, out of memory, a failing device or disk.
-pub fn train(gpu: &Gpu, c: &SupervisedConfig, options: &RunOptions) -> Result<PathBuf> {
-    RunDir::check(&options.output, options.resume, options.overwrite)?;
-    let mut source = Source::open_causal(&c.model)?;
-    let tokenizer = source.tokenizer()?;
-    let date: TemplateDate = c
-        .template_date
-        .parse::<TemplateDate>()
-        .context("--template-date")?;
-    let formatter = Formatter {
-        tokenizer: &tokenizer,
-        raw: c.raw,
-        date,
-    };
-    let limit = c.max_length.min(source.spec.max_position_embeddings);
-    let read = |path: &Path| read(path, &formatter, limit);
-    let (train, held_out) = match &c.eval_data {
-        Some(path) => (read(&c.data)?, read(path)?),
-        None => supervised::split(read(&c.data)?, |e| e.0.clone(), c.eval_fraction, c.seed),
-    };
-    let longest = train
-        .iter()
-        .chain(&held_out)
-        .map(|(p, r)| p.len() + r.len())
-        .max()
-        .unwrap_or(1);
-    let model = supervised::load_model(gpu, &source, c, longest)?;
-    let ws = Workspace::new(gpu, &model.spec, supervised::shape(c, &model, longest))?;
+/// Bad data or settings, a run that does not fit in memory, a failing device or disk.
+pub fn train(gpu: &Gpu, config: SupervisedConfig, options: &RunOptions) -> Result<Outcome> {
+    if config.head_only {
+        return Err(Error::user(
+            "--head-only trains a score head, which `reward` does; `sft` has none",
+        ));
+    }
+    let source = Source::open_causal(&config.model)?;
+    let mut job = Job::<Demonstration>::open(config, source, options)?;
+    job.fit(gpu)?;
+    let model = job.load(gpu)?;
     let mut task = Sft {
+        ws: Workspace::new(gpu, &model.spec, job.shape())?,
         model: &model,
-        ws,
-        train,
-        held_out,
+        train: &job.data.train,
+        held_out: &job.data.held_out,
     };
-    supervised::run(c, options, &source, &model, &mut task)
-}
-
-fn read(path: &Path, formatter: &Formatter<'_>, limit: usize) -> Result<Vec<Example>> {
-    let records = read_jsonl::<SftRecord>(path)?;
-    let total = records.len();
-    let mut out = Vec::with_capacity(total);
-    for (i, r) in records.into_iter().enumerate() {
-        let example = formatter.target(&r.prompt, &r.response).context(format!(
-            "{}: record {}",
-            path.display(),
-            i + 1
-        ))?;
-        if example.0.len() + example.1.len() <= limit {
-            out.push(example);
-        }
-    }
-    note_dropped(path, total - out.len(), total, limit)?;
-    Ok(out)
-}
-
-/// Says how many examples were too long; none left is an error.
-pub(super) fn note_dropped(path: &Path, dropped: usize, total: usize, limit: usize) -> Result<()> {
-    if dropped == total {
-        return Err(Error::user(format!(
-            "{}: all {total} examples are longer than {limit} tokens; raise --max-length or shorten them",
-            path.display()
-        )));
-    }
-    if dropped > 0 {
-        log::warn!(
-            "{}: {dropped} of {total} examples are longer than {limit} tokens and were left out",
-            path.display()
-        );
-    }
-    Ok(())
+    supervised::run(&job, options, &model, &mut task)
 }

@@ -1,22 +1,29 @@
 //! The loop that `sft` and `reward` share: batches in a seeded order, evaluation, checkpoints.
 
 use super::checkpoint::{self, Origin, RunDir, TrainerState};
-use super::data;
-use super::interrupt;
+use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
+use super::examples::{Example, Examples};
 use super::run::RunOptions;
+use super::{data, interrupt, memory};
 use crate::config::SupervisedConfig;
-use crate::error::{Error, Result};
-use crate::gpu::Recorder;
+use crate::error::{Context, Error, Result};
+use crate::gpu::{Gpu, Recorder};
+use crate::kernels::weight::device_bytes;
 use crate::model::load::{Source, load_adapter};
 use crate::model::params::{LoraShape, Model};
+use crate::model::peft;
+use crate::model::plan::{Plan, adapter_bytes};
 use crate::model::spec::{Head, Proj};
 use crate::model::workspace::Shape;
 use crate::optim::{Optimizer, Settings};
 use crate::report::{MetricsWriter, Progress};
+use crate::tensor::DType;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// What makes a run smaller.
+const LOWER: &str = "--token-budget or --max-length, or choose a smaller --base-dtype";
 
 /// One kind of supervised training.
 pub trait Task {
@@ -28,65 +35,167 @@ pub trait Task {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// Held-out examples.
+    fn held_out(&self) -> usize;
     /// Adds the gradient of the mean loss of these examples and returns metrics, "loss" among them.
     ///
     /// # Errors
     /// A GPU error.
     fn gradients(&mut self, examples: &[usize]) -> Result<Map<String, Value>>;
-    /// Metrics on the held-out examples; empty if there are none.
+    /// Metrics on the held-out examples, of which there is at least one; their names begin with "eval_".
     ///
     /// # Errors
     /// A GPU error.
     fn evaluate(&mut self) -> Result<Map<String, Value>>;
 }
 
-/// Uploads the model of a run with what it trains: every weight, or an adapter (and the score head).
-///
-/// # Errors
-/// Another element type than f32 with `--full`, a bad adapter, or out of memory.
-pub fn load_model(
-    gpu: &crate::gpu::Gpu,
-    source: &Source,
-    c: &SupervisedConfig,
-    positions: usize,
-) -> Result<Model> {
-    let dtype = super::setup::base_dtype(source, c.base_dtype.as_deref(), c.full)?;
-    let scored = source.spec.head == Head::Score;
-    // A language model that becomes a reward model starts from a head of zeros.
-    let zeros = vec![0.0; source.spec.hidden_size];
-    let score = (scored && !source.has_score()).then_some(&zeros[..]);
-    let mut model = source.load(gpu, dtype, positions, score)?;
-    if c.full {
-        model.train_base()?;
-        return Ok(model);
-    }
-    match &c.adapter {
-        Some(dir) => drop(load_adapter(&mut model, dir, !c.head_only)?),
-        None => {
-            let shape = LoraShape {
-                rank: c.lora_rank,
-                alpha: c.lora_alpha,
-                targets: Proj::ALL.to_vec(),
-            };
-            model.new_adapter(&shape, c.seed, !c.head_only)?;
-        }
-    }
-    if scored {
-        model.train_score()?;
-    }
-    Ok(model)
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// The last checkpoint.
+    pub checkpoint: PathBuf,
+    /// Its metrics on the held-out examples; empty where nothing is held out.
+    pub eval: Map<String, Value>,
+    /// Held-out examples.
+    pub held_out: usize,
 }
 
-/// The buffers of a run whose longest example has `longest` tokens.
-pub fn shape(c: &SupervisedConfig, model: &Model, longest: usize) -> Shape {
-    let rows = c.token_budget.max(longest);
-    Shape {
-        rows,
-        readouts: rows,
-        rank: model.lora.as_ref().map_or(0, |l| l.rank),
-        backward: !c.head_only,
-        keep_all: c.no_checkpointing,
-        vocabulary_head: model.spec.head == Head::CausalLm,
+/// Rank and alpha of a stored adapter, for [`SupervisedFlags::resolve`](crate::config::SupervisedFlags::resolve).
+///
+/// # Errors
+/// There is no adapter, or one of another kind.
+pub fn adapter_shape(dir: &Path) -> Result<(usize, f64)> {
+    let config = peft::read_config(dir)?;
+    Ok((config.rank, config.alpha))
+}
+
+/// What a run needs on the host before anything is allocated on the device.
+pub struct Job<E> {
+    /// The settings.
+    pub config: SupervisedConfig,
+    /// The model's files.
+    pub source: Source,
+    /// The examples, tokenised.
+    pub data: Examples<E>,
+    /// The adapter to start from: the settings', or the one of the checkpoint that is resumed.
+    start: Option<PathBuf>,
+    /// The adapter's shape, unless every weight is trained.
+    lora: Option<LoraShape>,
+}
+
+impl<E: Example> Job<E> {
+    /// Reads and checks everything that can be checked without a device.
+    ///
+    /// # Errors
+    /// A used output directory, bad data or settings; nothing has been written.
+    pub fn open(config: SupervisedConfig, mut source: Source, options: &RunOptions) -> Result<Self> {
+        let run = RunDir::check(&options.output, options.resume, options.overwrite)?;
+        let data = Examples::open(&config, &mut source)?;
+        let latest = if options.resume { run.latest()? } else { None };
+        let start = config
+            .adapter
+            .as_ref()
+            .map(|given| latest.as_ref().unwrap_or(given));
+        let targets = match start {
+            Some(dir) => peft::read_config(dir)?.target_modules,
+            None => Proj::ALL.to_vec(),
+        };
+        let lora = (!config.full).then_some(LoraShape {
+            rank: config.lora_rank,
+            alpha: config.lora_alpha,
+            targets,
+        });
+        Ok(Self {
+            start: start.cloned(),
+            config,
+            source,
+            data,
+            lora,
+        })
+    }
+
+    /// The forward and backward buffers a run takes.
+    pub fn shape(&self) -> Shape {
+        let c = &self.config;
+        let rows = c.token_budget.max(self.data.most(E::rows));
+        Shape {
+            rows,
+            readouts: rows,
+            rank: self.lora.as_ref().map_or(0, |l| l.rank),
+            backward: !c.head_only,
+            keep_all: c.no_checkpointing,
+            vocabulary_head: self.source.spec.head == Head::CausalLm,
+        }
+    }
+
+    /// Bytes each part of the run takes, its weights loaded as `dtype`.
+    ///
+    /// # Errors
+    /// As [`Plan::model`].
+    pub fn plan(&self, dtype: Option<DType>) -> Result<Plan> {
+        let (c, spec) = (&self.config, &self.source.spec);
+        let mut plan = Plan::model(&self.source, dtype, self.data.most(E::longest))?;
+        match &self.lora {
+            None => plan.extend("", &Plan::full(spec)),
+            Some(shape) if c.head_only => plan.add("adapter", adapter_bytes(spec, shape)),
+            Some(shape) => plan.extend("", &Plan::adapter(spec, shape)),
+        }
+        if self.lora.is_some() && spec.head == Head::Score {
+            let score = device_bytes(DType::F32, 1, spec.hidden_size);
+            plan.add("gradients", score);
+            plan.add("optimizer", 2 * score);
+        }
+        plan.extend("", &Plan::workspace(spec, self.shape()));
+        Ok(plan)
+    }
+
+    /// Settles the element type where it was left open, the largest that fits, and refuses a run that does not fit.
+    ///
+    /// # Errors
+    /// An unknown or unfit type, or the plan of a run that needs more than the device is known to have.
+    pub fn fit(&mut self, gpu: &Gpu) -> Result<()> {
+        let have = memory::free(gpu)?;
+        let c = &self.config;
+        let options = if c.full {
+            vec![base_dtype(&self.source, c.base_dtype.as_deref(), true)?]
+        } else {
+            let asked = parse_dtype("--base-dtype", c.base_dtype.as_deref())?;
+            candidates(&self.source, asked, have.is_some())?
+        };
+        let sized = options
+            .into_iter()
+            .map(|dtype| Ok((dtype, self.plan(dtype)?.total())))
+            .collect::<Result<Vec<_>>>()?;
+        let chosen = largest(sized, have).flatten();
+        memory::fits(&self.plan(chosen)?, have, LOWER)?;
+        self.config.base_dtype = settle("--base-dtype", &c.model, c.base_dtype.is_some(), chosen);
+        Ok(())
+    }
+
+    /// Uploads the model with what it trains: every weight, or an adapter (and the score head).
+    ///
+    /// # Errors
+    /// Another element type than f32 with `--full`, a bad adapter, or out of memory.
+    pub fn load(&self, gpu: &Gpu) -> Result<Model> {
+        let (c, source) = (&self.config, &self.source);
+        let dtype = base_dtype(source, c.base_dtype.as_deref(), c.full)?;
+        let scored = source.spec.head == Head::Score;
+        // A language model that becomes a reward model starts from a head of zeros.
+        let zeros = vec![0.0; source.spec.hidden_size];
+        let score = (scored && !source.has_score()).then_some(&zeros[..]);
+        let mut model = source.load(gpu, dtype, self.data.most(E::longest), score)?;
+        let Some(shape) = &self.lora else {
+            model.train_base()?;
+            return Ok(model);
+        };
+        match &self.start {
+            Some(dir) => drop(load_adapter(&mut model, dir, !c.head_only).context("--adapter")?),
+            None => model.new_adapter(shape, c.seed, !c.head_only)?,
+        }
+        if scored {
+            model.train_score()?;
+        }
+        Ok(model)
     }
 }
 
@@ -111,55 +220,22 @@ pub fn optimizer(c: &SupervisedConfig, model: &Model, total: u64) -> Result<Opti
     Optimizer::new(&model.gpu, model.trainable(), settings)
 }
 
-/// Splits examples into training and held-out ones. Examples with the same key (their prompt) stay on one side, so
-/// that nothing held out was trained on; prompts are drawn in a seeded order until `fraction` is reached.
-pub fn split<T, K: Ord>(
-    examples: Vec<T>,
-    key: impl Fn(&T) -> K,
-    fraction: f64,
-    seed: u64,
-) -> (Vec<T>, Vec<T>) {
-    let wanted = (examples.len() as f64 * fraction).round() as usize;
-    let mut by_key: BTreeMap<K, Vec<usize>> = BTreeMap::new();
-    for (i, example) in examples.iter().enumerate() {
-        by_key.entry(key(example)).or_default().push(i);
-    }
-    let groups: Vec<Vec<usize>> = by_key.into_values().collect();
-    let mut held = vec![false; examples.len()];
-    let mut count = 0;
-    for g in data::draw(seed ^ 0x5eed, groups.len(), 0, groups.len()) {
-        // One prompt at least stays for training.
-        if count >= wanted || count + groups[g].len() >= examples.len() {
-            break;
-        }
-        count += groups[g].len();
-        groups[g].iter().for_each(|i| held[*i] = true);
-    }
-    let (mut train, mut held_out) = (Vec::new(), Vec::new());
-    for (example, held) in examples.into_iter().zip(held) {
-        if held { &mut held_out } else { &mut train }.push(example);
-    }
-    (train, held_out)
-}
-
-/// Runs the loop and returns the last checkpoint.
+/// Runs the loop.
 ///
 /// # Errors
 /// A used output directory, a device or disk that fails, or [`Error::Interrupted`] after Ctrl-C.
-pub fn run(
-    c: &SupervisedConfig,
-    options: &RunOptions,
-    source: &Source,
-    model: &Model,
-    task: &mut dyn Task,
-) -> Result<PathBuf> {
+pub fn run<E>(job: &Job<E>, options: &RunOptions, model: &Model, task: &mut dyn Task) -> Result<Outcome> {
+    let c = &job.config;
     let total = total_steps(c, task.len());
     let mut optimizer = optimizer(c, model, total)?;
     let run = RunDir::open(&options.output, options.resume, options.overwrite)?;
-    let latest = if options.resume { run.latest()? } else { None };
-    let mut done = match &latest {
-        Some(dir) => checkpoint::load(dir, &model.gpu, &mut optimizer, task.kind())?.step,
-        None => 0,
+    let mut last = if options.resume { run.latest()? } else { None };
+    let (mut done, mut position) = match &last {
+        Some(dir) => {
+            let state = checkpoint::load(dir, model, &mut optimizer, task.kind(), c.seed)?;
+            (state.step, state.data_position)
+        }
+        None => (0, 0),
     };
     let toml = c.to_toml()?;
     run.write_config(&toml)?;
@@ -169,27 +245,19 @@ pub fn run(
         MetricsWriter::create(run.metrics())?
     };
     let origin = Origin {
-        files: &source.files,
+        files: &job.source.files,
         config: &toml,
     };
     let mut progress = Progress::new(task.kind(), done, total);
-    let mut last = latest;
+    let mut eval = None;
     while done < total {
         let begun = Instant::now();
-        let from = done * c.batch_size as u64;
-        let batch = data::draw(c.seed, task.len(), from, c.batch_size);
-        let mut report = task.gradients(&batch)?;
-        let rate = optimizer.next_rate();
-        let norm = optimizer.step(&mut Recorder::new(&model.gpu))?;
+        let mut report = step(c, model, task, &mut optimizer, &mut position)?;
         done += 1;
-        report.insert("grad_norm".into(), json!(norm));
-        report.insert("learning_rate".into(), json!(rate));
-        report.insert(
-            "epoch".into(),
-            json!((from + c.batch_size as u64) as f64 / task.len() as f64),
-        );
-        if done.is_multiple_of(c.eval_steps) || done == total {
-            report.extend(task.evaluate()?);
+        if (done.is_multiple_of(c.eval_steps) || done == total) && task.held_out() > 0 {
+            let values = task.evaluate()?;
+            report.extend(values.clone());
+            eval = (done == total).then_some(values);
         }
         report.insert("step_time".into(), json!(begun.elapsed().as_secs_f64()));
         metrics.write(done, &report)?;
@@ -204,7 +272,7 @@ pub fn run(
                 kind: task.kind().into(),
                 step: done,
                 optimizer_steps: optimizer.steps,
-                data_position: done * c.batch_size as u64,
+                data_position: position,
                 seed: c.seed,
                 device: model.gpu.report().name.clone(),
             };
@@ -219,22 +287,33 @@ pub fn run(
         }
     }
     progress.finish();
-    last.ok_or_else(|| Error::internal("the run wrote no checkpoint"))
+    // A run that was complete when it was resumed has taken no step.
+    let eval = match eval {
+        None if task.held_out() > 0 => task.evaluate()?,
+        other => other.unwrap_or_default(),
+    };
+    Ok(Outcome {
+        checkpoint: last.ok_or_else(|| Error::internal("the run wrote no checkpoint"))?,
+        eval,
+        held_out: task.held_out(),
+    })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_split_keeps_every_example_once_and_prompts_whole() {
-        let (train, held) = split((0..40).collect(), |i| i / 4, 0.1, 3);
-        assert_eq!((train.len(), held.len()), (36, 4));
-        assert!(held.iter().all(|i| i / 4 == held[0] / 4));
-        let mut all: Vec<i32> = train.iter().chain(&held).copied().collect();
-        all.sort_unstable();
-        assert_eq!(all, (0..40).collect::<Vec<_>>());
-        assert_eq!(split(vec![1], |i| *i, 0.9, 0).0, [1]);
-        assert!(split(vec![1, 2, 3], |i| *i, 0.0, 0).1.is_empty());
-    }
+/// One optimiser step on the examples from `position` on, which it moves.
+fn step(
+    c: &SupervisedConfig,
+    model: &Model,
+    task: &mut dyn Task,
+    optimizer: &mut Optimizer,
+    position: &mut u64,
+) -> Result<Map<String, Value>> {
+    let batch = data::draw(c.seed, task.len(), *position, c.batch_size);
+    let mut report = task.gradients(&batch)?;
+    let rate = optimizer.next_rate();
+    let norm = optimizer.step(&mut Recorder::new(&model.gpu))?;
+    *position += c.batch_size as u64;
+    report.insert("grad_norm".into(), json!(norm));
+    report.insert("learning_rate".into(), json!(rate));
+    report.insert("epoch".into(), json!(*position as f64 / task.len() as f64));
+    Ok(report)
 }

@@ -9,8 +9,12 @@ use std::time::{Duration, Instant};
 struct Place(tempfile::TempDir);
 
 impl Place {
+    /// Five prompts that have a true score.
     fn new() -> Self {
-        Self(tiny::workplace())
+        let place = Self(tiny::workplace());
+        let prompts = tea_wgpu::demo::held_out(1, 5);
+        tea_wgpu::demo::write_prompts(&place.at("prompts.jsonl"), &prompts).unwrap();
+        place
     }
 
     fn at(&self, path: &str) -> PathBuf {

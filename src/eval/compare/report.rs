@@ -243,7 +243,7 @@ fn summary(entry: &Entry, rewards: &[Vec<f64>]) -> Summary {
         step: meta.step,
         advantage: run.map(|r| r.advantage.clone()),
         num_generations: run.map(|r| r.num_generations),
-        bon: run.map(|r| r.bon),
+        bon: run.and_then(|r| r.bon),
         trained_on: trained_on(meta),
         samples: meta.samples,
         mean_reward: rewards.iter().flatten().sum::<f64>() / count as f64,

@@ -249,7 +249,7 @@ fn runs_show_their_budgets_and_what_is_unmatched() {
             advantage: rule.into(),
             num_generations: m,
             prompts_per_step: 4,
-            bon: 128,
+            bon: Some(128),
             alpha: "0.2".into(),
             seed: 1,
         });
