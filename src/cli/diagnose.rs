@@ -1,5 +1,6 @@
 //! `diagnose`: one file a diagnostic, below `src/cli/diagnose/`.
 
+mod alignment;
 mod distribution;
 mod laws;
 mod synthetic;
@@ -22,7 +23,8 @@ use crate::report::{Format, Table};
   tea-wgpu diagnose synthetic --output diag
   tea-wgpu diagnose laws --output diag
   tea-wgpu diagnose tails eval-base --output diag
-  tea-wgpu diagnose distribution eval-base eval-tea --output diag")]
+  tea-wgpu diagnose distribution eval-base eval-tea --output diag
+  tea-wgpu diagnose alignment --output diag/alignment")]
 pub(crate) struct Args {
     #[command(subcommand)]
     which: Diagnostic,
@@ -30,6 +32,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Diagnostic {
+    Alignment(alignment::Args),
     Synthetic(synthetic::Args),
     Laws(laws::Args),
     Tails(tails::Args),
@@ -37,8 +40,9 @@ enum Diagnostic {
 }
 
 impl Args {
-    pub(crate) fn run(&self, _globals: &Globals) -> Result<()> {
+    pub(crate) fn run(&self, globals: &Globals) -> Result<()> {
         match &self.which {
+            Diagnostic::Alignment(args) => args.run(globals),
             Diagnostic::Synthetic(args) => args.run(),
             Diagnostic::Laws(args) => args.run(),
             Diagnostic::Tails(args) => args.run(),

@@ -10,6 +10,7 @@ mod diagnose;
 mod eval;
 mod generate;
 mod gradient;
+mod judge;
 mod logprobs;
 mod prepare;
 mod score;
@@ -98,6 +99,7 @@ enum Command {
     Demo(demo::Args),
     DemoData(demo_data::Args),
     Diagnose(diagnose::Args),
+    Judge(judge::Args),
 }
 
 /// Parses the process's arguments and runs the subcommand. Wrong usage ends the process with code 2, `--help` and
@@ -127,6 +129,7 @@ pub fn run() -> Result<()> {
         Command::Demo(args) => demo::run(&cli.globals, &args),
         Command::DemoData(args) => demo_data::run(&cli.globals, &args),
         Command::Diagnose(args) => args.run(&cli.globals),
+        Command::Judge(args) => args.run(),
     }
 }
 

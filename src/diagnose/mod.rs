@@ -3,6 +3,7 @@
 //! Every diagnostic is a function from typed settings to a report that serialises; [`Report::write`] leaves
 //! it in a directory as JSON with its plots beside it.
 
+pub mod alignment;
 pub mod distribution;
 mod estimators;
 pub mod input;

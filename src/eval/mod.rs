@@ -4,6 +4,7 @@ pub mod best_of_n;
 pub mod bootstrap;
 pub mod checkpoint;
 pub mod compare;
+pub mod judge;
 pub mod record;
 pub mod results;
 mod rewards;

@@ -26,6 +26,21 @@ impl Pass<'_> {
         dlogp: &[f32],
         tokens: &[u32],
     ) -> Result<()> {
+        self.backward_log_probs_from(rec, batch, dlogp, 0)?;
+        self.backward_embedding(rec, self.ws.grads()?, tokens)
+    }
+
+    /// As [`Pass::backward_log_probs`] down to block `first` and no further: blocks below it and the embedding are left out.
+    ///
+    /// # Errors
+    /// A GPU error.
+    pub fn backward_log_probs_from(
+        &self,
+        rec: &mut Recorder,
+        batch: &Loaded,
+        dlogp: &[f32],
+        first: usize,
+    ) -> Result<()> {
         let ws = self.ws;
         let (Some(hb), Some(dhidden), Head::CausalLm) = (&ws.head, &ws.dhidden, self.model.spec.head) else {
             return Err(Error::internal("no room for the vocabulary head's backward pass"));
@@ -45,7 +60,7 @@ impl Pass<'_> {
             dw,
             batch.p,
         )?;
-        self.backward_hidden(rec, batch, tokens)
+        self.backward_hidden(rec, batch, first)
     }
 
     /// As [`Pass::backward_log_probs`] for `Σᵢ dscore[i] · score(readout i)`.
@@ -72,11 +87,12 @@ impl Pass<'_> {
         if let Some(dw) = &param.grad {
             linear::weight_gradient(rec, &ws.scores, &ws.hidden, dw, batch.p, Write::ADD)?;
         }
-        self.backward_hidden(rec, batch, tokens)
+        self.backward_hidden(rec, batch, 0)?;
+        self.backward_embedding(rec, self.ws.grads()?, tokens)
     }
 
-    /// From the gradient of the readout states down to the embedding.
-    fn backward_hidden(&self, rec: &mut Recorder, batch: &Loaded, tokens: &[u32]) -> Result<()> {
+    /// From the gradient of the readout states down to the input of block `first`.
+    fn backward_hidden(&self, rec: &mut Recorder, batch: &Loaded, first: usize) -> Result<()> {
         let (ws, model, m) = (self.ws, self.model, batch.m);
         let (c, layers) = (model.spec.hidden_size, model.spec.num_layers);
         let g = ws.grads()?;
@@ -93,14 +109,14 @@ impl Pass<'_> {
             (m, c),
             false,
         )?;
-        for layer in (0..layers).rev() {
+        for layer in (first..layers).rev() {
             let acts = ws.acts(layer);
             if !ws.shape.keep_all {
                 self.layer(rec, layer, (ws.input(layer), None), acts, m, &Keys::Packed)?;
             }
             self.backward_layer(rec, layer, acts, g, m)?;
         }
-        self.backward_embedding(rec, g, tokens)
+        Ok(())
     }
 
     fn backward_layer(

@@ -24,6 +24,7 @@ pub mod save;
 pub mod source;
 pub mod spec;
 pub mod store;
+mod watch;
 pub mod workspace;
 
 #[cfg(test)]

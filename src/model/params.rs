@@ -230,16 +230,7 @@ impl Model {
     fn each_base(&mut self, f: &mut dyn FnMut(&mut Param) -> Result<()>) -> Result<()> {
         f(&mut self.embed)?;
         for b in &mut self.blocks {
-            f(&mut b.attn_norm)?;
-            f(&mut b.mlp_norm)?;
-            if let Some((q, k)) = &mut b.qk_norm {
-                f(q)?;
-                f(k)?;
-            }
-            for linear in &mut b.linears {
-                f(&mut linear.weight)?;
-                linear.bias.as_mut().map_or(Ok(()), &mut *f)?;
-            }
+            b.each_base(f)?;
         }
         f(&mut self.final_norm)?;
         self.head.as_mut().map_or(Ok(()), f)

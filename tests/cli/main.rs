@@ -4,8 +4,10 @@
 mod advantage;
 mod bad_input;
 mod diagnose;
+mod diagnose_alignment;
 mod eval;
 mod generate;
+mod judge;
 mod prepare;
 mod search;
 #[path = "../common/tiny.rs"]

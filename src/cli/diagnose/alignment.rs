@@ -1,0 +1,287 @@
+//! `diagnose alignment`: cosine of every rule's update with the oracle's.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::advantage::{Alpha, OracleParams, Rule, RuleOptions};
+use crate::cli::Globals;
+use crate::cli::common::TOKEN_BUDGET;
+use crate::config::{TEMPLATE_DATE, TINY};
+use crate::demo::{self, Split};
+use crate::diagnose::Report;
+use crate::diagnose::alignment::{
+    Alignment, AlignmentRun, AlignmentSettings, align, differences, measure, plot, table,
+};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::reward::{self, Reward, RewardOptions};
+use crate::tensor::DType;
+use crate::text::{PromptContent, PromptRecord, TemplateDate, read_jsonl};
+use crate::train::setup::default_reward;
+
+/// Cosine of every rule's update from m samples with the oracle's update from a whole pool
+///
+/// For every prompt --samples responses are drawn and judged, and the Gram matrix of their gradients ∇ log π over the last
+/// block's weights is taken once; every rule, m and seed is then a quadratic form. OUTPUT gets settings.json, samples.jsonl and
+/// gram/, which --resume uses again (other --rules, --group-sizes or --seeds cost seconds), and alignment.json, .svg and .png.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tea-wgpu diagnose alignment --output diag/alignment
+  tea-wgpu diagnose alignment --model smollm2-135m --reward-model DIR --prompts prompts.jsonl --samples 128 \\
+      --group-sizes 16,64 --rules tea,grpo --max-completion-length 64 --output diag/smollm2
+  tea-wgpu diagnose alignment --output diag/alignment --resume --rules tea --alpha 0.1 --bon 64")]
+pub(crate) struct Args {
+    /// Language model: an alias, a directory, a GGUF file, or a hub id
+    #[arg(long, default_value = TINY)]
+    model: String,
+    /// LoRA adapter directory (PEFT) on it (default: the base policy)
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Reward model, or true-score for the embedded tasks (default: the model's own, from the aliases)
+    #[arg(long)]
+    reward_model: Option<String>,
+    /// LoRA adapter directory of the reward model
+    #[arg(long, value_name = "DIR")]
+    reward_adapter: Option<PathBuf>,
+    /// JSONL of {"prompt": text} or {"messages": […]} (default: held-out prompts of the embedded tasks)
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// Prompts used, from the first
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    num_prompts: usize,
+    /// Responses sampled for each prompt: the pool
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    samples: usize,
+    /// Group sizes m
+    #[arg(long, value_name = "M,…", value_delimiter = ',', default_values_t = [16, 32, 64, 128, 256, 512])]
+    group_sizes: Vec<usize>,
+    /// Rules compared (default: all; `oracle` takes the group for its pool)
+    #[arg(long, value_name = "RULE,…", value_delimiter = ',')]
+    rules: Vec<Rule>,
+    /// Random groups a prompt and size
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    seeds: usize,
+    /// Rule that the others are compared with, paired by prompt
+    #[arg(long, value_name = "RULE", default_value = "grpo")]
+    baseline: Rule,
+    /// Deployment budget N of the oracle (default: 128) and of the rules that know one (default: theirs)
+    #[arg(long, value_name = "N")]
+    bon: Option<u64>,
+    /// Tail share α of the rules that have one
+    #[arg(long)]
+    alpha: Option<Alpha>,
+    /// Seed of samples and groups
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Most tokens in a response (default: 24 for the embedded model, else 256)
+    #[arg(long, value_name = "TOKENS")]
+    max_completion_length: Option<usize>,
+    /// Sequences sampled together
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    rollout_batch: usize,
+    /// MiB for the gradients of one prompt's responses; with less than samples × the block's parameters × 4 bytes they are
+    /// computed several times
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    gram_memory: u64,
+    /// Most tokens in one pass of the reward model
+    #[arg(long, value_name = "TOKENS", default_value_t = TOKEN_BUDGET)]
+    token_budget: usize,
+    /// Element type of the model: f32, f16, bf16, q8_0, q4_0 (default: f32 where small, else as stored)
+    #[arg(long)]
+    base_dtype: Option<DType>,
+    /// Element type of the reward model
+    #[arg(long)]
+    reward_dtype: Option<DType>,
+    /// Do not wrap texts in the chat template
+    #[arg(long)]
+    raw: bool,
+    /// Date that the chat template sees (YYYY-MM-DD)
+    #[arg(long, value_name = "DATE", default_value = TEMPLATE_DATE)]
+    template_date: TemplateDate,
+    /// Directory of samples, Gram matrices and results
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Use the samples and Gram matrices in --output
+    #[arg(long)]
+    resume: bool,
+    /// Replace what is in --output
+    #[arg(long, conflicts_with = "resume")]
+    overwrite: bool,
+    /// Print alignment.json instead of the tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// alignment.json.
+#[derive(Serialize)]
+struct Found<'a> {
+    model: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adapter: Option<&'a PathBuf>,
+    reward_model: &'a str,
+    samples: usize,
+    #[serde(flatten)]
+    alignment: &'a Alignment,
+}
+
+impl Args {
+    pub(crate) fn run(&self, globals: &Globals) -> Result<()> {
+        let settings = self.settings()?;
+        let run = self.alignment_run()?;
+        let mut gpu = || globals.open_gpu();
+        let measured = measure(&mut gpu, &run, &mut |gpu| self.judge(gpu, &run.reward_model))?;
+        let found = align(&measured.pools, &settings)?;
+        let value = Found {
+            model: &self.model,
+            adapter: self.adapter.as_ref(),
+            reward_model: &run.reward_model,
+            samples: self.samples,
+            alignment: &found,
+        };
+        let report = Report {
+            name: "alignment",
+            value: &value,
+            plots: vec![("alignment".to_string(), plot(&found))],
+        };
+        report.write(&self.output)?;
+        if self.json {
+            println!("{}", serde_json::to_string(&value).map_err(Error::internal)?);
+            return Ok(());
+        }
+        self.print(&found, measured.parameters);
+        Ok(())
+    }
+
+    fn settings(&self) -> Result<AlignmentSettings> {
+        let named = if self.rules.is_empty() {
+            Rule::ALL.to_vec()
+        } else {
+            self.rules.clone()
+        };
+        let options = RuleOptions {
+            alpha: self.alpha,
+            bon: self.bon,
+            ..RuleOptions::default()
+        };
+        if let Some(m) = self.group_sizes.iter().find(|m| **m < 2 || **m > self.samples) {
+            return Err(Error::user(format!(
+                "--group-sizes {m}: a group is drawn from the pool, so it must be from 2 to --samples ({})",
+                self.samples
+            )));
+        }
+        Ok(AlignmentSettings {
+            rules: named.into_iter().map(|r| r.with(&options)).collect(),
+            sizes: self.group_sizes.clone(),
+            seeds: self.seeds,
+            seed: self.seed,
+            bon: self.bon.unwrap_or(OracleParams::DEFAULT.bon),
+            baseline: Some(self.baseline.name().to_string()),
+        })
+    }
+
+    fn contents(&self) -> Result<Vec<PromptContent>> {
+        let all: Vec<PromptContent> = match &self.prompts {
+            Some(file) => read_jsonl::<PromptRecord>(file)?
+                .into_iter()
+                .map(|r| r.prompt)
+                .collect(),
+            None if self.model == TINY => demo::generate(self.seed, self.num_prompts, Split::HeldOut)
+                .into_iter()
+                .map(|e| PromptContent::Text(e.prompt))
+                .collect(),
+            None => return Err(Error::user("no prompts: give --prompts FILE")),
+        };
+        if all.len() < self.num_prompts {
+            return Err(Error::user(format!(
+                "--num-prompts {}: the file has {} prompts; lower it or give a longer file",
+                self.num_prompts,
+                all.len()
+            )));
+        }
+        Ok(all.into_iter().take(self.num_prompts).collect())
+    }
+
+    fn alignment_run(&self) -> Result<AlignmentRun> {
+        let reward_model = match &self.reward_model {
+            Some(name) => name.clone(),
+            None => default_reward(&self.model).ok_or_else(|| {
+                Error::user(format!(
+                    "no reward model is known for {}: give --reward-model",
+                    self.model
+                ))
+            })?,
+        };
+        let tiny = if self.model == TINY { 24 } else { 256 };
+        Ok(AlignmentRun {
+            model: self.model.clone(),
+            adapter: self.adapter.clone(),
+            dtype: self.base_dtype,
+            reward_model,
+            reward_adapter: self.reward_adapter.clone(),
+            reward_dtype: self.reward_dtype,
+            prompts: self.contents()?,
+            samples: self.samples,
+            seed: self.seed,
+            max_completion_length: self.max_completion_length.unwrap_or(tiny),
+            rollout_batch: self.rollout_batch,
+            memory: self.gram_memory.saturating_mul(1 << 20),
+            raw: self.raw,
+            date: self.template_date,
+            output: self.output.clone(),
+            resume: self.resume,
+            overwrite: self.overwrite,
+        })
+    }
+
+    fn judge(&self, gpu: &Gpu, name: &str) -> Result<Box<dyn Reward>> {
+        let options = RewardOptions {
+            adapter: self.reward_adapter.as_deref(),
+            dtype: self.reward_dtype,
+            token_budget: self.token_budget,
+            positions: 16_384,
+            raw: self.raw,
+            date: self.template_date,
+        };
+        reward::open(gpu, name, &options)
+    }
+
+    fn print(&self, a: &Alignment, parameters: Option<usize>) {
+        println!(
+            "Cosine with the oracle's update (N = {}): {} prompts, {} responses each ({:.0} distinct), {} groups a prompt and \
+             size{}\n\n{}",
+            a.settings.bon,
+            a.prompts - a.no_oracle.len(),
+            self.samples,
+            a.distinct_responses,
+            a.settings.seeds,
+            parameters.map_or(String::new(), |p| format!(", over {p} parameters")),
+            table(a).markdown()
+        );
+        println!(
+            "Mean over prompts ± standard error. Groups whose update is zero are left out; \"no signal\" is their share, over \
+             the sizes."
+        );
+        if let Some(table) = differences(a) {
+            println!(
+                "\nDifference of the cosine, paired by prompt, 95% bootstrap interval:\n\n{}",
+                table.markdown()
+            );
+        }
+        if !a.no_oracle.is_empty() {
+            println!(
+                "Left out, because all rewards of the pool are equal: prompts {:?}.",
+                a.no_oracle
+            );
+        }
+        for cell in a.cells.iter().filter(|c| c.error.is_some()) {
+            println!(
+                "{} at m = {}: {}",
+                cell.rule,
+                cell.m,
+                cell.error.as_deref().unwrap_or_default()
+            );
+        }
+        println!("Written to {}", self.output.display());
+    }
+}

@@ -1,0 +1,145 @@
+//! `judge`: a language model's verdict on two evaluations, prompt by prompt.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{Context, Error, Result};
+use crate::eval::judge::{Endpoint, JudgeResult, JudgeSettings, judge, table};
+use crate::eval::store::StoredEval;
+use crate::model::save::write_atomic;
+
+/// Have a language model compare the best responses of two evaluations, through any OpenAI-compatible server
+///
+/// For each prompt the best of n responses of either evaluation, by its stored reward, is shown to the judge in a random, seeded
+/// order. OUTPUT gets judge.json, judgements.jsonl (prompt by prompt, so --resume loses nothing), results.json and results.md.
+/// Wins are E1's. The key is read from the environment and is never stored or shown.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  llama-server -m judge.gguf --port 8080 &
+  tea-wgpu judge eval-tea eval-grpo --endpoint http://127.0.0.1:8080 --model judge --output judged
+  OPENAI_API_KEY=… tea-wgpu judge eval-tea eval-base --endpoint https://api.openai.com/v1 --model gpt-4o-mini \\
+      --n 64 --concurrency 8 --output judged")]
+pub(crate) struct Args {
+    /// Evaluation directory whose wins are counted
+    #[arg(value_name = "E1")]
+    first: PathBuf,
+    /// Evaluation directory it is compared with, of the same prompts
+    #[arg(value_name = "E2")]
+    second: PathBuf,
+    /// Address of an OpenAI-compatible server, with or without /v1
+    #[arg(long, value_name = "URL")]
+    endpoint: String,
+    /// The judge's name on that server
+    #[arg(long, value_name = "NAME")]
+    model: String,
+    /// Compare the best of the first N samples (default: of all)
+    #[arg(short, long, value_name = "N")]
+    n: Option<usize>,
+    /// Directory of judgements and results (default: print only)
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Environment variable that holds the key; it need not be set for servers without one
+    #[arg(long, value_name = "NAME", default_value = "OPENAI_API_KEY")]
+    api_key_env: String,
+    /// Most seconds for one answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+    timeout: f64,
+    /// Tries after the first while the server is down, slow, overloaded or broken
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    retries: u32,
+    /// Seconds before the first retry; doubled with each, with jitter, unless the server names a time
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    backoff: f64,
+    /// Questions in flight at once
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    concurrency: usize,
+    /// Seed of the positions
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Go on with the judgements in --output
+    #[arg(long, requires = "output")]
+    resume: bool,
+    /// Print results.json instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(&self) -> Result<()> {
+        let [timeout, backoff] =
+            [("--timeout", self.timeout), ("--backoff", self.backoff)].map(|(flag, seconds)| {
+                Duration::try_from_secs_f64(seconds)
+                    .ok()
+                    .filter(|d| d.as_secs() <= 86_400)
+                    .ok_or_else(|| {
+                        Error::user(format!(
+                            "{flag} {seconds}: give seconds from 0 to 86400, such as 60"
+                        ))
+                    })
+            });
+        let endpoint = Endpoint {
+            url: self.endpoint.clone(),
+            model: self.model.clone(),
+            key: std::env::var(&self.api_key_env)
+                .ok()
+                .map(|k| k.trim().to_string())
+                .filter(|k| !k.is_empty()),
+            key_env: self.api_key_env.clone(),
+            timeout: timeout?,
+            retries: self.retries,
+            backoff: backoff?,
+        };
+        let settings = JudgeSettings {
+            n: self.n,
+            seed: self.seed,
+            concurrency: self.concurrency,
+            output: self.output.clone(),
+            resume: self.resume,
+        };
+        let read = |dir: &PathBuf| StoredEval::read(dir).context(dir.display());
+        let (first, second) = (read(&self.first)?, read(&self.second)?);
+        let result = judge(
+            (&self.first, &first),
+            (&self.second, &second),
+            endpoint,
+            &settings,
+        )?;
+        self.report(&result)
+    }
+
+    fn report(&self, result: &JudgeResult) -> Result<()> {
+        let json = serde_json::to_string_pretty(result).map_err(Error::internal)? + "\n";
+        let text = markdown(result);
+        if let Some(dir) = &self.output {
+            write_atomic(&dir.join("results.json"), json.as_bytes())?;
+            write_atomic(&dir.join("results.md"), text.as_bytes())?;
+        }
+        print!("{}", if self.json { &json } else { &text });
+        Ok(())
+    }
+}
+
+fn markdown(r: &JudgeResult) -> String {
+    let mut text = format!(
+        "Best of {} responses to each of {} prompts, judged by {}\n\n{}\n",
+        r.settings.n,
+        r.prompts,
+        r.settings.model,
+        table(r).markdown()
+    );
+    text += "Win rate: (wins + ties / 2) / valid, 95% bootstrap interval over prompts. \"Shown first won\" is 0.5 for a judge \
+             without position bias.";
+    if r.equal > 0 {
+        text += &format!(
+            " {} of the ties are equal responses, which were not shown to the judge.",
+            r.equal
+        );
+    }
+    if r.invalid > 0 {
+        text += &format!(
+            " {} of {} prompts have no valid answer and are left out.",
+            r.invalid, r.prompts
+        );
+    }
+    text + "\n"
+}

@@ -1,0 +1,244 @@
+//! Everything that can go wrong with a server.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::fault_server::*;
+use super::*;
+
+#[test]
+fn faults_are_tried_again() {
+    let whole = json!({"choices": [{"message": {"content": "{\"winner\": \"A\"}"}}]}).to_string();
+    let server = Server::start(move |n, seen| match n {
+        0 => Act::Status(500, "", "oops".into()),
+        1 => Act::Status(
+            503,
+            "",
+            json!({"error": {"message": "loading the model"}}).to_string(),
+        ),
+        2 => Act::Status(429, "Retry-After: 0\r\n", String::new()),
+        3 => Act::Hang(Duration::from_millis(1500)),
+        // Less than the length it promised.
+        4 => Act::Bytes(format!("HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n{whole}")),
+        5 => Act::Bytes(String::new()),
+        6 => Act::Bytes("SSH-2.0-OpenSSH_9.2\r\n".into()),
+        7 => Act::Status(200, "", whole[..20].into()),
+        8 => Act::Status(200, "", json!({"object": "list", "data": []}).to_string()),
+        9 => Act::Status(
+            200,
+            "",
+            json!({"choices": [{"message": {"content": 7}}]}).to_string(),
+        ),
+        _ => verdict(seen.side_with("good")),
+    });
+    let endpoint = Endpoint {
+        timeout: Duration::from_millis(700),
+        retries: 10,
+        ..server.endpoint()
+    };
+    let one = JudgeSettings {
+        concurrency: 1,
+        ..settings(None, false)
+    };
+    let r = run(&eval("good", 4), &eval("bad", 4), endpoint, &one).unwrap();
+    assert_eq!(counts(&r), (4, 0, 0, 0));
+    assert_eq!(server.seen().len(), 4 + 10);
+    assert!(r.judgements.iter().all(|j| j.asked == 1));
+}
+
+#[test]
+fn the_server_names_the_wait() {
+    let server = Server::start(|n, _| match n {
+        0 => Act::Status(429, "Retry-After: 1\r\n", String::new()),
+        _ => verdict("A"),
+    });
+    let begun = Instant::now();
+    run(
+        &eval("good", 1),
+        &eval("bad", 1),
+        server.endpoint(),
+        &settings(None, false),
+    )
+    .unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_judge_without_json_mode_is_asked_without_it() {
+    let server = Server::start(|_, seen| match seen.body.get("response_format") {
+        Some(_) => Act::Status(
+            400,
+            "",
+            json!({"error": "response_format is not supported"}).to_string(),
+        ),
+        None => verdict("A"),
+    });
+    let one = JudgeSettings {
+        concurrency: 1,
+        ..settings(None, false)
+    };
+    let r = run(&eval("good", 5), &eval("bad", 5), server.endpoint(), &one).unwrap();
+    assert_eq!((r.invalid, server.seen().len()), (0, 6), "found out once");
+    // A question that is refused either way is invalid; the others go on.
+    let server = Server::start(|_, seen| {
+        match seen.messages()[1]["content"]
+            .as_str()
+            .unwrap()
+            .contains("prompt 1\n")
+        {
+            true => Act::Status(400, "", json!({"error": {"message": "too long"}}).to_string()),
+            false => verdict("A"),
+        }
+    });
+    let r = run(&eval("good", 3), &eval("bad", 3), server.endpoint(), &one).unwrap();
+    assert_eq!((r.invalid, r.judgements[1].winner), (1, Winner::Invalid));
+    assert!(
+        r.judgements[1].reason.contains("HTTP 400") && r.judgements[1].reason.contains("too long"),
+        "{}",
+        r.judgements[1].reason
+    );
+}
+
+#[test]
+fn an_interrupted_run_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    // The server fails from the fourth question to the fifth.
+    let server = Server::start(|n, seen| match n {
+        3..5 => Act::Status(500, "", String::new()),
+        _ => verdict(seen.side_with("good")),
+    });
+    let endpoint = Endpoint {
+        retries: 1,
+        ..server.endpoint()
+    };
+    let serial = |resume| JudgeSettings {
+        concurrency: 1,
+        ..settings(Some(dir.path()), resume)
+    };
+    let (good, bad) = (eval("good", 6), eval("bad", 6));
+    let error = refused(
+        run(&good, &bad, endpoint.clone(), &serial(false)),
+        &["3 of 6", "--resume", "HTTP 500", &server.url],
+    );
+    assert!(error.contains("2 tries"), "{error}");
+    let path = dir.path().join("judgements.jsonl");
+    let whole = std::fs::read(&path).unwrap();
+    assert_eq!(whole.iter().filter(|b| **b == b'\n').count(), 3);
+    std::fs::write(&path, [&whole[..], b"{\"prompt_index\": 3, \"ke"].concat()).unwrap();
+
+    refused(run(&good, &bad, endpoint.clone(), &serial(false)), &["--resume"]);
+    let other = JudgeSettings {
+        seed: 9,
+        ..serial(true)
+    };
+    refused(run(&good, &bad, endpoint.clone(), &other), &["seed = 7", "9"]);
+    let edited = eval("better", 6);
+    refused(
+        run(&edited, &bad, endpoint.clone(), &serial(true)),
+        &["responses = "],
+    );
+
+    let r = run(&good, &bad, endpoint, &serial(true)).unwrap();
+    assert_eq!((counts(&r), server.seen().len()), ((6, 0, 0, 0), 3 + 2 + 3));
+    let fresh = run(&good, &bad, server.endpoint(), &settings(None, false)).unwrap();
+    assert_eq!(
+        r.judgements, fresh.judgements,
+        "resumed and uninterrupted runs agree"
+    );
+}
+
+#[test]
+fn a_server_that_is_down_is_an_error_that_says_so() {
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let endpoint = Endpoint {
+        url: format!("http://127.0.0.1:{port}/v1"),
+        retries: 1,
+        ..Server::start(|_, _| verdict("A")).endpoint()
+    };
+    let result = run(
+        &eval("good", 9),
+        &eval("bad", 9),
+        endpoint,
+        &settings(None, false),
+    );
+    refused(
+        result,
+        &[
+            "did not answer after 2 tries",
+            "/v1/chat/completions",
+            "llama-server",
+            "--output",
+        ],
+    );
+    let server = Server::start(|_, _| Act::Status(404, "", "File not found".into()));
+    let result = run(
+        &eval("good", 9),
+        &eval("bad", 9),
+        server.endpoint(),
+        &settings(None, false),
+    );
+    refused(result, &["HTTP 404", "--endpoint", "\"judge\""]);
+    assert!(
+        server.seen().len() <= 4,
+        "no retries for a page that is not there"
+    );
+}
+
+#[test]
+fn the_key_is_sent_and_never_shown_or_stored() {
+    let key = "sk-very-secret-0123456789";
+    let server = Server::start(|n, seen| {
+        let sent = seen.head.to_ascii_lowercase();
+        assert!(
+            sent.contains("authorization: bearer sk-very-secret-0123456789"),
+            "{sent}"
+        );
+        match n {
+            0 => verdict("A"),
+            _ => Act::Status(
+                401,
+                "",
+                json!({"error": {"message": "bad key sk-very-secret-0123456789"}}).to_string(),
+            ),
+        }
+    });
+    let endpoint = Endpoint {
+        key: Some(key.into()),
+        ..server.endpoint()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let one = JudgeSettings {
+        concurrency: 1,
+        ..settings(Some(dir.path()), false)
+    };
+    let error = refused(
+        run(&eval("good", 3), &eval("bad", 3), endpoint.clone(), &one),
+        &["refuses the key in JUDGE_KEY", "[key]"],
+    );
+    assert!(!error.contains(key), "{error}");
+    assert_eq!(server.seen().len(), 2, "a refused key is not tried again");
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        assert!(!text.contains(key), "{text}");
+    }
+    let bare = Endpoint {
+        key: None,
+        ..endpoint
+    };
+    let server = Server::start(|_, _| Act::Status(401, "", String::new()));
+    let bare = Endpoint {
+        url: server.url.clone(),
+        ..bare
+    };
+    refused(
+        run(&eval("good", 1), &eval("bad", 1), bare, &settings(None, false)),
+        &["wants a key", "JUDGE_KEY", "--api-key-env"],
+    );
+}

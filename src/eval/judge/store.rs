@@ -1,0 +1,186 @@
+//! Judgements on disk: `judge.json` (settings) and `judgements.jsonl` (one prompt a line, in the order they were made).
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Result};
+use crate::model::save::write_atomic;
+
+/// The settings that decide a judgement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JudgeMeta {
+    /// Version of the question's wording.
+    pub version: u32,
+    /// The first evaluation's directory.
+    pub first: String,
+    /// The second one's.
+    pub second: String,
+    /// Hash of the prompts' keys and of the responses compared.
+    pub responses: String,
+    /// The best of how many samples is compared.
+    pub n: usize,
+    /// The judge's model.
+    pub model: String,
+    /// The judge's address.
+    pub endpoint: String,
+    /// Seed of the positions.
+    pub seed: u64,
+}
+
+/// Who won.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Winner {
+    /// The first evaluation's response.
+    First,
+    /// The second one's.
+    Second,
+    /// Neither; equal texts are a tie without asking.
+    Tie,
+    /// The judge gave no valid answer.
+    Invalid,
+}
+
+/// One prompt's judgement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// The prompt's number, from 0.
+    pub prompt_index: usize,
+    /// The prompt's key.
+    pub key: String,
+    /// Who won, positions mapped back.
+    pub winner: Winner,
+    /// The judge's confidence in [0, 1].
+    pub confidence: Option<f64>,
+    /// The judge's reason, or what was wrong with its answer.
+    pub reason: String,
+    /// Whether the first evaluation's response was shown as A. `None` where nothing was asked.
+    pub first_is_a: Option<bool>,
+    /// Sample numbers of the compared responses, first and second.
+    pub samples: [usize; 2],
+    /// Questions asked.
+    pub asked: u32,
+    /// The judge's last words, where they were not valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<String>,
+}
+
+/// A directory of judgements, or none at all.
+pub struct Store {
+    dir: Option<PathBuf>,
+    done: Vec<Judgement>,
+}
+
+impl Store {
+    /// Starts or resumes in `dir`; without a directory nothing is kept. A torn last line is cut off.
+    ///
+    /// # Errors
+    /// A user error when there is something and `resume` is not set, the settings differ, or a line is damaged; an I/O error.
+    pub fn open(dir: Option<&Path>, meta: &JudgeMeta, resume: bool) -> Result<Self> {
+        let mut store = Self {
+            dir: dir.map(Path::to_path_buf),
+            done: Vec::new(),
+        };
+        let Some(dir) = dir else { return Ok(store) };
+        let settings = dir.join("judge.json");
+        if !settings.exists() {
+            fs::create_dir_all(dir).map_err(Error::io(dir))?;
+            let lines = dir.join("judgements.jsonl");
+            if lines.exists() {
+                return Err(Error::user(format!(
+                    "{}: judgements without their judge.json; use another --output",
+                    lines.display()
+                )));
+            }
+            let json = serde_json::to_vec_pretty(meta).map_err(Error::internal)?;
+            write_atomic(&settings, &json)?;
+            return Ok(store);
+        }
+        if !resume {
+            return Err(Error::user(format!(
+                "--output {} holds judgements already: give --resume to finish them, or another directory",
+                dir.display()
+            )));
+        }
+        let bytes = fs::read(&settings).map_err(Error::io(&settings))?;
+        let found: JudgeMeta = serde_json::from_slice(&bytes)
+            .map_err(Error::user)
+            .context(settings.display())?;
+        same(&found, meta).context(settings.display())?;
+        store.read()?;
+        Ok(store)
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        self.dir.as_ref().map(|d| d.join("judgements.jsonl"))
+    }
+
+    fn read(&mut self) -> Result<()> {
+        let Some(path) = self.path().filter(|p| p.exists()) else {
+            return Ok(());
+        };
+        let bytes = fs::read(&path).map_err(Error::io(&path))?;
+        let mut whole = 0;
+        for (i, line) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
+            if !line.ends_with(b"\n") {
+                break;
+            }
+            let judgement = serde_json::from_slice(line)
+                .map_err(Error::user)
+                .context(format!("{}:{}", path.display(), i + 1))?;
+            self.done.push(judgement);
+            whole += line.len() as u64;
+        }
+        if whole < bytes.len() as u64 {
+            let file = OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .map_err(Error::io(&path))?;
+            file.set_len(whole).map_err(Error::io(&path))?;
+        }
+        Ok(())
+    }
+
+    /// What was judged, in the order it was.
+    pub fn done(&self) -> &[Judgement] {
+        &self.done
+    }
+
+    /// Appends a judgement.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn push(&mut self, judgement: Judgement) -> Result<()> {
+        if let Some(path) = self.path() {
+            let mut line = serde_json::to_vec(&judgement).map_err(Error::internal)?;
+            line.push(b'\n');
+            let mut file = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&path)
+                .map_err(Error::io(&path))?;
+            file.write_all(&line)
+                .and_then(|()| file.sync_data())
+                .map_err(Error::io(&path))?;
+        }
+        self.done.push(judgement);
+        Ok(())
+    }
+}
+
+/// Refuses settings that differ, naming the first.
+fn same(found: &JudgeMeta, asked: &JudgeMeta) -> Result<()> {
+    let [a, b] = [found, asked].map(|m| serde_json::to_value(m).unwrap_or_default());
+    let mut fields = a.as_object().into_iter().flatten();
+    match fields.find(|(name, value)| b.get(name.as_str()) != Some(value)) {
+        None => Ok(()),
+        Some((name, value)) => Err(Error::user(format!(
+            "these judgements were made with {name} = {value}, and this run has {}: use the same settings or another --output",
+            b.get(name.as_str()).unwrap_or_default()
+        ))),
+    }
+}

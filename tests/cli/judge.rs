@@ -1,0 +1,89 @@
+//! `judge` without a server that answers: exit code 2 and what to do.
+
+use super::*;
+
+fn evaluation(dir: &Path, word: &str, prompts: &[&str]) -> PathBuf {
+    let dir = dir.join(word);
+    std::fs::create_dir_all(&dir).unwrap();
+    let meta = json!({
+        "version": 1, "model": word, "reward_model": "r", "prompts_file": "p", "prompts_sha256": "",
+        "num_prompts": prompts.len(), "samples": 2, "seed": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0,
+        "max_completion_length": 8
+    });
+    std::fs::write(dir.join("eval.json"), meta.to_string()).unwrap();
+    let rows = prompts
+        .iter()
+        .enumerate()
+        .map(|(i, p)| json!({"prompt_index": i, "key": p, "prompt": p}));
+    std::fs::rename(jsonl(&dir, rows), dir.join("prompts.jsonl")).unwrap();
+    let rows = (0..2 * prompts.len()).map(|i| {
+        json!({
+            "prompt_index": i / 2, "sample": i % 2, "text": format!("{word} {i}"), "tokens": 2, "finish_reason": "stop",
+            "reward": i as f64
+        })
+    });
+    std::fs::rename(jsonl(&dir, rows), dir.join("completions.jsonl")).unwrap();
+    dir
+}
+
+#[test]
+fn judge_says_what_to_do_when_it_cannot() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (
+        evaluation(dir.path(), "one", &["a", "b"]),
+        evaluation(dir.path(), "two", &["a", "b"]),
+    );
+    let other = evaluation(dir.path(), "other", &["a", "c"]);
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let down = format!("http://127.0.0.1:{port}");
+    let out = dir.path().join("judged");
+    let ask = |second: &Path, endpoint: &str, more: &[&str]| {
+        let mut args = vec![
+            "judge",
+            text(&one),
+            text(second),
+            "--endpoint",
+            endpoint,
+            "--model",
+            "m",
+            "--retries",
+            "1",
+            "--backoff",
+            "0.01",
+        ];
+        args.extend(more);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"));
+        finish(command.args(args).env("TEST_JUDGE_KEY", "sk-hidden-1234"))
+    };
+    let run = ask(
+        &two,
+        &down,
+        &["--output", text(&out), "--api-key-env", "TEST_JUDGE_KEY", "-vv"],
+    );
+    run.refused(&[
+        "0 of 2",
+        "--resume",
+        "2 tries",
+        "/v1/chat/completions",
+        "--endpoint",
+    ]);
+    assert!(!run.err.contains("sk-hidden"), "{}", run.err);
+    let settings = std::fs::read_to_string(out.join("judge.json")).unwrap();
+    assert!(
+        settings.contains(&down) && !settings.contains("sk-hidden"),
+        "{settings}"
+    );
+    ask(&two, &down, &["--output", text(&out)]).refused(&["--resume"]);
+    ask(&other, &down, &[]).refused(&["prompt 1", "same"]);
+    ask(&two, "127.0.0.1:80", &[]).refused(&["--endpoint", "http://"]);
+    ask(&two, "http://u:secret@h", &[]).refused(&["--api-key-env"]);
+    ask(&two, &down, &["--n", "3"]).refused(&["--n 3", "2 samples"]);
+    ask(&two, &down, &["--timeout", "0"]).refused(&["--timeout"]);
+    ask(&two, &down, &["--timeout", "-1"]).refused(&["--timeout"]);
+    ask(&two, &down, &["--concurrency", "0"]).refused(&["--concurrency"]);
+    ask(dir.path(), &down, &[]).refused(&["eval.json"]);
+}
