@@ -11,6 +11,7 @@ pub mod laws;
 mod report;
 mod simulate;
 pub mod synthetic;
+mod synthetic_report;
 pub mod tails;
 
 pub use report::Report;

@@ -113,7 +113,7 @@ impl Trained {
             advantage: c.advantage.clone(),
             num_generations: c.num_generations,
             prompts_per_step: c.prompts_per_step,
-            bon: c.bon.into(),
+            bon: c.bon,
             alpha: c.alpha.clone(),
             seed: c.seed,
         }
