@@ -9,9 +9,9 @@ use super::Globals;
 use super::demo_data::COMPLETION;
 use crate::advantage::Alpha;
 use crate::config::{TrainConfig, TrainFlags};
-use crate::demo::{self, Example, Kind, Split};
+use crate::demo::{self, EVAL_SEED, Example, Kind};
 use crate::error::{Context, Error, Result};
-use crate::eval::compare::{Comparison, compare};
+use crate::eval::compare::{Comparison, compare, save_plot};
 use crate::eval::run::{Evaluation, Policy, PolicyOptions, Sampling, evaluate};
 use crate::eval::{Bootstrap, curve, powers_of_two};
 use crate::gpu::Gpu;
@@ -73,8 +73,6 @@ pub(crate) struct Args {
 
 /// Sequences sampled together in an evaluation.
 const BATCH: usize = 512;
-/// Seed of held-out prompts and their samples, apart from training's.
-pub(crate) const EVAL_SEED: u64 = 0x4e1d;
 
 /// Everything that results.json holds.
 #[derive(Serialize)]
@@ -133,7 +131,7 @@ impl Args {
     }
 
     fn held_out(&self) -> (Vec<Example>, Vec<PromptContent>) {
-        let examples = demo::generate(self.seed ^ EVAL_SEED, self.prompts, Split::HeldOut);
+        let examples = demo::held_out(self.seed, self.prompts);
         let contents = examples
             .iter()
             .map(|e| PromptContent::Text(e.prompt.clone()))
@@ -184,7 +182,8 @@ impl Exam<'_> {
             batch: BATCH,
         };
         let policy = Policy::load(self.gpu, policy, self.contents, &options)?;
-        evaluate(&policy, self.contents, self.samples, &sampling, rewards)
+        let mut draws = policy.draws(self.samples, &sampling)?;
+        evaluate(&mut draws, self.contents, 0..self.contents.len(), rewards)
     }
 }
 
@@ -257,18 +256,15 @@ fn show(args: &Args, config: TrainConfig, exam: &Exam<'_>) -> Result<()> {
 fn comparisons(base: &Evaluation, trained: &Evaluation, alpha: Alpha) -> Result<Vec<Comparison>> {
     let samples = base.responses.first().map_or(0, Vec::len);
     let sizes = powers_of_two(samples);
-    base.rewards
-        .iter()
-        .zip(&trained.rewards)
+    let of = |values: &[Vec<f64>]| curve(values, &sizes, alpha);
+    let judges = base.rewards.iter().zip(&trained.rewards);
+    judges
         .map(|(b, t)| {
-            compare(
-                &b.name,
-                &b.values,
-                &t.values,
-                &sizes,
-                alpha,
-                &Bootstrap::default(),
-            )
+            let curves = [
+                ("base".to_string(), of(&b.values)?),
+                ("trained".to_string(), of(&t.values)?),
+            ];
+            compare(&b.name, &curves, 0, &Bootstrap::default())
         })
         .collect()
 }
@@ -298,12 +294,10 @@ fn markdown(r: &Results<'_>) -> String {
         r.held_out_prompts
     );
     for comparison in &r.comparisons {
-        text += &format!(
-            "\n## {}: {}\n\n{}",
-            comparison.reward,
-            describe(&comparison.reward),
-            comparison.table(3).markdown()
-        );
+        text += &format!("\n## {}: {}\n", comparison.reward, describe(&comparison.reward));
+        for trained in comparison.others() {
+            text += &format!("\n{}", comparison.pair_table(trained, 3).markdown());
+        }
     }
     let share = |v: f64| format!("{:.1}%", 100.0 * v);
     text += &format!(
@@ -328,7 +322,7 @@ fn write(output: &Path, results: &Results<'_>) -> Result<()> {
     write_atomic(&output.join("results.md"), markdown(results).as_bytes())?;
     for comparison in &results.comparisons {
         let plot = comparison.plot(&format!("Best of n on held-out prompts: {}", comparison.reward));
-        save(&plot, output, &format!("best_of_n-{}", comparison.reward))?;
+        save_plot(&plot, output, &format!("best_of_n-{}", comparison.reward))?;
     }
     let records = read_metrics(output.join("metrics.jsonl"))?;
     let curve = |label: &str, name: &str| Series::line(label, column(&records, name));
@@ -337,14 +331,7 @@ fn write(output: &Path, results: &Results<'_>) -> Result<()> {
         "reward",
         vec![curve("best of the group", "reward_max"), curve("mean", "reward")],
     );
-    save(&plot, output, "reward")
-}
-
-fn save(plot: &Plot, output: &Path, name: &str) -> Result<()> {
-    for extension in ["svg", "png"] {
-        plot.save(output.join(format!("{name}.{extension}")))?;
-    }
-    Ok(())
+    save_plot(&plot, output, "reward")
 }
 
 /// How much room best-of-n has to climb: exact share and best-of-n by kind of task under the true score.

@@ -1,9 +1,11 @@
 //! The command line: one file a subcommand; flags → typed settings → one library call.
 
 mod common;
+mod compare;
 mod demo;
 mod demo_data;
 mod devices;
+mod eval;
 mod generate;
 mod gradient;
 mod logprobs;
@@ -84,6 +86,8 @@ enum Command {
     Plan(train::PlanArgs),
     Sft(supervised::SftArgs),
     Reward(supervised::RewardArgs),
+    Eval(eval::Args),
+    Compare(compare::Args),
     Demo(demo::Args),
     DemoData(demo_data::Args),
 }
@@ -107,6 +111,8 @@ pub fn run() -> Result<()> {
         Command::Plan(args) => args.run(&cli.globals),
         Command::Sft(args) => args.run(&cli.globals),
         Command::Reward(args) => args.run(&cli.globals),
+        Command::Eval(args) => eval::run(&cli.globals, &args),
+        Command::Compare(args) => compare::run(&args),
         Command::Demo(args) => demo::run(&cli.globals, &args),
         Command::DemoData(args) => demo_data::run(&cli.globals, &args),
     }

@@ -6,12 +6,11 @@ use serde::Serialize;
 
 use super::Globals;
 use super::common::{Lines, TOKEN_BUDGET};
-use super::demo::EVAL_SEED;
 use super::demo_data::COMPLETION;
 use super::search_predict;
 use crate::advantage::Alpha;
 use crate::config::{TEMPLATE_DATE, TINY};
-use crate::demo::{self, Split};
+use crate::demo;
 use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
 use crate::eval::run::{Policy, PolicyOptions, Sampling};
@@ -255,7 +254,7 @@ impl SearchArgs {
             prompt: PromptContent::Text(e.prompt),
             fields: serde_json::Map::new(),
         };
-        let examples = demo::generate(self.seed ^ EVAL_SEED, n, Split::HeldOut);
+        let examples = demo::held_out(self.seed, n);
         Ok(examples.into_iter().map(record).collect())
     }
 

@@ -32,6 +32,9 @@ pub const MAX_PROMPT_CHARS: usize = 20;
 /// Longest right answer, in characters; leaves room for the end token and for wrong, longer responses in 24 tokens.
 pub const MAX_ANSWER_CHARS: usize = 14;
 
+/// What sets the seed of a judgement apart from that of the training.
+pub const EVAL_SEED: u64 = 0x4e1d;
+
 /// The part of the instruction set a prompt belongs to, decided by a hash of its text: the parts never overlap,
 /// whatever the seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
@@ -109,6 +112,11 @@ pub fn generate(seed: u64, n: usize, split: Split) -> Vec<Example> {
         }
     }
     examples
+}
+
+/// The held-out examples that a run of this seed is judged on, apart from those of its training.
+pub fn held_out(seed: u64, n: usize) -> Vec<Example> {
+    generate(seed ^ EVAL_SEED, n, Split::HeldOut)
 }
 
 /// The true score in [0, 1] of a response, from the prompt's text alone: 1 exactly for a right answer.

@@ -21,6 +21,17 @@ pub enum Estimator {
     Extrapolated,
 }
 
+impl Estimator {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Grouped => "grouped",
+            Self::Unbiased => "unbiased",
+            Self::Extrapolated => "extrapolated",
+        }
+    }
+}
+
 /// One point of a best-of-n curve.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BestOfN {
@@ -53,6 +64,33 @@ pub fn grouped(rewards: &[f64], n: usize) -> Result<f64> {
         )));
     }
     let total: f64 = rewards.chunks_exact(n).map(maximum).sum();
+    Ok(total / (rewards.len() / n) as f64)
+}
+
+/// As [`grouped`], for the `values` of one judge where the best of each group is picked by the `rewards` of another (the
+/// first of equals): what best-of-`n` brings under a judge that did not choose.
+///
+/// # Errors
+/// As [`grouped`], for both; a user error when the judges saw different numbers of responses.
+pub fn picked(rewards: &[f64], values: &[f64], n: usize) -> Result<f64> {
+    grouped(rewards, n)?;
+    check_rewards(values)?;
+    if rewards.len() != values.len() {
+        return Err(Error::user(format!(
+            "{} rewards against {} values: every response needs both",
+            rewards.len(),
+            values.len()
+        )));
+    }
+    let pick = |(group, values): (&[f64], &[f64])| {
+        let best = (1..n).fold(0, |best, i| if group[i] > group[best] { i } else { best });
+        values[best]
+    };
+    let total: f64 = rewards
+        .chunks_exact(n)
+        .zip(values.chunks_exact(n))
+        .map(pick)
+        .sum();
     Ok(total / (rewards.len() / n) as f64)
 }
 
@@ -115,25 +153,43 @@ pub fn curve(rewards: &[Vec<f64>], sizes: &[usize], alpha: Alpha) -> Result<Vec<
             row.len()
         )));
     }
-    let point = |n: usize| {
+    let point = |&n: &usize| {
         let estimator = match n {
             n if n > total => Estimator::Extrapolated,
             n if n > 0 && !total.is_multiple_of(n) => Estimator::Unbiased,
             _ => Estimator::Grouped,
         };
-        let one = |row: &Vec<f64>| match estimator {
-            Estimator::Grouped => grouped(row, n),
-            Estimator::Unbiased => unbiased(row, n),
-            Estimator::Extrapolated => extrapolated(row, n, alpha)?.ok_or_else(|| {
+        let one = |p: usize, n: usize| match estimator {
+            Estimator::Grouped => grouped(&rewards[p], n),
+            Estimator::Unbiased => unbiased(&rewards[p], n),
+            Estimator::Extrapolated => extrapolated(&rewards[p], n, alpha)?.ok_or_else(|| {
                 Error::user(format!(
                     "best-of-{n} cannot be extrapolated at alpha = {alpha}: kappa is not positive"
                 ))
             }),
         };
-        let values: Result<Vec<f64>> = rewards
-            .iter()
-            .enumerate()
-            .map(|(p, row)| one(row).context(format!("prompt {p}")))
+        curve_of(estimator, rewards.len(), &[n], one)
+    };
+    let points: Result<Vec<_>> = sizes.iter().map(point).collect();
+    Ok(points?.into_iter().flatten().collect())
+}
+
+/// A curve of one estimator at given sizes, of many prompts' rewards (P, n_total).
+///
+/// # Errors
+/// A user error naming the prompt for which `one` fails, or when there are no prompts.
+pub fn curve_of(
+    estimator: Estimator,
+    prompts: usize,
+    sizes: &[usize],
+    one: impl Fn(usize, usize) -> Result<f64>,
+) -> Result<Vec<BestOfN>> {
+    if prompts == 0 {
+        return Err(Error::user("there are no prompts to evaluate"));
+    }
+    let point = |&n: &usize| {
+        let values: Result<Vec<f64>> = (0..prompts)
+            .map(|p| one(p, n).context(format!("prompt {p}")))
             .collect();
         Ok(BestOfN {
             n,
@@ -141,7 +197,7 @@ pub fn curve(rewards: &[Vec<f64>], sizes: &[usize], alpha: Alpha) -> Result<Vec<
             per_prompt: values?,
         })
     };
-    sizes.iter().map(|&n| point(n)).collect()
+    sizes.iter().map(point).collect()
 }
 
 /// 1, 2, 4, … up to `most`: the sizes of a best-of-n table.
@@ -235,6 +291,24 @@ mod tests {
         );
         assert!(grouped(&[], 1).is_err() && unbiased(&[], 1).is_err());
         assert!(unbiased(&rewards, 9).is_err() && unbiased(&rewards, 0).is_err());
+    }
+
+    #[test]
+    fn a_second_judge_values_what_the_first_picks() {
+        let rewards = [1.0, 4.0, 2.0, 2.0, 0.0, -1.0];
+        let values = [9.0, 3.0, 5.0, 7.0, -1.0, 8.0];
+        assert_eq!(picked(&rewards, &values, 1).unwrap(), 31.0 / 6.0);
+        assert_eq!(picked(&rewards, &values, 2).unwrap(), (3.0 + 5.0 - 1.0) / 3.0);
+        assert_eq!(picked(&rewards, &values, 6).unwrap(), 3.0);
+        for n in [1, 2, 3, 6] {
+            let (own, judged) = (
+                grouped(&rewards, n).unwrap(),
+                picked(&rewards, &rewards, n).unwrap(),
+            );
+            assert_eq!(own, judged, "a judge values what it picks as best-of-{n}");
+        }
+        assert!(picked(&rewards, &values[..5], 1).is_err());
+        assert!(picked(&rewards, &values, 4).is_err());
     }
 
     #[test]

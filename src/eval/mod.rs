@@ -2,8 +2,14 @@
 
 pub mod best_of_n;
 pub mod bootstrap;
+pub mod checkpoint;
 pub mod compare;
+pub mod record;
+pub mod results;
+mod rewards;
 pub mod run;
+pub mod store;
 
 pub use best_of_n::{BestOfN, Estimator, curve, extrapolated, grouped, powers_of_two, unbiased};
 pub use bootstrap::{Bootstrap, Interval, WinTieLoss, win_tie_loss};
+pub use store::{EvalMeta, Judge, StoredCompletion, StoredEval, StoredPrompt, read_rewards};

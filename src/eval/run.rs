@@ -1,6 +1,7 @@
 //! Sampling a policy on a list of prompts and judging what it wrote.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 use crate::error::{Context, Error, Result};
@@ -126,35 +127,35 @@ impl Policy {
     /// Samples `n` responses to every prompt; `[prompt][sample]`.
     ///
     /// # Errors
-    /// As [`Sampler::generate`].
+    /// As [`Policy::draws`] and [`Draws::responses`].
     pub fn sample(&self, n: usize, sampling: &Sampling) -> Result<Vec<Vec<Response>>> {
+        self.draws(n, sampling)?.responses(0..self.prompts.len())
+    }
+
+    /// Buffers for sampling `n` responses to every prompt, some prompts at a time.
+    ///
+    /// # Errors
+    /// `n` or the batch is 0; out of memory.
+    pub fn draws(&self, n: usize, sampling: &Sampling) -> Result<Draws<'_>> {
         if n == 0 || sampling.batch == 0 {
             return Err(Error::user(
                 "an evaluation needs at least one sample a prompt and one sequence a batch",
             ));
         }
-        let jobs: Vec<Job> = (0u64..)
-            .zip(&self.prompts)
-            .map(|(prompt, tokens)| Job {
-                tokens: tokens.clone(),
-                prompt,
-                samples: n,
-                first: 0,
-            })
-            .collect();
-        let config = SampleConfig {
-            params: sampling.params,
-            max_completion_length: self.max_completion_length,
-            stop: self.stop.clone(),
-            seed: sampling.seed,
-            step: 0,
-        };
-        let mut sampler = Sampler::new(&self.model, self.sampler_shape(n, sampling.batch))?;
-        let completions = sampler.generate(&self.model, &jobs, &config)?;
-        completions
-            .iter()
-            .map(|group| group.iter().map(|c| self.response(c)).collect())
-            .collect()
+        let shape = self.sampler_shape(n, sampling.batch);
+        Ok(Draws {
+            policy: self,
+            sampler: Sampler::new(&self.model, shape)?,
+            at_once: shape.sequences.div_ceil(n),
+            samples: n,
+            config: SampleConfig {
+                params: sampling.params,
+                max_completion_length: self.max_completion_length,
+                stop: self.stop.clone(),
+                seed: sampling.seed,
+                step: 0,
+            },
+        })
     }
 
     /// The model, its adapter on it.
@@ -183,16 +184,19 @@ impl Policy {
     }
 
     fn sampler_shape(&self, n: usize, batch: usize) -> SamplerShape {
-        let sequences = batch.min(self.prompts.len() * n).max(1);
         let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(1);
-        // A wave may begin and end in the middle of a prompt's samples.
-        let prompts = (sequences.div_ceil(n) + 1).min(self.prompts.len());
-        SamplerShape {
-            sequences,
-            cache_rows: prompts * longest + sequences * self.max_completion_length,
-            prefill_rows: PREFILL.min(prompts * longest),
-            rank: self.model.lora.as_ref().map_or(0, |l| l.rank),
-        }
+        let shape = |sequences: usize| {
+            // A wave may begin and end in the middle of a prompt's samples.
+            let prompts = (sequences.div_ceil(n) + 1).min(self.prompts.len());
+            SamplerShape {
+                sequences,
+                cache_rows: prompts * longest + sequences * self.max_completion_length,
+                prefill_rows: PREFILL.min(prompts * longest),
+                rank: self.model.lora.as_ref().map_or(0, |l| l.rank),
+            }
+        };
+        let most = batch.min(self.prompts.len() * n).max(1);
+        SamplerShape::within(self.model.gpu.caps().max_binding, &self.model.spec, most, shape)
     }
 
     fn response(&self, completion: &Completion) -> Result<Response> {
@@ -201,6 +205,43 @@ impl Policy {
             tokens: completion.tokens.len(),
             truncated: completion.finish == Finish::Length,
         })
+    }
+}
+
+/// Samples of a policy's prompts.
+pub struct Draws<'a> {
+    policy: &'a Policy,
+    sampler: Sampler,
+    config: SampleConfig,
+    samples: usize,
+    at_once: usize,
+}
+
+impl Draws<'_> {
+    /// How many prompts' samples fill a batch.
+    pub fn at_once(&self) -> usize {
+        self.at_once
+    }
+
+    /// The responses to some of the prompts, `[prompt][sample]`: each a function of (seed, prompt, sample) alone, whatever
+    /// is sampled with it.
+    ///
+    /// # Errors
+    /// As [`Sampler::generate`].
+    pub fn responses(&mut self, prompts: Range<usize>) -> Result<Vec<Vec<Response>>> {
+        let jobs: Vec<Job> = prompts
+            .map(|at| Job {
+                tokens: self.policy.prompts[at].clone(),
+                prompt: at as u64,
+                samples: self.samples,
+                first: 0,
+            })
+            .collect();
+        let completions = self.sampler.generate(&self.policy.model, &jobs, &self.config)?;
+        completions
+            .iter()
+            .map(|group| group.iter().map(|c| self.policy.response(c)).collect())
+            .collect()
     }
 }
 
@@ -240,21 +281,20 @@ pub fn judge(
     })
 }
 
-/// Samples `n` responses to every prompt of a policy and has every judge score them.
+/// Samples responses to some prompts and has every judge score them. `contents` are those of all prompts.
 ///
 /// # Errors
-/// As [`Policy::sample`] and [`judge`].
+/// As [`Draws::responses`] and [`judge`].
 pub fn evaluate(
-    policy: &Policy,
+    draws: &mut Draws<'_>,
     contents: &[PromptContent],
-    n: usize,
-    sampling: &Sampling,
+    prompts: Range<usize>,
     rewards: &mut [&mut dyn Reward],
 ) -> Result<Evaluation> {
-    let responses = policy.sample(n, sampling)?;
+    let responses = draws.responses(prompts.clone())?;
     let rewards = rewards
         .iter_mut()
-        .map(|reward| judge(contents, &responses, *reward))
+        .map(|reward| judge(&contents[prompts.clone()], &responses, *reward))
         .collect::<Result<_>>()?;
     Ok(Evaluation { responses, rewards })
 }

@@ -13,14 +13,18 @@ use crate::error::{Error, Result};
 
 const SIZE: (u32, u32) = (960, 600);
 const FONT: &str = "dejavu-sans";
-/// Colours that stay apart for colour-blind readers (Okabe and Ito), darkest first.
-const COLOURS: [RGBColor; 6] = [
+/// Colours that stay apart for colour-blind readers (Okabe and Ito's, then Tol's), so that ten methods can be told apart.
+const COLOURS: [RGBColor; 10] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
     RGBColor(204, 121, 167),
     RGBColor(86, 180, 233),
     RGBColor(230, 159, 0),
+    RGBColor(90, 90, 90),
+    RGBColor(136, 34, 85),
+    RGBColor(51, 34, 136),
+    RGBColor(153, 153, 51),
 ];
 /// More points than this are drawn as a thinner line without dots.
 const DENSE: usize = 40;

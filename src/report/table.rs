@@ -17,6 +17,7 @@ pub enum Align {
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// A Markdown table with aligned columns, readable as it is.
+    #[value(alias = "markdown")]
     Md,
     /// Comma-separated; an interval takes three columns.
     Csv,

@@ -7,7 +7,27 @@ pub use model::{RewardModel, RewardOptions};
 pub use verifier::DemoScore;
 
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
 use crate::text::PromptContent;
+
+/// The name by which [`DemoScore`] is asked for, in place of a reward model.
+pub const TRUE_SCORE: &str = "true-score";
+
+/// Whether a reward is the demo's true score (`demo-score` is another name of it) and not a model.
+pub fn is_true_score(name: &str) -> bool {
+    matches!(name, TRUE_SCORE | "demo-score")
+}
+
+/// The judge of a name: the demo's true score, or a reward model.
+///
+/// # Errors
+/// As [`RewardModel::load`].
+pub fn open(gpu: &Gpu, name: &str, options: &RewardOptions<'_>) -> Result<Box<dyn Reward>> {
+    if is_true_score(name) {
+        return Ok(Box::new(DemoScore));
+    }
+    Ok(Box::new(RewardModel::load(gpu, name, options)?))
+}
 
 /// A response to be judged.
 #[derive(Debug, Clone, Copy)]

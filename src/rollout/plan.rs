@@ -9,6 +9,20 @@ use crate::model::spec::ModelSpec;
 use crate::model::workspace::Shape;
 
 impl SamplerShape {
+    /// The shape for `most` sequences at once, or for half as many as often as it takes until no buffer is larger than
+    /// `cap` bytes; `shape` sizes it for a number of sequences.
+    pub fn within(cap: u64, spec: &ModelSpec, most: usize, shape: impl Fn(usize) -> Self) -> Self {
+        let fits = |s: &Self| {
+            let cache = s.cache_rows * spec.num_kv_heads * spec.head_dim;
+            (cache.max(s.sequences * pad4(spec.vocab_size)) * 4) as u64 <= cap
+        };
+        let mut sequences = most;
+        while sequences > 1 && !fits(&shape(sequences)) {
+            sequences = sequences.div_ceil(2);
+        }
+        shape(sequences)
+    }
+
     /// The memory that [`Sampler::new`](super::Sampler::new) takes for a model.
     pub fn plan(&self, spec: &ModelSpec) -> Plan {
         let s = self.sequences;
@@ -39,6 +53,25 @@ mod tests {
     use crate::gpu::{Gpu, GpuOptions};
     use crate::model::load::Source;
     use crate::rollout::Sampler;
+
+    #[test]
+    fn fewer_sequences_are_sampled_where_a_buffer_would_be_too_large() {
+        let dir = format!("{}/tests/golden/models/qwen3_qknorm", env!("CARGO_MANIFEST_DIR"));
+        let spec = Source::open(&dir).unwrap().spec;
+        let shape = |sequences| SamplerShape {
+            sequences,
+            cache_rows: sequences * 100,
+            prefill_rows: 8,
+            rank: 0,
+        };
+        let row = (spec.num_kv_heads * spec.head_dim * 4) as u64;
+        let sequences = |cap| SamplerShape::within(cap, &spec, 20, shape).sequences;
+        assert_eq!(sequences(u64::MAX), 20);
+        assert_eq!(sequences(row * 2000), 20);
+        assert_eq!(sequences(row * 2000 - 1), 10);
+        assert_eq!(sequences(row * 500), 5);
+        assert_eq!(sequences(1), 1);
+    }
 
     #[test]
     fn a_sampler_takes_what_the_plan_says() {

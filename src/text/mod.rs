@@ -7,6 +7,7 @@
 //! | [`chat`] | [`ChatTemplate`], [`Message`], [`TemplateDate`]: Hugging Face chat templates |
 //! | [`jsonl`] | reading JSON Lines with errors that name file and line |
 //! | [`dataset`] | the record types of every command's input |
+//! | [`key`] | what makes two prompts the same prompt |
 //! | [`mod@format`] | [`Formatter`]: records → token ids |
 
 pub mod chat;
@@ -15,6 +16,7 @@ pub mod format;
 pub mod gguf_vocab;
 mod jinja;
 pub mod jsonl;
+pub mod key;
 pub mod tokenizer;
 
 pub use chat::{ChatTemplate, Message, TemplateDate};
@@ -25,4 +27,5 @@ pub use dataset::{
 pub use format::Formatter;
 pub use gguf_vocab::GgufVocab;
 pub use jsonl::{parse_jsonl, read_jsonl};
+pub use key::sha256_hex;
 pub use tokenizer::{HfFiles, Tokenizer};

@@ -10,13 +10,19 @@ static REQUESTED: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// The handler cannot be installed.
 pub fn install() -> Result<()> {
-    ctrlc::set_handler(|| {
+    install_for("finishing this step and writing a checkpoint")
+}
+
+/// As [`install`]; `now` says what is done before the process ends.
+///
+/// # Errors
+/// The handler cannot be installed.
+pub fn install_for(now: &'static str) -> Result<()> {
+    ctrlc::set_handler(move || {
         if REQUESTED.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!(
-            "interrupted: finishing this step and writing a checkpoint (press Ctrl-C again to stop at once)"
-        );
+        eprintln!("interrupted: {now} (press Ctrl-C again to stop at once)");
     })
     .map_err(|e| Error::internal(format!("Ctrl-C handler: {e}")))
 }

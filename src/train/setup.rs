@@ -7,7 +7,6 @@ use crate::config::{Schedule, TINY, TrainConfig};
 use crate::demo::{self, Split};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
-use crate::kernels::pad4;
 use crate::model::alias::alias;
 use crate::model::load::Source;
 use crate::model::params::{LoraShape, Model};
@@ -15,7 +14,7 @@ use crate::model::plan::Plan;
 use crate::model::spec::Proj;
 use crate::model::workspace::{Shape, Workspace};
 use crate::optim::{Optimizer, Settings};
-use crate::reward::{DemoScore, Reward, RewardModel, RewardOptions};
+use crate::reward::{self, Reward, RewardModel, RewardOptions};
 use crate::rollout::{Sampler, SamplerShape};
 use crate::tensor::DType;
 use crate::text::{Formatter, PromptContent, PromptRecord, TemplateDate, Tokenizer, read_jsonl};
@@ -23,8 +22,6 @@ use clap::ValueEnum;
 
 /// Training prompts of the embedded preset.
 const TINY_PROMPTS: usize = 512;
-/// The reward that scores the embedded tasks exactly.
-pub const TRUE_SCORE: &str = "true-score";
 
 /// The name of the default reward model of a policy, from `models/aliases.toml`.
 pub fn default_reward(model: &str) -> Option<String> {
@@ -200,15 +197,8 @@ impl Job {
                 rank: self.rank(),
             }
         };
-        let fits = |s: &SamplerShape| {
-            let cache = s.cache_rows * spec.num_kv_heads * spec.head_dim;
-            (cache.max(s.sequences * pad4(spec.vocab_size)) * 4) as u64 <= cap
-        };
-        let mut sequences = c.rollout_batch.min(c.prompts_per_step * c.num_generations);
-        while sequences > 1 && !fits(&shape(sequences)) {
-            sequences = sequences.div_ceil(2);
-        }
-        shape(sequences)
+        let most = c.rollout_batch.min(c.prompts_per_step * c.num_generations);
+        SamplerShape::within(cap, spec, most, shape)
     }
 
     /// The element type of the frozen policy; training every weight needs f32.
@@ -257,7 +247,7 @@ impl Job {
 
     /// The reward model's files, where the reward is a model.
     fn reward_source(&self) -> Result<Option<Source>> {
-        if self.config.reward_model == TRUE_SCORE {
+        if reward::is_true_score(&self.config.reward_model) {
             return Ok(None);
         }
         Source::open_with_score(&self.config.reward_model)
@@ -335,9 +325,6 @@ impl Job {
     /// The reward model cannot be opened or does not fit.
     pub fn reward(&self, gpu: &Gpu) -> Result<Box<dyn Reward>> {
         let c = &self.config;
-        if c.reward_model == TRUE_SCORE {
-            return Ok(Box::new(DemoScore));
-        }
         let options = RewardOptions {
             adapter: c.reward_adapter.as_deref(),
             dtype: parse_dtype("--reward-dtype", c.reward_dtype.as_deref())?,
@@ -346,9 +333,7 @@ impl Job {
             raw: c.raw,
             date: self.date,
         };
-        Ok(Box::new(
-            RewardModel::load(gpu, &c.reward_model, &options).context("--reward-model")?,
-        ))
+        reward::open(gpu, &c.reward_model, &options).context("--reward-model")
     }
 
     /// Uploads the policy, with a fresh adapter or every weight trainable; and the reference, where it is its own

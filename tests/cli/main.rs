@@ -2,8 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod bad_input;
+mod eval;
 mod generate;
 mod search;
+#[path = "../common/tiny.rs"]
+mod tiny;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,234 @@
+//! What evaluations must have in common to be compared, what they are called, and what differs between them.
+
+use std::path::{Path, PathBuf};
+
+use super::report::{Entry, Options};
+use crate::error::{Error, Result};
+use crate::eval::best_of_n::{Estimator, powers_of_two};
+use crate::eval::store::{EvalMeta, Judge, StoredEval};
+
+/// Reads evaluations. A label is the end of the path that tells it from the others, unless `labels` has another for the
+/// path or that end.
+///
+/// # Errors
+/// As [`StoredEval::read`]; the same directory twice, two equal labels, or a label for no evaluation.
+pub fn read_entries(dirs: &[PathBuf], labels: &[(String, String)]) -> Result<Vec<Entry>> {
+    let mut names = short_names(dirs)?;
+    for (of, label) in labels {
+        let is_meant = |(i, dir): (usize, &PathBuf)| dir == Path::new(of) || names[i] == *of;
+        let Some(at) = dirs.iter().enumerate().position(is_meant) else {
+            return Err(Error::user(format!(
+                "--label {of}={label}: {of} is none of the evaluations; use one of {}",
+                names.join(", ")
+            )));
+        };
+        names[at] = label.clone();
+    }
+    if let Some((a, _)) = names
+        .iter()
+        .enumerate()
+        .find(|(i, name)| names[..*i].contains(name))
+    {
+        return Err(Error::user(format!(
+            "two evaluations are labelled {}; give them different labels",
+            names[a]
+        )));
+    }
+    let entry = |(dir, label): (&PathBuf, String)| {
+        Ok(Entry {
+            label,
+            eval: StoredEval::read(dir)?,
+        })
+    };
+    dirs.iter().zip(names).map(entry).collect()
+}
+
+/// The fewest last components of the paths that tell them apart.
+pub(super) fn short_names(dirs: &[PathBuf]) -> Result<Vec<String>> {
+    let parts: Vec<Vec<String>> = dirs
+        .iter()
+        .map(|dir| {
+            let names = dir.components().filter_map(|c| match c {
+                std::path::Component::CurDir | std::path::Component::RootDir => None,
+                other => Some(other.as_os_str().to_string_lossy().into_owned()),
+            });
+            names.collect()
+        })
+        .collect();
+    let longest = parts.iter().map(Vec::len).max().unwrap_or(0);
+    for count in 1..=longest.max(1) {
+        let names: Vec<String> = parts
+            .iter()
+            .map(|p| p[p.len().saturating_sub(count)..].join("/"))
+            .collect();
+        if names
+            .iter()
+            .enumerate()
+            .all(|(i, name)| !names[..i].contains(name))
+        {
+            return Ok(names);
+        }
+    }
+    Err(Error::user(
+        "the same evaluation is given twice; compare different directories",
+    ))
+}
+
+pub(super) fn check_prompts(base: &Entry, other: &Entry) -> Result<()> {
+    let (a, b) = (&base.eval.prompts, &other.eval.prompts);
+    let same = "compare evaluations of the same prompts";
+    if let Some(at) = a.iter().zip(b).position(|(a, b)| a.key != b.key) {
+        let shown = |key: &str| key.get(..12).unwrap_or(key).to_string();
+        return Err(Error::user(format!(
+            "prompt {at} of {} has the key {} where {} has {}; {same}",
+            other.label,
+            shown(&b[at].key),
+            base.label,
+            shown(&a[at].key),
+        )));
+    }
+    if a.len() == b.len() {
+        return Ok(());
+    }
+    let (longer, prompts) = if a.len() > b.len() { (base, a) } else { (other, b) };
+    Err(Error::user(format!(
+        "{} has {} prompts and {} has {}: the first that only {} has is number {}, with the key {}; {same}",
+        base.label,
+        a.len(),
+        other.label,
+        b.len(),
+        longer.label,
+        a.len().min(b.len()),
+        prompts[a.len().min(b.len())].key
+    )))
+}
+
+/// A judge's name.
+pub(super) fn judge_name(meta: &EvalMeta, judge: Judge) -> &str {
+    match judge {
+        Judge::Main => &meta.reward_model,
+        Judge::Also => meta.also_reward.as_deref().unwrap_or("none"),
+    }
+}
+
+/// The judge with its adapter.
+pub(super) fn judge_of(meta: &EvalMeta, judge: Judge) -> (&str, Option<&str>) {
+    let adapter = match judge {
+        Judge::Main => &meta.reward_adapter,
+        Judge::Also => &meta.also_reward_adapter,
+    };
+    (judge_name(meta, judge), adapter.as_deref())
+}
+
+pub(super) fn check_judge(base: &Entry, other: &Entry, judge: Judge) -> Result<()> {
+    let shown = |(name, adapter): (&str, Option<&str>)| match adapter {
+        Some(adapter) => format!("{name} with {adapter}"),
+        None => name.to_string(),
+    };
+    let (a, b) = (
+        judge_of(&base.eval.meta, judge),
+        judge_of(&other.eval.meta, judge),
+    );
+    if a == b {
+        return Ok(());
+    }
+    Err(Error::user(format!(
+        "{} was judged by {} and {} by {}: their rewards are not on one scale; evaluate both with the same judge",
+        base.label,
+        shown(a),
+        other.label,
+        shown(b)
+    )))
+}
+
+pub(super) fn sizes(entries: &[Entry], options: &Options) -> Result<Vec<usize>> {
+    let samples = || entries.iter().map(|e| (&e.label, e.eval.meta.samples));
+    let Some(asked) = &options.sizes else {
+        let least = samples().map(|(_, n)| n).min().unwrap_or(0);
+        let mut sizes = powers_of_two(least);
+        if options.estimator == Estimator::Grouped {
+            sizes.retain(|n| samples().all(|(_, total)| total.is_multiple_of(*n)));
+        }
+        return Ok(sizes);
+    };
+    let mut sizes = asked.clone();
+    sizes.sort_unstable();
+    sizes.dedup();
+    for (n, (label, total)) in sizes.iter().flat_map(|n| samples().map(move |s| (*n, s))) {
+        let fits = n > 0
+            && match options.estimator {
+                Estimator::Unbiased => n <= total,
+                _ => total.is_multiple_of(n),
+            };
+        if !fits {
+            return Err(Error::user(format!(
+                "--n {n}: {label} has {total} samples a prompt, which {n} does not divide; choose divisors of every \
+                 evaluation's number of samples, or --estimator unbiased for any n up to it"
+            )));
+        }
+    }
+    if sizes.is_empty() {
+        return Err(Error::user("--n needs at least one size"));
+    }
+    Ok(sizes)
+}
+
+/// What differs beside the policies, in words.
+pub(super) fn notes(entries: &[Entry]) -> Vec<String> {
+    let mut notes = Vec::new();
+    let mut differs = |what: &str, value: &dyn Fn(&EvalMeta) -> String, comment: &str| {
+        let values: Vec<String> = entries.iter().map(|e| value(&e.eval.meta)).collect();
+        if values.iter().any(|v| *v != values[0]) {
+            let list: Vec<String> = entries
+                .iter()
+                .zip(&values)
+                .map(|(e, v)| format!("{} {v}", e.label))
+                .collect();
+            notes.push(format!("{what} differs ({}){comment}", list.join(", ")));
+        }
+    };
+    differs(
+        "the seed of the samples",
+        &|m| m.seed.to_string(),
+        ": the methods were sampled with independent random numbers",
+    );
+    differs(
+        "the number of samples",
+        &|m| m.samples.to_string(),
+        ": values of fewer samples are noisier",
+    );
+    let unfair = ": the methods were not sampled alike";
+    differs("the temperature", &|m| m.temperature.to_string(), unfair);
+    differs("top-p", &|m| m.top_p.to_string(), unfair);
+    differs("top-k", &|m| m.top_k.to_string(), unfair);
+    differs("min-p", &|m| m.min_p.to_string(), unfair);
+    differs(
+        "the longest completion",
+        &|m| m.max_completion_length.to_string(),
+        unfair,
+    );
+    differs("--raw", &|m| m.raw.to_string(), unfair);
+    differs(
+        "the template's date",
+        &|m| m.template_date.clone().unwrap_or_default(),
+        unfair,
+    );
+    let known: Vec<(&str, u64)> = entries
+        .iter()
+        .filter_map(|e| Some((e.label.as_str(), trained_on(&e.eval.meta)?)))
+        .collect();
+    if known.iter().any(|(_, n)| *n != known[0].1) {
+        let list: Vec<String> = known.iter().map(|(label, n)| format!("{label} {n}")).collect();
+        notes.push(format!(
+            "training compute is unmatched: responses trained on: {}",
+            list.join(", ")
+        ));
+    }
+    notes
+}
+
+/// Responses that a policy was trained on: steps × prompts × m.
+pub(super) fn trained_on(meta: &EvalMeta) -> Option<u64> {
+    let run = meta.run.as_ref()?;
+    Some(meta.step? * (run.prompts_per_step * run.num_generations) as u64)
+}
