@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use super::common::Lines;
 use crate::advantage::Alpha;
 use crate::error::{Context, Error, Result};
-use crate::eval::Bootstrap;
+use crate::eval::{Bootstrap, read_rewards};
 use crate::model::save::write_atomic;
 use crate::search::Predictor;
 use crate::search::predict::{Prediction, Settings, predict};
-use crate::search::rewards::read_rewards;
 
 /// Predict best-of-N for any N from the first m rewards of each prompt, and test it against all of them
 ///

@@ -14,13 +14,11 @@
 //! | [`session`] | many prompts on the device |
 //! | [`outcome`] | lines, tables and the comparison with best-of-N |
 //! | [`mod@predict`] | best-of-N predicted from m rewards, and tested against what was observed |
-//! | [`rewards`] | reading rewards |
 
 pub mod estimate;
 pub mod outcome;
 pub mod policy;
 pub mod predict;
-pub mod rewards;
 pub mod run;
 pub mod schedule;
 pub mod session;

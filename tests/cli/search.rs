@@ -2,9 +2,6 @@
 
 use super::*;
 
-#[path = "../common/tiny.rs"]
-mod tiny;
-
 /// The smallest schedule: 4 responses from the prompt and from each of 2 states, and what is left.
 const SMALL: [&str; 6] = ["--samples", "4", "--width", "2", "--budget", "15"];
 
