@@ -5,9 +5,8 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`cli`] | one file a subcommand: flags → typed config → one library call |
-//! | [`train`], [`eval`], [`diagnose`] | the training loops and checkpoints; judging policies, best-of-N statistics; diagnostics |
-//! | [`search`] | scaling-law guided search at test time; predicting best-of-N |
 //! | [`sweep`] | many training runs from one file, evaluated and compared |
+//! | [`search`], [`diagnose`] | scaling-law guided search at test time, predicting best-of-N; diagnostics of estimators and rewards |
 //! | [`train`], [`eval`] | the training loops and checkpoints; judging policies, best-of-N statistics |
 //! | [`rollout`], [`reward`] | sampling from a policy; scoring what was sampled |
 //! | [`model`], [`advantage`], [`optim`] | transformer forward and backward; advantage rules; AdamW |

@@ -25,13 +25,13 @@ pub(crate) struct Args {
     /// Rule
     #[arg(long, value_enum)]
     rule: Rule,
-    /// Tail share α in (0, 1/2], also as a fraction such as 1/5 (default 0.2; tea, prefix-tea)
+    /// Tail share α in (0, 1/2], also as a fraction such as 1/5 (default 0.2; tea, prefix-tea, tea-gpd)
     #[arg(long)]
     alpha: Option<Alpha>,
     /// Deployment budget N (default 128; for cat-bon the group size)
     #[arg(long, value_name = "N")]
     bon: Option<u64>,
-    /// Lower bound of the tail's standard deviation (default 1e-8; tea, prefix-tea)
+    /// Lower bound of the tail's standard deviation (default 1e-8; tea, prefix-tea, tea-gpd)
     #[arg(long)]
     min_scale: Option<f64>,
     /// Order p of prefix-tea (default 2)

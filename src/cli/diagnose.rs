@@ -32,7 +32,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Diagnostic {
-    Alignment(alignment::Args),
+    Alignment(Box<alignment::Args>),
     Synthetic(synthetic::Args),
     Laws(laws::Args),
     Tails(tails::Args),

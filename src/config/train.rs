@@ -48,10 +48,10 @@ pub struct TrainFlags {
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
     /// Rule that turns a group's rewards into advantages: tea, prefix-tea, grpo, grpo-z, bon-max-mean, bon-max-second,
-    /// bon-mean, chow, cat-bon, pkpo
+    /// bon-mean, chow, cat-bon, pkpo, tea-gpd
     #[arg(long)]
     pub advantage: Option<String>,
-    /// Tail share α of TEA and Prefix-TEA, in (0, 1/2]; a fraction such as 1/5 is taken exactly
+    /// Tail share α of the TEA rules, in (0, 1/2]; a fraction such as 1/5 is taken exactly
     #[arg(long)]
     #[serde(deserialize_with = "text_or_number")]
     pub alpha: Option<String>,

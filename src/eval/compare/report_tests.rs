@@ -108,14 +108,12 @@ fn other_judges_are_refused() {
         "{:?}",
         report.notes
     );
-    for e in [&mut b] {
-        e.eval.meta.also_reward = None;
-        e.eval
-            .completions
-            .iter_mut()
-            .flatten()
-            .for_each(|c| c.also_reward = None);
-    }
+    b.eval.meta.also_reward = None;
+    b.eval
+        .completions
+        .iter_mut()
+        .flatten()
+        .for_each(|c| c.also_reward = None);
     refused(
         &[b.clone(), b],
         &by(Judge::Also),

@@ -177,7 +177,7 @@ impl Client {
 
     fn gave_up(&self, why: &str, tries: u32) -> Error {
         Error::user(format!(
-            "the judge at {} did not answer after {tries} tries: {why}. Check that the server runs and serves {:?} (llama.cpp: \
+            "the judge at {} did not answer after {tries} tries: {why}. Check --endpoint, and that the server runs and serves {:?} (llama.cpp: \
              `llama-server -m MODEL.gguf --port 8080`), or raise --timeout and --retries",
             self.url, self.endpoint.model
         ))
