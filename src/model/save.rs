@@ -2,76 +2,21 @@
 //! directory.
 
 use std::borrow::Cow;
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::store::HostTensor;
 use crate::error::{Error, Result};
+use crate::report::atomic::{TEMPORARY, prefixed, sync_parent, write_synced};
 use crate::tensor::DType;
 
-/// Prefix of what is still being written.
-const TEMPORARY: &str = ".tmp-";
+pub use crate::report::atomic::{write_atomic, write_atomic_with};
+
 /// Prefix of a directory that is being replaced.
 const REPLACED: &str = ".old-";
-
-/// `path` with `prefix` before its last component.
-fn prefixed(path: &Path, prefix: &str) -> Result<PathBuf> {
-    let Some(name) = path.file_name() else {
-        return Err(Error::user(format!(
-            "{}: not a name that can be written to",
-            path.display()
-        )));
-    };
-    let mut new = std::ffi::OsString::from(prefix);
-    new.push(name);
-    Ok(path.with_file_name(new))
-}
-
-/// Makes a rename in `path`'s directory durable.
-fn sync_parent(path: &Path) -> Result<()> {
-    // Windows cannot open directories; there the rename itself is journalled.
-    if cfg!(unix) {
-        let parent = path
-            .parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        File::open(parent)
-            .and_then(|dir| dir.sync_all())
-            .map_err(Error::io(parent))?;
-    }
-    Ok(())
-}
-
-/// Writes a file whole or not at all.
-///
-/// # Errors
-/// When it cannot be written; what was at `path` before is then untouched and the temporary file is removed.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_atomic_with(path, |out| out.write_all(bytes))
-}
-
-/// As [`write_atomic`], with the contents written piece by piece.
-///
-/// # Errors
-/// As [`write_atomic`]; an error of `contents` counts as one of writing.
-pub fn write_atomic_with(path: &Path, contents: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    let temporary = prefixed(path, TEMPORARY)?;
-    let written = write_synced(&temporary, contents).and_then(|()| fs::rename(&temporary, path));
-    if let Err(e) = written {
-        let _ = fs::remove_file(&temporary);
-        return Err(Error::io(path)(e));
-    }
-    sync_parent(path)
-}
-
-fn write_synced(path: &Path, contents: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let mut out = BufWriter::new(File::create(path)?);
-    contents(&mut out)?;
-    out.into_inner().map_err(|e| e.into_error())?.sync_all()
-}
 
 /// A directory that appears whole or not at all. Files are written into a hidden sibling, `.tmp-NAME`, which
 /// [`AtomicDir::commit`] renames; dropped without it, everything is removed. A leftover of a killed process is never

@@ -1,5 +1,6 @@
-//! What a run leaves for people: metrics, tables, plots, a progress line.
+//! What a run leaves for people: metrics, tables, plots, a progress line; files that are written whole or not at all.
 
+pub(crate) mod atomic;
 mod axis;
 pub mod metrics;
 pub mod plot;

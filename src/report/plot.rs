@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
+use super::atomic::{replace_atomic, write_atomic};
 use super::axis::{Axis, XScale, x_tick};
 use crate::error::{Error, Result};
 
@@ -103,14 +104,14 @@ impl Plot {
         }
     }
 
-    /// Writes the plot; the path's extension (`.svg` or `.png`) decides the format.
+    /// Writes the plot, whole or not at all; the path's extension (`.svg` or `.png`) decides the format.
     ///
     /// # Errors
     /// A user error when the extension is another one or there is nothing to draw; an I/O error naming the file.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         match path.extension().and_then(|e| e.to_str()) {
-            Some("svg") => std::fs::write(path, self.svg()?).map_err(Error::io(path)),
+            Some("svg") => write_atomic(path, self.svg()?.as_bytes()),
             Some("png") => self.save_png(path),
             _ => Err(Error::user(format!(
                 "{}: a plot is written as .svg or .png",
@@ -135,9 +136,10 @@ impl Plot {
 
     fn save_png(&self, path: &Path) -> Result<()> {
         self.ranges()?;
-        // The encoder hides the cause of a failed write; asking for the file first names it.
-        std::fs::File::create(path).map_err(Error::io(path))?;
-        self.draw(&BitMapBackend::new(path, SIZE).into_drawing_area())
+        // The encoder hides the cause of a failed write; the file is made first, which names it.
+        replace_atomic(path, |temporary| {
+            self.draw(&BitMapBackend::new(temporary, SIZE).into_drawing_area())
+        })
     }
 
     fn position(&self, x: f64) -> f64 {
@@ -380,6 +382,36 @@ mod tests {
             with_text,
             "the title leaves pixels"
         );
+    }
+
+    #[test]
+    fn a_plot_is_written_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["plot.svg", "plot.png"] {
+            let path = dir.path().join(name);
+            best_of_n().save(&path).unwrap();
+            let before = std::fs::read(&path).unwrap();
+            // A reader that has the old file open keeps it whole: the name gets a new file.
+            let mut open = std::fs::File::open(&path).unwrap();
+            let mut other = best_of_n();
+            other.title = "another".into();
+            other.save(&path).unwrap();
+            let mut held = Vec::new();
+            std::io::Read::read_to_end(&mut open, &mut held).unwrap();
+            assert_eq!(held, before, "{name}");
+            let after = std::fs::read(&path).unwrap();
+            assert_ne!(after, before, "{name}");
+            let mut empty = best_of_n();
+            empty.series.clear();
+            empty.save(&path).unwrap_err();
+            assert_eq!(
+                std::fs::read(&path).unwrap(),
+                after,
+                "{name}: a failed plot changed it"
+            );
+        }
+        let left = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(left, 2, "temporary files are left");
     }
 
     #[test]

@@ -194,13 +194,20 @@ fn resample(law: &TailLaw, rewards: &[f64], boot: &Bootstrap, prompt: u64) -> Ve
         .collect()
 }
 
+/// The basic bootstrap interval (Davison and Hinkley, "Bootstrap Methods and their Application", 1997, §5.2.1):
+/// 2θ̂ − q(1 − a/2) to 2θ̂ − q(a/2), where q are the quantiles of the estimate on resampled rewards and a is 1 − level.
+///
+/// A resample of a few rewards repeats some and misses others, often the largest one, so that the predicted best of N from
+/// it lies below the one from the rewards themselves. The percentile interval, q(a/2) to q(1 − a/2), takes over that bias
+/// although θ̂ itself has it once more against the truth: it would sit low twice, and over a mean of many prompts, whose
+/// spread shrinks while the bias stays, end below its own estimate. Reflecting the quantiles about θ̂ takes the bias off.
 fn interval(mean: f64, mut values: Vec<f64>, boot: &Bootstrap) -> Interval {
     values.sort_unstable_by(f64::total_cmp);
     let tail = 0.5 * (1.0 - boot.level);
     Interval {
         mean,
-        low: percentile(&values, tail),
-        high: percentile(&values, 1.0 - tail),
+        low: 2.0 * mean - percentile(&values, 1.0 - tail),
+        high: 2.0 * mean - percentile(&values, tail),
     }
 }
 
@@ -382,6 +389,40 @@ mod tests {
             }
         }
         assert!(p.markdown().contains("expected-max") && p.plot().svg().is_ok());
+    }
+
+    #[test]
+    fn intervals_hold_the_truth_about_as_often_as_they_say() {
+        let (groups, each, first, n) = (40, 10, 128, 64);
+        let all = normals(groups * each, first);
+        let truth = expected_max_normal(n as u64);
+        let (mut single, mut mean) = (0, 0);
+        for group in 0..groups {
+            let s = Settings {
+                sizes: vec![n],
+                ..settings(first)
+            };
+            let p = predict(&all[group * each..][..each], &s).unwrap();
+            let holds = |i: Interval, truth: f64| i.low <= truth && truth <= i.high;
+            // Prompt p's rewards are shifted by p.
+            let shift = (group * each) as f64;
+            single += (0..each)
+                .filter(|i| holds(p.prompts[*i].predicted[0].unwrap(), shift + *i as f64 + truth))
+                .count();
+            let i = p.points[0].predicted.unwrap();
+            assert!(i.low < i.mean && i.mean < i.high, "{i:?}");
+            mean += usize::from(holds(i, shift + 0.5 * (each - 1) as f64 + truth));
+        }
+        // Nominal 95%. Of 26 tail rewards the spread itself is off by a fifth, which no bootstrap of them knows: an independent
+        // simulation holds the truth in 86% of prompts and about 95% of means (percentile intervals: 84% and 73% of means).
+        // Three standard errors below: 0.86 − 3·√(0.86·0.14/400) = 0.81, and 0.95 − 3·√(0.95·0.05/40) = 0.85.
+        let share = |held: usize, of: usize| held as f64 / of as f64;
+        assert!(
+            share(single, groups * each) > 0.81,
+            "{single} of {}",
+            groups * each
+        );
+        assert!(share(mean, groups) > 0.85, "{mean} of {groups}");
     }
 
     #[test]
