@@ -30,11 +30,11 @@ MODELS_WORK ?= build/models
 # One run gives both: the policy is an early checkpoint, the reward model starts from the last, which knows the tasks better.
 POLICY_STEPS = 400
 SFT_STEPS = 1200
-REWARD_STEPS = 2500
+REWARD_STEPS = 600
 COMMON = --full --batch-size 64 --warmup-steps 20 --token-budget 4096 --no-checkpointing
 SFT = $(COMMON) --steps $(SFT_STEPS) --save-steps $(POLICY_STEPS) --learning-rate 2e-3 --eval-fraction 0.01 --eval-steps 200
-REWARD = $(COMMON) --steps $(REWARD_STEPS) --save-steps 500 --learning-rate 6e-4 --lr-scheduler-type linear \
-	--eval-steps 250
+REWARD = $(COMMON) --steps $(REWARD_STEPS) --save-steps 300 --learning-rate 1e-3 --lr-scheduler-type linear \
+	--eval-steps 100
 MODEL_FILES = config.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json
 
 models: build ## Make the embedded models anew, from a seed (`make build` then embeds them)
