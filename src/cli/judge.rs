@@ -42,13 +42,23 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", default_value = "OPENAI_API_KEY")]
     api_key_env: String,
     /// Most seconds for one answer
-    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 60.0,
+        allow_negative_numbers = true
+    )]
     timeout: f64,
     /// Tries after the first while the server is down, slow, overloaded or broken
     #[arg(long, value_name = "N", default_value_t = 5)]
     retries: u32,
     /// Seconds before the first retry; doubled with each, with jitter, unless the server names a time
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
     backoff: f64,
     /// Questions in flight at once
     #[arg(long, value_name = "N", default_value_t = 4)]

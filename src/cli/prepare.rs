@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 use crate::model::save::AtomicDir;
 use crate::text::prepare::{Format, Options, Prepared, ScoreField, Share, prepare};
-use std::path::PathBuf;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
 
 /// Turn public preference files into disjoint training, validation and held-out files
 ///
@@ -63,8 +64,56 @@ fn share(flag: &str, text: &str) -> Result<Share> {
     text.parse().context(flag)
 }
 
+/// The files of an earlier `prepare` in a directory, its manifest among them; `None` without a manifest of `prepare`'s form.
+fn written_before(dir: &Path) -> Option<Vec<String>> {
+    const MANIFEST: &str = "manifest.json";
+    let text = std::fs::read(dir.join(MANIFEST)).ok()?;
+    let manifest: Value = serde_json::from_slice(&text).ok()?;
+    let outputs = manifest.get("outputs")?.as_array()?;
+    let name = |output: &Value| Some(output.get("file")?.as_str()?.to_string());
+    let mut names: Vec<String> = outputs.iter().map(name).collect::<Option<_>>()?;
+    names.push(MANIFEST.into());
+    Some(names)
+}
+
 impl Args {
+    /// Refuses an output directory that holds anything but what an earlier `prepare` wrote by its manifest.
+    fn check_output(&self) -> Result<()> {
+        let dir = &self.output;
+        let names: Vec<String> = match std::fs::read_dir(dir) {
+            Ok(entries) => entries
+                .map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()))
+                .collect::<std::io::Result<_>>()
+                .map_err(Error::io(dir))?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io(dir)(e)),
+        };
+        if names.is_empty() {
+            return Ok(());
+        }
+        let place = dir.display();
+        if !self.overwrite {
+            return Err(Error::user(format!(
+                "{place} is not empty; choose another --output, or replace it with --overwrite"
+            )));
+        }
+        let Some(written) = written_before(dir) else {
+            return Err(Error::user(format!(
+                "{place} is not empty; choose another --output (--overwrite replaces a directory that prepare wrote, and this has \
+                 no manifest.json that it wrote)"
+            )));
+        };
+        match names.iter().find(|name| !written.contains(name)) {
+            Some(other) => Err(Error::user(format!(
+                "{place} holds {other}, which prepare did not write and --overwrite would delete: move it away, or choose another \
+                 --output"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn run(self) -> Result<()> {
+        self.check_output()?;
         let options = Options {
             validation: share("--validation", &self.validation)?,
             held_out: share("--heldout", &self.heldout)?,
@@ -76,19 +125,6 @@ impl Args {
             disjoint_from: self.disjoint_from,
             seed: self.seed,
         };
-        let used = std::fs::read_dir(&self.output).is_ok_and(|mut entries| entries.next().is_some());
-        // Only what this command wrote is replaced.
-        if used && !(self.overwrite && self.output.join("manifest.json").is_file()) {
-            return Err(Error::user(format!(
-                "{} is not empty; choose another --output{}",
-                self.output.display(),
-                if self.overwrite {
-                    " (--overwrite replaces a directory that prepare wrote, and this has no manifest.json)"
-                } else {
-                    ", or replace it with --overwrite"
-                }
-            )));
-        }
         let Prepared { files, manifest } = prepare(&options)?;
         let out = AtomicDir::create(&self.output)?;
         for (name, bytes) in &files {

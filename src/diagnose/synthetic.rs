@@ -93,7 +93,7 @@ pub struct Crossover {
     pub m: usize,
     /// The batch size B; `None` where TEA's bias is the smaller one.
     pub batch: Option<f64>,
-    /// Whether both biases are resolved: else the batch is uncertain.
+    /// Whether the difference of the squared biases is beyond 4 of its standard errors: else the batch is uncertain.
     pub resolved: bool,
 }
 
@@ -234,11 +234,13 @@ fn crossovers(measured: &[Measured], sizes: &[usize]) -> Vec<Crossover> {
                 continue;
             };
             let gain = tea.bias * tea.bias - prefix.bias * prefix.bias;
+            // Standard error of the gain, by the delta method from those of the two biases.
+            let error = 2.0 * (tea.bias * tea.bias_error).hypot(prefix.bias * prefix.bias_error);
             out.push(Crossover {
                 estimator,
                 m,
                 batch: (gain > 0.0).then(|| ((prefix.variance - tea.variance) / gain).max(1.0)),
-                resolved: tea.resolved && prefix.resolved,
+                resolved: gain.abs() > RESOLVED * error,
             });
         }
     }

@@ -53,7 +53,7 @@ impl Synthetic {
             let doubt = if c.resolved {
                 ""
             } else {
-                " (a bias is within its error: uncertain)"
+                " (the difference of the squared biases is within its error: uncertain)"
             };
             notes.push(match c.batch {
                 Some(batch) => format!(

@@ -45,6 +45,9 @@ fn files_and_manifest_appear_together_and_repeat() {
     assert_eq!(again.code, 0, "{}", again.err);
     let second: Value = serde_json::from_slice(&std::fs::read(out.join("manifest.json")).unwrap()).unwrap();
     assert_eq!(manifest, second);
+    std::fs::write(out.join("notes.txt"), "mine").unwrap();
+    with(&["--overwrite"]).refused(&["notes.txt", "--output"]);
+    assert_eq!(std::fs::read(out.join("notes.txt")).unwrap(), b"mine");
     std::fs::remove_file(out.join("manifest.json")).unwrap();
     with(&["--overwrite"]).refused(&["no manifest.json"]);
 }
