@@ -8,11 +8,43 @@ use serde::de::DeserializeOwned;
 
 use crate::config::{overlay, read_toml};
 use crate::error::{Error, Result};
+use crate::kernels::sample::SampleParams;
 use crate::model::load::Source;
 use crate::model::save::write_atomic;
 
 /// Most tokens in one pass unless a flag says otherwise.
 pub(crate) const TOKEN_BUDGET: usize = 2048;
+
+/// How tokens are drawn.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct SampleFlags {
+    /// Sampling temperature; 0 takes the likeliest token
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    temperature: f32,
+    /// Keep only the k likeliest tokens; 0 keeps all
+    #[arg(long, default_value_t = 0)]
+    top_k: u32,
+    /// Keep the likeliest tokens that hold this much probability together
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    top_p: f32,
+    /// Drop tokens below this share of the likeliest one's probability
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    min_p: f32,
+}
+
+impl SampleFlags {
+    /// The settings, checked.
+    pub(crate) fn params(&self) -> Result<SampleParams> {
+        let params = SampleParams {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+        };
+        params.validate()?;
+        Ok(params)
+    }
+}
 
 /// JSON lines for a file or standard output.
 pub(crate) struct Lines(Vec<u8>);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::Globals;
-use super::common::Lines;
+use super::common::{Lines, SampleFlags};
 use super::demo_data::COMPLETION;
 use crate::advantage::Alpha;
 use crate::config::{TEMPLATE_DATE, TINY, TrainConfig};
@@ -102,18 +102,8 @@ struct SamplingArgs {
     /// Seed of the samples
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Sampling temperature; 0 takes the likeliest token
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    temperature: f32,
-    /// Keep only the k likeliest tokens; 0 keeps all
-    #[arg(long, default_value_t = 0)]
-    top_k: u32,
-    /// Keep the likeliest tokens that hold this much probability together
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    top_p: f32,
-    /// Drop tokens below this share of the likeliest one's probability
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    min_p: f32,
+    #[command(flatten)]
+    draw: SampleFlags,
     /// Most tokens in a response (default: --run's; 24 for the embedded policy, else 512)
     #[arg(long, value_name = "TOKENS")]
     max_completion_length: Option<usize>,
@@ -279,14 +269,7 @@ impl Args {
         if let Some((flag, _)) = counts.iter().find(|(_, n)| *n == 0) {
             return Err(Error::user(format!("{flag} must be at least 1")));
         }
-        let params = SampleParams {
-            temperature: s.temperature,
-            top_k: s.top_k,
-            top_p: s.top_p,
-            min_p: s.min_p,
-        };
-        params.validate()?;
-        Ok(params)
+        s.draw.params()
     }
 
     /// The training checkpoint that is meant, by --run, or where --adapter or --model is one.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Globals;
-use super::common::{Lines, TOKEN_BUDGET};
+use super::common::{Lines, SampleFlags, TOKEN_BUDGET};
 use crate::config::TEMPLATE_DATE;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -54,18 +54,8 @@ pub(crate) struct Args {
     /// LoRA adapter directory of the reward model
     #[arg(long, value_name = "DIR", requires = "reward_model")]
     reward_adapter: Option<PathBuf>,
-    /// Sampling temperature; 0 takes the likeliest token
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    temperature: f32,
-    /// Keep only the k likeliest tokens; 0 keeps all
-    #[arg(long, default_value_t = 0)]
-    top_k: u32,
-    /// Keep the likeliest tokens that hold this much probability together
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    top_p: f32,
-    /// Drop tokens below this share of the likeliest one's probability
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    min_p: f32,
+    #[command(flatten)]
+    draw: SampleFlags,
     /// Most tokens in a completion (default: 512, or what the context leaves)
     #[arg(long, value_name = "TOKENS")]
     max_completion_length: Option<usize>,
@@ -98,13 +88,7 @@ impl Args {
     }
 
     fn sample_params(&self) -> Result<SampleParams> {
-        let params = SampleParams {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-        };
-        params.validate()?;
+        let params = self.draw.params()?;
         let counts = [
             (
                 if self.best_of.is_some() { "--best-of" } else { "-n" },

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::Globals;
-use super::common::{Lines, TOKEN_BUDGET};
+use super::common::{Lines, SampleFlags, TOKEN_BUDGET};
 use super::demo_data::COMPLETION;
 use super::search_predict;
 use crate::advantage::Alpha;
@@ -15,7 +15,6 @@ use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
 use crate::eval::run::{Policy, PolicyOptions, Sampling};
 use crate::gpu::Gpu;
-use crate::kernels::sample::SampleParams;
 use crate::model::load::Source;
 use crate::model::save::write_atomic;
 use crate::report::Progress;
@@ -106,18 +105,8 @@ struct SearchArgs {
     /// Seed of the samples (and of the embedded prompts)
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Sampling temperature
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    temperature: f32,
-    /// Keep only the k likeliest tokens; 0 keeps all
-    #[arg(long, default_value_t = 0)]
-    top_k: u32,
-    /// Keep the likeliest tokens that hold this much probability together
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    top_p: f32,
-    /// Drop tokens below this share of the likeliest one's probability
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    min_p: f32,
+    #[command(flatten)]
+    draw: SampleFlags,
     /// Most tokens in a response, its prefix included (default: 512, or what the context leaves; 24 for the embedded model)
     #[arg(long, value_name = "TOKENS")]
     max_completion_length: Option<usize>,
@@ -186,14 +175,8 @@ impl SearchArgs {
             samples: self.samples,
             width: self.width,
         };
-        let params = SampleParams {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-        };
-        params.validate()?;
-        if self.temperature == 0.0 {
+        let params = self.draw.params()?;
+        if params.temperature == 0.0 {
             return Err(Error::user(
                 "--temperature 0 gives one response again and again; a search needs a positive temperature",
             ));
@@ -364,10 +347,10 @@ fn search(globals: &Globals, args: &SearchArgs) -> Result<()> {
         prefix_tokens: args.prefix_tokens,
         fill_width: args.fill_width,
         seed: args.seed,
-        temperature: args.temperature,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        min_p: args.min_p,
+        temperature: session.sampling.params.temperature,
+        top_k: session.sampling.params.top_k,
+        top_p: session.sampling.params.top_p,
+        min_p: session.sampling.params.min_p,
         max_completion_length: length,
         device: gpu.report().name.clone(),
         prefill_tokens,

@@ -2,6 +2,7 @@
 
 use super::report::{Judged, Policy, Report, Row};
 use crate::eval::Interval;
+use crate::eval::compare::tables;
 use crate::report::{Align, Cell, Plot, PlotPoint, Series, Table};
 
 /// Decimals shown.
@@ -85,13 +86,8 @@ impl Report {
     }
 }
 
-fn interval(i: Option<Interval>) -> Cell {
-    i.map_or(Cell::Empty, |i| Cell::Interval {
-        mean: i.mean,
-        low: i.low,
-        high: i.high,
-        digits: DIGITS,
-    })
+fn interval(value: Option<Interval>) -> Cell {
+    tables::interval(value, DIGITS)
 }
 
 fn number(value: Option<f64>, digits: usize) -> Cell {

@@ -16,6 +16,7 @@ pub mod dataset;
 pub mod format;
 pub mod gguf_vocab;
 mod jinja;
+pub mod journal;
 pub mod jsonl;
 pub mod key;
 pub mod prepare;

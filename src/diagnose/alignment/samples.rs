@@ -8,7 +8,6 @@
 
 use std::borrow::Cow;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +19,7 @@ use crate::model::save::{write_atomic, write_safetensors};
 use crate::model::store::{HostTensor, WeightStore};
 use crate::rollout::{Job, SampleConfig, Sampler};
 use crate::tensor::DType;
+use crate::text::journal;
 
 /// What decides the samples and their gradients.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -139,20 +139,8 @@ impl Store {
 
     fn read(&mut self) -> Result<()> {
         let path = self.samples();
-        if !path.exists() {
-            return Ok(());
-        }
-        let bytes = fs::read(&path).map_err(Error::io(&path))?;
-        let mut whole = 0;
-        for line in bytes
-            .split_inclusive(|b| *b == b'\n')
-            .filter(|l| l.ends_with(b"\n"))
-        {
-            let at = self.pools.len();
-            let pool: PromptSamples = serde_json::from_slice(line)
-                .map_err(Error::user)
-                .context(format!("{}:{}", path.display(), at + 1))?;
-            let n = self.meta.samples;
+        let n = self.meta.samples;
+        for (at, pool) in journal::recover::<PromptSamples>(&path)?.into_iter().enumerate() {
             if (pool.prompt_index, pool.responses.len(), pool.rewards.len()) != (at, n, n) {
                 return Err(Error::user(format!(
                     "{}:{}: expected prompt {at} with {n} responses and rewards; run again with --overwrite",
@@ -161,14 +149,6 @@ impl Store {
                 )));
             }
             self.pools.push(pool);
-            whole += line.len() as u64;
-        }
-        if whole < bytes.len() as u64 {
-            let file = fs::OpenOptions::new()
-                .write(true)
-                .open(&path)
-                .map_err(Error::io(&path))?;
-            file.set_len(whole).map_err(Error::io(&path))?;
         }
         Ok(())
     }
@@ -181,17 +161,7 @@ impl Store {
         if pool.prompt_index != self.pools.len() {
             return Err(Error::internal("pools are stored in order"));
         }
-        let path = self.samples();
-        let mut line = serde_json::to_vec(&pool).map_err(Error::internal)?;
-        line.push(b'\n');
-        let mut file = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(Error::io(&path))?;
-        file.write_all(&line)
-            .and_then(|()| file.sync_data())
-            .map_err(Error::io(&path))?;
+        journal::append(&self.samples(), &pool)?;
         self.pools.push(pool);
         Ok(())
     }

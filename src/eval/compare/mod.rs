@@ -5,7 +5,7 @@
 
 mod agree;
 mod report;
-pub(super) mod tables;
+pub(crate) mod tables;
 mod written;
 
 pub use agree::read_entries;

@@ -1,13 +1,13 @@
 //! Judgements on disk: `judge.json` (settings) and `judgements.jsonl` (one prompt a line, in the order they were made).
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
 use crate::model::save::write_atomic;
+use crate::text::journal;
 
 /// The settings that decide a judgement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,27 +120,8 @@ impl Store {
     }
 
     fn read(&mut self) -> Result<()> {
-        let Some(path) = self.path().filter(|p| p.exists()) else {
-            return Ok(());
-        };
-        let bytes = fs::read(&path).map_err(Error::io(&path))?;
-        let mut whole = 0;
-        for (i, line) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
-            if !line.ends_with(b"\n") {
-                break;
-            }
-            let judgement = serde_json::from_slice(line)
-                .map_err(Error::user)
-                .context(format!("{}:{}", path.display(), i + 1))?;
-            self.done.push(judgement);
-            whole += line.len() as u64;
-        }
-        if whole < bytes.len() as u64 {
-            let file = OpenOptions::new()
-                .write(true)
-                .open(&path)
-                .map_err(Error::io(&path))?;
-            file.set_len(whole).map_err(Error::io(&path))?;
+        if let Some(path) = self.path() {
+            self.done = journal::recover(&path)?;
         }
         Ok(())
     }
@@ -156,16 +137,7 @@ impl Store {
     /// An I/O error.
     pub fn push(&mut self, judgement: Judgement) -> Result<()> {
         if let Some(path) = self.path() {
-            let mut line = serde_json::to_vec(&judgement).map_err(Error::internal)?;
-            line.push(b'\n');
-            let mut file = OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(&path)
-                .map_err(Error::io(&path))?;
-            file.write_all(&line)
-                .and_then(|()| file.sync_data())
-                .map_err(Error::io(&path))?;
+            journal::append(&path, &judgement)?;
         }
         self.done.push(judgement);
         Ok(())
