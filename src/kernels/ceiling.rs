@@ -74,7 +74,15 @@ macro_rules! coop {
             ..Kernel::portable(
                 concat!("bench_coop_", $side, "_", $ab, "_", $c),
                 &[
-                    include_str!(concat!("../../shaders/bench_coop_", $side, "_", $ab, "_", $c, ".wgsl")),
+                    include_str!(concat!(
+                        "../../shaders/bench_coop_",
+                        $side,
+                        "_",
+                        $ab,
+                        "_",
+                        $c,
+                        ".wgsl"
+                    )),
                     include_str!("../../shaders/shared/bench_coop.wgsl"),
                 ],
             )
@@ -267,10 +275,7 @@ pub fn read(rec: &mut Recorder, src: &Buffer, out: &Buffer, shape: ReadShape) ->
 /// # Errors
 /// A GPU error.
 pub fn mark(rec: &mut Recorder, out: &Buffer, at: usize, value: f32) -> Result<()> {
-    let params = MarkParams {
-        at: at as u32,
-        value,
-    };
+    let params = MarkParams { at: at as u32, value };
     rec.dispatch(&MARK, &[], &params, &[out.into()], [1, 1, 1])
 }
 

@@ -41,9 +41,15 @@ fn fma_case(kind: usize, count: usize, rounds: u32) -> Case {
                 .collect();
             // The last rounding of a converged chain dominates; a sum adds 4·chains of them.
             let (eps, why) = if chains.dtype == "f16" {
-                (1.0 / 1024.0, "f16 rounding of a chain's last links, and of the sum in f16")
+                (
+                    1.0 / 1024.0,
+                    "f16 rounding of a chain's last links, and of the sum in f16",
+                )
             } else {
-                (1.0 / f64::from(1 << 22), "f32 rounding of a chain's last links, and of their sum")
+                (
+                    1.0 / f64::from(1 << 22),
+                    "f32 rounding of a chain's last links, and of their sum",
+                )
             };
             let peak = 4.0 * chains.chains as f64 * 4.0;
             let tol = Tol {
@@ -64,7 +70,10 @@ pub(super) fn coop<const KIND: usize>() -> Vec<Case> {
 /// Bytes of small integers in an element type.
 fn elements(dtype: &str, values: &[f32]) -> Vec<u8> {
     match dtype {
-        "f16" => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+        "f16" => values
+            .iter()
+            .flat_map(|v| f16::from_f32(*v).to_le_bytes())
+            .collect(),
         _ => bytemuck::cast_slice(values).to_vec(),
     }
 }
@@ -76,7 +85,8 @@ fn coop_case(kind: usize, groups: usize, rounds: u32) -> Case {
         .map_or((8, "f32", "f32"), |s| (s.m as usize, s.ab, s.c));
     let mut g = Gen::new(kind as u64);
     // Integers within ±2: 8 rounds of products over 16 terms stay below 2048, the last integer that f16 holds exactly.
-    let small = |n: usize, g: &mut Gen| -> Vec<f32> { g.below(n, 5).into_iter().map(|v| v as f32 - 2.0).collect() };
+    let small =
+        |n: usize, g: &mut Gen| -> Vec<f32> { g.below(n, 5).into_iter().map(|v| v as f32 - 2.0).collect() };
     let (x, y) = (small(side * side, &mut g), small(4 * side * side, &mut g));
     let outputs = groups * 4 * side * side;
     let words = if c == "f16" { outputs / 2 } else { outputs };
@@ -136,9 +146,14 @@ pub(super) fn copy() -> Vec<Case> {
 }
 
 pub(super) fn read() -> Vec<Case> {
-    [(8, 8192, 1), (8, 256 * 33, 2), (64, 2048 * 5, 100), (256, 8192 * 3, 2)]
-        .map(|(lanes, n, groups)| read_case(ReadShape::new(lanes, n, groups)))
-        .into()
+    [
+        (8, 8192, 1),
+        (8, 256 * 33, 2),
+        (64, 2048 * 5, 100),
+        (256, 8192 * 3, 2),
+    ]
+    .map(|(lanes, n, groups)| read_case(ReadShape::new(lanes, n, groups)))
+    .into()
 }
 
 fn read_case(shape: ReadShape) -> Case {
