@@ -5,7 +5,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`cli`] | one file a subcommand: flags → typed config → one library call |
-//! | [`sweep`] | many training runs from one file, evaluated and compared |
+//! | [`sweep`], [`bench`] | many training runs from one file, evaluated and compared; measurements |
 //! | [`search`], [`diagnose`] | scaling-law guided search at test time, predicting best-of-N; diagnostics of estimators and rewards |
 //! | [`train`], [`eval`] | the training loops and checkpoints; judging policies, best-of-N statistics |
 //! | [`rollout`], [`reward`] | sampling from a policy; scoring what was sampled |
@@ -19,6 +19,7 @@
 //! the procedural instruction set of the embedded demo).
 
 pub mod advantage;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -18,10 +18,7 @@ fn entries(gpu: &Gpu) -> Vec<Entry> {
         .filter(|e| e.kernel.name.starts_with(&prefix))
         .collect();
     assert!(!chosen.is_empty(), "no kernel's name starts with {prefix:?}");
-    let caps = gpu.caps();
-    let (can, cannot): (Vec<_>, Vec<_>) = chosen
-        .into_iter()
-        .partition(|e| (caps.f16 || !e.kernel.needs_f16) && (caps.subgroups || !e.kernel.needs_subgroups));
+    let (can, cannot): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|e| gpu.report().runs(e.kernel));
     for e in cannot {
         println!("{}: this adapter lacks what the kernel needs", e.kernel.name);
     }

@@ -93,12 +93,14 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
 fn inspect(report: AdapterReport, test: bool) -> Device {
     let mut usable = report.unusable.is_none();
     let lanes = lanes_of(report.kind);
-    let fits =
-        |e: &Entry| (!e.kernel.needs_f16 || report.f16) && (!e.kernel.needs_subgroups || report.subgroups);
-    let table: Vec<Entry> = kernels::table().into_iter().filter(fits).collect();
+    let table: Vec<Entry> = kernels::table()
+        .into_iter()
+        .filter(|e| report.runs(e.kernel))
+        .collect();
     let variant = |e: &Entry| Variant {
         kernel: e.kernel.name,
         variant: match (e.kernel.needs_f16, e.kernel.needs_subgroups) {
+            _ if e.kernel.needs_coop.is_some() => "cooperative matrices",
             (false, false) => "portable",
             (true, false) => "f16",
             (false, true) => "subgroups",

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand; flags → typed settings → one library call.
 
 mod advantage;
+mod bench;
 mod common;
 mod compare;
 mod demo;
@@ -88,6 +89,7 @@ enum Command {
     Advantage(advantage::Args),
     Search(search::Args),
     Devices(devices::Args),
+    Bench(bench::Args),
     Train(train::Args),
     Plan(train::PlanArgs),
     Sweep(sweep::Args),
@@ -118,6 +120,7 @@ pub fn run() -> Result<()> {
         Command::Advantage(args) => advantage::run(&args),
         Command::Search(args) => search::run(&cli.globals, &args),
         Command::Devices(args) => devices::run(&cli.globals, &args),
+        Command::Bench(args) => args.run(&cli.globals),
         Command::Train(args) => args.run(&cli.globals),
         Command::Plan(args) => args.run(&cli.globals),
         Command::Sweep(args) => args.run(&cli.globals),

@@ -1,5 +1,6 @@
 //! Finding an adapter: what the machine has, and which one a user means.
 
+use super::pipeline::{Coop, Kernel};
 use crate::error::{Error, Result};
 use serde::Serialize;
 
@@ -32,6 +33,15 @@ pub struct CoopShape {
     pub ab: String,
     /// Element type of C.
     pub c: String,
+}
+
+impl CoopShape {
+    /// Whether this is the shape a kernel asks for.
+    pub fn is(&self, wanted: &Coop) -> bool {
+        (self.m, self.n, self.k) == (wanted.m, wanted.n, wanted.k)
+            && self.ab == wanted.ab
+            && self.c == wanted.c
+    }
 }
 
 /// What an adapter reports, as `tea-wgpu devices` prints it.
@@ -77,6 +87,17 @@ pub struct AdapterReport {
     pub unusable: Option<String>,
 }
 
+impl AdapterReport {
+    /// Whether the adapter has what a kernel needs beyond the portable path.
+    pub fn runs(&self, kernel: &Kernel) -> bool {
+        (self.f16 || !kernel.needs_f16)
+            && (self.subgroups || !kernel.needs_subgroups)
+            && kernel
+                .needs_coop
+                .is_none_or(|wanted| self.coop.iter().any(|shape| shape.is(&wanted)))
+    }
+}
+
 fn instance(backends: wgpu::Backends) -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     // Validation layers belong to the driver's developers; wgpu validates by itself.
@@ -114,9 +135,11 @@ fn kind(t: wgpu::DeviceType) -> DeviceKind {
 
 pub(super) fn report(index: usize, adapter: &wgpu::Adapter) -> AdapterReport {
     let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+    // Without the feature the table cannot be used, whatever it holds.
     let coop = adapter
         .cooperative_matrix_properties()
         .iter()
+        .filter(|_| features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX))
         .map(|p| CoopShape {
             m: p.m_size,
             n: p.n_size,

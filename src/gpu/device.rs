@@ -76,7 +76,8 @@ impl Gpu {
         let optional = wgpu::Features::SHADER_F16
             | wgpu::Features::SUBGROUP
             | wgpu::Features::TIMESTAMP_QUERY
-            | wgpu::Features::PIPELINE_CACHE;
+            | wgpu::Features::PIPELINE_CACHE
+            | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         let features = (adapter.features() & optional) | wgpu::Features::IMMEDIATES;
         let limits = adapter.limits();
         let descriptor = wgpu::DeviceDescriptor {
@@ -84,6 +85,7 @@ impl Gpu {
             required_features: features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
+            experimental_features: experimental(features),
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| {
@@ -142,6 +144,11 @@ impl Gpu {
     /// What the adapter can do.
     pub fn caps(&self) -> &Caps {
         &self.0.caps
+    }
+
+    /// Whether kernels are timed by the GPU ([`GpuOptions::profile`], where the adapter has timestamps).
+    pub fn profiles(&self) -> bool {
+        self.0.profile.is_some()
     }
 
     /// The adapter's full report.
@@ -314,6 +321,20 @@ impl Gpu {
 impl Drop for Inner {
     fn drop(&mut self) {
         super::pipeline::save_cache(self.cache.as_ref(), self.cache_file.as_deref());
+    }
+}
+
+/// wgpu's consent form for experimental features, signed only where one is asked for.
+#[allow(
+    unsafe_code,
+    reason = "cooperative matrices are experimental in wgpu; kernels that use them are checked against their twins"
+)]
+fn experimental(features: wgpu::Features) -> wgpu::ExperimentalFeatures {
+    if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        // SAFETY: wgpu asks to acknowledge that its own code may have bugs here; there is nothing to uphold.
+        unsafe { wgpu::ExperimentalFeatures::enabled() }
+    } else {
+        wgpu::ExperimentalFeatures::disabled()
     }
 }
 

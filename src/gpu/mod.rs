@@ -15,6 +15,6 @@ mod recorder;
 pub use adapters::{AdapterReport, CoopShape, DeviceKind, list_adapters};
 pub use buffer::{Buffer, MemoryReport};
 pub use device::{Caps, Gpu, GpuOptions};
-pub use pipeline::{Binding, Kernel, Reflection, reflect};
+pub use pipeline::{Binding, Coop, Kernel, Reflection, reflect};
 pub use profile::ProfileRow;
 pub use recorder::Recorder;

@@ -5,6 +5,21 @@ use super::device::Gpu;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
+/// The cooperative-matrix shape a kernel is written for: `C (m×n) += A (m×k) · B (k×n)`, a row of the driver's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Coop {
+    /// Rows of A and C.
+    pub m: u32,
+    /// Columns of B and C.
+    pub n: u32,
+    /// Columns of A, rows of B.
+    pub k: u32,
+    /// Element type of A and B.
+    pub ab: &'static str,
+    /// Element type of C.
+    pub c: &'static str,
+}
+
 /// A compute shader: one entry point `main`, bindings in group 0, parameters in `var<immediate>`.
 #[derive(Debug)]
 pub struct Kernel {
@@ -16,6 +31,8 @@ pub struct Kernel {
     pub needs_f16: bool,
     /// Needs `SUBGROUP`.
     pub needs_subgroups: bool,
+    /// Needs cooperative matrices of this shape.
+    pub needs_coop: Option<Coop>,
 }
 
 impl Kernel {
@@ -26,6 +43,7 @@ impl Kernel {
             parts,
             needs_f16: false,
             needs_subgroups: false,
+            needs_coop: None,
         }
     }
 

@@ -11,6 +11,7 @@
 pub mod adamw;
 pub mod advance;
 pub mod attention;
+pub mod ceiling;
 pub mod dequantize;
 pub mod elementwise;
 pub mod embedding;
@@ -46,6 +47,7 @@ pub fn table() -> Vec<Entry> {
     all.extend(adamw::entries());
     all.extend(advance::entries());
     all.extend(attention::entries());
+    all.extend(ceiling::entries());
     all.extend(dequantize::entries());
     all.extend(elementwise::entries());
     all.extend(embedding::entries());

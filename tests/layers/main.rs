@@ -19,6 +19,7 @@ use lexer::{Token, tokens};
 const ROOMS: &[(&str, u32)] = &[
     ("cli", 80),
     ("sweep", 75),
+    ("bench", 75),
     ("train", 70),
     ("eval", 70),
     ("diagnose", 70),

@@ -1,0 +1,178 @@
+//! AdamW over an adapter's size, and the advantage rules over many groups.
+
+use super::data::{Matrix, Worst, one, output};
+use crate::advantage::Rule;
+use crate::bench::case::{BenchCase, Phase, Prepared, Rate, Wanted};
+use crate::bench::variants::{VariantName, forced, variants};
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::kernels::adamw::{self, AdamW, AdamWArgs, NormScratch};
+use crate::kernels::group_advantage::{GroupBuffers, GroupReducer, twin};
+use crate::kernels::harness::Gen;
+use crate::model::params::LoraShape;
+use crate::model::plan::adapter_bytes;
+use crate::model::spec::Proj;
+
+/// Groups and rewards a group of the advantage cases.
+const GROUPS: usize = 10_000;
+const M: usize = 64;
+
+pub(super) fn cases(wanted: &Wanted<'_>) -> Vec<BenchCase> {
+    let mut out = Vec::new();
+    for model in wanted.models {
+        let lora = LoraShape {
+            rank: 16,
+            alpha: 32.0,
+            targets: Proj::ALL.to_vec(),
+        };
+        let n = adapter_bytes(&model.spec(), &lora) as usize / 4;
+        for variant in variants(wanted.gpu, "adamw", None) {
+            out.push(adamw_case(model.name, n, variant));
+        }
+    }
+    for rule in Rule::ALL.iter().filter(|r| r.trains()) {
+        let op = advantage_op(rule);
+        for variant in variants(wanted.gpu, op, None) {
+            out.push(advantage(*rule, op, variant));
+        }
+    }
+    out
+}
+
+/// Global norm and step over one tensor of an adapter's size, which is what all of its tensors together are.
+fn adamw_case(model: &str, n: usize, variant: VariantName) -> BenchCase {
+    let bytes = 4.0 * 8.0 * n as f64; // the norm reads the gradient; the step reads four and writes three
+    BenchCase {
+        op: "adamw",
+        variant,
+        dtype: None,
+        model: model.into(),
+        phase: Phase::Training,
+        shape: format!("{n} weights of a rank-16 adapter"),
+        flops: 16.0 * n as f64,
+        bytes,
+        memory: 4.0 * 4.0 * n as f64,
+        rate: Rate::F32,
+        build: Box::new(move |gpu| {
+            let mut g = Gen::new(n as u64);
+            let cols = 4096.min(n);
+            let rows = n.div_ceil(cols);
+            let [p, d] = [
+                Matrix::new(&mut g, rows, cols, 1.0),
+                Matrix::new(&mut g, rows, cols, 0.01),
+            ];
+            let host = |x: &Matrix| -> Vec<f32> { x.values(rows)[..n].to_vec() };
+            let (param, grad) = (host(&p), host(&d));
+            let b = [
+                gpu.upload("bench", &param)?,
+                gpu.upload("bench", &grad)?,
+                output(gpu, n)?,
+                output(gpu, n)?,
+                output(gpu, 1)?,
+            ];
+            let (result, scratch) = (b[0].clone(), NormScratch::new(gpu, [n])?);
+            Ok(Prepared {
+                record: Box::new(move |rec| {
+                    forced(rec, variant, |rec| {
+                        adamw::global_norm(rec, &[(&b[1], n)], &scratch, &b[4])?;
+                        let args = AdamWArgs {
+                            param: &b[0],
+                            grad: &b[1],
+                            m: &b[2],
+                            v: &b[3],
+                            norm: &b[4],
+                        };
+                        adamw::step(rec, &args, n, AdamW::DEFAULT)
+                    })
+                }),
+                check: Box::new(move |gpu| {
+                    let squares: f64 = grad.iter().map(|g| f64::from(*g).powi(2)).sum();
+                    let mut worst = Worst::default();
+                    for i in [0, n / 3, n / 2, n - 1] {
+                        let (mut p, mut m, mut v) = ([f64::from(param[i])], [0.0], [0.0]);
+                        let g = [f64::from(grad[i])];
+                        adamw::step_twin(&mut p, &g, &mut m, &mut v, squares.sqrt(), AdamW::DEFAULT);
+                        worst.add(one(gpu, &result, i)?, p[0]);
+                    }
+                    Ok(worst.relative())
+                }),
+            })
+        }),
+    }
+}
+
+/// "advantage_tea" and so on.
+fn advantage_op(rule: &Rule) -> &'static str {
+    match rule {
+        Rule::Tea(_) => "advantage_tea",
+        Rule::PrefixTea(_) => "advantage_prefix-tea",
+        Rule::TeaGpd(_) => "advantage_tea-gpd",
+        Rule::Grpo => "advantage_grpo",
+        Rule::GrpoZ(_) => "advantage_grpo-z",
+        Rule::BonMaxMean => "advantage_bon-max-mean",
+        Rule::BonMaxSecond => "advantage_bon-max-second",
+        Rule::BonMean(_) => "advantage_bon-mean",
+        Rule::Chow(_) => "advantage_chow",
+        Rule::CatBon(_) => "advantage_cat-bon",
+        Rule::Pkpo(_) => "advantage_pkpo",
+        Rule::Oracle(_) => "advantage_oracle",
+    }
+}
+
+fn advantage(rule: Rule, op: &'static str, variant: VariantName) -> BenchCase {
+    let n = GROUPS * M;
+    let bytes = 4.0 * 2.0 * n as f64;
+    BenchCase {
+        op,
+        variant,
+        dtype: None,
+        model: "groups".into(),
+        phase: Phase::Training,
+        shape: format!("{GROUPS} groups of {M}"),
+        flops: 0.0,
+        bytes,
+        memory: 2.0 * bytes,
+        rate: Rate::F32,
+        build: Box::new(move |gpu| advantage_prepared(gpu, rule, variant)),
+    }
+}
+
+fn advantage_prepared(gpu: &Gpu, rule: Rule, variant: VariantName) -> Result<Prepared> {
+    let n = GROUPS * M;
+    let rule = rule.group_rule(M)?;
+    let rewards = Gen::new(64).uniform(n, 3.0);
+    // Chow's split: the first half of each group selects.
+    let split: Vec<u32> = (0..n).map(|i| u32::from(i % M < M / 2)).collect();
+    let chosen: Vec<bool> = split[..M].iter().map(|s| *s == 1).collect();
+    let reducer = GroupReducer::new(gpu, &rule, GROUPS, M)?;
+    let (rewards_buffer, selection) = (gpu.upload("bench", &rewards)?, gpu.upload("bench", &split)?);
+    let (advantages, flags) = (output(gpu, n)?, output(gpu, GROUPS)?);
+    let result = advantages.clone();
+    let chow = matches!(rule, crate::kernels::group_advantage::GroupRule::Chow { .. });
+    Ok(Prepared {
+        record: Box::new(move |rec| {
+            let buffers = GroupBuffers {
+                groups: GROUPS,
+                rewards: &rewards_buffer,
+                selection: Some(&selection),
+                advantages: &advantages,
+                flags: &flags,
+            };
+            forced(rec, variant, |rec| reducer.record(rec, &buffers))
+        }),
+        check: Box::new(move |gpu| {
+            let got: Vec<f32> = gpu.read(&result, 0, n)?;
+            let mut worst = Worst::default();
+            for group in [0, GROUPS / 2, GROUPS - 1] {
+                let range = group * M..(group + 1) * M;
+                let wide: Vec<f64> = rewards[range.clone()].iter().map(|r| f64::from(*r)).collect();
+                let split: &[bool] = if chow { &chosen } else { &[] };
+                let (want, _) = twin(&rule, &wide, split);
+                for (got, want) in got[range].iter().zip(want) {
+                    worst.add(*got, want);
+                }
+            }
+            Ok(worst.relative())
+        }),
+    })
+}

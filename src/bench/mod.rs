@@ -1,0 +1,22 @@
+//! Measuring: what the adapter can do, what every kernel reaches of it, and how long sampling and training take.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`ceiling`] | multiply-add rate, bandwidth, cost of a dispatch |
+//! | [`cases`], [`case`] | the list of kernel cases: op, variant, shape, operations, bytes, how to record, how to check |
+//! | [`kernels`] | runs that list against the roofline |
+//! | [`timing`] | repetitions, clocks, medians |
+//! | [`output`], [`baseline`] | rows as Markdown, CSV, JSON; comparison with a stored run |
+//! | [`models`], [`variants`] | named shapes; which variants an op has |
+//!
+//! A measurement never fails for being slow: commands end with code 0 unless something is wrong.
+
+pub mod baseline;
+pub mod case;
+pub mod cases;
+pub mod ceiling;
+pub mod kernels;
+pub mod models;
+pub mod output;
+pub mod timing;
+pub mod variants;

@@ -1,0 +1,363 @@
+//! What an adapter can do at best: fused multiply-adds, cooperative matrices, reading, copying, and one dispatch.
+//!
+//! These kernels compute nothing that anyone wants. `bench ceiling` times them, and the roofline of the other kernels
+//! is drawn against what they reach (Williams, Waterman & Patterson 2009, "Roofline", CACM 52(4)).
+
+use super::{Entry, MAX_GROUPS, fold};
+use crate::error::Result;
+use crate::gpu::{Buffer, Coop, DeviceKind, Kernel, Recorder};
+
+#[path = "ceiling_cases.rs"]
+mod cases;
+
+/// A kernel of independent chains of multiply-adds.
+#[derive(Debug)]
+pub struct Chains {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Chains an invocation runs, a vec4 each.
+    pub chains: usize,
+    /// Links a round adds to each.
+    pub unroll: usize,
+    /// Element type, "f32" or "f16".
+    pub dtype: &'static str,
+}
+
+impl Chains {
+    /// Floating-point operations of `invocations` that run `rounds` rounds.
+    pub fn flops(&self, invocations: usize, rounds: u32) -> f64 {
+        2.0 * 4.0 * (self.chains * self.unroll) as f64 * f64::from(rounds) * invocations as f64
+    }
+}
+
+macro_rules! chains {
+    ($dtype:literal, $chains:literal, $unroll:literal, $f16:literal) => {
+        Chains {
+            kernel: Kernel {
+                needs_f16: $f16,
+                ..Kernel::portable(
+                    concat!("bench_fma_", $dtype, "_", $chains),
+                    &[
+                        include_str!(concat!("../../shaders/bench_fma_", $dtype, ".wgsl")),
+                        include_str!(concat!("../../shaders/shared/bench_chains_", $chains, ".wgsl")),
+                    ],
+                )
+            },
+            chains: $chains,
+            unroll: $unroll,
+            dtype: $dtype,
+        }
+    };
+}
+
+/// The multiply-add kernels: with few chains the latency shows, with many a small register file spills.
+pub static FMA: [Chains; 6] = [
+    chains!("f32", 4, 16, false),
+    chains!("f32", 8, 8, false),
+    chains!("f32", 16, 8, false),
+    chains!("f16", 4, 16, true),
+    chains!("f16", 8, 8, true),
+    chains!("f16", 16, 8, true),
+];
+
+macro_rules! coop {
+    ($side:literal, $ab:literal, $c:literal) => {
+        Kernel {
+            needs_f16: matches!($ab.as_bytes(), b"f16"),
+            needs_coop: Some(Coop {
+                m: $side,
+                n: $side,
+                k: $side,
+                ab: $ab,
+                c: $c,
+            }),
+            ..Kernel::portable(
+                concat!("bench_coop_", $side, "_", $ab, "_", $c),
+                &[
+                    include_str!(concat!(
+                        "../../shaders/bench_coop_",
+                        $side,
+                        "_",
+                        $ab,
+                        "_",
+                        $c,
+                        ".wgsl"
+                    )),
+                    include_str!("../../shaders/shared/bench_coop.wgsl"),
+                ],
+            )
+        }
+    };
+}
+
+/// The cooperative-matrix kernels, one a shape.
+pub static COOP: [Kernel; 6] = [
+    coop!(8, "f16", "f32"),
+    coop!(8, "f16", "f16"),
+    coop!(8, "f32", "f32"),
+    coop!(16, "f16", "f32"),
+    coop!(16, "f16", "f16"),
+    coop!(16, "f32", "f32"),
+];
+
+/// Multiply-adds of a cooperative kernel's round: four links of four products.
+const COOP_PRODUCTS: usize = 16;
+
+/// Floating-point operations of `groups` subgroups that run `rounds` rounds of a cooperative kernel.
+pub fn coop_flops(shape: &Coop, groups: usize, rounds: u32) -> f64 {
+    let product = 2.0 * f64::from(shape.m) * f64::from(shape.n) * f64::from(shape.k);
+    COOP_PRODUCTS as f64 * product * f64::from(rounds) * groups as f64
+}
+
+static COPY: Kernel = Kernel::portable("bench_copy", &[include_str!("../../shaders/bench_copy.wgsl")]);
+static READ: Kernel = Kernel::portable("bench_read", &[include_str!("../../shaders/bench_read.wgsl")]);
+static MARK: Kernel = Kernel::portable("bench_mark", &[include_str!("../../shaders/bench_mark.wgsl")]);
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct FmaParams {
+    rounds: u32,
+    count: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct CoopParams {
+    rounds: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct CopyParams {
+    n4: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct ReadParams {
+    n4: u32,
+    chunk: u32,
+    count: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct MarkParams {
+    at: u32,
+    value: f32,
+}
+
+/// Lanes of a workgroup: a SIMD register on a CPU adapter, a few subgroups on a GPU.
+pub fn lanes(kind: DeviceKind) -> usize {
+    if kind == DeviceKind::Cpu { 8 } else { 256 }
+}
+
+/// `out (count)`: each invocation's sum of chains `a ← a·f + g` with `x (2) vec4 = f, g`, after `rounds` rounds.
+///
+/// # Errors
+/// A GPU error.
+pub fn fma(
+    rec: &mut Recorder,
+    chains: &'static Chains,
+    x: &Buffer,
+    out: &Buffer,
+    count: usize,
+    rounds: u32,
+) -> Result<()> {
+    let lanes = lanes(rec.gpu().caps().kind);
+    let params = FmaParams {
+        rounds,
+        count: count as u32,
+    };
+    rec.dispatch(
+        &chains.kernel,
+        &[("LANES", lanes as f64)],
+        &params,
+        &[x.into(), out.into()],
+        fold(count, lanes),
+    )
+}
+
+/// `out (groups, 4, n, n) = 4·rounds · x (n, n) · y_j (n, n)`, `y (4, n, n)`; element types as the kernel's name says.
+/// `kernel` is one of [`COOP`].
+///
+/// # Errors
+/// A GPU error.
+pub fn coop(
+    rec: &mut Recorder,
+    kernel: &'static Kernel,
+    x: &Buffer,
+    y: &Buffer,
+    out: &Buffer,
+    groups: usize,
+    rounds: u32,
+) -> Result<()> {
+    // One subgroup a workgroup: with a larger one each subgroup would compute the same tile again.
+    let lanes = rec.gpu().report().subgroup_size.0.max(1);
+    rec.dispatch(
+        kernel,
+        &[("LANES", f64::from(lanes))],
+        &CoopParams { rounds },
+        &[x.into(), y.into(), out.into()],
+        fold(groups, 1),
+    )
+}
+
+/// `dst = src`, `n` floats (a multiple of 4).
+///
+/// # Errors
+/// A GPU error.
+pub fn copy(rec: &mut Recorder, src: &Buffer, dst: &Buffer, n: usize) -> Result<()> {
+    debug_assert!(n.is_multiple_of(4));
+    let lanes = lanes(rec.gpu().caps().kind);
+    rec.dispatch(
+        &COPY,
+        &[("LANES", lanes as f64)],
+        &CopyParams { n4: (n / 4) as u32 },
+        &[src.into(), dst.into()],
+        fold(n / 4, lanes * 8),
+    )
+}
+
+/// How [`read`] divides a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadShape {
+    /// Floats that are read: a whole number of rounds of 32 a lane.
+    pub n: usize,
+    /// Rounds a workgroup.
+    pub chunk: usize,
+    /// Workgroups.
+    pub groups: usize,
+    /// Lanes of a workgroup.
+    pub lanes: usize,
+}
+
+impl ReadShape {
+    /// At most `n` floats over at most `groups` workgroups of `lanes` (see [`lanes`]).
+    pub fn new(lanes: usize, n: usize, groups: usize) -> Self {
+        let rounds = n / (lanes * 32);
+        let chunk = rounds.div_ceil(groups.clamp(1, MAX_GROUPS)).max(1);
+        Self {
+            n: rounds * lanes * 32,
+            chunk,
+            groups: rounds.div_ceil(chunk),
+            lanes,
+        }
+    }
+
+    /// Sums that [`read`] writes, one a lane.
+    pub fn outputs(&self) -> usize {
+        self.groups * self.lanes
+    }
+}
+
+/// `out (outputs)`: the sum that each lane read of `src (n)`.
+///
+/// # Errors
+/// A GPU error.
+pub fn read(rec: &mut Recorder, src: &Buffer, out: &Buffer, shape: ReadShape) -> Result<()> {
+    let params = ReadParams {
+        n4: (shape.n / 4) as u32,
+        chunk: shape.chunk as u32,
+        count: shape.outputs() as u32,
+    };
+    rec.dispatch(
+        &READ,
+        &[("LANES", shape.lanes as f64)],
+        &params,
+        &[src.into(), out.into()],
+        fold(shape.groups, 1),
+    )
+}
+
+/// `out[at] = value`, by one invocation.
+///
+/// # Errors
+/// A GPU error.
+pub fn mark(rec: &mut Recorder, out: &Buffer, at: usize, value: f32) -> Result<()> {
+    let params = MarkParams { at: at as u32, value };
+    rec.dispatch(&MARK, &[], &params, &[out.into()], [1, 1, 1])
+}
+
+/// Table rows.
+pub fn entries() -> Vec<Entry> {
+    let entry = |kernel, cases| Entry { kernel, cases };
+    vec![
+        entry(&FMA[0].kernel, cases::fma::<0>),
+        entry(&FMA[1].kernel, cases::fma::<1>),
+        entry(&FMA[2].kernel, cases::fma::<2>),
+        entry(&FMA[3].kernel, cases::fma::<3>),
+        entry(&FMA[4].kernel, cases::fma::<4>),
+        entry(&FMA[5].kernel, cases::fma::<5>),
+        entry(&COOP[0], cases::coop::<0>),
+        entry(&COOP[1], cases::coop::<1>),
+        entry(&COOP[2], cases::coop::<2>),
+        entry(&COOP[3], cases::coop::<3>),
+        entry(&COOP[4], cases::coop::<4>),
+        entry(&COOP[5], cases::coop::<5>),
+        entry(&COPY, cases::copy),
+        entry(&READ, cases::read),
+        entry(&MARK, cases::mark),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::harness::{assert_layout, check_entries};
+    use super::*;
+    use std::mem::offset_of;
+
+    #[test]
+    fn layouts() {
+        for chains in &FMA {
+            let members = [
+                ("rounds", offset_of!(FmaParams, rounds)),
+                ("count", offset_of!(FmaParams, count)),
+            ];
+            assert_layout::<FmaParams>(&chains.kernel, &members);
+        }
+        for kernel in &COOP {
+            assert_layout::<CoopParams>(kernel, &[("rounds", offset_of!(CoopParams, rounds))]);
+        }
+        assert_layout::<CopyParams>(&COPY, &[("n4", offset_of!(CopyParams, n4))]);
+        let members = [
+            ("n4", offset_of!(ReadParams, n4)),
+            ("chunk", offset_of!(ReadParams, chunk)),
+            ("count", offset_of!(ReadParams, count)),
+        ];
+        assert_layout::<ReadParams>(&READ, &members);
+        let members = [
+            ("at", offset_of!(MarkParams, at)),
+            ("value", offset_of!(MarkParams, value)),
+        ];
+        assert_layout::<MarkParams>(&MARK, &members);
+    }
+
+    /// The operations that are counted are the operations in the text.
+    #[test]
+    fn flops_are_those_of_the_shader() {
+        for c in &FMA {
+            let fmas = c.kernel.wgsl().matches("= fma(").count();
+            assert_eq!(fmas, c.chains * c.unroll, "{}", c.kernel.name);
+            assert_eq!(c.flops(3, 2), (2 * 4 * fmas * 3 * 2) as f64);
+        }
+        for k in &COOP {
+            assert_eq!(k.wgsl().matches("coopMultiplyAdd(").count(), COOP_PRODUCTS);
+        }
+    }
+
+    #[test]
+    fn a_read_covers_whole_rounds() {
+        for (n, groups) in [(1 << 20, 64), (5000, 3), (300, 4), (1 << 12, 1)] {
+            let s = ReadShape::new(8, n, groups);
+            assert!(s.n <= n && n - s.n < 256, "{s:?}");
+            assert!(s.groups <= groups && s.groups * s.chunk * 256 >= s.n, "{s:?}");
+            assert!((s.groups - 1) * s.chunk * 256 < s.n, "{s:?}");
+        }
+    }
+
+    #[test]
+    fn matches_twin() {
+        check_entries(&entries());
+    }
+}
