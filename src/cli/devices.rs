@@ -7,7 +7,7 @@ use super::common::Lines;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterReport, Gpu, GpuOptions, list_adapters};
 use crate::kernels::harness::{Case, Slot};
-use crate::kernels::weight::lanes_of;
+use crate::kernels::weight::GPU_LANES;
 use crate::kernels::{self, Entry};
 
 /// List GPU adapters: limits, features, kernel variants, and a self-test of every kernel
@@ -92,7 +92,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
 
 fn inspect(report: AdapterReport, test: bool) -> Device {
     let mut usable = report.unusable.is_none();
-    let lanes = lanes_of(report.kind);
+    let mut lanes = report.kind.lanes(GPU_LANES);
     let table: Vec<Entry> = kernels::table()
         .into_iter()
         .filter(|e| report.runs(e.kernel))
@@ -119,7 +119,10 @@ fn inspect(report: AdapterReport, test: bool) -> Device {
             ..GpuOptions::default()
         };
         match Gpu::open(&options) {
-            Ok(gpu) => self_test = table.iter().filter_map(|e| check(&gpu, e)).collect(),
+            Ok(gpu) => {
+                lanes = gpu.caps().lanes(GPU_LANES);
+                self_test = table.iter().filter_map(|e| check(&gpu, e)).collect();
+            }
             Err(e) => {
                 self_test.push(Check {
                     kernel: "open",

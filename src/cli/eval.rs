@@ -21,8 +21,9 @@ use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
 use crate::reward::{self, Reward, RewardOptions, TRUE_SCORE};
 use crate::tensor::DType;
-use crate::text::{PromptContent, PromptRecord, TemplateDate, read_jsonl};
+use crate::text::{PromptContent, PromptRecord, TemplateDate};
 use crate::train::interrupt;
+use crate::train::prompts::{self, Purpose};
 use crate::train::setup::default_reward;
 
 /// Sample a policy on held-out prompts, score every sample, and report best-of-n
@@ -316,7 +317,8 @@ impl Args {
             let prompts = examples.into_iter().enumerate().map(prompt).collect();
             return Ok((prompts, EMBEDDED.to_string()));
         };
-        let mut records: Vec<PromptRecord> = read_jsonl(path)?;
+        let read = prompts::read(path, None, Purpose::Other)?;
+        let mut records = read.records;
         if let Some(n) = self.num_prompts {
             if n > records.len() {
                 return Err(Error::user(format!(
@@ -332,7 +334,7 @@ impl Args {
             StoredPrompt::new(i, id, &r.prompt)
         };
         let prompts = records.into_iter().enumerate().map(prompt).collect();
-        Ok((prompts, path.display().to_string()))
+        Ok((prompts, read.source.unwrap_or_default()))
     }
 
     fn load(&self, gpu: &Gpu, job: &Job) -> Result<(Policy, Vec<Box<dyn Reward>>)> {

@@ -16,7 +16,8 @@ use crate::model::params::Model;
 use crate::reward::{Item, Reward, RewardModel, RewardOptions};
 use crate::rollout::{Completion, Finish, Job, SampleConfig, Sampler, SamplerShape};
 use crate::tensor::DType;
-use crate::text::{Formatter, PromptContent, PromptRecord, TemplateDate, Tokenizer, read_jsonl};
+use crate::text::{Formatter, PromptContent, PromptRecord, TemplateDate, Tokenizer};
+use crate::train::prompts::{self, Purpose};
 
 /// Sample completions, or the best of N under a reward model
 ///
@@ -105,7 +106,7 @@ impl Args {
 
     fn records(&self) -> Result<Vec<PromptRecord>> {
         match (&self.prompt, &self.prompts) {
-            (_, Some(file)) => read_jsonl(file),
+            (_, Some(name)) => Ok(prompts::read(name, None, Purpose::Other)?.records),
             (prompt, None) => {
                 let prompt = PromptContent::Text(prompt.clone().unwrap_or_default());
                 Ok(vec![PromptRecord {

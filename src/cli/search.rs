@@ -24,7 +24,8 @@ use crate::search::schedule::{Asked, Schedule};
 use crate::search::session::Session;
 use crate::search::{Predictor, Settings, TailLaw};
 use crate::tensor::DType;
-use crate::text::{Formatter, PromptContent, PromptRecord, TemplateDate, read_jsonl};
+use crate::text::{Formatter, PromptContent, PromptRecord, TemplateDate};
+use crate::train::prompts::{self, Purpose};
 use crate::train::setup::default_reward;
 
 /// Search for each prompt's best response within a budget of N, guided by the tails of its rewards
@@ -221,7 +222,7 @@ impl SearchArgs {
 
     fn records(&self) -> Result<Vec<PromptRecord>> {
         if let Some(file) = &self.prompts {
-            let mut records: Vec<PromptRecord> = read_jsonl(file)?;
+            let mut records = prompts::read(file, None, Purpose::Other)?.records;
             records.truncate(self.num_prompts.unwrap_or(records.len()));
             return Ok(records);
         }

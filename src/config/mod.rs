@@ -3,11 +3,15 @@
 //! Settings come from defaults, then a TOML file, then flags; the flags' names with underscores are the file's keys.
 //! The resolved settings are written beside a run's results.
 
+mod data_set;
 mod supervised;
 mod train;
+mod train_flags;
 
+pub use data_set::DataSet;
 pub use supervised::{AdapterShape, Schedule, SupervisedConfig, SupervisedFlags};
-pub use train::{KlEstimator, LossType, TrainConfig, TrainFlags};
+pub use train::TrainConfig;
+pub use train_flags::{KlEstimator, LossType, TrainFlags};
 
 use crate::error::{Error, Result};
 use serde::Serialize;

@@ -1,205 +1,10 @@
-//! Settings of `train` and `plan`.
+//! Settings of `train` and `plan`, resolved and checked.
 
-use super::{TEMPLATE_DATE, TINY, at_least_one, not_negative};
+use super::train_flags::{KlEstimator, LossType, TrainFlags};
+use super::{DataSet, TEMPLATE_DATE, TINY, at_least_one, not_negative};
 use crate::error::{Error, Result};
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-
-/// How a sequence's log-probability is weighted in the loss (TRL's `loss_type`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
-pub enum LossType {
-    /// The sum over the response's tokens: the policy-gradient estimator itself.
-    Sum,
-    /// Divided by the response's own length.
-    Grpo,
-    /// Divided by `max_completion_length` (arXiv 2503.20783).
-    DrGrpo,
-}
-
-/// Estimator of the KL term, per token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum KlEstimator {
-    /// exp(d) − d − 1 with d = log π_ref − log π: TRL's; differentiated on-policy it gives ∇KL(π_ref‖π).
-    K3,
-    /// d²/2: its gradient is the per-token form of ∇KL(π‖π_ref).
-    K2,
-    /// log π − log π_ref as a stop-gradient penalty on the coefficient.
-    K1,
-}
-
-/// Settings that may be left open: one struct for the TOML file and the flags of `train`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
-#[serde(deny_unknown_fields, default)]
-pub struct TrainFlags {
-    /// Policy: an alias, a directory, a GGUF file, or a hub id; without it, the embedded models and a small preset
-    #[arg(long)]
-    pub model: Option<String>,
-    /// Reward model (default: what models/aliases.toml names for the policy)
-    #[arg(long)]
-    pub reward_model: Option<String>,
-    /// LoRA adapter directory of the reward model
-    #[arg(long, value_name = "DIR")]
-    pub reward_adapter: Option<PathBuf>,
-    /// Training prompts: JSONL of {"prompt": text} or {"messages": […]}
-    #[arg(long, value_name = "FILE")]
-    pub prompts: Option<PathBuf>,
-    /// Rule that turns a group's rewards into advantages: tea, prefix-tea, grpo, grpo-z, bon-max-mean, bon-max-second,
-    /// bon-mean, chow, cat-bon, pkpo, tea-gpd
-    #[arg(long)]
-    pub advantage: Option<String>,
-    /// Tail share α of the TEA rules, in (0, 1/2]; a fraction such as 1/5 is taken exactly
-    #[arg(long)]
-    #[serde(deserialize_with = "text_or_number")]
-    pub alpha: Option<String>,
-    /// Deployment budget N of best-of-N that the rule aims at (default 128; for cat-bon the group size)
-    #[arg(long, value_name = "N")]
-    pub bon: Option<u64>,
-    /// Lower bound of the tail's standard deviation (TEA and Prefix-TEA)
-    #[arg(long)]
-    pub min_scale: Option<f64>,
-    /// Prefix-TEA's order p: bias terms up to 1/m^(p-1) cancel (default 2)
-    #[arg(long, value_name = "P")]
-    pub prefix_order: Option<usize>,
-    /// Prefix-TEA's number of prefixes J, at least the order (default 2)
-    #[arg(long, value_name = "J")]
-    pub prefixes: Option<usize>,
-    /// Subset size K of bon-mean and pkpo (default: half the group)
-    #[arg(long, value_name = "K")]
-    pub max_at_k: Option<usize>,
-    /// How many of the group chow chooses its best from (default: half the group)
-    #[arg(long, value_name = "SIZE")]
-    pub selection_size: Option<usize>,
-    /// How many tail samples the Gaussian shape weighs in tea-gpd's fit (default 20; 0 trusts the fit)
-    #[arg(long, value_name = "SAMPLES")]
-    pub gpd_shrinkage: Option<f64>,
-    /// Responses sampled for each prompt in a step, m
-    #[arg(long, value_name = "M")]
-    pub num_generations: Option<usize>,
-    /// Prompts in a step, B
-    #[arg(long, value_name = "B")]
-    pub prompts_per_step: Option<usize>,
-    /// Training steps
-    #[arg(long)]
-    pub steps: Option<u64>,
-    /// Most tokens in a response
-    #[arg(long, value_name = "TOKENS")]
-    pub max_completion_length: Option<usize>,
-    /// Sampling temperature; anything but 1 needs --allow-biased-sampling
-    #[arg(long)]
-    pub temperature: Option<f64>,
-    /// Nucleus sampling; anything but 1 needs --allow-biased-sampling
-    #[arg(long)]
-    pub top_p: Option<f64>,
-    /// Keep only the k likeliest tokens; anything but 0 needs --allow-biased-sampling
-    #[arg(long)]
-    pub top_k: Option<u32>,
-    /// Drop tokens below this share of the likeliest; anything but 0 needs --allow-biased-sampling
-    #[arg(long)]
-    pub min_p: Option<f64>,
-    /// Train on samples that are not the policy's own distribution
-    #[arg(long, num_args = 0, default_missing_value = "true")]
-    pub allow_biased_sampling: Option<bool>,
-    /// How a response's tokens are weighted
-    #[arg(long, value_enum)]
-    pub loss_type: Option<LossType>,
-    /// Weight of the KL term
-    #[arg(long)]
-    pub beta: Option<f64>,
-    /// Estimator of the KL term
-    #[arg(long, value_enum)]
-    pub kl_estimator: Option<KlEstimator>,
-    /// Optimiser steps on each batch of samples; above 1 the PPO-clipped ratio is used
-    #[arg(long)]
-    pub num_iterations: Option<usize>,
-    /// PPO's clipping range
-    #[arg(long)]
-    pub epsilon: Option<f64>,
-    /// Learning rate (default 1e-4 for LoRA, 1e-5 with --full)
-    #[arg(long)]
-    pub learning_rate: Option<f64>,
-    /// Steps of linear warm-up, constant afterwards
-    #[arg(long)]
-    pub warmup_steps: Option<u64>,
-    /// AdamW's decoupled weight decay
-    #[arg(long)]
-    pub weight_decay: Option<f64>,
-    /// Global gradient-norm clip; 0 turns it off
-    #[arg(long)]
-    pub max_grad_norm: Option<f64>,
-    /// Train every weight instead of a LoRA adapter
-    #[arg(long, num_args = 0, default_missing_value = "true")]
-    pub full: Option<bool>,
-    /// LoRA rank r
-    #[arg(long)]
-    pub lora_rank: Option<usize>,
-    /// LoRA alpha; the adapter is scaled by alpha / r
-    #[arg(long)]
-    pub lora_alpha: Option<f64>,
-    /// Seed of everything random in the run
-    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
-    pub seed: Option<u64>,
-    /// Steps between checkpoints
-    #[arg(long)]
-    pub save_steps: Option<u64>,
-    /// Keep the best checkpoint by these prompts: JSONL like --prompts, or `embedded` for the demo's validation set
-    #[arg(long, value_name = "FILE")]
-    pub validation_prompts: Option<PathBuf>,
-    /// Most validation prompts: the file's first ones (default 128)
-    #[arg(long, value_name = "N")]
-    pub validation_size: Option<usize>,
-    /// Responses sampled for each validation prompt (default 32)
-    #[arg(long, value_name = "N")]
-    pub validation_samples: Option<usize>,
-    /// A checkpoint's score is the mean of a validation prompt's best K rewards (default 10)
-    #[arg(long, value_name = "K", visible_alias = "top")]
-    #[serde(alias = "top")]
-    pub validation_top: Option<usize>,
-    /// Steps between validations; the last step is always validated (default 25)
-    #[arg(long, value_name = "STEPS")]
-    pub validation_steps: Option<u64>,
-    /// Most tokens in one forward and backward pass
-    #[arg(long, value_name = "TOKENS")]
-    pub token_budget: Option<usize>,
-    /// Sequences sampled together
-    #[arg(long)]
-    pub rollout_batch: Option<usize>,
-    /// Keep every layer's activations instead of recomputing them: faster, more memory
-    #[arg(long, num_args = 0, default_missing_value = "true")]
-    pub no_checkpointing: Option<bool>,
-    /// Element type of the frozen policy: f32, f16, bf16, q8_0, q4_0 (default: the largest of f32, the stored type and q8_0
-    /// that fits, where the free memory is known; a GGUF file's blocks stay as they are)
-    #[arg(long)]
-    pub base_dtype: Option<String>,
-    /// Element type of the reward model (default: as for --base-dtype)
-    #[arg(long)]
-    pub reward_dtype: Option<String>,
-    /// Do not wrap prompts in the model's chat template
-    #[arg(long, num_args = 0, default_missing_value = "true")]
-    pub raw: Option<bool>,
-    /// Date that chat templates see (YYYY-MM-DD); fixed so that runs can be repeated
-    #[arg(long, value_name = "DATE")]
-    pub template_date: Option<String>,
-}
-
-/// A text, or a number as its text: `alpha = 0.2` as well as `alpha = "1/5"`.
-fn text_or_number<'de, D: serde::Deserializer<'de>>(
-    from: D,
-) -> std::result::Result<Option<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a number, or a fraction as a string")]
-    enum Value {
-        Text(String),
-        Number(f64),
-    }
-    Ok(Option::<Value>::deserialize(from)?.map(|v| match v {
-        Value::Text(text) => text,
-        Value::Number(number) => number.to_string(),
-    }))
-}
 
 /// Resolved settings of a `train` run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -214,6 +19,8 @@ pub struct TrainConfig {
     pub reward_adapter: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompts: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_prompt_length: Option<usize>,
     pub advantage: String,
     pub alpha: String,
     /// What was asked for; without it each rule has its own default.
@@ -268,6 +75,8 @@ pub struct TrainConfig {
     pub reward_dtype: Option<String>,
     pub raw: bool,
     pub template_date: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_set: Option<DataSet>,
 }
 
 impl TrainFlags {
@@ -294,6 +103,7 @@ impl TrainFlags {
             reward_model,
             reward_adapter: self.reward_adapter,
             prompts: self.prompts,
+            max_prompt_length: self.max_prompt_length,
             advantage: self.advantage.unwrap_or_else(|| "tea".into()),
             alpha: self.alpha.unwrap_or_else(|| "0.2".into()),
             bon: self.bon,
@@ -338,6 +148,7 @@ impl TrainFlags {
             reward_dtype: self.reward_dtype,
             raw: self.raw.unwrap_or(false),
             template_date: self.template_date.unwrap_or_else(|| TEMPLATE_DATE.into()),
+            prompt_set: self.prompt_set,
         };
         config.validate()?;
         Ok(config)
@@ -367,6 +178,7 @@ impl TrainConfig {
             ("--num-iterations", self.num_iterations as u64),
             ("--lora-rank", self.lora_rank as u64),
             ("--save-steps", self.save_steps),
+            ("--max-prompt-length", self.max_prompt_length.unwrap_or(1) as u64),
             ("--validation-size", self.validation_size as u64),
             ("--validation-samples", self.validation_samples as u64),
             ("--validation-top", self.validation_top as u64),

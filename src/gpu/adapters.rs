@@ -20,6 +20,13 @@ pub enum DeviceKind {
     Other,
 }
 
+impl DeviceKind {
+    /// Threads in a workgroup of a kernel that takes `gpu` of them on a GPU: a SIMD register's on a CPU adapter.
+    pub fn lanes(self, gpu: usize) -> usize {
+        if self == Self::Cpu { 8 } else { gpu }
+    }
+}
+
 /// One row of the driver's cooperative-matrix table: `C (m×n) += A (m×k) · B (k×n)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CoopShape {

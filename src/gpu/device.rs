@@ -17,6 +17,9 @@ pub struct GpuOptions {
     pub profile: bool,
     /// Keep the driver-side bounds and loop checks also in release builds.
     pub checked: bool,
+    /// Threads in a kernel's workgroup, a power of two from 8 to 256, in place of those by the kind of adapter; `None` takes
+    /// the environment's `TEA_LANES`. It lets a CPU adapter run the workgroups that a GPU gets.
+    pub lanes: Option<u32>,
 }
 
 /// What kernels may ask of the adapter when they choose a variant.
@@ -36,6 +39,33 @@ pub struct Caps {
     pub max_workgroups: u32,
     /// Workgroup memory in bytes.
     pub max_workgroup_bytes: u32,
+    /// Threads in a workgroup where [`GpuOptions::lanes`] or `TEA_LANES` fixes them.
+    pub forced_lanes: Option<usize>,
+}
+
+impl Caps {
+    /// Threads in a workgroup of a kernel that takes `gpu` of them (a power of two up to 256) on a GPU: what is forced, or a
+    /// SIMD register's on a CPU adapter. The order of a reduction over the lanes depends on it; never on the batch.
+    pub fn lanes(&self, gpu: usize) -> usize {
+        self.forced_lanes.unwrap_or(self.kind.lanes(gpu))
+    }
+}
+
+/// The workgroup size that was asked for, by option or else by the text of `TEA_LANES`.
+fn forced_lanes(option: Option<u32>, variable: Option<&str>, max_invocations: u32) -> Result<Option<usize>> {
+    let asked = match (option, variable.map(str::trim).filter(|t| !t.is_empty())) {
+        (Some(lanes), _) => lanes.to_string(),
+        (None, Some(text)) => text.to_string(),
+        (None, None) => return Ok(None),
+    };
+    let most = max_invocations.min(256);
+    let fits = |lanes: &u32| lanes.is_power_of_two() && (8..=most).contains(lanes);
+    match asked.parse().ok().filter(fits) {
+        Some(lanes) => Ok(Some(lanes as usize)),
+        None => Err(Error::user(format!(
+            "TEA_LANES is {asked}; it must be a power of two from 8 to {most} on this adapter"
+        ))),
+    }
 }
 
 /// A kernel's address and its override constants, by their bits.
@@ -107,6 +137,11 @@ impl Gpu {
             max_invocations: limits.max_compute_invocations_per_workgroup,
             max_workgroups: limits.max_compute_workgroups_per_dimension,
             max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+            forced_lanes: forced_lanes(
+                options.lanes,
+                std::env::var("TEA_LANES").ok().as_deref(),
+                limits.max_compute_invocations_per_workgroup,
+            )?,
         };
         let (cache, cache_file) = super::pipeline::open_cache(&device, &adapter.get_info());
         let profile = (options.profile && report.timestamps)
@@ -358,4 +393,35 @@ fn watch(device: &wgpu::Device, fault: &Arc<Mutex<Option<Error>>>) {
             lock(&keep).get_or_insert(Error::DeviceLost(message));
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn lanes_are_a_power_of_two_that_the_adapter_takes() {
+        assert_eq!(forced_lanes(None, None, 256).unwrap(), None);
+        assert_eq!(forced_lanes(None, Some(" "), 256).unwrap(), None);
+        assert_eq!(forced_lanes(None, Some("64"), 256).unwrap(), Some(64));
+        assert_eq!(forced_lanes(Some(8), Some("64"), 256).unwrap(), Some(8));
+        for (text, max) in [
+            ("4", 256),
+            ("48", 256),
+            ("256", 128),
+            ("512", 1024),
+            ("many", 256),
+        ] {
+            let e = forced_lanes(None, Some(text), max).unwrap_err();
+            let most = max.min(256);
+            assert_eq!(e.exit_code(), 2);
+            assert!(
+                e.to_string().contains(&format!(
+                    "TEA_LANES is {text}; it must be a power of two from 8 to {most}"
+                )),
+                "{e}"
+            );
+        }
+    }
 }

@@ -7,7 +7,7 @@
 //!   The same bytes as in the file, in another order, so nothing is unpacked in memory.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, DeviceKind, Gpu, Kernel, Recorder};
+use crate::gpu::{Buffer, Gpu, Kernel, Recorder};
 use crate::kernels::pad4;
 use crate::tensor::DType;
 use std::ops::Range;
@@ -67,14 +67,12 @@ macro_rules! weight_entries {
 }
 pub(crate) use weight_entries;
 
-/// Threads along the columns: one SIMD register on a CPU adapter, a few subgroups on a GPU.
-pub(crate) fn lanes(rec: &Recorder) -> usize {
-    lanes_of(rec.gpu().caps().kind)
-}
+/// Threads that [`linear`](super::linear) and its like use along the columns of a GPU: a few subgroups.
+pub const GPU_LANES: usize = 64;
 
-/// The threads that [`linear`](super::linear) and its like use along the columns on a kind of adapter.
-pub fn lanes_of(kind: DeviceKind) -> usize {
-    if kind == DeviceKind::Cpu { 8 } else { 64 }
+/// Threads along the columns: [`GPU_LANES`], or one SIMD register on a CPU adapter.
+pub(crate) fn lanes(rec: &Recorder) -> usize {
+    rec.gpu().caps().lanes(GPU_LANES)
 }
 
 /// Shard boundaries are multiples of this many rows, so that vocabulary chunks never straddle two shards.

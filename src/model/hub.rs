@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use serde_json::Value;
 
@@ -91,16 +91,7 @@ pub fn fetch(id: &str, settings: &HubSettings) -> Result<ModelFiles> {
         Ok(Some(files)) => return Ok(files),
         Ok(None) | Err(_) => {}
     }
-    let mut builder = ApiBuilder::from_cache(cache).with_progress(true).with_retries(2);
-    if let Some(endpoint) = &settings.endpoint {
-        builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_string());
-    }
-    if let Some(token) = &settings.token {
-        builder = builder.with_token(Some(token.clone()));
-    }
-    let api = builder
-        .build()
-        .map_err(|e| Error::user(by_hand(id, &e.to_string())))?;
+    let api = api(settings, cache).map_err(|e| Error::user(by_hand(id, &e.to_string())))?;
     getter.remote = Some(api.repo(repo));
     // When the branch moved since a part was cached, the first pass ends with files of two commits and the second
     // completes the new one.
@@ -112,6 +103,18 @@ pub fn fetch(id: &str, settings: &HubSettings) -> Result<ModelFiles> {
     Err(Error::user(format!(
         "{id}: the repository changed during the download; run the same command again"
     )))
+}
+
+/// The hub's client.
+pub(super) fn api(settings: &HubSettings, cache: Cache) -> std::result::Result<Api, ApiError> {
+    let mut builder = ApiBuilder::from_cache(cache).with_progress(true).with_retries(2);
+    if let Some(endpoint) = &settings.endpoint {
+        builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_string());
+    }
+    if let Some(token) = &settings.token {
+        builder = builder.with_token(Some(token.clone()));
+    }
+    builder.build()
 }
 
 impl Getter {
@@ -212,7 +215,7 @@ fn by_hand(id: &str, why: &str) -> String {
 
 /// The HTTP status behind an error. hf-hub does not re-export its HTTP client's error type, so it is read from the
 /// message, "… http status: 404".
-fn status(error: &ApiError) -> Option<u16> {
+pub(super) fn status(error: &ApiError) -> Option<u16> {
     if let ApiError::TooManyRetries(inner) = error {
         return status(inner);
     }

@@ -12,6 +12,7 @@ pub mod gguf;
 pub mod gguf_model;
 mod gguf_reader;
 pub mod hub;
+pub mod hub_data;
 pub mod init;
 pub mod load;
 pub mod lora;

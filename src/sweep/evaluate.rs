@@ -17,9 +17,10 @@ use crate::eval::{Bootstrap, EvalMeta, StoredEval, StoredPrompt};
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
 use crate::reward::{self, Reward, RewardOptions};
-use crate::text::{PromptContent, PromptRecord, TemplateDate, read_jsonl};
+use crate::text::{PromptContent, TemplateDate};
 use crate::train::dtype::parse_dtype;
 use crate::train::interrupt;
+use crate::train::prompts::{self, Purpose};
 use crate::train::run::{RunOptions, train};
 
 /// Seed of the embedded held-out prompts: `eval`'s and the demo's.
@@ -169,7 +170,7 @@ fn prompts(e: &EvalSettings) -> Result<Vec<StoredPrompt>> {
             .map(|(i, e)| StoredPrompt::new(i, e.id.into(), &PromptContent::Text(e.prompt)));
         return Ok(stored.collect());
     };
-    let records = read_jsonl::<PromptRecord>(path)?.into_iter();
+    let records = prompts::read(path, None, Purpose::Other)?.records.into_iter();
     let stored = records
         .take(e.num_prompts.unwrap_or(usize::MAX))
         .enumerate()

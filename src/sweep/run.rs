@@ -139,12 +139,18 @@ pub fn state(dir: &Path, run: &Run) -> Result<State> {
     })
 }
 
-/// The first setting in which a run differs from what the sweep says. Element types that the sweep leaves open are the run's own
-/// choice.
+/// The first setting in which a run differs from what the sweep says. Element types and prompts that the sweep leaves open are the
+/// run's own choice.
 fn difference(was: &TrainConfig, now: &TrainConfig) -> Result<Option<(String, String, String)>> {
     let table = |c: &TrainConfig| toml::Table::try_from(c).map_err(Error::internal);
     let (mut a, b) = (table(was)?, table(now)?);
-    for open in ["base_dtype", "reward_dtype"] {
+    for open in [
+        "base_dtype",
+        "reward_dtype",
+        "prompts",
+        "max_prompt_length",
+        "prompt_set",
+    ] {
         if !b.contains_key(open) {
             a.remove(open);
         }

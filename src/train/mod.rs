@@ -8,6 +8,7 @@ pub mod interrupt;
 pub mod loss;
 pub mod memory;
 pub mod preference;
+pub mod prompts;
 pub mod rl;
 pub mod run;
 pub mod selection;

@@ -4,7 +4,7 @@ use super::checkpoint::{self, Origin, RunDir, TrainerState};
 use super::selection::{self, Selection};
 use super::setup::Job;
 use super::{interrupt, memory};
-use crate::config::TrainConfig;
+use crate::config::{TrainConfig, TrainFlags, read_toml};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::workspace::Workspace;
@@ -35,7 +35,7 @@ pub struct RunOptions {
 /// Bad settings or input (nothing is written then), a run that does not fit in memory, a device or disk that fails
 /// (the last checkpoint stays whole), or [`Error::Interrupted`] after Ctrl-C.
 pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<PathBuf> {
-    let mut job = Job::open(config)?;
+    let mut job = Job::open(recorded(config, options)?)?;
     let (cap, have) = (gpu.caps().max_binding, memory::free(gpu)?);
     job.choose_dtypes(cap, have)?;
     memory::fits(&job.plan(cap)?, have, LOWER)?;
@@ -109,6 +109,16 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
     }
     progress.finish();
     last.ok_or_else(|| Error::internal("the run wrote no checkpoint"))
+}
+
+/// The settings, with the data set of the run that is resumed.
+fn recorded(mut config: TrainConfig, options: &RunOptions) -> Result<TrainConfig> {
+    let of_run = options.output.join("config.toml");
+    if options.resume && of_run.exists() {
+        let stored = read_toml::<TrainFlags>(&of_run)?;
+        config.prompt_set = config.prompt_set.or(stored.prompt_set);
+    }
+    Ok(config)
 }
 
 /// The progress line of a step, and a line of its own for a validation.

@@ -12,7 +12,6 @@ use crate::error::{Error, Result};
 use crate::model::save::AtomicDir;
 use crate::reward::{Item, Reward};
 use crate::rollout::{Job, SampleConfig};
-use crate::text::{PromptContent, PromptRecord, read_jsonl};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -50,18 +49,11 @@ pub struct Best {
     pub criterion: Criterion,
 }
 
-/// The validation prompts that the settings name: at most `validation_size`, none where nothing is selected.
+/// The demo's validation tasks, for the embedded policy.
 ///
 /// # Errors
-/// The file is missing, empty or malformed; `embedded` for another policy than the embedded one.
-pub fn prompts(c: &TrainConfig) -> Result<Vec<PromptContent>> {
-    let Some(path) = &c.validation_prompts else {
-        return Ok(Vec::new());
-    };
-    if path.as_os_str() != EMBEDDED {
-        let records = read_jsonl::<PromptRecord>(path)?.into_iter();
-        return Ok(records.map(|r| r.prompt).take(c.validation_size).collect());
-    }
+/// Another policy.
+pub(super) fn embedded(c: &TrainConfig) -> Result<Vec<demo::Example>> {
     if c.model != TINY {
         return Err(Error::user(format!(
             "--validation-prompts {EMBEDDED} is the demo's set, for --model {TINY}; give a JSONL file of {{\"prompt\": text}} \
@@ -69,11 +61,11 @@ pub fn prompts(c: &TrainConfig) -> Result<Vec<PromptContent>> {
             c.model
         )));
     }
-    let examples = demo::generate(EMBEDDED_SEED, c.validation_size, Split::Validation);
-    Ok(examples
-        .into_iter()
-        .map(|e| PromptContent::Text(e.prompt))
-        .collect())
+    Ok(demo::generate(
+        EMBEDDED_SEED,
+        c.validation_size,
+        Split::Validation,
+    ))
 }
 
 /// Mean of the `top` largest of a prompt's rewards (of all, where there are fewer).

@@ -1,11 +1,10 @@
 //! From settings to loaded models, prompts and buffers.
 
 use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
+use super::prompts::{self, Limit};
 use super::rl::{Prompt, Trainer};
-use super::selection;
 use crate::advantage::{Alpha, Rule, RuleOptions};
-use crate::config::{Schedule, TINY, TrainConfig};
-use crate::demo::{self, Split};
+use crate::config::{Schedule, TrainConfig};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::alias::alias;
@@ -18,12 +17,8 @@ use crate::optim::{Optimizer, Settings};
 use crate::reward::{self, Reward, RewardModel, RewardOptions};
 use crate::rollout::{Sampler, SamplerShape};
 use crate::tensor::DType;
-use crate::text::{Formatter, PromptContent, PromptRecord, TemplateDate, Tokenizer, read_jsonl};
+use crate::text::{Formatter, TemplateDate, Tokenizer};
 use clap::ValueEnum;
-use std::path::Path;
-
-/// Training prompts of the embedded preset.
-const TINY_PROMPTS: usize = 512;
 
 /// The name of the default reward model of a policy, from `models/aliases.toml`.
 pub fn default_reward(model: &str) -> Option<String> {
@@ -59,66 +54,6 @@ pub fn rule(c: &TrainConfig) -> Result<Rule> {
     Ok(rule)
 }
 
-/// Reads the prompts: the file's, or the embedded set for the embedded policy.
-///
-/// # Errors
-/// The file is missing, empty or malformed; no file and no embedded set.
-pub fn prompts(c: &TrainConfig) -> Result<Vec<PromptContent>> {
-    if let Some(path) = &c.prompts {
-        return Ok(read_jsonl::<PromptRecord>(path)?
-            .into_iter()
-            .map(|r| r.prompt)
-            .collect());
-    }
-    if c.model == TINY {
-        let examples = demo::generate(c.seed, TINY_PROMPTS, Split::Train);
-        return Ok(examples
-            .into_iter()
-            .map(|e| PromptContent::Text(e.prompt))
-            .collect());
-    }
-    let hint = match alias(&c.model)?.and_then(|a| a.prompts) {
-        Some(set) => format!(
-            " (its default set is {set} on the hub, in Parquet: download it and make prompts of it with `tea-wgpu prepare`)"
-        ),
-        None => String::new(),
-    };
-    Err(Error::user(format!(
-        "no training prompts: give --prompts FILE{hint}"
-    )))
-}
-
-/// What messages call prompt number `at` (from 1).
-fn place(file: Option<&Path>, at: usize) -> String {
-    match file {
-        Some(file) => format!("{}: prompt {at}", file.display()),
-        None => format!("prompt {at}"),
-    }
-}
-
-/// Prompts as the policy reads them; errors name `file` and the prompt.
-fn tokenise(
-    formatter: &Formatter<'_>,
-    contents: Vec<PromptContent>,
-    file: Option<&Path>,
-) -> Result<Vec<Prompt>> {
-    let one = |(i, content): (usize, PromptContent)| {
-        let tokens = formatter.prompt(&content).context(place(file, i + 1))?;
-        Ok(Prompt { content, tokens })
-    };
-    contents.into_iter().enumerate().map(one).collect()
-}
-
-/// Positions that the longest of the prompts takes with a response.
-fn positions(source: &Source, prompts: &[Prompt], file: Option<&Path>, completion: usize) -> Result<usize> {
-    let longest = prompts.iter().zip(1..).map(|(p, i)| (p.tokens.len(), i)).max();
-    let (longest, at) = longest.unwrap_or((0, 0));
-    source.positions(longest + completion).context(format!(
-        "{} has {longest} tokens and --max-completion-length is {completion}",
-        place(file, at)
-    ))
-}
-
 /// What a run needs on the host before anything is allocated on the device.
 pub struct Job {
     /// The settings.
@@ -143,13 +78,14 @@ impl Job {
     ///
     /// # Errors
     /// Whatever is wrong with settings, files or prompts; nothing has been written.
-    pub fn open(config: TrainConfig) -> Result<Self> {
+    pub fn open(mut config: TrainConfig) -> Result<Self> {
         let rule = rule(&config)?;
         let date: TemplateDate = config
             .template_date
             .parse::<TemplateDate>()
             .context("--template-date")?;
-        let contents = prompts(&config)?;
+        let training = prompts::training(&mut config)?;
+        let validation = prompts::validation(&config)?;
         let mut source = Source::open_causal(&config.model)?;
         let tokenizer = source.tokenizer()?;
         let formatter = Formatter {
@@ -157,23 +93,25 @@ impl Job {
             raw: config.raw,
             date,
         };
-        let (file, judging) = (config.prompts.as_deref(), config.validation_prompts.as_deref());
-        let prompts = tokenise(&formatter, contents, file)?;
-        let validation = tokenise(&formatter, selection::prompts(&config)?, judging)?;
         let length = config.max_completion_length;
-        let positions = positions(&source, &prompts, file, length)?.max(positions(
-            &source,
-            &validation,
-            judging,
-            length,
-        )?);
+        let room = source.spec.max_position_embeddings.saturating_sub(length);
+        let asked = config.max_prompt_length;
+        let training = prompts::tokenise(training, &formatter, Limit { asked, room })?;
+        let mut positions = training.positions(&source, length)?;
+        let mut judging = Vec::new();
+        if let Some(validation) = validation {
+            let validation = prompts::tokenise(validation, &formatter, Limit { asked: None, room })?;
+            positions = positions.max(validation.positions(&source, length)?);
+            judging = validation.prompts;
+            judging.truncate(config.validation_size);
+        }
         Ok(Self {
             config,
             rule,
             source,
             tokenizer,
-            prompts,
-            validation,
+            prompts: training.prompts,
+            validation: judging,
             positions,
             date,
         })

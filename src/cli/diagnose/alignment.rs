@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::reward::{self, Reward, RewardOptions};
 use crate::tensor::DType;
-use crate::text::{PromptContent, PromptRecord, TemplateDate, read_jsonl};
+use crate::text::{PromptContent, TemplateDate};
+use crate::train::prompts::{self, Purpose};
 use crate::train::setup::default_reward;
 
 /// Cosine of every rule's update from m samples with the oracle's update from a whole pool
@@ -182,7 +183,8 @@ impl Args {
 
     fn contents(&self) -> Result<Vec<PromptContent>> {
         let all: Vec<PromptContent> = match &self.prompts {
-            Some(file) => read_jsonl::<PromptRecord>(file)?
+            Some(file) => prompts::read(file, None, Purpose::Other)?
+                .records
                 .into_iter()
                 .map(|r| r.prompt)
                 .collect(),

@@ -131,11 +131,18 @@ pub(super) fn read(path: &Path, o: &Options, f: &mut dyn FnMut(Item) -> Result<(
     })
 }
 
-/// Hands over the prompts of a file of any shape.
+/// Hands over the prompts of a file of any shape; returns its number of rows.
+///
+/// Rows that cannot be used are counted in `skipped` by their reason; without it they are refused where the shape is that of a file
+/// made for this program.
 ///
 /// # Errors
 /// As [`rows::each`] and [`Format::of`]; no rows.
-pub(super) fn read_prompts(path: &Path, f: &mut dyn FnMut(PromptContent)) -> Result<()> {
+pub(super) fn read_prompts(
+    path: &Path,
+    mut skipped: Option<&mut BTreeMap<String, usize>>,
+    f: &mut dyn FnMut(PromptContent),
+) -> Result<usize> {
     let mut format = Format::Auto;
     let mut count = 0;
     rows::each(path, &mut |number, row| {
@@ -143,17 +150,22 @@ pub(super) fn read_prompts(path: &Path, f: &mut dyn FnMut(PromptContent)) -> Res
         if format == Format::Auto {
             format = at(Format::of(&row), path, number)?;
         }
-        match format.item(&row, ScoreField::FineGrained, 0) {
-            Ok(item) => f(item.prompt),
-            Err(e) if format.is_lenient() => log::debug!("{}: row {number}: {e}", path.display()),
-            Err(e) => return at(Err(e), path, number),
+        match (format.item(&row, ScoreField::FineGrained, 0), &mut skipped) {
+            (Ok(item), _) => f(item.prompt),
+            (Err(e), None) if !format.is_lenient() => return at(Err(e), path, number),
+            (Err(e), skipped) => {
+                log::debug!("{}: row {number}: {e}", path.display());
+                if let Some(skipped) = skipped {
+                    *skipped.entry(e.to_string()).or_insert(0) += 1;
+                }
+            }
         }
         Ok(())
     })?;
     if count == 0 {
         return Err(Error::user(format!("{}: no rows in this file", path.display())));
     }
-    Ok(())
+    Ok(count)
 }
 
 /// A conversation of one user turn is a text; anything else must be something to answer.

@@ -3,12 +3,14 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`formats`] | UltraFeedback, its binarised form, HH-RLHF, plain prompts and preferences → [`Item`] |
+//! | [`prompts`] | the prompts of data files, each once |
 //! | [`rows`] | JSONL and Parquet files, a row at a time |
 //! | [`split`] | deduplication, splits by hash, core subsets |
 //!
 //! Everything is a function of the files' contents and the seed: the same command writes the same bytes.
 
 pub mod formats;
+pub mod prompts;
 pub mod rows;
 pub mod split;
 
@@ -201,7 +203,7 @@ pub fn prepare(o: &Options) -> Result<Prepared> {
 fn keys(files: &[PathBuf]) -> Result<BTreeMap<String, PathBuf>> {
     let mut found = BTreeMap::new();
     for path in files {
-        formats::read_prompts(path, &mut |prompt| {
+        formats::read_prompts(path, None, &mut |prompt| {
             found
                 .entry(split::canonical_key(&prompt))
                 .or_insert_with(|| path.clone());

@@ -20,14 +20,28 @@ const PARQUET: &[u8; 4] = b"PAR1";
 /// An I/O error with the path; a user error naming file and row where it is malformed; those of `f`, as they are.
 pub fn each(path: &Path, f: &mut dyn FnMut(usize, Row) -> Result<()>) -> Result<()> {
     let mut file = File::open(path).map_err(Error::io(path))?;
-    let mut magic = [0; 4];
-    let read = file.read(&mut magic).map_err(Error::io(path))?;
+    let is_parquet = begins_parquet(&mut file).map_err(Error::io(path))?;
     file.rewind().map_err(Error::io(path))?;
-    if read == 4 && magic == *PARQUET {
+    if is_parquet {
         parquet(path, file, f)
     } else {
         lines(path, file, f)
     }
+}
+
+/// Whether a file is Parquet by its first bytes.
+///
+/// # Errors
+/// It cannot be read.
+pub fn is_parquet(path: &Path) -> Result<bool> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    begins_parquet(&mut file).map_err(Error::io(path))
+}
+
+fn begins_parquet(file: &mut File) -> std::io::Result<bool> {
+    let mut magic = Vec::new();
+    file.take(PARQUET.len() as u64).read_to_end(&mut magic)?;
+    Ok(magic == PARQUET)
 }
 
 fn lines(path: &Path, file: File, f: &mut dyn FnMut(usize, Row) -> Result<()>) -> Result<()> {

@@ -1,0 +1,371 @@
+//! Data sets: which files of a repository or directory are a split, and how they are fetched from the hub.
+//!
+//! Splits are told by file names, as the hub's own viewer tells them where a repository's card does not: `train_prefs` in
+//! `data/train_prefs-00000-of-00001.parquet`, `test` in `test.jsonl` or `default/test/0000.parquet`; files whose names say
+//! nothing are the split `train`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use hf_hub::api::RepoInfo;
+use hf_hub::api::sync::{Api, ApiError};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+
+use super::hub::{self, HubSettings, is_hub_id, status};
+use crate::config::DataSet;
+use crate::error::{Context, Error, Result};
+
+/// The branch a data set is taken from.
+const MAIN: &str = "main";
+/// Where the hub keeps its own Parquet form of data sets in other formats.
+const CONVERTED: &str = "refs/convert/parquet";
+/// The split of files whose names name none.
+const TRAIN: &str = "train";
+
+/// A data set as a user names it: `ID[@REVISION][:SPLIT]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Hub id, "owner/name".
+    pub id: String,
+    /// Branch, tag or commit.
+    pub revision: Option<String>,
+    /// Split.
+    pub split: Option<String>,
+}
+
+impl Request {
+    /// Reads a name; `None` where it has another form, or the ending of a file.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (rest, split) = match name.rsplit_once(':') {
+            Some((rest, split)) => (rest, Some(split)),
+            None => (name, None),
+        };
+        let (id, revision) = match rest.split_once('@') {
+            Some((id, revision)) => (id, Some(revision)),
+            None => (rest, None),
+        };
+        let is_file = [".jsonl", ".json", ".parquet", ".txt", ".csv"]
+            .iter()
+            .any(|ending| id.ends_with(ending));
+        let whole = |part: Option<&str>| part.is_none_or(|p| !p.is_empty() && !p.contains(".."));
+        (is_hub_id(id) && !is_file && whole(revision) && whole(split)).then(|| Self {
+            id: id.into(),
+            revision: revision.map(Into::into),
+            split: split.map(Into::into),
+        })
+    }
+}
+
+/// The files of one split, in the order they are read: Parquet, or JSONL where there is no Parquet.
+///
+/// Without `split` it is the only one, else the first of `preferred` that there is.
+///
+/// # Errors
+/// A user error that lists the splits: there is none of that name, or nothing says which is meant; no data files.
+pub fn choose(names: &[String], split: Option<&str>, preferred: &[&str]) -> Result<(String, Vec<String>)> {
+    let files = data_files(names);
+    let mut splits: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in files {
+        splits.entry(split_of(&file)).or_default().push(file);
+    }
+    let known = splits.keys().cloned().collect::<Vec<_>>().join(", ");
+    let only = || {
+        (splits.len() == 1)
+            .then(|| splits.keys().next().cloned())
+            .flatten()
+    };
+    let of_choice = || {
+        let found = preferred.iter().find(|p| splits.contains_key(**p));
+        found.map(ToString::to_string)
+    };
+    let chosen = match split {
+        Some(split) => split.to_string(),
+        None => only().or_else(of_choice).ok_or_else(|| {
+            Error::user(if splits.is_empty() {
+                "no Parquet (.parquet) or JSON Lines (.jsonl) files".to_string()
+            } else {
+                format!("it has the splits {known}: name one, as in NAME:SPLIT")
+            })
+        })?,
+    };
+    match splits.remove(&chosen) {
+        Some(files) => Ok((chosen, files)),
+        None => Err(Error::user(format!("no split {chosen:?}; it has {known}"))),
+    }
+}
+
+/// The data files among a repository's files, sorted; one whose name could lead out of its directory is none.
+fn data_files(names: &[String]) -> Vec<String> {
+    let tame = |name: &str| {
+        !name.contains('\\')
+            && name
+                .split('/')
+                .all(|part| !part.is_empty() && !part.starts_with('.'))
+    };
+    let of = |ending: &str| -> Vec<String> {
+        let mut files: Vec<String> = names
+            .iter()
+            .filter(|n| tame(n) && n.to_ascii_lowercase().ends_with(ending))
+            .cloned()
+            .collect();
+        files.sort();
+        files
+    };
+    let parquet = of(".parquet");
+    if parquet.is_empty() { of(".jsonl") } else { parquet }
+}
+
+/// The parts of `data/train_prefs-00000-of-00002-abc.parquet` that matter: `train_prefs` and 2.
+fn sharded(stem: &str) -> Option<(&str, usize)> {
+    let number = |text: &str| text.len() >= 4 && text.bytes().all(|b| b.is_ascii_digit());
+    let (head, tail) = stem.split_once("-of-")?;
+    let (split, index) = head.rsplit_once('-')?;
+    let total = tail.split('-').next()?;
+    (number(index) && number(total)).then_some((split, total.parse().ok()?))
+}
+
+fn stem(file: &str) -> &str {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    name.rsplit_once('.').map_or(name, |(stem, _)| stem)
+}
+
+/// The split that a file's name says it belongs to.
+fn split_of(file: &str) -> String {
+    if let Some((split, _)) = sharded(stem(file)) {
+        return split.to_string();
+    }
+    let directories = file.rsplit('/').skip(1);
+    let known = |part: &str| {
+        part.split(|c: char| !c.is_ascii_alphabetic()).find_map(|word| {
+            match word.to_ascii_lowercase().as_str() {
+                "train" | "training" => Some(TRAIN),
+                "validation" | "valid" | "val" | "dev" => Some("validation"),
+                "test" | "testing" | "eval" | "evaluation" => Some("test"),
+                _ => None,
+            }
+        })
+    };
+    std::iter::once(stem(file))
+        .chain(directories)
+        .find_map(known)
+        .unwrap_or(TRAIN)
+        .to_string()
+}
+
+/// A shard that the names of the others promise and that is not among them.
+fn absent(files: &[String]) -> Option<String> {
+    let mut groups: BTreeMap<(&str, &str), (usize, usize)> = BTreeMap::new();
+    for file in files {
+        let directory = file.rsplit_once('/').map_or("", |(d, _)| d);
+        if let Some((split, total)) = sharded(stem(file)) {
+            let group = groups.entry((directory, split)).or_insert((0, total));
+            group.0 += 1;
+        }
+    }
+    let torn = groups.iter().find(|(_, (have, total))| have < total)?;
+    let ((directory, split), (have, total)) = torn;
+    Some(format!("{have} of the {total} files {directory}/{split}-…"))
+}
+
+/// The names of the files below a directory, relative to it, with `/` between the parts; hidden ones are left out.
+///
+/// # Errors
+/// A directory that cannot be read.
+pub fn names(dir: &Path) -> Result<Vec<String>> {
+    fn walk(dir: &Path, prefix: &str, out: &mut BTreeSet<String>) -> Result<()> {
+        for entry in std::fs::read_dir(dir).map_err(Error::io(dir))? {
+            let path = entry.map_err(Error::io(dir))?.path();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            if name.starts_with('.') {
+                continue;
+            }
+            // Follows links: the cache's snapshots are made of them.
+            if path.is_dir() {
+                walk(&path, &format!("{prefix}{name}/"), out)?;
+            } else if path.is_file() {
+                out.insert(format!("{prefix}{name}"));
+            }
+        }
+        Ok(())
+    }
+    let mut out = BTreeSet::new();
+    walk(dir, "", &mut out)?;
+    Ok(out.into_iter().collect())
+}
+
+/// Finds a data set's split on the hub and its files in the cache, downloading what is not there. `name` is what the user called
+/// it; `preferred` as in [`choose`].
+///
+/// # Errors
+/// A user error that tells how to get the files by hand when the data set is gated, unreachable or (offline) not in the cache; those
+/// of [`choose`].
+pub fn fetch(
+    name: &str,
+    request: &Request,
+    preferred: &[&str],
+    settings: &HubSettings,
+) -> Result<(DataSet, Vec<PathBuf>)> {
+    let hub = Hub::new(&request.id, settings)?;
+    let branch = request.revision.as_deref().unwrap_or(MAIN);
+    let (mut commit, mut names) = hub.listing(branch)?;
+    if request.revision.is_none()
+        && data_files(&names).is_empty()
+        && let Ok(converted) = hub.listing(CONVERTED)
+    {
+        (commit, names) = converted;
+    }
+    let (split, files) = choose(&names, request.split.as_deref(), preferred).context(&request.id)?;
+    if hub.api.is_none()
+        && let Some(what) = absent(&files)
+    {
+        return Err(hub.offline(&format!("only {what}")));
+    }
+    let set = DataSet {
+        name: name.into(),
+        id: request.id.clone(),
+        revision: commit,
+        split,
+        files,
+    };
+    let paths = hub.files(&set)?;
+    // What Python's client and an offline run look the branch up by.
+    if hub.api.is_some()
+        && let Err(e) = hub.cache(branch).create_ref(&set.revision)
+    {
+        log::debug!("{}: the cache's reference is not written: {e}", set.id);
+    }
+    Ok((set, paths))
+}
+
+/// The files of a data set that an earlier run read; what the cache has needs no network.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn fetch_again(set: &DataSet, settings: &HubSettings) -> Result<Vec<PathBuf>> {
+    if set.files.is_empty() || data_files(&set.files).len() != set.files.len() {
+        return Err(Error::user(format!(
+            "{}: the recorded files are no data files: {}",
+            set.name,
+            set.files.join(", ")
+        )));
+    }
+    Hub::new(&set.id, settings)?.files(set)
+}
+
+/// One data set and the ways to it.
+struct Hub {
+    id: String,
+    cache: Cache,
+    /// `None` when only the cache may be used.
+    api: Option<Api>,
+}
+
+impl Hub {
+    fn new(id: &str, settings: &HubSettings) -> Result<Self> {
+        let cache = Cache::new(settings.cache.clone());
+        let api = (!settings.offline)
+            .then(|| hub::api(settings, cache.clone()))
+            .transpose()
+            .map_err(|e| Error::user(by_hand(id, &e.to_string())))?;
+        let id = id.to_string();
+        Ok(Self { id, cache, api })
+    }
+
+    fn repo(&self, revision: &str) -> Repo {
+        Repo::with_revision(self.id.clone(), RepoType::Dataset, revision.into())
+    }
+
+    fn cache(&self, revision: &str) -> CacheRepo {
+        self.cache.repo(self.repo(revision))
+    }
+
+    /// The commit of a branch, tag or commit, and the names of its files: the cached ones when offline.
+    fn listing(&self, revision: &str) -> Result<(String, Vec<String>)> {
+        if let Some(api) = &self.api {
+            let RepoInfo { sha, siblings } = api
+                .repo(self.repo(revision))
+                .info()
+                .map_err(|e| self.refused("its list of files", &e))?;
+            return Ok((sha, siblings.into_iter().map(|s| s.rfilename).collect()));
+        }
+        let commit = if is_commit(revision) {
+            Some(revision.to_string())
+        } else {
+            let folder = self.cache.path().join(self.repo(revision).folder_name());
+            let text = std::fs::read_to_string(folder.join("refs").join(revision)).ok();
+            text.map(|t| t.trim().to_string())
+        };
+        let found = commit.map(|commit| (self.cache(revision).pointer_path(&commit), commit));
+        match found.filter(|(dir, _)| dir.is_dir()) {
+            Some((dir, commit)) => Ok((commit, names(&dir)?)),
+            None => Err(self.offline("nothing of it")),
+        }
+    }
+
+    /// The files of a data set, in its order.
+    fn files(&self, set: &DataSet) -> Result<Vec<PathBuf>> {
+        let snapshot = self.cache(&set.revision).pointer_path(&set.revision);
+        let one = |name: &String| {
+            let cached = snapshot.join(name);
+            if cached.is_file() {
+                return Ok(cached);
+            }
+            match &self.api {
+                None => Err(self.offline(&format!("no {name} of commit {}", set.revision))),
+                Some(api) => api
+                    .repo(self.repo(&set.revision))
+                    .download(name)
+                    .map_err(|e| self.refused(name, &e)),
+            }
+        };
+        set.files.iter().map(one).collect()
+    }
+
+    fn offline(&self, what: &str) -> Error {
+        let why = format!("{what} was found in the cache and HF_HUB_OFFLINE is set");
+        Error::user(by_hand(&self.id, &why))
+    }
+
+    fn refused(&self, what: &str, e: &ApiError) -> Error {
+        let id = &self.id;
+        Error::user(match status(e) {
+            Some(401 | 403) => format!(
+                "data set {id}: the hub refuses {what} (gated data set, or the id does not exist). Accept its terms on its page, \
+                 then set HF_TOKEN; {}",
+                without_network(id)
+            ),
+            Some(404) => by_hand(
+                id,
+                &format!("{what} was not found on the hub (no such data set, or no such revision)"),
+            ),
+            _ => by_hand(id, &format!("{what} could not be downloaded: {e}")),
+        })
+    }
+}
+
+fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn without_network(id: &str) -> String {
+    let dir = id.rsplit('/').next().unwrap_or(id);
+    format!(
+        "or get the files by hand: run `hf download {id} --repo-type dataset --local-dir {dir}` on a machine that can reach the hub, \
+         copy the directory here and pass its path in place of the name (--prompts {dir}, or {dir}:SPLIT)"
+    )
+}
+
+fn by_hand(id: &str, why: &str) -> String {
+    format!(
+        "data set {id}: {why}. Check the id, the network, HF_ENDPOINT and HF_TOKEN, {}",
+        without_network(id)
+    )
+}
+
+#[cfg(test)]
+#[path = "hub_data_tests.rs"]
+mod tests;
