@@ -5,6 +5,7 @@
 use tea_wgpu::gpu::{Buffer, Gpu, GpuOptions, Recorder};
 use tea_wgpu::kernels::harness::Gen;
 use tea_wgpu::kernels::linear::{self, Write};
+use tea_wgpu::kernels::linear_variants::{FORWARD_VARIANTS, GRADIENT_VARIANTS};
 use tea_wgpu::kernels::weight::{SHARD_ROWS, Weight, device_bytes};
 use tea_wgpu::kernels::weight_cases::{TestWeight, test_cols};
 use tea_wgpu::kernels::{dequantize, embedding, pad4};
@@ -146,4 +147,53 @@ fn a_rows_bits_do_not_depend_on_the_batch() {
             assert!(last[7 * width..] == *row, "{dtype}, forward: {forward}");
         }
     }
+}
+
+/// Every variant computes the portable kernel's chains, which is what lets an op choose by the number of rows.
+#[test]
+fn variants_give_the_bits_of_the_portable_kernels() {
+    let gpu = open();
+    let mut compared = 0;
+    for dtype in DType::ALL {
+        for (m, n, cols) in [(1, 36, 1), (3, 41, 0), (21, 67, 2)] {
+            let k = test_cols(dtype)[cols];
+            let mut g = Gen::new(5);
+            let weight = upload(&gpu, &TestWeight::random(&mut g, dtype, n, k, 1.0), u64::MAX);
+            let x = gpu.upload("x", &g.rows(m, k, 1.0)).unwrap();
+            let dy = gpu.upload("dy", &g.rows(m, n, 1.0)).unwrap();
+            let forward = |variant| {
+                run(&gpu, m * pad4(n), |r, y| {
+                    r.force_variant(Some(variant));
+                    linear::forward(r, &x, &weight, None, y, m, Write::SET).unwrap();
+                })
+            };
+            let gradients = |variant| {
+                let dx = run(&gpu, m * pad4(k), |r, dx| {
+                    r.force_variant(Some(variant));
+                    linear::input_gradient(r, &dy, &weight, dx, m, Write::SET).unwrap();
+                });
+                let dw = run(&gpu, n * pad4(k), |r, dw| {
+                    r.force_variant(Some(variant));
+                    let dw = Weight::from_buffer(DType::F32, n, k, dw.clone());
+                    linear::weight_gradient(r, &dy, &x, &dw, m, Write::SET).unwrap();
+                });
+                (dx, dw)
+            };
+            for variant in &FORWARD_VARIANTS[1..] {
+                assert!(
+                    forward("portable") == forward(variant),
+                    "{dtype} {m}×{n}×{k} {variant}"
+                );
+                compared += 1;
+            }
+            for variant in &GRADIENT_VARIANTS[1..] {
+                assert!(
+                    gradients("portable") == gradients(variant),
+                    "{dtype} {m}×{n}×{k} {variant}"
+                );
+                compared += 1;
+            }
+        }
+    }
+    assert_eq!(compared, DType::ALL.len() * 3 * 4);
 }

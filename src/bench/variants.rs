@@ -5,6 +5,7 @@
 
 use crate::error::Result;
 use crate::gpu::{Gpu, Recorder};
+use crate::kernels::linear_variants::{FORWARD_VARIANTS, GRADIENT_VARIANTS};
 use crate::tensor::DType;
 
 /// A variant's name in reports; "portable" runs on every adapter.
@@ -15,8 +16,14 @@ pub const PORTABLE: VariantName = "portable";
 
 /// The variants of `op` for weights of `dtype` (`None` where it has no weight) that this adapter runs, the portable one
 /// first.
-pub fn variants(_gpu: &Gpu, _op: &str, _dtype: Option<DType>) -> Vec<VariantName> {
-    vec![PORTABLE]
+pub fn variants(gpu: &Gpu, op: &str, _dtype: Option<DType>) -> Vec<VariantName> {
+    let subgroup8 = gpu.report().subgroups && gpu.report().subgroup_size == (8, 8);
+    let all: &[VariantName] = match op {
+        "linear_forward" if subgroup8 => &FORWARD_VARIANTS,
+        "linear_input_gradient" | "linear_weight_gradient" if subgroup8 => &GRADIENT_VARIANTS,
+        _ => &[PORTABLE],
+    };
+    all.to_vec()
 }
 
 /// Records `work` with the op's choice of variant forced to `variant`.
@@ -25,8 +32,11 @@ pub fn variants(_gpu: &Gpu, _op: &str, _dtype: Option<DType>) -> Vec<VariantName
 /// What `work` returns.
 pub fn forced(
     rec: &mut Recorder,
-    _variant: VariantName,
+    variant: VariantName,
     work: impl FnOnce(&mut Recorder) -> Result<()>,
 ) -> Result<()> {
-    work(rec)
+    rec.force_variant(Some(variant));
+    let result = work(rec);
+    rec.force_variant(None);
+    result
 }

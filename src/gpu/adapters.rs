@@ -99,6 +99,7 @@ impl AdapterReport {
     pub fn runs(&self, kernel: &Kernel) -> bool {
         (self.f16 || !kernel.needs_f16)
             && (self.subgroups || !kernel.needs_subgroups)
+            && kernel.subgroup_size.is_none_or(|n| self.subgroup_size == (n, n))
             && kernel
                 .needs_coop
                 .is_none_or(|wanted| self.coop.iter().any(|shape| shape.is(&wanted)))

@@ -85,6 +85,7 @@ pub(super) struct Inner {
     pub(super) staging: Mutex<Option<wgpu::Buffer>>,
     pub(super) profile: Option<Mutex<Profile>>,
     pub(super) dummy: wgpu::Buffer,
+    pub(super) variant: Option<String>,
 }
 
 /// An open device. Cheap to clone; every clone is the same device.
@@ -173,6 +174,7 @@ impl Gpu {
             staging: Mutex::default(),
             profile,
             dummy,
+            variant: std::env::var("TEA_VARIANT").ok().filter(|v| !v.is_empty()),
         })))
     }
 

@@ -31,6 +31,8 @@ pub struct Kernel {
     pub needs_f16: bool,
     /// Needs `SUBGROUP`.
     pub needs_subgroups: bool,
+    /// Needs subgroups of exactly this many threads, one workgroup each.
+    pub subgroup_size: Option<u32>,
     /// Needs cooperative matrices of this shape.
     pub needs_coop: Option<Coop>,
 }
@@ -43,7 +45,17 @@ impl Kernel {
             parts,
             needs_f16: false,
             needs_subgroups: false,
+            subgroup_size: None,
             needs_coop: None,
+        }
+    }
+
+    /// A kernel whose workgroup is one subgroup of eight threads: a SIMD register of a CPU adapter.
+    pub const fn subgroup8(name: &'static str, parts: &'static [&'static str]) -> Self {
+        Self {
+            needs_subgroups: true,
+            subgroup_size: Some(8),
+            ..Self::portable(name, parts)
         }
     }
 

@@ -19,6 +19,7 @@ pub struct Recorder {
     encoder: Option<wgpu::CommandEncoder>,
     pass: Option<wgpu::ComputePass<'static>>,
     dispatches: usize,
+    variant: Option<&'static str>,
 }
 
 impl Recorder {
@@ -29,12 +30,23 @@ impl Recorder {
             encoder: None,
             pass: None,
             dispatches: 0,
+            variant: None,
         }
     }
 
     /// The device it records for.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// Has the ops recorded from here on take the kernel variant of this name where they have it; `None` lets each choose.
+    pub fn force_variant(&mut self, name: Option<&'static str>) {
+        self.variant = name;
+    }
+
+    /// The variant that [`force_variant`](Self::force_variant) or the environment's `TEA_VARIANT` asks for.
+    pub fn forced_variant(&self) -> Option<&str> {
+        self.variant.or(self.gpu.0.variant.as_deref())
     }
 
     fn encoder(&mut self) -> &mut wgpu::CommandEncoder {

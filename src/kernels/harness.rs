@@ -58,6 +58,18 @@ const GUARD: usize = 64;
 const CANARY: u32 = 0x7fc0_dead;
 
 impl Case {
+    /// The same case with the op's choice of variant forced.
+    pub fn forced(mut self, variant: &'static str) -> Self {
+        let record = self.record;
+        self.record = Box::new(move |rec, buffers| {
+            rec.force_variant(Some(variant));
+            let result = record(rec, buffers);
+            rec.force_variant(None);
+            result
+        });
+        self
+    }
+
     /// Runs the case once and returns the contents of every output, guards checked.
     ///
     /// # Errors

@@ -4,19 +4,12 @@
 //! multiply-adds in ascending order of the reduced index, so a row's bits do not depend on the other rows.
 
 use super::Entry;
-use super::linear_cases::{forward_cases, input_gradient_cases, weight_gradient_cases};
+use super::linear_variants as variants;
 use super::pad4;
-use super::weight::{ByType, Weight, lanes, of, section_words, weight_entries, weight_kernels};
+use super::weight::{Weight, section_words};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, Recorder};
 use std::ops::Range;
-
-static FORWARD: ByType = weight_kernels!("linear_forward", "linear_forward.wgsl");
-static INPUT_GRADIENT: ByType = weight_kernels!("linear_input_gradient", "linear_input_gradient.wgsl");
-static WEIGHT_GRADIENT: Kernel = Kernel::portable(
-    "linear_weight_gradient",
-    &[include_str!("../../shaders/linear_weight_gradient.wgsl")],
-);
 
 /// How an op's result meets what its output holds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -139,16 +132,9 @@ pub fn forward_rows(
             flags: u32::from(write.accumulate) | u32::from(bias.is_some()) << 1 | u32::from(zero_pad) << 2,
             alpha: write.alpha,
         };
-        let lanes = lanes(rec);
-        let groups = [pad4(rows).div_ceil(2 * lanes) as u32, m.div_ceil(8) as u32, 1];
+        let tile = variants::forward(rec, w.dtype, m);
         let bindings = [x.into(), (&shard.buffer).into(), bias.into(), y.into()];
-        rec.dispatch(
-            of(&FORWARD, w.dtype),
-            &[("LANES", lanes as f64)],
-            &params,
-            &bindings,
-            groups,
-        )?;
+        dispatch(rec, &tile, &params, &bindings, [pad4(rows), m])?;
     }
     Ok(())
 }
@@ -212,16 +198,9 @@ pub fn input_gradient_rows(
             flags: u32::from(!chain) | u32::from(chain && at > 0) << 1,
             alpha: if chain && !last { 1.0 } else { write.alpha },
         };
-        let lanes = lanes(rec);
-        let groups = [(pad4(w.cols) / 4).div_ceil(lanes) as u32, m.div_ceil(8) as u32, 1];
+        let tile = variants::input_gradient(rec, w.dtype);
         let bindings = [dy.into(), (&shard.buffer).into(), dx.into()];
-        rec.dispatch(
-            of(&INPUT_GRADIENT, w.dtype),
-            &[("LANES", lanes as f64)],
-            &params,
-            &bindings,
-            groups,
-        )?;
+        dispatch(rec, &tile, &params, &bindings, [pad4(w.cols), m])?;
     }
     Ok(())
 }
@@ -268,34 +247,38 @@ pub fn weight_gradient_rows(
             flags: u32::from(write.accumulate),
             alpha: write.alpha,
         };
-        let lanes = lanes(rec);
-        let groups = [
-            (pad4(dw.cols) / 4).div_ceil(lanes) as u32,
-            rows.div_ceil(8) as u32,
-            1,
-        ];
+        let tile = variants::weight_gradient(rec);
         let bindings = [Binding::from(dy), x.into(), (&shard.buffer).into()];
-        rec.dispatch(
-            &WEIGHT_GRADIENT,
-            &[("LANES", lanes as f64)],
-            &params,
-            &bindings,
-            groups,
-        )?;
+        dispatch(rec, &tile, &params, &bindings, [pad4(dw.cols), rows])?;
     }
     Ok(())
 }
 
-/// The kernels of this file.
+/// One workgroup a tile of the output, `[columns, rows]`.
+fn dispatch<P: bytemuck::Pod>(
+    rec: &mut Recorder,
+    tile: &variants::Tile,
+    params: &P,
+    bindings: &[Binding<'_>],
+    [columns, rows]: [usize; 2],
+) -> Result<()> {
+    let groups = [
+        columns.div_ceil(tile.cols) as u32,
+        rows.div_ceil(tile.rows) as u32,
+        1,
+    ];
+    rec.dispatch(
+        tile.kernel,
+        &[("LANES", tile.lanes as f64)],
+        params,
+        bindings,
+        groups,
+    )
+}
+
+/// The kernels of this op's three directions.
 pub fn entries() -> Vec<Entry> {
-    let weight_gradient = Entry {
-        kernel: &WEIGHT_GRADIENT,
-        cases: weight_gradient_cases,
-    };
-    weight_entries!(FORWARD, forward_cases)
-        .chain(weight_entries!(INPUT_GRADIENT, input_gradient_cases))
-        .chain([weight_gradient])
-        .collect()
+    variants::entries()
 }
 
 #[cfg(test)]
@@ -312,7 +295,7 @@ mod tests {
 
     #[test]
     fn params_have_the_shaders_layout() {
-        for (_, kernel) in FORWARD {
+        for kernel in variants::kernels_of("linear_forward") {
             layout!(
                 kernel,
                 ForwardParams {
@@ -329,7 +312,7 @@ mod tests {
                 }
             );
         }
-        for (_, kernel) in INPUT_GRADIENT {
+        for kernel in variants::kernels_of("linear_input_gradient") {
             layout!(
                 kernel,
                 InputGradientParams {
@@ -346,19 +329,21 @@ mod tests {
                 }
             );
         }
-        layout!(
-            &WEIGHT_GRADIENT,
-            WeightGradientParams {
-                m,
-                n,
-                k4,
-                dy_stride,
-                x_stride,
-                dy_offset,
-                dw_row,
-                flags,
-                alpha
-            }
-        );
+        for kernel in variants::kernels_of("linear_weight_gradient") {
+            layout!(
+                kernel,
+                WeightGradientParams {
+                    m,
+                    n,
+                    k4,
+                    dy_stride,
+                    x_stride,
+                    dy_offset,
+                    dw_row,
+                    flags,
+                    alpha
+                }
+            );
+        }
     }
 }

@@ -265,13 +265,13 @@ fn weight_gradient_case(g: &mut Gen, shape: Shape) -> Case {
     }
 }
 
-pub(super) fn forward_cases<const TYPE: usize>() -> Vec<Case> {
+fn forward_cases<const TYPE: usize>() -> Vec<Case> {
     let (dtype, mut g) = (DType::ALL[TYPE], Gen::new(10 + TYPE as u64));
     let case = |shape| forward_case(&mut g, dtype, shape);
     shapes(dtype).into_iter().map(case).collect()
 }
 
-pub(super) fn input_gradient_cases<const TYPE: usize>() -> Vec<Case> {
+fn input_gradient_cases<const TYPE: usize>() -> Vec<Case> {
     let (dtype, mut g) = (DType::ALL[TYPE], Gen::new(20 + TYPE as u64));
     let case = |shape| input_gradient_case(&mut g, dtype, shape);
     shapes(dtype).into_iter().map(case).collect()
@@ -281,6 +281,35 @@ pub(super) fn weight_gradient_cases() -> Vec<Case> {
     let mut g = Gen::new(30);
     let case = |shape| weight_gradient_case(&mut g, shape);
     shapes(DType::F32).into_iter().map(case).collect()
+}
+
+pub(super) fn portable(cases: Vec<Case>) -> Vec<Case> {
+    cases.into_iter().map(|c| c.forced("portable")).collect()
+}
+
+/// The cases of an op with a variant forced, one function for each pair.
+macro_rules! forced {
+    ($($name:ident = $cases:ident, $variant:literal;)*) => {
+        $(pub(super) fn $name<const TYPE: usize>() -> Vec<Case> {
+            $cases::<TYPE>().into_iter().map(|c| c.forced($variant)).collect()
+        })*
+    };
+}
+
+forced! {
+    forward_portable = forward_cases, "portable";
+    forward_1 = forward_cases, "subgroup-1";
+    forward_4 = forward_cases, "subgroup-4";
+    forward_16 = forward_cases, "subgroup-16";
+    input_gradient_portable = input_gradient_cases, "portable";
+    input_gradient_16 = input_gradient_cases, "subgroup-16";
+}
+
+pub(super) fn weight_gradient_16() -> Vec<Case> {
+    weight_gradient_cases()
+        .into_iter()
+        .map(|c| c.forced("subgroup-16"))
+        .collect()
 }
 
 #[cfg(test)]

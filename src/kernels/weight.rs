@@ -12,17 +12,27 @@ use crate::kernels::pad4;
 use crate::tensor::DType;
 use std::ops::Range;
 
-/// A kernel for every element type of the weight, in the order of [`DType::ALL`]: the shader with each type's
-/// `shared/weight_*.wgsl` appended.
+/// A kernel for every element type of the weight, in the order of [`DType::ALL`]: the shader, its shared parts, and each
+/// type's `shared/weight_*.wgsl`.
 macro_rules! weight_kernels {
-    ($op:literal, $file:literal, [$(($dtype:ident, $suffix:literal, [$($part:literal),*])),* $(,)?]) => {
-        [$((crate::tensor::DType::$dtype, &crate::gpu::Kernel::portable(
+    ($make:ident, $op:literal, $main:tt, [$(($dtype:ident, $suffix:literal, $parts:tt)),* $(,)?]) => {
+        [$((crate::tensor::DType::$dtype, &crate::gpu::Kernel::$make(
             concat!($op, "_", $suffix),
-            &[include_str!(concat!("../../shaders/", $file)), $(include_str!(concat!("../../shaders/shared/", $part))),*],
+            weight_kernels!(@texts $main $parts),
         ))),*]
     };
+    (@texts [$file:literal $(, $shared:literal)*] [$($part:literal),*]) => {
+        &[
+            include_str!(concat!("../../shaders/", $file)),
+            $(include_str!(concat!("../../shaders/shared/", $shared)),)*
+            $(include_str!(concat!("../../shaders/shared/", $part))),*
+        ]
+    };
     ($op:literal, $file:literal) => {
-        weight_kernels!($op, $file, [
+        weight_kernels!(portable, $op, [$file])
+    };
+    ($make:ident, $op:literal, $main:tt) => {
+        weight_kernels!($make, $op, $main, [
             (F32, "f32", ["weight_f32.wgsl"]),
             (F16, "f16", ["weight_f16.wgsl", "half.wgsl"]),
             (BF16, "bf16", ["weight_bf16.wgsl"]),

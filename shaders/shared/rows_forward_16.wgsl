@@ -1,0 +1,46 @@
+// 16 rows of y a workgroup. Goes with linear_forward_subgroup.wgsl.
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
+        @builtin(subgroup_invocation_id) lane: u32) {
+    let col = (group.x * LANES + local.x) * 4u;
+    let n = rows_of(col);
+    let row = group.y * 16u;
+    let last = p.m - 1u;
+    let stride = p.x_stride * 4u;
+    let b0 = row * stride;
+    let b1 = min(row + 1u, last) * stride;
+    let b2 = min(row + 2u, last) * stride;
+    let b3 = min(row + 3u, last) * stride;
+    let b4 = min(row + 4u, last) * stride;
+    let b5 = min(row + 5u, last) * stride;
+    let b6 = min(row + 6u, last) * stride;
+    let b7 = min(row + 7u, last) * stride;
+    let b8 = min(row + 8u, last) * stride;
+    let b9 = min(row + 9u, last) * stride;
+    let b10 = min(row + 10u, last) * stride;
+    let b11 = min(row + 11u, last) * stride;
+    let b12 = min(row + 12u, last) * stride;
+    let b13 = min(row + 13u, last) * stride;
+    let b14 = min(row + 14u, last) * stride;
+    let b15 = min(row + 15u, last) * stride;
+    var s0 = vec4<f32>(); var s1 = vec4<f32>(); var s2 = vec4<f32>(); var s3 = vec4<f32>();
+    var s4 = vec4<f32>(); var s5 = vec4<f32>(); var s6 = vec4<f32>(); var s7 = vec4<f32>();
+    var s8 = vec4<f32>(); var s9 = vec4<f32>(); var s10 = vec4<f32>(); var s11 = vec4<f32>();
+    var s12 = vec4<f32>(); var s13 = vec4<f32>(); var s14 = vec4<f32>(); var s15 = vec4<f32>();
+    for (var k = 0u; k < p.k4; k += 2u) {
+        let c = k * 4u + lane;
+        let v0 = values(b0, c); let v1 = values(b1, c); let v2 = values(b2, c); let v3 = values(b3, c);
+        let v4 = values(b4, c); let v5 = values(b5, c); let v6 = values(b6, c); let v7 = values(b7, c);
+        let v8 = values(b8, c); let v9 = values(b9, c); let v10 = values(b10, c); let v11 = values(b11, c);
+        let v12 = values(b12, c); let v13 = values(b13, c); let v14 = values(b14, c); let v15 = values(b15, c);
+        let w = weights(n, k);
+        s0 = chain8(v0, w, s0); s1 = chain8(v1, w, s1); s2 = chain8(v2, w, s2); s3 = chain8(v3, w, s3);
+        s4 = chain8(v4, w, s4); s5 = chain8(v5, w, s5); s6 = chain8(v6, w, s6); s7 = chain8(v7, w, s7);
+        s8 = chain8(v8, w, s8); s9 = chain8(v9, w, s9); s10 = chain8(v10, w, s10); s11 = chain8(v11, w, s11);
+        s12 = chain8(v12, w, s12); s13 = chain8(v13, w, s13); s14 = chain8(v14, w, s14); s15 = chain8(v15, w, s15);
+    }
+    store(row, col, s0); store(row + 1u, col, s1); store(row + 2u, col, s2); store(row + 3u, col, s3);
+    store(row + 4u, col, s4); store(row + 5u, col, s5); store(row + 6u, col, s6); store(row + 7u, col, s7);
+    store(row + 8u, col, s8); store(row + 9u, col, s9); store(row + 10u, col, s10); store(row + 11u, col, s11);
+    store(row + 12u, col, s12); store(row + 13u, col, s13); store(row + 14u, col, s14); store(row + 15u, col, s15);
+}

@@ -1,0 +1,22 @@
+// 4 rows of y a workgroup. Goes with linear_forward_subgroup.wgsl.
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
+        @builtin(subgroup_invocation_id) lane: u32) {
+    let col = (group.x * LANES + local.x) * 4u;
+    let n = rows_of(col);
+    let row = group.y * 4u;
+    let last = p.m - 1u;
+    let stride = p.x_stride * 4u;
+    let b0 = row * stride;
+    let b1 = min(row + 1u, last) * stride;
+    let b2 = min(row + 2u, last) * stride;
+    let b3 = min(row + 3u, last) * stride;
+    var s0 = vec4<f32>(); var s1 = vec4<f32>(); var s2 = vec4<f32>(); var s3 = vec4<f32>();
+    for (var k = 0u; k < p.k4; k += 2u) {
+        let c = k * 4u + lane;
+        let v0 = values(b0, c); let v1 = values(b1, c); let v2 = values(b2, c); let v3 = values(b3, c);
+        let w = weights(n, k);
+        s0 = chain8(v0, w, s0); s1 = chain8(v1, w, s1); s2 = chain8(v2, w, s2); s3 = chain8(v3, w, s3);
+    }
+    store(row, col, s0); store(row + 1u, col, s1); store(row + 2u, col, s2); store(row + 3u, col, s3);
+}
