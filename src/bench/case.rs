@@ -56,12 +56,19 @@ pub enum Rate {
     Coop,
 }
 
+/// Records one run.
+pub type RecordFn = Box<dyn Fn(&mut Recorder) -> Result<()>>;
+/// Compares what a run left with float64.
+pub type CheckFn = Box<dyn Fn(&Gpu) -> Result<f64>>;
+/// Makes a case's buffers.
+pub type BuildFn = Box<dyn Fn(&Gpu) -> Result<Prepared>>;
+
 /// A case's buffers on the device.
 pub struct Prepared {
     /// Records one run.
-    pub record: Box<dyn Fn(&mut Recorder) -> Result<()>>,
+    pub record: RecordFn,
     /// After one run on fresh buffers: the largest error of the checked outputs relative to the largest of them.
-    pub check: Box<dyn Fn(&Gpu) -> Result<f64>>,
+    pub check: CheckFn,
 }
 
 /// One row of `bench kernels`.
@@ -87,7 +94,7 @@ pub struct BenchCase {
     /// What bounds the arithmetic.
     pub rate: Rate,
     /// Makes its buffers; an `Err` that is no fault of the device says why the case cannot be.
-    pub build: Box<dyn Fn(&Gpu) -> Result<Prepared>>,
+    pub build: BuildFn,
 }
 
 impl BenchCase {

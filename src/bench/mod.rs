@@ -5,6 +5,7 @@
 //! | [`ceiling`] | multiply-add rate, bandwidth, cost of a dispatch |
 //! | [`cases`], [`case`] | the list of kernel cases: op, variant, shape, operations, bytes, how to record, how to check |
 //! | [`kernels`] | runs that list against the roofline |
+//! | [`rollout`], [`train`], [`policy`] | tokens a second, seconds a step by phase, peak memory |
 //! | [`timing`] | repetitions, clocks, medians |
 //! | [`output`], [`baseline`] | rows as Markdown, CSV, JSON; comparison with a stored run |
 //! | [`models`], [`variants`] | named shapes; which variants an op has |
@@ -18,5 +19,8 @@ pub mod ceiling;
 pub mod kernels;
 pub mod models;
 pub mod output;
+pub mod policy;
+pub mod rollout;
 pub mod timing;
+pub mod train;
 pub mod variants;

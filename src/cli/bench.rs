@@ -1,5 +1,7 @@
 //! `bench`: ceilings, kernels, sampling and training, measured.
 
+mod runs;
+
 use std::path::PathBuf;
 
 use super::Globals;
@@ -25,7 +27,10 @@ use crate::model::save::write_atomic;
   tea-wgpu bench kernels --quick
   tea-wgpu bench kernels linear_forward/q8_0 --models llama-3.2-1b -o csv
   tea-wgpu bench kernels --save-baseline before.json
-  tea-wgpu bench kernels --compare before.json")]
+  tea-wgpu bench kernels --compare before.json
+  tea-wgpu bench rollout --model random:smollm2-135m
+  tea-wgpu bench train --batch 8 --no-checkpointing
+  tea-wgpu bench e2e --reward-model random:smollm2-135m -o json")]
 pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
@@ -35,6 +40,9 @@ pub(crate) struct Args {
 enum What {
     Ceiling(CeilingArgs),
     Kernels(KernelArgs),
+    Rollout(runs::RolloutArgs),
+    Train(runs::TrainArgs),
+    E2e(runs::E2eArgs),
 }
 
 /// What every measurement takes.
@@ -72,7 +80,7 @@ struct CeilingArgs {
 /// A case is named op/type/model/phase/shape/variant; FILTERs keep the cases whose name contains all of them. Work is
 /// timed by the GPU's timestamps where it has them (JSON says which clock). "% of roofline" is the least possible time
 /// (arithmetic at the measured multiply-add rate, or every operand once at the measured bandwidth, whichever is
-/// longer) over the time taken; operands that stay in a cache can exceed 100. "error" is the largest deviation from
+/// longer; the better of a ceiling taken before and one taken after the cases) over the time taken; operands that stay in a cache can exceed 100. "error" is the largest deviation from
 /// float64 among some 64 outputs, relative to the largest of them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -117,6 +125,9 @@ impl Args {
         match &self.what {
             What::Ceiling(args) => args.run(globals),
             What::Kernels(args) => args.run(globals),
+            What::Rollout(args) => args.run(globals),
+            What::Train(args) => args.run(globals),
+            What::E2e(args) => args.run(globals),
         }
     }
 }
@@ -202,7 +213,8 @@ impl KernelArgs {
             repetitions: 5,
             max_seconds: 1.0,
         };
-        let measured = ceiling::run(&globals.open_gpu()?, brief, true)?;
+        let plain = globals.open_gpu()?;
+        let before = ceiling::run(&plain, brief, true)?.ceiling;
         let limits = kernels::Limits {
             effort,
             max_bytes: self.max_bytes as f64,
@@ -211,10 +223,11 @@ impl KernelArgs {
         let mut rows = Vec::new();
         for case in &chosen {
             log::info!("{}", case.name());
-            rows.push(kernels::run(&gpu, case, &measured.ceiling, &limits)?);
+            rows.push(kernels::run(&gpu, case, &before, &limits)?);
         }
+        let after = ceiling::run(&plain, brief, true)?.ceiling;
         let mut header = Header::new(gpu.report(), "kernels");
-        header.ceiling = Some(measured.ceiling);
+        header.ceiling = Some(kernels::redraw(&chosen, &mut rows, &before, &after));
         self.common.finish(&header, &rows, old.as_ref())
     }
 }

@@ -10,8 +10,12 @@ pub struct MemoryReport {
     pub current: u64,
     /// Most bytes that were allocated at once.
     pub peak: u64,
+    /// Buffers allocated so far, freed ones too.
+    pub allocations: u64,
     /// Bytes allocated now by each label (text before the first `/` of a buffer's label).
     pub by_owner: BTreeMap<String, u64>,
+    /// The same when the peak was reached.
+    pub by_owner_at_peak: BTreeMap<String, u64>,
 }
 
 #[derive(Default)]
@@ -21,8 +25,12 @@ impl Tracker {
     fn add(&self, owner: &str, bytes: u64) {
         let mut r = super::device::lock(&self.0);
         r.current += bytes;
-        r.peak = r.peak.max(r.current);
+        r.allocations += 1;
         *r.by_owner.entry(owner.to_string()).or_default() += bytes;
+        if r.current > r.peak {
+            r.peak = r.current;
+            r.by_owner_at_peak = r.by_owner.clone();
+        }
     }
 
     fn remove(&self, owner: &str, bytes: u64) {

@@ -193,7 +193,7 @@ impl Gpu {
         &self.0.report
     }
 
-    /// Bytes allocated now, the peak so far, and the peak by label.
+    /// Bytes allocated now and at the peak, by label.
     pub fn memory(&self) -> MemoryReport {
         self.0.tracker.report()
     }

@@ -5,11 +5,13 @@ use std::borrow::Cow;
 use rand::RngExt;
 use serde_json::{Value, json};
 
+use super::params::{Model, upload};
 use super::parts::{Proj, Role};
 use super::save::AtomicDir;
 use super::spec::ModelSpec;
 use super::store::HostTensor;
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
 use crate::rng::{Stream, seed_for};
 use crate::tensor::DType;
 
@@ -27,20 +29,14 @@ const GPT2_WIDTH: f64 = 768.0;
 /// The same seed gives the same bits on every machine: a normal draw is the sum of twelve uniform ones, which needs no
 /// function of a mathematics library.
 pub fn random_tensors(spec: &ModelSpec, seed: u64) -> Vec<(String, HostTensor<'static>)> {
-    let std = GPT2_STD * (GPT2_WIDTH / spec.hidden_size as f64).sqrt();
-    let residual = std / (2.0 * spec.num_layers as f64).sqrt();
     (0u64..)
         .zip(spec.tensors())
         .map(|(number, tensor)| {
             let n: usize = tensor.shape.iter().product();
             let mut stream = Stream::new(seed_for(seed, number, 0, 0), INIT);
-            let mut normal =
-                |std: f64| -> Vec<f32> { (0..n).map(|_| (std * draw(&mut stream)) as f32).collect() };
-            let values = match tensor.role {
-                Role::AttnNorm | Role::MlpNorm | Role::FinalNorm | Role::QNorm | Role::KNorm => vec![1.0; n],
-                Role::Bias(_) => vec![0.0; n],
-                Role::Weight(Proj::O | Proj::Down) => normal(residual),
-                Role::Embedding | Role::Weight(_) | Role::LmHead | Role::Score => normal(std),
+            let values = match start(spec, tensor.role) {
+                Start::Constant(value) => vec![value; n],
+                Start::Normal(std) => (0..n).map(|_| (std * draw(&mut stream)) as f32).collect(),
             };
             let host = HostTensor {
                 dtype: DType::F32,
@@ -50,6 +46,55 @@ pub fn random_tensors(spec: &ModelSpec, seed: u64) -> Vec<(String, HostTensor<'s
             (tensor.name, host)
         })
         .collect()
+}
+
+/// How a tensor starts.
+enum Start {
+    Constant(f32),
+    /// With this standard deviation.
+    Normal(f64),
+}
+
+fn start(spec: &ModelSpec, role: Role) -> Start {
+    let std = GPT2_STD * (GPT2_WIDTH / spec.hidden_size as f64).sqrt();
+    match role {
+        Role::AttnNorm | Role::MlpNorm | Role::FinalNorm | Role::QNorm | Role::KNorm => Start::Constant(1.0),
+        Role::Bias(_) => Start::Constant(0.0),
+        Role::Weight(Proj::O | Proj::Down) => Start::Normal(std / (2.0 * spec.num_layers as f64).sqrt()),
+        Role::Embedding | Role::Weight(_) | Role::LmHead | Role::Score => Start::Normal(std),
+    }
+}
+
+/// Draws that [`random_model`] makes before it repeats them; a prime, so that no two rows of a matrix are equal.
+const POOL: usize = 1_048_583;
+
+/// A model with weights of the sizes and deviations of [`random_tensors`], on the device as `dtype`, for measuring: a few
+/// draws are repeated, so that a model of billions of weights is made in seconds. Nothing can be learned from it.
+///
+/// # Errors
+/// A type that weights are not converted to, or out of memory.
+pub fn random_model(gpu: &Gpu, spec: &ModelSpec, dtype: DType, positions: usize, seed: u64) -> Result<Model> {
+    let mut stream = Stream::new(seed_for(seed, 0, 0, 0), INIT);
+    let pool: Vec<f32> = (0..POOL).map(|_| draw(&mut stream) as f32).collect();
+    let mut from = 0;
+    Model::build(gpu, spec, positions, &mut |t| {
+        let n: usize = t.shape.iter().product();
+        let values: Vec<f32> = match start(spec, t.role) {
+            Start::Constant(value) => vec![value; n],
+            Start::Normal(std) => {
+                let draws = pool.iter().cycle().skip(from).take(n);
+                draws.map(|d| std as f32 * d).collect()
+            }
+        };
+        // The next tensor goes on where this one ended.
+        from = (from + n) % POOL;
+        let host = HostTensor {
+            dtype: DType::F32,
+            shape: t.shape.clone(),
+            bytes: Cow::Owned(bytemuck::pod_collect_to_vec(&values)),
+        };
+        upload(gpu, t, &host, Some(dtype))
+    })
 }
 
 /// A standard normal draw, to the third moment and nearly to the fourth: Σ of 12 uniforms − 6 (variance 1, |x| ≤ 6).
@@ -161,6 +206,60 @@ mod tests {
                 .map(|(_, t)| t.bytes.clone())
         };
         assert_ne!(bytes("layers.0.mlp.gate_proj"), bytes("layers.0.mlp.up_proj"));
+    }
+
+    #[test]
+    fn a_model_for_measuring_has_the_deviations_and_no_equal_rows() {
+        let options = crate::gpu::GpuOptions {
+            device: std::env::var("TEA_DEVICE").ok(),
+            ..Default::default()
+        };
+        let gpu = Gpu::open(&options).unwrap();
+        let spec = ModelSpec {
+            hidden_size: 256,
+            ..spec()
+        };
+        let model = random_model(&gpu, &spec, DType::F32, 8, 1).unwrap();
+        let mut rows: Vec<Vec<u32>> = Vec::new();
+        for (t, w) in model.base_tensors() {
+            let values = w.read_f32(&gpu).unwrap();
+            match start(&spec, t.role) {
+                Start::Constant(c) => assert!(values.iter().all(|v| *v == c), "{}", t.name),
+                Start::Normal(std) => {
+                    let n = values.len() as f64;
+                    let square: f64 = values.iter().map(|v| f64::from(*v).powi(2)).sum();
+                    let ratio = (square / n).sqrt() / std;
+                    assert!(
+                        (ratio - 1.0).abs() < 5.0 / (2.0 * n).sqrt(),
+                        "{}: {ratio}",
+                        t.name
+                    );
+                    rows.extend(
+                        values
+                            .chunks_exact(w.cols)
+                            .map(|r| r.iter().map(|v| v.to_bits()).collect()),
+                    );
+                }
+            }
+        }
+        let count = rows.len();
+        rows.sort();
+        rows.dedup();
+        assert_eq!(rows.len(), count);
+        let small = random_model(
+            &gpu,
+            &ModelSpec {
+                hidden_size: 64,
+                head_dim: 16,
+                intermediate_size: 96,
+                ..spec
+            },
+            DType::Q8_0,
+            8,
+            1,
+        )
+        .unwrap();
+        assert_eq!(small.embed.value.dtype, DType::Q8_0);
     }
 
     #[test]

@@ -1,0 +1,184 @@
+//! `bench rollout`: tokens a second of prefill, of decoding, and of sampling groups.
+
+use super::output::Row;
+use super::policy::{Policy, at_least_one};
+use super::timing::Clock;
+use crate::error::Result;
+use crate::kernels::sample::SampleParams;
+use crate::rollout::{Job, SampleConfig, Sampler, SamplerShape};
+use std::time::Instant;
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Prompt lengths of the prefill tests.
+    pub prefill: Vec<usize>,
+    /// Batches of the decode tests.
+    pub decode: Vec<usize>,
+    /// Tokens that a decode test generates for each sequence.
+    pub decode_length: usize,
+    /// Prompts of the sampling test, B.
+    pub batch: usize,
+    /// Responses a prompt, m.
+    pub num_generations: usize,
+    /// Prompt tokens.
+    pub prompt_length: usize,
+    /// Tokens a response, T; random weights never stop.
+    pub max_completion_length: usize,
+    /// Samples of each test.
+    pub repetitions: usize,
+    /// Most rows in a prefill pass.
+    pub token_budget: usize,
+}
+
+impl Settings {
+    /// Positions that the longest sequence takes.
+    pub fn positions(&self) -> usize {
+        let longest = self.prefill.iter().copied().max().unwrap_or(0);
+        (longest + 1)
+            .max(self.decode_length + 1)
+            .max(self.prompt_length + self.max_completion_length)
+    }
+
+    /// # Errors
+    /// A size of zero.
+    pub fn validate(&self) -> Result<()> {
+        at_least_one(&[
+            ("--prefill", self.prefill.iter().copied().min().unwrap_or(1)),
+            ("--decode", self.decode.iter().copied().min().unwrap_or(1)),
+            ("--decode-length", self.decode_length),
+            ("--batch", self.batch),
+            ("--num-generations", self.num_generations),
+            ("--prompt-length", self.prompt_length),
+            ("--max-completion-length", self.max_completion_length),
+            ("--repetitions", self.repetitions),
+            ("--token-budget", self.token_budget),
+        ])
+    }
+}
+
+/// One test: prompts, samples of each, tokens of each sample.
+#[derive(Debug, Clone, Copy)]
+struct Test {
+    prompts: usize,
+    prompt: usize,
+    samples: usize,
+    length: usize,
+}
+
+impl Test {
+    fn shape(&self, policy: &Policy, token_budget: usize) -> SamplerShape {
+        SamplerShape {
+            sequences: self.prompts * self.samples,
+            cache_rows: self.prompts * (self.prompt + self.samples * self.length),
+            prefill_rows: (self.prompts * self.prompt).min(token_budget),
+            rank: policy.rank(),
+        }
+    }
+}
+
+/// Runs the tests.
+///
+/// # Errors
+/// A size of zero, out of memory, or a GPU error.
+pub fn run(policy: &Policy, s: &Settings) -> Result<Vec<Row>> {
+    s.validate()?;
+    let mut rows = Vec::new();
+    for length in &s.prefill {
+        let test = Test {
+            prompts: 1,
+            prompt: *length,
+            samples: 1,
+            length: 1,
+        };
+        // As llama-bench's pp: the prompt and the logits after it.
+        rows.push(rate(policy, s, format!("pp{length}"), "", test, *length)?);
+    }
+    for batch in &s.decode {
+        let test = Test {
+            prompts: 1,
+            prompt: 1,
+            samples: *batch,
+            length: s.decode_length,
+        };
+        let tokens = batch * s.decode_length;
+        let (name, variant) = (format!("tg{}", s.decode_length), format!("batch {batch}"));
+        rows.push(rate(policy, s, name, &variant, test, tokens)?);
+    }
+    if let Some(row) = ratio(policy, &rows) {
+        rows.push(row);
+    }
+    let test = Test {
+        prompts: s.batch,
+        prompt: s.prompt_length,
+        samples: s.num_generations,
+        length: s.max_completion_length,
+    };
+    let tokens = s.batch * s.num_generations * s.max_completion_length;
+    let name = format!(
+        "sample {}×{}×{}",
+        s.batch, s.num_generations, s.max_completion_length
+    );
+    let variant = format!("prompts of {}", s.prompt_length);
+    rows.push(rate(policy, s, name, &variant, test, tokens)?);
+    rows.extend(policy.memory_rows());
+    Ok(rows)
+}
+
+/// Tokens a second of the largest decode batch over those of the longest prefill.
+fn ratio(policy: &Policy, rows: &[Row]) -> Option<Row> {
+    let prefill = rows.iter().rfind(|r| r.test.starts_with("pp"))?;
+    let decode = rows.iter().rfind(|r| r.test.starts_with("tg"))?;
+    let test = format!("{} {} over {}", decode.test, decode.variant, prefill.test);
+    Some(policy.row(test, "", "×", Row::of(vec![decode.value / prefill.value], true)))
+}
+
+fn rate(
+    policy: &Policy,
+    s: &Settings,
+    name: String,
+    variant: &str,
+    test: Test,
+    tokens: usize,
+) -> Result<Row> {
+    let gpu = &policy.model.gpu;
+    let mut sampler = Sampler::new(&policy.model, test.shape(policy, s.token_budget))?;
+    let jobs: Vec<Job> = (0u64..)
+        .zip(policy.tokens(test.prompts, test.prompt))
+        .map(|(prompt, tokens)| Job {
+            tokens,
+            prompt,
+            samples: test.samples,
+            first: 0,
+        })
+        .collect();
+    let config = SampleConfig {
+        params: SampleParams::PLAIN,
+        max_completion_length: test.length,
+        stop: Vec::new(),
+        seed: 1,
+        step: 0,
+    };
+    let mut once = || -> Result<f64> {
+        let begun = Instant::now();
+        sampler.generate(&policy.model, &jobs, &config)?;
+        Ok(begun.elapsed().as_secs_f64())
+    };
+    once()?;
+    let before = (gpu.memory().allocations, gpu.pipelines_made());
+    let samples = (0..s.repetitions)
+        .map(|_| once().map(|seconds| tokens as f64 / seconds))
+        .collect::<Result<Vec<f64>>>()?;
+    let made = (
+        gpu.memory().allocations - before.0,
+        gpu.pipelines_made() - before.1,
+    );
+    let row = Row {
+        clock: Some(Clock::Wall),
+        ..Row::of(samples, true)
+    };
+    Ok(policy
+        .row(name, variant, "tok/s", row)
+        .with("allocations", made.0)
+        .with("pipelines", made.1))
+}

@@ -1,0 +1,549 @@
+//! `bench train` and `bench e2e`: seconds of a training step by phase, and its memory.
+
+use super::output::Row;
+use super::policy::{Policy, at_least_one};
+use super::timing::{Clock, median};
+use crate::config::Schedule;
+use crate::error::{Error, Result};
+use crate::gpu::Recorder;
+use crate::kernels::sample::SampleParams;
+use crate::model::run::{self, Group};
+use crate::model::workspace::{Shape, Workspace};
+use crate::optim::{Optimizer, Settings as OptimizerSettings};
+use crate::rollout::{Job, SampleConfig, Sampler, SamplerShape};
+use std::time::Instant;
+
+/// Sizes of a step.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Prompts, B.
+    pub batch: usize,
+    /// Responses a prompt, m.
+    pub num_generations: usize,
+    /// Prompt tokens.
+    pub prompt_length: usize,
+    /// Tokens a response, T.
+    pub max_completion_length: usize,
+    /// Samples.
+    pub repetitions: usize,
+    /// Most rows in a pass.
+    pub token_budget: usize,
+    /// Keep every layer's activations.
+    pub no_checkpointing: bool,
+    /// Score the reference policy, as a run with β > 0 does.
+    pub reference: bool,
+}
+
+impl Settings {
+    /// Positions that a sequence takes.
+    pub fn positions(&self) -> usize {
+        self.prompt_length + self.max_completion_length
+    }
+
+    /// # Errors
+    /// A size of zero.
+    pub fn validate(&self) -> Result<()> {
+        at_least_one(&[
+            ("--batch", self.batch),
+            ("--num-generations", self.num_generations),
+            ("--prompt-length", self.prompt_length),
+            ("--max-completion-length", self.max_completion_length),
+            ("--repetitions", self.repetitions),
+            ("--token-budget", self.token_budget),
+        ])
+    }
+
+    /// Rows that the step's sequences take when a group's prompt is computed once.
+    pub fn rows(&self) -> usize {
+        self.batch * (self.prompt_length + self.num_generations * (self.max_completion_length - 1))
+    }
+
+    fn targets(&self) -> usize {
+        self.batch * self.num_generations * self.max_completion_length
+    }
+
+    fn workspace(&self, rank: usize) -> Shape {
+        let longest = self.prompt_length + self.max_completion_length;
+        let rows = self.rows().min(self.token_budget.max(longest));
+        Shape {
+            rows,
+            readouts: (rows + self.num_generations).min(self.targets()),
+            rank,
+            backward: true,
+            keep_all: self.no_checkpointing,
+            vocabulary_head: true,
+        }
+    }
+
+    fn name(&self) -> String {
+        format!(
+            "{}×{}×({}+{})",
+            self.batch, self.num_generations, self.prompt_length, self.max_completion_length
+        )
+    }
+}
+
+/// Seconds of one step by phase; a phase that was not run is 0.
+#[derive(Debug, Clone, Copy, Default)]
+struct Phases {
+    sample: f64,
+    score: f64,
+    reference: f64,
+    forward: f64,
+    backward: f64,
+    optimizer: f64,
+}
+
+impl Phases {
+    fn named(&self) -> [(&'static str, f64); 6] {
+        [
+            ("sample", self.sample),
+            ("score", self.score),
+            ("reference", self.reference),
+            ("forward", self.forward),
+            ("backward", self.backward),
+            ("optimizer", self.optimizer),
+        ]
+    }
+
+    fn total(&self) -> f64 {
+        self.named().iter().map(|(_, s)| s).sum()
+    }
+}
+
+/// Everything that is allocated once.
+struct Stage<'a> {
+    policy: &'a Policy,
+    settings: &'a Settings,
+    ws: Workspace,
+    optimizer: Optimizer,
+    /// Where a step samples; `None` takes made-up responses.
+    sampler: Option<Sampler>,
+    /// The reward model and its workspace.
+    reward: Option<(&'a Policy, Workspace)>,
+    prompts: Vec<Vec<u32>>,
+}
+
+impl<'a> Stage<'a> {
+    fn new(policy: &'a Policy, s: &'a Settings, reward: Option<&'a Policy>, sample: bool) -> Result<Self> {
+        s.validate()?;
+        if policy.rank() == 0 {
+            return Err(Error::user(
+                "--lora-rank must be at least 1: an adapter is trained",
+            ));
+        }
+        let (gpu, spec) = (&policy.model.gpu, &policy.model.spec);
+        let settings = OptimizerSettings {
+            learning_rate: 1e-6,
+            warmup_steps: 0,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            schedule: Schedule::Constant,
+            total_steps: 1_000_000,
+        };
+        let sampler = sample.then(|| {
+            let shape = |sequences: usize| SamplerShape {
+                sequences,
+                cache_rows: sequences.div_ceil(s.num_generations) * s.prompt_length
+                    + s.prompt_length
+                    + sequences * s.max_completion_length,
+                prefill_rows: s.token_budget.min(s.batch * s.prompt_length),
+                rank: policy.rank(),
+            };
+            let cap = gpu.caps().max_binding;
+            Sampler::new(
+                &policy.model,
+                SamplerShape::within(cap, spec, s.batch * s.num_generations, shape),
+            )
+        });
+        let reward = reward.map(|r| {
+            let sequence = s.prompt_length + s.max_completion_length;
+            let shape = Shape {
+                rows: s
+                    .token_budget
+                    .max(sequence)
+                    .min(s.rows() + s.batch * s.num_generations),
+                readouts: s.batch * s.num_generations,
+                rank: 0,
+                backward: false,
+                keep_all: false,
+                vocabulary_head: false,
+            };
+            Workspace::new(gpu, &r.model.spec, shape).map(|ws| (r, ws))
+        });
+        Ok(Self {
+            ws: Workspace::new(gpu, spec, s.workspace(policy.rank()))?,
+            optimizer: Optimizer::new(gpu, policy.model.trainable(), settings)?,
+            sampler: sampler.transpose()?,
+            reward: reward.transpose()?,
+            prompts: policy.tokens(s.batch, s.prompt_length),
+            policy,
+            settings: s,
+        })
+    }
+
+    /// The responses of step number `step`, `[prompt][sample]`.
+    fn responses(&mut self, step: u64) -> Result<Vec<Vec<Vec<u32>>>> {
+        let s = self.settings;
+        let Some(sampler) = &mut self.sampler else {
+            let all = self
+                .policy
+                .tokens(s.batch * s.num_generations, s.max_completion_length);
+            return Ok(all.chunks(s.num_generations).map(<[Vec<u32>]>::to_vec).collect());
+        };
+        let jobs: Vec<Job> = (0u64..)
+            .zip(&self.prompts)
+            .map(|(prompt, tokens)| Job {
+                tokens: tokens.clone(),
+                prompt,
+                samples: s.num_generations,
+                first: 0,
+            })
+            .collect();
+        let config = SampleConfig {
+            params: SampleParams::PLAIN,
+            max_completion_length: s.max_completion_length,
+            stop: Vec::new(),
+            seed: 1,
+            step,
+        };
+        let groups = sampler.generate(&self.policy.model, &jobs, &config)?;
+        Ok(groups
+            .into_iter()
+            .map(|g| g.into_iter().map(|c| c.tokens).collect())
+            .collect())
+    }
+
+    fn score(&self, responses: &[Vec<Vec<u32>>]) -> Result<()> {
+        let Some((reward, ws)) = &self.reward else {
+            return Ok(());
+        };
+        let limit = reward.model.spec.vocab_size as u32;
+        let sequences: Vec<Vec<u32>> = self
+            .prompts
+            .iter()
+            .zip(responses)
+            .flat_map(|(p, group)| {
+                group
+                    .iter()
+                    .map(move |r| p.iter().chain(r).map(|t| t % limit).collect())
+            })
+            .collect();
+        let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+        run::scores(&reward.model, ws, &slices).map(drop)
+    }
+
+    /// One step: its phases in order, each ended by a wait.
+    fn step(&mut self, step: u64) -> Result<Phases> {
+        let mut phases = Phases::default();
+        let mut clock = Instant::now();
+        let mut lap = move || {
+            let seconds = clock.elapsed().as_secs_f64();
+            clock = Instant::now();
+            seconds
+        };
+        let sampled = self.sampler.is_some();
+        let responses = self.responses(step)?;
+        let made = lap();
+        phases.sample = if sampled { made } else { 0.0 };
+        self.score(&responses)?;
+        let scored = lap();
+        phases.score = if self.reward.is_some() { scored } else { 0.0 };
+        let groups: Vec<Group<'_>> = self
+            .prompts
+            .iter()
+            .zip(&responses)
+            .map(|(prefix, suffixes)| Group {
+                prefix,
+                suffixes: suffixes.iter().map(Vec::as_slice).collect(),
+            })
+            .collect();
+        let model = &self.policy.model;
+        if self.settings.reference {
+            run::log_probs(model, &self.ws, &groups, false)?;
+        }
+        let referred = lap();
+        phases.reference = if self.settings.reference { referred } else { 0.0 };
+        run::each_batch(model, &self.ws, &groups, true, &mut |rec, ran| {
+            // The log-probabilities have been read: the forward pass is over.
+            phases.forward += lap();
+            let n = ran.logp.len() as f32;
+            // Coefficients of both signs, as advantages are; their size does not change the work.
+            let dlogp: Vec<f32> = (0..ran.logp.len())
+                .map(|i| if i % 2 == 0 { 1.0 } else { -1.0 } / n)
+                .collect();
+            ran.pass
+                .backward_log_probs(rec, ran.loaded, &dlogp, &ran.batch.tokens)?;
+            rec.submit()?;
+            model.gpu.wait()?;
+            phases.backward += lap();
+            Ok(())
+        })?;
+        self.optimizer.step(&mut Recorder::new(&model.gpu))?;
+        model.gpu.wait()?;
+        phases.optimizer = lap();
+        Ok(phases)
+    }
+}
+
+/// Times steps of a policy: forward and backward of made-up responses, or (`sample`) everything from sampling on, with
+/// `reward` scoring where there is one.
+///
+/// # Errors
+/// A size of zero, no adapter, out of memory, or a GPU error.
+pub fn run(policy: &Policy, s: &Settings, reward: Option<&Policy>, sample: bool) -> Result<Vec<Row>> {
+    let gpu = &policy.model.gpu;
+    let mut stage = Stage::new(policy, s, reward, sample)?;
+    stage.step(0)?;
+    let before = (gpu.memory().allocations, gpu.pipelines_made());
+    let steps = (1..=s.repetitions as u64)
+        .map(|i| stage.step(i))
+        .collect::<Result<Vec<Phases>>>()?;
+    let made = (
+        gpu.memory().allocations - before.0,
+        gpu.pipelines_made() - before.1,
+    );
+    let checkpointing = if s.no_checkpointing {
+        "activations kept"
+    } else {
+        "checkpointed"
+    };
+    let variant = format!("r{}, {checkpointing}", policy.rank());
+    let whole = median(&steps.iter().map(Phases::total).collect::<Vec<f64>>());
+    let mut rows = Vec::new();
+    let mut push = |phase: &str, samples: Vec<f64>, tokens: usize| {
+        if samples.iter().all(|s| *s == 0.0) {
+            return;
+        }
+        let seconds = median(&samples);
+        let row = Row {
+            clock: Some(Clock::Wall),
+            ..Row::of(samples, false)
+        };
+        let row = policy.row(format!("{phase} {}", s.name()), &variant, "s", row);
+        rows.push(
+            row.with("tok/s", tokens as f64 / seconds)
+                .with("% of step", 100.0 * seconds / whole),
+        );
+    };
+    for i in 0..steps[0].named().len() {
+        let (phase, _) = steps[0].named()[i];
+        let tokens = if phase == "sample" { s.targets() } else { s.rows() };
+        push(phase, steps.iter().map(|p| p.named()[i].1).collect(), tokens);
+    }
+    push(
+        "forward+backward",
+        steps.iter().map(|p| p.forward + p.backward).collect(),
+        s.rows(),
+    );
+    push("step", steps.iter().map(Phases::total).collect(), s.rows());
+    for (what, n) in [("allocations", made.0 as f64), ("pipelines", made.1 as f64)] {
+        let row = Row::of(vec![n / s.repetitions as f64], false);
+        rows.push(policy.row(format!("{what} a step after the first"), &variant, "", row));
+    }
+    rows.extend(policy.memory_rows());
+    Ok(rows)
+}
+
+/// Times forward and backward of one block ([`Policy::block`]) over `sequences` of `length` tokens, gradients of every
+/// weight included. Norm, embedding and a head of one output stand around it; they are less than 1% of the work.
+///
+/// # Errors
+/// Out of memory or a GPU error.
+pub fn block(policy: &Policy, sequences: usize, length: usize, repetitions: usize) -> Result<Vec<Row>> {
+    at_least_one(&[("--batch", sequences), ("--max-completion-length", length)])?;
+    let model = &policy.model;
+    let shape = Shape {
+        rows: sequences * length,
+        readouts: sequences,
+        rank: 0,
+        backward: true,
+        keep_all: true,
+        vocabulary_head: false,
+    };
+    let ws = Workspace::new(&model.gpu, &model.spec, shape)?;
+    let tokens = policy.tokens(sequences, length);
+    let slices: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
+    let once = || -> Result<f64> {
+        let begun = Instant::now();
+        run::each_scored(model, &ws, &slices, &mut |rec, scored| {
+            let dscores = vec![1.0; scored.range.len()];
+            scored
+                .pass
+                .backward_scores(rec, scored.loaded, &dscores, &scored.batch.tokens)
+        })?;
+        model.gpu.wait()?;
+        Ok(begun.elapsed().as_secs_f64())
+    };
+    once()?;
+    let samples = (0..repetitions.max(1))
+        .map(|_| once())
+        .collect::<Result<Vec<f64>>>()?;
+    let seconds = median(&samples);
+    let row = Row {
+        clock: Some(Clock::Wall),
+        ..Row::of(samples, false)
+    };
+    let test = format!("block forward+backward {sequences}×{length}");
+    let row = policy.row(test, "every weight", "s", row);
+    let mut rows = vec![row.with("tok/s", (sequences * length) as f64 / seconds)];
+    rows.extend(policy.memory_rows());
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::super::policy::PolicySettings;
+    use super::super::rollout;
+    use super::*;
+    use crate::gpu::{Gpu, GpuOptions};
+
+    fn settings() -> Settings {
+        Settings {
+            batch: 2,
+            num_generations: 3,
+            prompt_length: 5,
+            max_completion_length: 4,
+            repetitions: 2,
+            token_budget: 20,
+            no_checkpointing: false,
+            reference: true,
+        }
+    }
+
+    fn open(gpu: &Gpu, name: &str, score: bool) -> Policy {
+        let dir = format!("{}/models/{name}", env!("CARGO_MANIFEST_DIR"));
+        let s = PolicySettings {
+            model: dir,
+            dtype: None,
+            lora_rank: 4,
+            seed: 1,
+        };
+        Policy::open(gpu, &s, 64, score).unwrap()
+    }
+
+    #[test]
+    fn sizes_add_up() {
+        let s = settings();
+        // A response's last token is predicted, not read.
+        assert_eq!(s.rows(), 2 * (5 + 3 * 3));
+        assert_eq!(s.targets(), 24);
+        assert_eq!(s.workspace(4).rows, 20);
+        assert!(Settings { batch: 0, ..s }.validate().is_err());
+    }
+
+    #[test]
+    fn a_step_is_measured_phase_by_phase() {
+        let options = GpuOptions {
+            device: std::env::var("TEA_DEVICE").ok(),
+            ..Default::default()
+        };
+        let gpu = Gpu::open(&options).unwrap();
+        let (policy, judge) = (open(&gpu, "tiny", false), open(&gpu, "tiny-reward", true));
+        let rows = run(&policy, &settings(), Some(&judge), true).unwrap();
+        let seconds = |phase: &str| {
+            let row = rows.iter().find(|r| r.test.starts_with(phase));
+            row.unwrap_or_else(|| panic!("no row {phase}")).value
+        };
+        let phases = [
+            "sample ",
+            "score ",
+            "reference ",
+            "forward ",
+            "backward ",
+            "optimizer ",
+        ];
+        assert!(phases.iter().all(|p| seconds(p) > 0.0));
+        assert!(seconds("step ") > seconds("forward+backward "));
+        let made = rows.iter().find(|r| r.test.starts_with("pipelines")).unwrap();
+        assert_eq!(made.value, 0.0, "pipelines are made once");
+        let all = rows.iter().find(|r| r.variant == "all").unwrap().value;
+        let parts: f64 = rows
+            .iter()
+            .filter(|r| r.test == "peak on the device" && r.variant != "all")
+            .map(|r| r.value)
+            .sum();
+        assert!((all - parts).abs() < 1e-6, "{all} {parts}");
+        // Without sampling and reward there are no such rows.
+        let rows = run(&policy, &settings(), None, false).unwrap();
+        assert!(
+            !rows
+                .iter()
+                .any(|r| r.test.starts_with("sample ") || r.test.starts_with("score "))
+        );
+    }
+
+    #[test]
+    fn a_block_is_measured_with_the_gradients_of_its_weights() {
+        let options = GpuOptions {
+            device: std::env::var("TEA_DEVICE").ok(),
+            ..Default::default()
+        };
+        let gpu = Gpu::open(&options).unwrap();
+        let s = PolicySettings {
+            model: "random:smollm2-135m".into(),
+            dtype: None,
+            lora_rank: 0,
+            seed: 1,
+        };
+        let policy = Policy::block(&gpu, &s, 8).unwrap();
+        let rows = block(&policy, 2, 8, 2).unwrap();
+        assert_eq!(rows[0].test, "block forward+backward 2×8");
+        assert!(rows[0].value > 0.0);
+        let gradients: Vec<_> = policy.model.trainable();
+        assert!(gradients.len() >= 9);
+        for t in gradients.iter().filter(|t| t.name.contains("proj")) {
+            let sum: f64 = t
+                .grad
+                .read_f32(&gpu)
+                .unwrap()
+                .iter()
+                .map(|g| f64::from(g.abs()))
+                .sum();
+            assert!(sum > 0.0, "{}", t.name);
+        }
+        let s = PolicySettings {
+            model: "tiny".into(),
+            ..s
+        };
+        assert!(Policy::block(&gpu, &s, 8).is_err());
+    }
+
+    #[test]
+    fn sampling_rates_are_reported() {
+        let options = GpuOptions {
+            device: std::env::var("TEA_DEVICE").ok(),
+            ..Default::default()
+        };
+        let gpu = Gpu::open(&options).unwrap();
+        let policy = open(&gpu, "tiny", false);
+        let s = rollout::Settings {
+            prefill: vec![8, 16],
+            decode: vec![1, 4],
+            decode_length: 3,
+            batch: 2,
+            num_generations: 3,
+            prompt_length: 5,
+            max_completion_length: 4,
+            repetitions: 2,
+            token_budget: 64,
+        };
+        let rows = rollout::run(&policy, &s).unwrap();
+        let tests: Vec<&str> = rows.iter().map(|r| r.test.as_str()).collect();
+        assert_eq!(
+            tests[..6],
+            [
+                "pp8",
+                "pp16",
+                "tg3",
+                "tg3",
+                "tg3 batch 4 over pp16",
+                "sample 2×3×4"
+            ]
+        );
+        assert!(rows[..4].iter().all(|r| r.value > 0.0 && r.samples.len() == 2));
+        let ratio = rows[3].value / rows[1].value;
+        assert!((rows[4].value / ratio - 1.0).abs() < 1e-12);
+    }
+}

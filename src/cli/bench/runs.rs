@@ -1,0 +1,258 @@
+//! `bench rollout`, `bench train` and `bench e2e`.
+
+use super::Common;
+use crate::bench::output::{Header, Row};
+use crate::bench::policy::{Policy, PolicySettings};
+use crate::bench::rollout;
+use crate::bench::train::{self, Settings};
+use crate::cli::Globals;
+use crate::error::{Context, Result};
+use crate::gpu::Gpu;
+use crate::tensor::DType;
+
+/// The model that is measured.
+#[derive(Debug, clap::Args)]
+struct PolicyFlags {
+    /// Policy: an alias, a directory, a GGUF file, a hub id, or random weights: random:smollm2-135m, random:360m,
+    /// random:llama-1b, random:llama-8b
+    #[arg(long, default_value = "random:smollm2-135m")]
+    model: String,
+    /// Element type of the frozen policy: f32, f16, bf16, q8_0, q4_0 (default: as in training; random weights f32)
+    #[arg(long)]
+    base_dtype: Option<DType>,
+    /// Seed of weights, prompts and samples
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Most tokens in one forward and backward pass
+    #[arg(long, default_value_t = 2048, value_name = "TOKENS")]
+    token_budget: usize,
+}
+
+impl PolicyFlags {
+    fn settings(&self, lora_rank: usize) -> PolicySettings {
+        PolicySettings {
+            model: self.model.clone(),
+            dtype: self.base_dtype,
+            lora_rank,
+            seed: self.seed,
+        }
+    }
+}
+
+/// Tokens a second of prefill, of decoding, and of sampling groups
+///
+/// pp512 is a prompt of 512 tokens with the logits after it; tg32 decodes 32 tokens for each sequence of a batch;
+/// "sample B×m×T" draws m responses of T tokens to each of B prompts, prefill included. Prompts are made-up tokens and
+/// no token ends a response.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tea-wgpu bench rollout
+  tea-wgpu bench rollout --model smollm2.gguf --prefill 64,512 --decode 1 --decode-length 64
+  tea-wgpu bench rollout --model random:llama-1b --base-dtype q8_0 -o jsonl")]
+pub(super) struct RolloutArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    policy: PolicyFlags,
+    /// LoRA rank of a fresh adapter; 0 for none
+    #[arg(long, default_value_t = 0)]
+    lora_rank: usize,
+    /// Prompt lengths of the prefill tests
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "64,512",
+        value_name = "TOKENS,…"
+    )]
+    prefill: Vec<usize>,
+    /// Batch sizes of the decode tests
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64", value_name = "N,…")]
+    decode: Vec<usize>,
+    /// Tokens that a decode test generates for each sequence
+    #[arg(long, default_value_t = 32, value_name = "TOKENS")]
+    decode_length: usize,
+    /// Prompts of the sampling test, B
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    /// Responses a prompt, m
+    #[arg(long, default_value_t = 16, value_name = "M")]
+    num_generations: usize,
+    /// Tokens of a prompt in the sampling test
+    #[arg(long, default_value_t = 64, value_name = "TOKENS")]
+    prompt_length: usize,
+    /// Tokens of a response in the sampling test
+    #[arg(long, default_value_t = 64, value_name = "TOKENS")]
+    max_completion_length: usize,
+}
+
+/// Seconds of forward, backward and optimiser of a LoRA step on made-up sequences, and its peak memory
+///
+/// The default is 8 sequences of 128 tokens, every token but the first a target.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tea-wgpu bench train --no-checkpointing
+  tea-wgpu bench train --block
+  tea-wgpu bench train --model random:llama-1b --base-dtype q4_0 --batch 2 --max-completion-length 512")]
+pub(super) struct TrainArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    policy: PolicyFlags,
+    /// LoRA rank r
+    #[arg(long, default_value_t = 16)]
+    lora_rank: usize,
+    /// Prompts, B
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// Responses a prompt, m
+    #[arg(long, default_value_t = 1, value_name = "M")]
+    num_generations: usize,
+    /// Tokens of a prompt
+    #[arg(long, default_value_t = 1, value_name = "TOKENS")]
+    prompt_length: usize,
+    /// Tokens of a response; the last is predicted, not read
+    #[arg(long, default_value_t = 128, value_name = "TOKENS")]
+    max_completion_length: usize,
+    /// Keep every layer's activations instead of recomputing them
+    #[arg(long)]
+    no_checkpointing: bool,
+    /// One block with every weight's gradient, in place of a model with an adapter: --batch sequences of
+    /// --max-completion-length tokens
+    #[arg(long)]
+    block: bool,
+}
+
+/// Seconds of a whole training step by phase (sample, score, reference, forward, backward, optimizer), and its peak memory
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tea-wgpu bench e2e
+  tea-wgpu bench e2e --model random:360m --reward-model random:llama-1b --reward-dtype q8_0 --batch 4 --num-generations 32
+  tea-wgpu bench e2e --save-baseline before.json")]
+pub(super) struct E2eArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    policy: PolicyFlags,
+    /// Reward model: as --model; without it nothing is scored
+    #[arg(long)]
+    reward_model: Option<String>,
+    /// Element type of the reward model
+    #[arg(long)]
+    reward_dtype: Option<DType>,
+    /// LoRA rank r
+    #[arg(long, default_value_t = 16)]
+    lora_rank: usize,
+    /// Prompts in a step, B
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    /// Responses a prompt, m
+    #[arg(long, default_value_t = 16, value_name = "M")]
+    num_generations: usize,
+    /// Tokens of a prompt
+    #[arg(long, default_value_t = 64, value_name = "TOKENS")]
+    prompt_length: usize,
+    /// Tokens of a response
+    #[arg(long, default_value_t = 64, value_name = "TOKENS")]
+    max_completion_length: usize,
+    /// Keep every layer's activations instead of recomputing them
+    #[arg(long)]
+    no_checkpointing: bool,
+    /// Leave out the reference policy's log-probabilities, as a run with --beta 0 does
+    #[arg(long)]
+    no_reference: bool,
+}
+
+/// Reads the run to compare with, measures, reports.
+fn measured(
+    globals: &Globals,
+    common: &Common,
+    command: &str,
+    work: impl FnOnce(&Gpu) -> Result<Vec<Row>>,
+) -> Result<()> {
+    let old = common.old()?;
+    let gpu = globals.open_gpu()?;
+    let rows = work(&gpu)?;
+    common.finish(&Header::new(gpu.report(), command), &rows, old.as_ref())
+}
+
+impl RolloutArgs {
+    pub(super) fn run(&self, globals: &Globals) -> Result<()> {
+        let settings = rollout::Settings {
+            prefill: self.prefill.clone(),
+            decode: self.decode.clone(),
+            decode_length: self.decode_length,
+            batch: self.batch,
+            num_generations: self.num_generations,
+            prompt_length: self.prompt_length,
+            max_completion_length: self.max_completion_length,
+            repetitions: self.common.repetitions.into(),
+            token_budget: self.policy.token_budget,
+        };
+        settings.validate()?;
+        measured(globals, &self.common, "rollout", |gpu| {
+            let s = self.policy.settings(self.lora_rank);
+            let policy = Policy::open(gpu, &s, settings.positions(), false)?;
+            rollout::run(&policy, &settings)
+        })
+    }
+}
+
+impl TrainArgs {
+    pub(super) fn run(&self, globals: &Globals) -> Result<()> {
+        let settings = Settings {
+            batch: self.batch,
+            num_generations: self.num_generations,
+            prompt_length: self.prompt_length,
+            max_completion_length: self.max_completion_length,
+            repetitions: self.common.repetitions.into(),
+            token_budget: self.policy.token_budget,
+            no_checkpointing: self.no_checkpointing,
+            reference: false,
+        };
+        settings.validate()?;
+        measured(globals, &self.common, "train", |gpu| {
+            let s = self.policy.settings(self.lora_rank);
+            if self.block {
+                let policy = Policy::block(gpu, &s, self.max_completion_length)?;
+                return train::block(
+                    &policy,
+                    self.batch,
+                    self.max_completion_length,
+                    settings.repetitions,
+                );
+            }
+            let policy = Policy::open(gpu, &s, settings.positions(), false)?;
+            train::run(&policy, &settings, None, false)
+        })
+    }
+}
+
+impl E2eArgs {
+    pub(super) fn run(&self, globals: &Globals) -> Result<()> {
+        let settings = Settings {
+            batch: self.batch,
+            num_generations: self.num_generations,
+            prompt_length: self.prompt_length,
+            max_completion_length: self.max_completion_length,
+            repetitions: self.common.repetitions.into(),
+            token_budget: self.policy.token_budget,
+            no_checkpointing: self.no_checkpointing,
+            reference: !self.no_reference,
+        };
+        settings.validate()?;
+        measured(globals, &self.common, "e2e", |gpu| {
+            let s = self.policy.settings(self.lora_rank);
+            let policy = Policy::open(gpu, &s, settings.positions(), false)?;
+            let judge = self.reward_model.as_ref().map(|model| {
+                let s = PolicySettings {
+                    model: model.clone(),
+                    dtype: self.reward_dtype,
+                    lora_rank: 0,
+                    seed: self.policy.seed + 1,
+                };
+                Policy::open(gpu, &s, settings.positions(), true).context("--reward-model")
+            });
+            train::run(&policy, &settings, judge.transpose()?.as_ref(), true)
+        })
+    }
+}
