@@ -56,6 +56,45 @@ fn kernels_agree_with_their_twins() {
     );
 }
 
+/// Floating-point operations of the cases that `wide_workgroups` runs: small enough that all of them take seconds.
+const SMALL: f64 = 3e5;
+
+/// On a CPU adapter the kernels run in workgroups of 8; here in those that a GPU gets, on their smaller cases (`TEA_LANES=64` and the
+/// test above run all).
+#[test]
+fn wide_workgroups_agree_with_their_twins() {
+    for lanes in [64, 256] {
+        let options = GpuOptions {
+            lanes: Some(lanes),
+            ..GpuOptions::default()
+        };
+        let gpu = Gpu::open(&options).unwrap();
+        assert_eq!(gpu.caps().lanes(8), lanes as usize);
+        let mut count = 0;
+        let mut failures = Vec::new();
+        for entry in entries(&gpu) {
+            let mut cases = (entry.cases)();
+            cases.sort_by(|a, b| a.flops.total_cmp(&b.flops));
+            let small = cases.iter().filter(|c| c.flops <= SMALL).count().max(1);
+            for case in &cases[..small] {
+                count += 1;
+                let result = case.check(&gpu);
+                failures.extend(
+                    result
+                        .err()
+                        .map(|e| format!("{} · {}: {e:?}", entry.kernel.name, case.name)),
+                );
+            }
+        }
+        assert!(
+            failures.is_empty(),
+            "{} of {count} cases at {lanes} lanes:\n{}",
+            failures.len(),
+            failures.join("\n")
+        );
+    }
+}
+
 #[test]
 fn kernels_are_named_after_their_shader_files() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
