@@ -53,6 +53,43 @@ fn kernels_agree_with_their_twins() {
     );
 }
 
+/// Floating-point operations of the cases that `wide_workgroups` runs: small enough that all of them take seconds.
+const SMALL: f64 = 3e5;
+
+/// On a CPU adapter the kernels run in workgroups of 8; here in those that a GPU gets (64, and 256 where a row of the vocabulary is
+/// reduced), on their smaller cases. `TEA_LANES=64` with the test above runs all.
+#[test]
+fn wide_workgroups_agree_with_their_twins() {
+    for (lanes, prefixes) in [(64, &[""][..]), (256, &["head_", "sample_"])] {
+        let options = GpuOptions {
+            lanes: Some(lanes),
+            ..GpuOptions::default()
+        };
+        let gpu = Gpu::open(&options).unwrap();
+        assert_eq!(gpu.caps().lanes(8), lanes as usize);
+        let (mut count, mut failures) = (0, Vec::new());
+        let wanted = |e: &Entry| prefixes.iter().any(|p| e.kernel.name.starts_with(p));
+        for entry in entries(&gpu).into_iter().filter(wanted) {
+            let mut cases = (entry.cases)();
+            cases.sort_by(|a, b| a.flops.total_cmp(&b.flops));
+            let small = cases.iter().filter(|c| c.flops <= SMALL).count().max(1);
+            for case in &cases[..small] {
+                count += 1;
+                if let Err(e) = case.check(&gpu) {
+                    failures.push(format!("{} · {}: {e:?}", entry.kernel.name, case.name));
+                }
+            }
+        }
+        println!("{count} cases at {lanes} lanes");
+        assert!(
+            failures.is_empty(),
+            "{} of {count} cases at {lanes} lanes:\n{}",
+            failures.len(),
+            failures.join("\n")
+        );
+    }
+}
+
 #[test]
 fn kernels_are_named_after_their_shader_files() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");

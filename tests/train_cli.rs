@@ -3,6 +3,8 @@
 //! One process a run, on random models (`common/tiny.rs`); paths are relative to a directory of the test's own.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "common/hub.rs"]
+mod hub;
 #[path = "common/tiny.rs"]
 mod tiny;
 
@@ -548,9 +550,19 @@ fn no_model_stands_in_for_one_that_was_not_named() {
         .run("train --model policy --reward-model reward --output out")
         .refused(&["--prompts"]);
     // A known policy names its reward model and its prompts, which are on the hub.
-    place
-        .run("train --model llama-1b --output out")
-        .refused(&["--prompts", "UltraFeedback", "Parquet"]);
+    let ended: Ended = place
+        .command(BIN)
+        .args(["train", "--model", "llama-1b", "--output", "out"])
+        .env("HF_HOME", place.at("hf"))
+        .output()
+        .unwrap()
+        .into();
+    ended.refused(&[
+        "HuggingFaceH4/ultrafeedback_binarized",
+        "HF_HUB_OFFLINE",
+        "hf download HuggingFaceH4/ultrafeedback_binarized --repo-type dataset",
+        "--prompts",
+    ]);
     place
         .run("train --model reward --reward-model reward --prompts prompts.jsonl --output out")
         .refused(&["reward model", "--model"]);
@@ -558,6 +570,154 @@ fn no_model_stands_in_for_one_that_was_not_named() {
         .run("train --model policy --reward-model policy --prompts prompts.jsonl --max-completion-length 8 --output out")
         .refused(&["--reward-model", "score head"]);
     assert!(!place.at("out").exists());
+}
+
+const SET: &str = "HuggingFaceH4/ultrafeedback_binarized";
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+const TRAIN_FILE: &str = "data/train_prefs-00000-of-00001.parquet";
+
+/// A hub with tiny models under the names that an alias stands for, and its data set in the shape of the public one.
+fn fake_hub(place: &Place) -> String {
+    let parquet = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/prepare")
+            .join(name);
+        std::fs::read(path).unwrap()
+    };
+    let listed = [
+        "README.md",
+        TRAIN_FILE,
+        "data/train_sft-00000-of-00001.parquet",
+        "data/test_prefs-00000-of-00001.parquet",
+    ];
+    let mut files = hub::Files::from([
+        (
+            format!("api/datasets/{SET}/revision/main"),
+            Ok(hub::listing(COMMIT, &listed)),
+        ),
+        (TRAIN_FILE.into(), Ok(parquet("binarized.parquet"))),
+        (listed[3].into(), Ok(parquet("ultrafeedback.parquet"))),
+    ]);
+    for (id, dir) in [
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "policy"),
+        ("Skywork/Skywork-Reward-V2-Llama-3.1-8B", "reward"),
+    ] {
+        for entry in std::fs::read_dir(place.at(dir)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            files.insert(
+                format!("{id}/resolve/main/{name}"),
+                Ok(std::fs::read(&path).unwrap()),
+            );
+        }
+    }
+    hub::serve(files, COMMIT).0
+}
+
+#[test]
+fn an_alias_is_all_that_a_run_needs_where_the_hub_answers() {
+    let place = Place::new();
+    let address = fake_hub(&place);
+    let run = |line: &str, endpoint: Option<&str>| -> Ended {
+        let mut command = place.command(BIN);
+        command
+            .args(line.split_whitespace())
+            .env("HF_HOME", place.at("hf"));
+        if let Some(endpoint) = endpoint {
+            command.env("HF_ENDPOINT", endpoint).env_remove("HF_HUB_OFFLINE");
+        }
+        command.output().unwrap().into()
+    };
+    let line = format!("train --model smollm2-135m {STEP}");
+    run(&format!("{line} --steps 1 --output out"), Some(&address)).code(0);
+    let config = || std::fs::read_to_string(place.at("out/config.toml")).unwrap();
+    let written = config();
+    let set: toml::Table = toml::from_str(&written).unwrap();
+    assert_eq!(set["prompts"].as_str(), Some(SET));
+    assert_eq!(set["reward_model"].as_str(), Some("skywork-llama-8b"));
+    assert_eq!(set["max_prompt_length"].as_integer(), Some(512));
+    let recorded = set["prompt_set"].as_table().unwrap();
+    assert_eq!(
+        (
+            recorded["id"].as_str(),
+            recorded["revision"].as_str(),
+            recorded["split"].as_str()
+        ),
+        (Some(SET), Some(COMMIT), Some("train_prefs"))
+    );
+    assert_eq!(
+        recorded["files"].as_array().unwrap()[0].as_str(),
+        Some(TRAIN_FILE)
+    );
+    // The file's other columns and repeated prompts are no prompts: six questions.
+    let reward = place.metrics("out")[0]["reward"].as_f64().unwrap();
+    assert!(reward.is_finite());
+
+    // The branch moves on, and the run goes on with what it began with, from the cache.
+    let moved = hub::Files::from([(
+        format!("api/datasets/{SET}/revision/main"),
+        Ok(hub::listing(
+            &COMMIT.replace('0', "f"),
+            &["data/train_prefs-00000-of-00002.parquet"],
+        )),
+    )]);
+    let (moved, log) = hub::serve(moved, "moved");
+    run("train --output out --resume --steps 2", Some(&moved)).code(0);
+    assert!(log.lock().unwrap().is_empty(), "{:?}", log.lock().unwrap());
+    assert_eq!(config(), written.replace("steps = 1\n", "steps = 2\n"));
+    // The same in one go, offline; from the run's settings; and from a directory that was brought by hand.
+    run(&format!("{line} --steps 2 --output straight"), None).code(0);
+    run("train --config out/config.toml --output again", None).code(0);
+    std::fs::create_dir_all(place.at("brought/data")).unwrap();
+    let cached = place.at(&format!(
+        "hf/hub/datasets--{}/snapshots/{COMMIT}/{TRAIN_FILE}",
+        SET.replace('/', "--")
+    ));
+    std::fs::copy(&cached, place.at("brought").join(TRAIN_FILE)).unwrap();
+    std::fs::copy(
+        &cached,
+        place.at("brought/data/test_prefs-00000-of-00001.parquet"),
+    )
+    .unwrap();
+    run(
+        &format!("{line} --prompts brought --steps 2 --output byhand"),
+        None,
+    )
+    .code(0);
+    let expected = timeless(place.metrics("out"));
+    for other in ["straight", "again", "byhand"] {
+        assert_eq!(timeless(place.metrics(other)), expected, "{other}");
+    }
+    // Other prompts than the recorded ones are not read from the recorded files.
+    run(
+        "train --output out --resume --steps 3 --prompts prompts.jsonl",
+        None,
+    )
+    .code(0);
+    assert!(!config().contains("prompt_set"), "{}", config());
+
+    // The same names elsewhere. What is no training data has to name its split.
+    let generate = "generate --model policy --max-completion-length 2 --json --prompts";
+    run(&format!("{generate} {SET}"), Some(&address)).refused(&[
+        SET,
+        "test_prefs, train_prefs, train_sft",
+        "NAME:SPLIT",
+    ]);
+    let ended = run(&format!("{generate} {SET}:test_prefs"), Some(&address)).code(0);
+    // Seven of the eight rows: the last repeats the first.
+    assert_eq!(ended.stdout.lines().count(), 7, "{}", ended.stdout);
+    run(
+        &format!("{line} --prompts nobody/nothing --output other"),
+        Some(&address),
+    )
+    .refused(&[
+        "nobody/nothing (no file or directory of that name here)",
+        "not found on the hub",
+        "--local-dir nothing",
+    ]);
+    run(&format!("{line} --max-prompt-length 3 --output other"), None)
+        .refused(&["all 6 prompts", "--max-prompt-length"]);
+    assert!(!place.at("other").exists());
 }
 
 #[test]

@@ -242,4 +242,4 @@ fn shards(index: &Path) -> Result<BTreeSet<String>> {
 
 #[cfg(test)]
 #[path = "hub_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -3,60 +3,21 @@
 
 use super::*;
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex};
+
+#[path = "../../tests/common/hub.rs"]
+pub(in crate::model) mod server;
 
 /// A file's contents, or the status to refuse it with.
 type Files = HashMap<&'static str, Result<&'static [u8], u16>>;
 
-/// Requested files, each with its token.
-type Log = Arc<Mutex<Vec<(String, String)>>>;
-
 /// Serves `files` of any repository; returns the address and the log.
-fn server(files: Files) -> (String, Log) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let log = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&log);
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-            let Some(Ok(first)) = lines.next() else { continue };
-            let file = first
-                .split(' ')
-                .nth(1)
-                .unwrap()
-                .rsplit('/')
-                .next()
-                .unwrap()
-                .to_string();
-            let mut token = String::new();
-            for line in lines.map_while(Result::ok).take_while(|l| !l.is_empty()) {
-                if let Some(rest) = line.to_ascii_lowercase().strip_prefix("authorization: bearer ") {
-                    token = rest.to_string();
-                }
-            }
-            seen.lock().unwrap().push((file.clone(), token));
-            let answer = match files.get(file.as_str()).copied().unwrap_or(Err(404)) {
-                Ok(body) => {
-                    let head = format!(
-                        "HTTP/1.1 206 Partial Content\r\netag: \"{file}\"\r\nx-repo-commit: abc123\r\ncontent-range: bytes \
-                         0-{}/{}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-                        body.len() - 1,
-                        body.len(),
-                        body.len()
-                    );
-                    [head.as_bytes(), body].concat()
-                }
-                Err(code) => format!("HTTP/1.1 {code} No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-                    .into_bytes(),
-            };
-            stream.write_all(&answer).unwrap();
-        }
-    });
-    (address, log)
+fn server(files: Files) -> (String, server::Log) {
+    let files = files
+        .into_iter()
+        .map(|(name, file)| (name.to_string(), file.map(<[u8]>::to_vec)))
+        .collect();
+    server::serve(files, "abc123")
 }
 
 fn settings(cache: &Path, endpoint: String, offline: bool) -> HubSettings {

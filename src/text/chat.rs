@@ -233,6 +233,13 @@ mod tests {
         assert_eq!(render(source, &[]).unwrap(), "05 Jul 2026 5. July, Sunday 00:00");
         let error = render("{{ strftime_now('%Q') }}", &[]).unwrap_err().to_string();
         assert!(error.contains("%Q"), "{error}");
+        // The two ways Llama 3's templates come to the date of their system turn: a constant, and a question.
+        let fixed = "{%- if not date_string is defined %}{%- set date_string = '26 Jul 2024' %}{%- endif %}{{ date_string }}";
+        assert_eq!(render(fixed, &[]).unwrap(), "26 Jul 2024");
+        let asked = "{%- if not date_string is defined %}{%- if strftime_now is defined %}\
+            {%- set date_string = strftime_now('%d %b %Y') %}{%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}\
+            {%- endif %}{{ date_string }}";
+        assert_eq!(render(asked, &[]).unwrap(), "05 Jul 2026");
     }
 
     #[test]

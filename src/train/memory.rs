@@ -1,11 +1,13 @@
 //! Whether a run's memory plan fits the device, where its free memory can be known.
 
+use super::cgroup;
 use crate::error::{Error, Result};
 use crate::gpu::{DeviceKind, Gpu};
 use crate::model::plan::Plan;
+use std::path::Path;
 
-/// Memory of the device in bytes, where it can be known: a CPU adapter uses the machine's. `TEA_MEMORY_LIMIT` (bytes)
-/// stands in for either.
+/// Memory of the device in bytes, where it can be known: a CPU adapter uses the machine's, as far as the control groups of the
+/// process let it (Linux). `TEA_MEMORY_LIMIT` (bytes) stands in for either.
 ///
 /// # Errors
 /// `TEA_MEMORY_LIMIT` is not a number.
@@ -21,9 +23,15 @@ pub fn free(gpu: &Gpu) -> Result<Option<u64>> {
     if gpu.caps().kind != DeviceKind::Cpu {
         return Ok(None);
     }
-    Ok(std::fs::read_to_string("/proc/meminfo")
+    Ok(on_host(Path::new("/")))
+}
+
+/// What the machine, and the control groups of the process, leave; `root` is the file system's root.
+fn on_host(root: &Path) -> Option<u64> {
+    let machine = std::fs::read_to_string(root.join("proc/meminfo"))
         .ok()
-        .and_then(|text| available(&text)))
+        .and_then(|text| available(&text));
+    machine.into_iter().chain(cgroup::free(root)).min()
 }
 
 /// Refuses a plan of more than `have` bytes; `lower` names the settings that make it smaller.
@@ -55,7 +63,25 @@ fn available(meminfo: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    #[test]
+    fn the_tighter_of_machine_and_control_group_counts() {
+        let fs = tempfile::tempdir().unwrap();
+        assert_eq!(on_host(fs.path()), None);
+        for dir in ["proc/self", "sys/fs/cgroup/job"] {
+            std::fs::create_dir_all(fs.path().join(dir)).unwrap();
+        }
+        let write = |name: &str, text: &str| std::fs::write(fs.path().join(name), text).unwrap();
+        write("proc/meminfo", "MemAvailable: 8 kB\n");
+        assert_eq!(on_host(fs.path()), Some(8192));
+        write("proc/self/cgroup", "0::/job\n");
+        write("sys/fs/cgroup/job/memory.max", "5000\n");
+        assert_eq!(on_host(fs.path()), Some(5000));
+        write("sys/fs/cgroup/job/memory.max", "50000\n");
+        assert_eq!(on_host(fs.path()), Some(8192));
+    }
 
     #[test]
     fn meminfo_is_read_in_kibibytes() {

@@ -1,5 +1,6 @@
 //! Training loops and checkpoints. Every loss is a stream of coefficients into one backward pass.
 
+mod cgroup;
 pub mod checkpoint;
 pub mod data;
 pub mod dtype;

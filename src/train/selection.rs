@@ -272,6 +272,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::config::TrainFlags;
+    use crate::text::PromptContent;
 
     fn config(set: impl FnOnce(&mut TrainFlags)) -> TrainConfig {
         let mut flags = TrainFlags {
@@ -311,14 +312,14 @@ mod tests {
 
     #[test]
     fn embedded_prompts_are_fixed_over_seeds_and_none_is_trained_on() {
-        let a = prompts(&config(|f| f.validation_size = Some(40))).unwrap();
-        let b = prompts(&config(|f| (f.seed, f.validation_size) = (Some(9), Some(40)))).unwrap();
-        assert_eq!((a.len(), &a), (40, &b));
-        for p in &a {
-            let PromptContent::Text(text) = p else { panic!() };
-            assert_eq!(Split::of(text), Split::Validation);
+        let a = embedded(&config(|f| f.validation_size = Some(40))).unwrap();
+        let b = embedded(&config(|f| (f.seed, f.validation_size) = (Some(9), Some(40)))).unwrap();
+        let texts = |all: &[demo::Example]| all.iter().map(|e| e.prompt.clone()).collect::<Vec<_>>();
+        assert_eq!((a.len(), texts(&a)), (40, texts(&b)));
+        for e in &a {
+            assert_eq!(Split::of(&e.prompt), Split::Validation);
         }
-        let e = prompts(&config(|f| f.model = Some("other".into()))).unwrap_err();
+        let e = embedded(&config(|f| f.model = Some("other".into()))).unwrap_err();
         assert!(
             e.to_string().contains("--validation-prompts embedded") && e.exit_code() == 2,
             "{e}"
