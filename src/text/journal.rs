@@ -42,7 +42,8 @@ pub fn recover<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     Ok(records)
 }
 
-/// Appends a record and syncs it to the disk.
+/// Appends a record and syncs it to the disk. What a failed write left of it is taken back, so that a later one does not
+/// go on in the middle of a line.
 ///
 /// # Errors
 /// An I/O error.
@@ -54,7 +55,50 @@ pub fn append(path: &Path, record: &impl Serialize) -> Result<()> {
         .append(true)
         .open(path)
         .map_err(Error::io(path))?;
+    let whole = file.metadata().map_err(Error::io(path))?.len();
     file.write_all(&line)
         .and_then(|()| file.sync_data())
-        .map_err(Error::io(path))
+        .map_err(|error| {
+            // Where even that fails, `recover` cuts it.
+            drop(file.set_len(whole));
+            Error::io(path)(error)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_torn_line_is_cut_wherever_it_was_torn_and_a_damaged_one_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        assert_eq!(recover::<(u32, String)>(&path).unwrap(), []);
+        let records = [
+            (1, "one".to_string()),
+            (2, "zwölf".to_string()),
+            (3, String::new()),
+        ];
+        for record in &records {
+            append(&path, record).unwrap();
+        }
+        let bytes = fs::read(&path).unwrap();
+        for cut in 0..=bytes.len() {
+            fs::write(&path, &bytes[..cut]).unwrap();
+            let kept: Vec<(u32, String)> = recover(&path).unwrap();
+            let lines = bytes[..cut].iter().filter(|b| **b == b'\n').count();
+            assert_eq!(kept, records[..lines], "cut at {cut}");
+            for record in &records[lines..] {
+                append(&path, record).unwrap();
+            }
+            assert_eq!(fs::read(&path).unwrap(), bytes, "cut at {cut}");
+        }
+        fs::write(&path, b"[1,\"one\"]\n[2,\"tw\n[3,\"\"]\n").unwrap();
+        let error = recover::<(u32, String)>(&path).unwrap_err();
+        assert!(
+            error.exit_code() == 2 && error.to_string().contains("journal.jsonl:2"),
+            "{error}"
+        );
+    }
 }
