@@ -1,5 +1,6 @@
 //! `judge`: a language model's verdict on two evaluations, prompt by prompt.
 
+use super::common::say;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -128,8 +129,11 @@ impl Args {
             write_atomic(&dir.join("results.json"), json.as_bytes())?;
             write_atomic(&dir.join("results.md"), text.as_bytes())?;
         }
-        print!("{}", if self.json { &json } else { &text });
-        Ok(())
+        say(if self.json {
+            json.trim_end()
+        } else {
+            text.trim_end()
+        })
     }
 }
 

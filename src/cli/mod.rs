@@ -1,5 +1,10 @@
 //! The command line: one file a subcommand; flags → typed settings → one library call.
 
+#![deny(
+    clippy::print_stdout,
+    reason = "println! panics on a closed pipe: common::say does not"
+)]
+
 mod advantage;
 mod common;
 mod compare;
@@ -12,6 +17,7 @@ mod generate;
 mod gradient;
 mod judge;
 mod logprobs;
+mod models;
 mod prepare;
 mod score;
 mod search;

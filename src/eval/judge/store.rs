@@ -165,13 +165,10 @@ fn answered(lines: Vec<Judgement>) -> Vec<Judgement> {
 
 /// Refuses settings that differ, naming the first.
 fn same(found: &JudgeMeta, asked: &JudgeMeta) -> Result<()> {
-    let [a, b] = [found, asked].map(|m| serde_json::to_value(m).unwrap_or_default());
-    let mut fields = a.as_object().into_iter().flatten();
-    match fields.find(|(name, value)| b.get(name.as_str()) != Some(value)) {
+    match journal::first_difference(found, asked, &[])? {
         None => Ok(()),
-        Some((name, value)) => Err(Error::user(format!(
-            "these judgements were made with {name} = {value}, and this run has {}: use the same settings or another --output",
-            b.get(name.as_str()).unwrap_or_default()
+        Some((name, old, new)) => Err(Error::user(format!(
+            "these judgements were made with {name} = {old}, and this run has {new}: use the same settings or another --output"
         ))),
     }
 }
