@@ -32,6 +32,9 @@ pub struct AdvantageLine {
     /// Whether every advantage is 0.
     #[serde(skip)]
     pub no_signal: bool,
+    /// Whether the Gaussian tail stood in for a fitted one (tea-gpd); `None` for rules that fit none.
+    #[serde(skip)]
+    pub gaussian_tail: Option<bool>,
 }
 
 impl Record for GroupRecord {
@@ -94,6 +97,7 @@ pub fn advantages(
             advantages: group.advantages,
             tail: group.tail,
             no_signal: group.no_signal,
+            gaussian_tail: group.gaussian_tail,
         })
     };
     (0..).zip(records).map(one).collect()

@@ -81,6 +81,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             lines.len()
         );
     }
+    let fallen = lines
+        .iter()
+        .filter(|line| line.gaussian_tail == Some(true))
+        .count();
+    if fallen > 0 {
+        log::warn!(
+            "{fallen} of {} groups fell back to the Gaussian tail under {rule}: fewer than 3 rewards above the threshold, or no tail \
+             shape that fits; their advantages are tea's",
+            lines.len()
+        );
+    }
     let mut out = Lines::new();
     for line in &lines {
         out.push(line)?;

@@ -71,15 +71,23 @@ impl Lines {
     pub(crate) fn finish(self, path: Option<&Path>) -> Result<()> {
         match path {
             Some(path) => write_atomic(path, &self.0),
-            None => {
-                let mut out = std::io::stdout().lock();
-                match out.write_all(&self.0).and_then(|()| out.flush()) {
-                    // The reader (head, less) has seen enough.
-                    Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-                    other => other.map_err(Error::io(PathBuf::from("standard output"))),
-                }
-            }
+            None => to_stdout(&self.0),
         }
+    }
+}
+
+/// Prints a line on standard output.
+pub(crate) fn say(words: impl std::fmt::Display) -> Result<()> {
+    to_stdout(format!("{words}\n").as_bytes())
+}
+
+/// Every command's way to standard output: `println!` panics where nobody reads it.
+fn to_stdout(bytes: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        // The reader (head, less) has seen enough.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(Error::io(PathBuf::from("standard output"))),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `demo`: trains the embedded policy and shows what it gained.
 
+use super::common::say;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -210,12 +211,12 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
 
 /// Trains, evaluates, reports.
 fn show(args: &Args, config: TrainConfig, exam: &Exam<'_>) -> Result<()> {
-    println!(
+    say(format_args!(
         "Training the embedded policy by {} for {} steps on {} …",
         config.advantage,
         config.steps,
         exam.gpu.report().name
-    );
+    ))?;
     let begun = Instant::now();
     let options = RunOptions {
         output: args.output.clone(),
@@ -224,12 +225,12 @@ fn show(args: &Args, config: TrainConfig, exam: &Exam<'_>) -> Result<()> {
     };
     let adapter = train(exam.gpu, config.clone(), &options)?;
     let trained_at = Instant::now();
-    println!(
+    say(format_args!(
         "Trained in {:.0} s. Sampling {} responses to each of {} held-out prompts, before and after …",
         (trained_at - begun).as_secs_f64(),
         exam.samples,
         exam.contents.len()
-    );
+    ))?;
     let mut judge = exam.judge(&config.reward_model)?;
     let base = exam.take(&config.model, None, &mut [&mut judge, &mut DemoScore])?;
     let trained = exam.take(&config.model, Some(&adapter), &mut [&mut judge, &mut DemoScore])?;
@@ -248,8 +249,8 @@ fn show(args: &Args, config: TrainConfig, exam: &Exam<'_>) -> Result<()> {
         settings: &config,
     };
     write(&args.output, &results)?;
-    println!("\n{}", markdown(&results));
-    println!("Written to {}", args.output.display());
+    say(format_args!("\n{}", markdown(&results)))?;
+    say(format_args!("Written to {}", args.output.display()))?;
     Ok(())
 }
 
@@ -374,12 +375,12 @@ fn headroom(args: &Args, exam: &Exam<'_>, model: &str, examples: &[Example]) -> 
             );
             table.push(row);
         }
-        println!("{}\n{}", judged.name, table.markdown());
+        say(format_args!("{}\n{}", judged.name, table.markdown()))?;
     }
-    println!(
+    say(format_args!(
         "mean length {:.1} tokens, cut off {:.1}%",
         e.mean_length(),
         100.0 * e.truncated_ratio()
-    );
+    ))?;
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! `judge`: a language model's verdict on two evaluations, prompt by prompt.
 
+use super::common::say;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Context, Error, Result};
-use crate::eval::judge::{Endpoint, JudgeResult, JudgeSettings, judge, table};
+use crate::eval::judge::{Endpoint, JudgeResult, JudgeSettings, MAX_TOKENS, judge, table};
 use crate::eval::store::StoredEval;
 use crate::model::save::write_atomic;
 
@@ -41,6 +42,9 @@ pub(crate) struct Args {
     /// Environment variable that holds the key; it need not be set for servers without one
     #[arg(long, value_name = "NAME", default_value = "OPENAI_API_KEY")]
     api_key_env: String,
+    /// Most tokens of an answer; a judge that thinks before it answers needs more
+    #[arg(long, value_name = "TOKENS", default_value_t = MAX_TOKENS, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
     /// Most seconds for one answer
     #[arg(
         long,
@@ -66,7 +70,7 @@ pub(crate) struct Args {
     /// Seed of the positions
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Go on with the judgements in --output
+    /// Go on with the judgements in --output; questions that the server refused are asked again
     #[arg(long, requires = "output")]
     resume: bool,
     /// Print results.json instead of the table
@@ -98,6 +102,7 @@ impl Args {
             timeout: timeout?,
             retries: self.retries,
             backoff: backoff?,
+            max_tokens: self.max_tokens,
         };
         let settings = JudgeSettings {
             n: self.n,
@@ -124,8 +129,11 @@ impl Args {
             write_atomic(&dir.join("results.json"), json.as_bytes())?;
             write_atomic(&dir.join("results.md"), text.as_bytes())?;
         }
-        print!("{}", if self.json { &json } else { &text });
-        Ok(())
+        say(if self.json {
+            json.trim_end()
+        } else {
+            text.trim_end()
+        })
     }
 }
 
@@ -149,6 +157,12 @@ fn markdown(r: &JudgeResult) -> String {
         text += &format!(
             " {} of {} prompts have no valid answer and are left out.",
             r.invalid, r.prompts
+        );
+    }
+    if r.refused > 0 {
+        text += &format!(
+            " {} of {} questions were refused by the server and are left out; --resume asks them again.",
+            r.refused, r.prompts
         );
     }
     text + "\n"

@@ -1,5 +1,10 @@
 //! The command line: one file a subcommand; flags → typed settings → one library call.
 
+#![deny(
+    clippy::print_stdout,
+    reason = "println! panics on a closed pipe: common::say does not"
+)]
+
 mod advantage;
 mod bench;
 mod common;
@@ -13,6 +18,7 @@ mod generate;
 mod gradient;
 mod judge;
 mod logprobs;
+mod models;
 mod prepare;
 mod score;
 mod search;

@@ -1,5 +1,6 @@
 //! `tea-wgpu prepare`.
 
+use super::common::say;
 use crate::error::{Error, Result};
 use crate::model::save::AtomicDir;
 use crate::text::prepare::{Format, Options, Prepared, ScoreField, Share, prepare};
@@ -16,8 +17,9 @@ use std::path::{Path, PathBuf};
   tea-wgpu prepare --input ultrafeedback/*.parquet --validation 0.02 --heldout 1000 --core 250,500 --output data/uf
   tea-wgpu prepare --input hh/train.jsonl --format hh-rlhf --validation 500 --heldout 500 --exclude hh/test.jsonl --output data/hh
 
-OUTPUT gets prompts-{train,validation,held-out}.jsonl, preferences-{…}.jsonl, prompts-core250.jsonl, prompts-core500.jsonl and
-manifest.json, with counts and the SHA-256 of every file read and written")]
+OUTPUT gets prompts-{train,validation,held-out}.jsonl, preferences-{…}.jsonl and manifest.json, with
+counts and the SHA-256 of every file read and written. With --core 250,500 also prompts-core250.jsonl and prompts-core500.jsonl, fixed
+subsets to compare models on: their prompts are also in prompts-held-out.jsonl, so never train on them")]
 pub(crate) struct Args {
     /// Files to read, in order
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
@@ -42,7 +44,7 @@ pub(crate) struct Args {
         visible_alias = "held-out"
     )]
     heldout: String,
-    /// Sizes of fixed subsets of the held-out prompts, each within the larger
+    /// Sizes of fixed subsets of the held-out prompts, each within the larger: a file prompts-coreN.jsonl each
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     core: Vec<usize>,
     /// Leave out prompts that occur in these files
@@ -137,7 +139,7 @@ impl Args {
             }
         }
         let c = manifest.counts;
-        println!(
+        say(format_args!(
             "{}: {} prompts and {} preference pairs from {} rows ({} with a prompt seen before, {} excluded, {} of no use)",
             self.output.display(),
             c.prompts,
@@ -146,9 +148,9 @@ impl Args {
             c.duplicate_prompts,
             c.excluded,
             c.skipped
-        );
+        ))?;
         for file in &manifest.outputs {
-            println!("  {:7} {}", file.lines, file.file);
+            say(format_args!("  {:7} {}", file.lines, file.file))?;
         }
         Ok(())
     }

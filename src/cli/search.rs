@@ -1,15 +1,16 @@
 //! `search`: scaling-law guided search at test time.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::Globals;
-use super::common::{Lines, SampleFlags, TOKEN_BUDGET};
+use super::common::{Lines, SampleFlags};
 use super::demo_data::COMPLETION;
+use super::models::ModelFlags;
 use super::search_predict;
 use crate::advantage::Alpha;
-use crate::config::{TEMPLATE_DATE, TINY};
+use crate::config::TINY;
 use crate::demo;
 use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
@@ -17,16 +18,16 @@ use crate::eval::run::{Policy, PolicyOptions, Sampling};
 use crate::gpu::Gpu;
 use crate::model::load::Source;
 use crate::model::save::write_atomic;
-use crate::report::Progress;
-use crate::reward::{RewardModel, RewardOptions};
-use crate::search::outcome::{Line, Summary};
+use crate::search::line::Line;
+use crate::search::outcome::Summary;
 use crate::search::schedule::{Asked, Schedule};
-use crate::search::session::Session;
+use crate::search::session::{Session, prompt_value};
+use crate::search::store::{SearchMeta, Store};
 use crate::search::{Predictor, Settings, TailLaw};
 use crate::tensor::DType;
-use crate::text::{Formatter, PromptContent, PromptRecord, TemplateDate};
+use crate::text::{Formatter, PromptContent, PromptRecord, sha256_hex};
+use crate::train::interrupt;
 use crate::train::prompts::{self, Purpose};
-use crate::train::setup::default_reward;
 
 /// Search for each prompt's best response within a budget of N, guided by the tails of its rewards
 ///
@@ -42,9 +43,11 @@ use crate::train::setup::default_reward;
   tea-wgpu search --budget 60 --compare-bon --output runs/search
       the embedded models and 100 held-out prompts, against best-of-60 with the same seeds
   tea-wgpu search --model llama-1b --adapter runs/tea/checkpoints/best --prompts prompts.jsonl --budget 500 --json
+  tea-wgpu search --budget 60 --compare-bon --output runs/search --resume
+      goes on after an interruption, prompt by prompt
   tea-wgpu search predict --rewards runs/eval --first 32
 
-Results: OUTPUT/search.jsonl (a line a prompt: schedule, nodes with predictions and rewards, best response), results.json,
+Results: OUTPUT/search.json (settings), search.jsonl (a line a prompt: schedule, nodes with predictions and rewards, best response), results.json,
 results.md"
 )]
 pub(crate) struct Args {
@@ -61,21 +64,8 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct SearchArgs {
-    /// Language model: an alias, a directory, a GGUF file, or a hub id
-    #[arg(long, default_value = TINY)]
-    model: String,
-    /// LoRA adapter directory (PEFT)
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
-    /// Reward model (default: the one its alias names)
-    #[arg(long)]
-    reward_model: Option<String>,
-    /// LoRA adapter directory of the reward model
-    #[arg(long, value_name = "DIR")]
-    reward_adapter: Option<PathBuf>,
-    /// JSONL of {"prompt": text} or {"messages": […]} (default: held-out prompts of the embedded set)
-    #[arg(long, value_name = "FILE")]
-    prompts: Option<PathBuf>,
+    #[command(flatten)]
+    models: ModelFlags,
     /// Take the first P prompts of the file, or this many of the embedded set (default: all; 100 embedded)
     #[arg(long, value_name = "P")]
     num_prompts: Option<usize>,
@@ -111,61 +101,29 @@ struct SearchArgs {
     /// Most tokens in a response, its prefix included (default: 512, or what the context leaves; 24 for the embedded model)
     #[arg(long, value_name = "TOKENS")]
     max_completion_length: Option<usize>,
-    /// Sequences decoded together
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    rollout_batch: usize,
-    /// Do not wrap texts in the chat template
-    #[arg(long)]
-    raw: bool,
-    /// Date that the chat template sees (YYYY-MM-DD)
-    #[arg(long, value_name = "DATE", default_value = TEMPLATE_DATE)]
-    template_date: TemplateDate,
-    /// Element type of the model: f32, f16, bf16, q8_0, q4_0 (default: f32 where small, else as stored)
-    #[arg(long)]
-    base_dtype: Option<DType>,
-    /// Element type of the reward model
-    #[arg(long)]
-    reward_dtype: Option<DType>,
     /// Directory for search.jsonl, results.json and results.md
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Replace the results in --output
+    /// Go on with the search in --output: prompts that are done are not searched again
     #[arg(long, requires = "output")]
+    resume: bool,
+    /// Replace the search in --output
+    #[arg(long, requires = "output", conflicts_with = "resume")]
     overwrite: bool,
     /// Print one JSON object a prompt, as in search.jsonl
     #[arg(long)]
     json: bool,
 }
 
-/// Positions a reward model is set up for; a longer conversation is refused with a message.
-const MAX_REWARD_POSITIONS: usize = 16_384;
 /// Embedded prompts unless a number is asked for.
 const EMBEDDED_PROMPTS: usize = 100;
 
 /// Everything that results.json holds.
 #[derive(Serialize)]
 struct Results<'a> {
-    model: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    adapter: Option<&'a Path>,
-    reward_model: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reward_adapter: Option<&'a Path>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompts_file: Option<&'a Path>,
-    alpha: Alpha,
-    predictor: Predictor,
-    prefix_tokens: Option<usize>,
-    fill_width: bool,
-    seed: u64,
-    temperature: f32,
-    top_k: u32,
-    top_p: f32,
-    min_p: f32,
-    max_completion_length: usize,
+    #[serde(flatten)]
+    meta: &'a SearchMeta,
     device: String,
-    /// Tokens of prompts and prefixes computed, each request's once.
-    prefill_tokens: usize,
     #[serde(flatten)]
     summary: Summary,
 }
@@ -182,8 +140,8 @@ impl SearchArgs {
                 "--temperature 0 gives one response again and again; a search needs a positive temperature",
             ));
         }
+        self.models.check()?;
         let counts = [
-            ("--rollout-batch", Some(self.rollout_batch)),
             ("--max-completion-length", self.max_completion_length),
             ("--num-prompts", self.num_prompts),
             ("--prefix-tokens", self.prefix_tokens),
@@ -205,31 +163,21 @@ impl SearchArgs {
         let sampling = Sampling {
             params,
             seed: self.seed,
-            batch: self.rollout_batch,
+            batch: self.models.rollout_batch,
         };
         Ok((settings, sampling))
     }
 
-    fn reward_name(&self) -> Result<String> {
-        let default = || default_reward(&self.model);
-        self.reward_model.clone().or_else(default).ok_or_else(|| {
-            Error::user(format!(
-                "--model {}: no default reward model; give --reward-model",
-                self.model
-            ))
-        })
-    }
-
     fn records(&self) -> Result<Vec<PromptRecord>> {
-        if let Some(file) = &self.prompts {
+        if let Some(file) = &self.models.prompts {
             let mut records = prompts::read(file, None, Purpose::Other)?.records;
             records.truncate(self.num_prompts.unwrap_or(records.len()));
             return Ok(records);
         }
-        if self.model != TINY {
+        if self.models.model != TINY {
             return Err(Error::user(format!(
                 "--model {}: give --prompts FILE (only the embedded model has embedded prompts)",
-                self.model
+                self.models.model
             )));
         }
         let n = self.num_prompts.unwrap_or(EMBEDDED_PROMPTS);
@@ -247,15 +195,15 @@ impl SearchArgs {
         if let Some(length) = self.max_completion_length {
             return Ok(length);
         }
-        if self.model == TINY {
+        if self.models.model == TINY {
             return Ok(COMPLETION);
         }
-        let mut source = Source::open_causal(&self.model)?;
+        let mut source = Source::open_causal(&self.models.model)?;
         let tokenizer = source.tokenizer()?;
         let formatter = Formatter {
             tokenizer: &tokenizer,
-            raw: self.raw,
-            date: self.template_date,
+            raw: self.models.raw,
+            date: self.models.template_date,
         };
         let mut longest = 0;
         for (i, record) in records.iter().enumerate() {
@@ -268,47 +216,61 @@ impl SearchArgs {
         Ok(512.min(context.saturating_sub(longest)).max(1))
     }
 
-    /// Refuses to overwrite, and finds out before the work whether the directory can be written.
-    fn prepare_output(&self) -> Result<()> {
-        let Some(dir) = &self.output else {
-            return Ok(());
-        };
-        let results = dir.join("results.json");
-        if results.exists() && !self.overwrite {
-            return Err(Error::user(format!(
-                "{} exists; give another --output, or --overwrite to replace it",
-                results.display()
-            )));
-        }
-        std::fs::create_dir_all(dir).map_err(Error::io(dir))
+    /// What search.json holds.
+    fn meta(
+        &self,
+        settings: &Settings,
+        sampling: &Sampling,
+        records: &[PromptRecord],
+        length: usize,
+    ) -> Result<SearchMeta> {
+        let (m, params) = (&self.models, &sampling.params);
+        let prompt = |r: &PromptRecord| Ok((r.id.clone(), prompt_value(&r.prompt)?));
+        let prompts = records.iter().map(prompt).collect::<Result<Vec<_>>>()?;
+        let dtype = |d: Option<DType>| d.map(|d| d.to_string());
+        Ok(SearchMeta {
+            model: m.model.clone(),
+            adapter: m.adapter.clone(),
+            reward_model: m.reward_name()?,
+            reward_adapter: m.reward_adapter.clone(),
+            prompts_file: m.prompts.clone(),
+            prompts_sha256: sha256_hex(&serde_json::to_vec(&prompts).map_err(Error::internal)?),
+            num_prompts: records.len(),
+            budget: settings.schedule.budget,
+            samples: settings.schedule.samples,
+            width: settings.schedule.width,
+            alpha: self.alpha,
+            predictor: self.predictor,
+            prefix_tokens: self.prefix_tokens,
+            fill_width: self.fill_width,
+            compare_bon: self.compare_bon,
+            seed: self.seed,
+            temperature: params.temperature,
+            top_k: params.top_k,
+            top_p: params.top_p,
+            min_p: params.min_p,
+            max_completion_length: length,
+            raw: m.raw,
+            template_date: m.template_date.to_string(),
+            base_dtype: dtype(m.base_dtype),
+            reward_dtype: dtype(m.reward_dtype),
+        })
     }
 
     fn policy(&self, gpu: &Gpu, records: &[PromptRecord], length: usize) -> Result<Policy> {
         let options = PolicyOptions {
-            adapter: self.adapter.as_deref(),
-            dtype: self.base_dtype,
+            adapter: self.models.adapter.as_deref(),
+            dtype: self.models.base_dtype,
             max_completion_length: length,
-            raw: self.raw,
-            date: self.template_date,
+            raw: self.models.raw,
+            date: self.models.template_date,
         };
         let contents: Vec<PromptContent> = records.iter().map(|r| r.prompt.clone()).collect();
-        let policy = Policy::load(gpu, &self.model, &contents, &options);
-        match &self.prompts {
+        let policy = Policy::load(gpu, &self.models.model, &contents, &options);
+        match &self.models.prompts {
             Some(file) => policy.context(file.display()),
             None => policy,
         }
-    }
-
-    fn judge(&self, gpu: &Gpu, name: &str) -> Result<RewardModel> {
-        let options = RewardOptions {
-            adapter: self.reward_adapter.as_deref(),
-            dtype: self.reward_dtype,
-            token_budget: TOKEN_BUDGET,
-            positions: MAX_REWARD_POSITIONS,
-            raw: self.raw,
-            date: self.template_date,
-        };
-        RewardModel::load(gpu, name, &options).context("--reward-model")
     }
 }
 
@@ -320,71 +282,60 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
 }
 
 fn search(globals: &Globals, args: &SearchArgs) -> Result<()> {
+    let dir = args.output.as_deref();
+    if let Some(dir) = dir {
+        Store::check(dir, args.resume, args.overwrite)?;
+    }
     let (settings, sampling) = args.settings()?;
-    let reward_name = args.reward_name()?;
     let records = args.records()?;
     let length = args.length(&records)?;
-    args.prepare_output()?;
+    let meta = args.meta(&settings, &sampling, &records, length)?;
+    let open = || Store::open(dir, &meta, args.resume);
+    let begun = if args.resume { Some(open()?) } else { None };
+    interrupt::install_for("finishing the prompts in progress, which are then stored")?;
     let gpu = globals.open_gpu()?;
     let policy = args.policy(&gpu, &records, length)?;
-    let mut judge = args.judge(&gpu, &reward_name)?;
+    let mut judge = args.models.judge(&gpu, &meta.reward_model)?;
     let session = Session {
         policy: &policy,
         records: &records,
         sampling,
         settings,
-        true_score: args.prompts.is_none(),
+        true_score: args.models.prompts.is_none(),
     };
-    let mut progress = Progress::new("search", 0, records.len() as u64);
-    let (lines, prefill_tokens) = session.run(&mut judge, &mut progress)?;
+    // Nothing is written or replaced before the models are known to load.
+    let mut store = begun.map_or_else(open, Ok)?;
+    session.run(&mut *judge, &mut store, &interrupt::requested)?;
     let results = Results {
-        model: &args.model,
-        adapter: args.adapter.as_deref(),
-        reward_model: &reward_name,
-        reward_adapter: args.reward_adapter.as_deref(),
-        prompts_file: args.prompts.as_deref(),
-        alpha: args.alpha,
-        predictor: args.predictor,
-        prefix_tokens: args.prefix_tokens,
-        fill_width: args.fill_width,
-        seed: args.seed,
-        temperature: session.sampling.params.temperature,
-        top_k: session.sampling.params.top_k,
-        top_p: session.sampling.params.top_p,
-        min_p: session.sampling.params.min_p,
-        max_completion_length: length,
+        meta: &meta,
         device: gpu.report().name.clone(),
-        prefill_tokens,
-        summary: Summary::new(&lines, &Bootstrap::default())?,
+        summary: Summary::new(store.lines(), &Bootstrap::default())?,
     };
-    write(args, &lines, &results)?;
-    print(args, &lines, &results)
+    write(args, &results)?;
+    print(args, store.lines(), &results)
 }
 
 fn markdown(results: &Results<'_>) -> String {
+    let m = results.meta;
+    let adapter = m.adapter.as_ref();
     let what = format!(
         "Policy {}{}, judged by {}; tail share {}, predictor {}, seed {}, up to {} tokens a response, on {}.",
-        results.model,
-        results
-            .adapter
-            .map_or(String::new(), |a| format!(" with {}", a.display())),
-        results.reward_model,
-        results.alpha,
-        results.predictor.name(),
-        results.seed,
-        results.max_completion_length,
+        m.model,
+        adapter.map_or(String::new(), |a| format!(" with {}", a.display())),
+        m.reward_model,
+        m.alpha,
+        m.predictor.name(),
+        m.seed,
+        m.max_completion_length,
         results.device
     );
     results.summary.markdown(&what)
 }
 
-fn write(args: &SearchArgs, lines: &[Line], results: &Results<'_>) -> Result<()> {
+fn write(args: &SearchArgs, results: &Results<'_>) -> Result<()> {
     let Some(dir) = &args.output else {
         return Ok(());
     };
-    let mut all = Lines::new();
-    lines.iter().try_for_each(|l| all.push(l))?;
-    all.finish(Some(&dir.join("search.jsonl")))?;
     write_atomic(&dir.join("results.md"), markdown(results).as_bytes())?;
     let json = serde_json::to_string_pretty(results).map_err(Error::internal)? + "\n";
     write_atomic(&dir.join("results.json"), json.as_bytes())

@@ -80,8 +80,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let groups = read_rewards(&args.rewards)?;
     let prediction = predict(&groups, &settings).context(args.rewards.display())?;
-    if let Some(note) = &prediction.note {
-        log::warn!("{note}");
+    for words in prediction.note.iter().chain(&prediction.warning()) {
+        log::warn!("{words}");
     }
     let json = serde_json::to_string_pretty(&prediction).map_err(Error::internal)? + "\n";
     write(args, &prediction, &json)?;

@@ -1,7 +1,7 @@
 //! `tea-wgpu sft` and `tea-wgpu reward`.
 
 use super::Globals;
-use super::common::layered;
+use super::common::{layered, say};
 use crate::config::{SupervisedConfig, SupervisedFlags};
 use crate::error::Result;
 use crate::train::checkpoint::RunDir;
@@ -80,8 +80,7 @@ impl SftArgs {
         let (config, options) = self.common.resolve()?;
         interrupt::install()?;
         let outcome = sft::train(&globals.open_gpu()?, config, &options)?;
-        summary(&outcome, &["loss"], "examples");
-        Ok(())
+        summary(&outcome, &["loss"], "examples")
     }
 }
 
@@ -90,13 +89,12 @@ impl RewardArgs {
         let (config, options) = self.common.resolve()?;
         interrupt::install()?;
         let outcome = preference::train(&globals.open_gpu()?, config, &options)?;
-        summary(&outcome, &["accuracy", "loss"], "pairs");
-        Ok(())
+        summary(&outcome, &["accuracy", "loss"], "pairs")
     }
 }
 
 /// The last lines of a run: how it does on what it was not trained on, and where it is.
-fn summary(outcome: &Outcome, names: &[&str], unit: &str) {
+fn summary(outcome: &Outcome, names: &[&str], unit: &str) -> Result<()> {
     let values: Vec<String> = names
         .iter()
         .filter_map(|name| {
@@ -105,7 +103,11 @@ fn summary(outcome: &Outcome, names: &[&str], unit: &str) {
         })
         .collect();
     if !values.is_empty() {
-        println!("held-out {} ({} {unit})", values.join(", "), outcome.held_out);
+        say(format_args!(
+            "held-out {} ({} {unit})",
+            values.join(", "),
+            outcome.held_out
+        ))?;
     }
-    println!("trained: {}", outcome.checkpoint.display());
+    say(format_args!("trained: {}", outcome.checkpoint.display()))
 }

@@ -1,6 +1,7 @@
 //! `tea-wgpu sweep`.
 
 use super::Globals;
+use super::common::say;
 use crate::error::{Error, Result};
 use crate::eval::Bootstrap;
 use crate::report::{Align, Table};
@@ -55,8 +56,8 @@ impl Args {
         };
         let outcome = run::sweep(&sweep, &output, &mut device, &bootstrap)?;
         let table = output.root.join("table.md");
-        println!("{}", std::fs::read_to_string(&table).map_err(Error::io(&table))?);
-        println!("Written to {}", output.root.display());
+        say(std::fs::read_to_string(&table).map_err(Error::io(&table))?)?;
+        say(format_args!("Written to {}", output.root.display()))?;
         failures(&outcome, &output)
     }
 }
@@ -93,12 +94,12 @@ fn dry_run(sweep: &Sweep, output: &SweepDir) -> Result<()> {
                 .into(),
         ]);
     }
-    print!("{}", table.markdown());
-    println!(
+    say(table.markdown().trim_end())?;
+    say(format_args!(
         "{left} of {} runs to train; evaluations of the base policy and of every run; baseline: {}",
         sweep.runs().count(),
         sweep.baseline.as_deref().unwrap_or("the base policy alone")
-    );
+    ))?;
     Ok(())
 }
 

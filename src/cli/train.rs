@@ -1,7 +1,7 @@
 //! `tea-wgpu train` and `tea-wgpu plan`.
 
 use super::Globals;
-use super::common::layered;
+use super::common::{layered, say};
 use crate::config::{TrainConfig, TrainFlags};
 use crate::error::{Error, Result};
 use crate::train::checkpoint::RunDir;
@@ -84,7 +84,7 @@ impl Args {
             overwrite: self.overwrite,
         };
         let last = run::train(&gpu, config, &options)?;
-        println!("trained: {}", last.display());
+        say(format_args!("trained: {}", last.display()))?;
         Ok(())
     }
 }
@@ -95,7 +95,11 @@ impl PlanArgs {
         // Without an adapter the plan is that of the smallest one the program runs on.
         let (cap, have) = match globals.open_gpu() {
             Ok(gpu) => (gpu.caps().max_binding, memory::free(&gpu)?),
-            Err(_) => (PORTABLE_BINDING, None),
+            Err(error) if globals.gpu_options().device.is_some() => return Err(error),
+            Err(error) => {
+                log::warn!("{error}. The plan is that of the smallest adapter");
+                (PORTABLE_BINDING, None)
+            }
         };
         job.choose_dtypes(cap, have)?;
         let plan = job.plan(cap)?;
@@ -109,13 +113,13 @@ impl PlanArgs {
             let text = serde_json::json!({
                 "bytes": rows, "total": plan.total(), "base_dtype": dtypes[0], "reward_dtype": dtypes[1],
             });
-            println!(
+            say(format_args!(
                 "{}",
                 serde_json::to_string_pretty(&text).map_err(Error::internal)?
-            );
+            ))?;
         } else {
             let [base, reward] = dtypes.map(|d| d.as_deref().unwrap_or("as stored"));
-            println!("policy {base}, reward model {reward}\n{plan}");
+            say(format_args!("policy {base}, reward model {reward}\n{plan}"))?;
         }
         Ok(())
     }

@@ -5,7 +5,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use super::run::{Draws, Evaluation, evaluate};
 use super::store::{EvalMeta, StoredCompletion, StoredEval, StoredPrompt};
@@ -14,7 +13,7 @@ use crate::model::save::write_atomic;
 use crate::report::Progress;
 use crate::reward::Reward;
 use crate::rollout::Finish;
-use crate::text::{PromptContent, sha256_hex};
+use crate::text::{PromptContent, journal, sha256_hex};
 
 /// Files that are computed from completions; they go when an evaluation is replaced.
 pub const DERIVED: [&str; 7] = [
@@ -206,26 +205,12 @@ fn remove(path: &Path) -> Result<()> {
 
 /// Refuses to go on with other settings; where the prompts came from may change as long as they are the same.
 fn check_same(dir: &Path, begun: &EvalMeta, now: &EvalMeta) -> Result<()> {
-    let fields = |meta: &EvalMeta| -> Result<Map<String, Value>> {
-        match serde_json::to_value(meta).map_err(Error::internal)? {
-            Value::Object(map) => Ok(map),
-            _ => Err(Error::internal("settings are an object")),
-        }
-    };
-    let (old, new) = (fields(begun)?, fields(now)?);
-    let of = |map: &Map<String, Value>, name: &str| map.get(name).cloned().unwrap_or(Value::Null);
-    let different = old
-        .keys()
-        .chain(new.keys())
-        .find(|name| *name != "prompts_file" && of(&old, name) != of(&new, name));
-    match different {
+    match journal::first_difference(begun, now, &["prompts_file"])? {
         None => Ok(()),
-        Some(name) => Err(Error::user(format!(
-            "--resume: {} was begun with {name} = {}, and now it is {}; give the settings it was begun with, or \
+        Some((name, old, new)) => Err(Error::user(format!(
+            "--resume: {} was begun with {name} = {old}, and now it is {new}; give the settings it was begun with, or \
              --overwrite",
-            dir.display(),
-            of(&old, name),
-            of(&new, name)
+            dir.display()
         ))),
     }
 }
@@ -236,6 +221,7 @@ mod tests {
     use super::super::store;
     use super::*;
     use crate::eval::run::{Judged, Response};
+    use serde_json::Value;
 
     fn meta() -> EvalMeta {
         serde_json::from_value(serde_json::json!({

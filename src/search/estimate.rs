@@ -142,7 +142,7 @@ impl TailLaw {
 }
 
 /// The Gaussian whose upper tail fits a sample's.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TailEstimate {
     /// k: rewards in the tail.
     pub size: usize,

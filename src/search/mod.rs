@@ -12,10 +12,13 @@
 //! | [`run`] | the rounds of the search, over anything that draws responses |
 //! | [`policy`] | drawing from a policy on the device and judging by a reward model |
 //! | [`session`] | many prompts on the device |
-//! | [`outcome`] | lines, tables and the comparison with best-of-N |
+//! | [`line`](mod@line) | one prompt's search as it is stored |
+//! | [`store`] | a search on disk, resumed where it was |
+//! | [`outcome`] | tables and the comparison with best-of-N |
 //! | [`mod@predict`] | best-of-N predicted from m rewards, and tested against what was observed |
 
 pub mod estimate;
+pub mod line;
 pub mod outcome;
 pub mod policy;
 pub mod predict;
@@ -23,6 +26,7 @@ pub mod run;
 pub mod schedule;
 pub mod session;
 pub mod states;
+pub mod store;
 
 pub use estimate::{Predictor, TailEstimate, TailLaw};
 pub use run::{Draw, Node, Request, Response, Searched, Settings, search};

@@ -1,181 +1,13 @@
-//! What a search leaves: a line a prompt, a summary, and the paired comparison with best-of-N at the same budget.
+//! What a search of many prompts comes to: a summary, and the paired comparison with best-of-N at the same budget.
 
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::eval::{Bootstrap, Interval, WinTieLoss, win_tie_loss};
 use crate::report::{Align, Cell, Table};
-use crate::rollout::Finish;
 
-use super::estimate::TailEstimate;
-use super::run::{Node, Response, Searched};
+use super::line::{Best, BestOfNLine, Line};
 use super::schedule::Schedule;
-
-/// One prompt's search, as `search.jsonl` and `--json` have it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Line {
-    /// The prompt's id in its file, or null.
-    #[serde(skip_serializing_if = "Value::is_null")]
-    pub id: Value,
-    /// Its number, from 0.
-    pub prompt_index: usize,
-    /// A text or a conversation.
-    pub prompt: Value,
-    /// N, m and K.
-    pub schedule: Schedule,
-    /// Tokens after which the states were cut.
-    pub prefix_tokens: usize,
-    /// Among the K best, responses that had ended by the cut.
-    pub ended: usize,
-    /// Among the K best, responses that begin like a better one.
-    pub merged: usize,
-    /// The root (node 0) and the states.
-    pub nodes: Vec<NodeLine>,
-    /// The node that the rest of the budget went to.
-    pub chosen: usize,
-    /// Responses drawn.
-    pub budget_used: usize,
-    /// Tokens drawn; a prefix counts once, where it was drawn.
-    pub tokens_generated: usize,
-    /// The best response seen.
-    pub best: Best,
-    /// Best-of-N with the same seeds, where it was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub best_of_n: Option<BestOfNLine>,
-}
-
-/// The root or a state.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct NodeLine {
-    /// 0 at the root, states count from 1.
-    pub node: usize,
-    /// What a state's responses begin with.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prefix: Option<String>,
-    /// The root's response that it was cut from.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub from: Option<usize>,
-    /// The tail of its first m rewards.
-    pub tail: TailEstimate,
-    /// The predicted best of N from here.
-    pub predicted: f64,
-    /// Rewards of its responses, in order of their numbers.
-    pub rewards: Vec<f64>,
-}
-
-/// A best response.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Best {
-    /// The node it was drawn at.
-    pub node: usize,
-    /// Its number at that node.
-    pub sample: usize,
-    /// What it says.
-    pub text: String,
-    /// Its length in tokens, prefix and stop token included.
-    pub tokens: usize,
-    /// Why it ended.
-    pub finish_reason: Finish,
-    /// The judge's reward.
-    pub reward: f64,
-    /// The demo task's true score, where the prompts are the demo's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub true_score: Option<f64>,
-}
-
-/// Best-of-N of one prompt.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct BestOfNLine {
-    /// The best of them.
-    #[serde(flatten)]
-    pub best: Best,
-    /// Responses drawn, those shared with the search included.
-    pub budget_used: usize,
-    /// Tokens drawn.
-    pub tokens_generated: usize,
-    /// All rewards, in order of their numbers; the first m are the search's root's.
-    pub rewards: Vec<f64>,
-}
-
-/// Judges a text beyond the reward model: the true score, where there is one.
-pub type Truth<'a> = &'a mut dyn FnMut(&str) -> Result<Option<f64>>;
-
-impl Line {
-    /// The line of a search; `spell` turns tokens to text.
-    ///
-    /// # Errors
-    /// Those of `spell` and `truth`.
-    pub fn new(
-        searched: &Searched,
-        schedule: Schedule,
-        (id, prompt): (Value, Value),
-        spell: &dyn Fn(&[u32]) -> Result<String>,
-        truth: Truth<'_>,
-    ) -> Result<Self> {
-        let node = |(node, n): (usize, &Node)| {
-            Ok(NodeLine {
-                node,
-                prefix: (node > 0).then(|| spell(&n.prefix)).transpose()?,
-                from: n.from,
-                tail: n.tail,
-                predicted: n.predicted,
-                rewards: rewards(&n.responses),
-            })
-        };
-        let nothing = || Error::internal("a search without responses");
-        let (at, sample, response) = searched.best().ok_or_else(nothing)?;
-        let best = best(at, sample, response, truth)?;
-        let best_of_n = match (searched.best_of_n(), searched.best_of_n_best()) {
-            (Some(all), Some((sample, response))) => {
-                let all: Vec<&Response> = all.collect();
-                Some(BestOfNLine {
-                    best: self::best(0, sample, response, truth)?,
-                    budget_used: all.len(),
-                    tokens_generated: all.iter().map(|r| r.tokens.len()).sum(),
-                    rewards: all.iter().map(|r| r.reward).collect(),
-                })
-            }
-            _ => None,
-        };
-        Ok(Self {
-            id,
-            prompt_index: searched.prompt,
-            prompt,
-            schedule,
-            prefix_tokens: searched.prefix_tokens,
-            ended: searched.ended,
-            merged: searched.merged,
-            nodes: searched
-                .nodes
-                .iter()
-                .enumerate()
-                .map(node)
-                .collect::<Result<_>>()?,
-            chosen: searched.chosen,
-            budget_used: searched.budget_used(),
-            tokens_generated: searched.tokens_generated(),
-            best,
-            best_of_n,
-        })
-    }
-}
-
-fn rewards(responses: &[Response]) -> Vec<f64> {
-    responses.iter().map(|r| r.reward).collect()
-}
-
-fn best(node: usize, sample: usize, response: &Response, truth: Truth<'_>) -> Result<Best> {
-    Ok(Best {
-        node,
-        sample,
-        text: response.text.clone(),
-        tokens: response.tokens.len(),
-        finish_reason: response.finish,
-        reward: response.reward,
-        true_score: truth(&response.text)?,
-    })
-}
 
 /// All prompts in numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -188,6 +20,8 @@ pub struct Summary {
     pub mean_states: f64,
     /// Share of prompts whose rest went to a state.
     pub chose_state: f64,
+    /// Tokens of prompts and prefixes computed, each request's once.
+    pub prefill_tokens: usize,
     /// Mean over prompts of the prediction at the root, and at the node that was chosen.
     pub predicted: Predicted,
     /// The search.
@@ -285,6 +119,7 @@ impl Summary {
             schedule: first.schedule,
             prompts: lines.len(),
             mean_states: mean(&|l| (l.nodes.len() - 1) as f64),
+            prefill_tokens: lines.iter().map(|l| l.prefill_tokens).sum(),
             chose_state: mean(&|l| f64::from(u8::from(l.chosen > 0))),
             predicted: Predicted {
                 root: mean(&|l| l.nodes[0].predicted),
@@ -402,13 +237,15 @@ fn counts(outcome: Option<WinTieLoss>) -> Cell {
         None => Cell::Empty,
     }
 }
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::advantage::Alpha;
+    use crate::rollout::Finish;
+    use crate::search::run::{Node, Response, Searched};
     use crate::search::{TailLaw, schedule::Asked};
+    use serde_json::Value;
 
     fn response(tokens: &[u32], reward: f64) -> Response {
         Response {
@@ -454,7 +291,7 @@ mod tests {
         .unwrap();
         let names = (Value::from("a"), Value::from("p"));
         let spell = |t: &[u32]| Ok(format!("{t:?}"));
-        Line::new(&searched(prompt, bon), schedule, names, &spell, &mut |t| {
+        Line::new(&searched(prompt, bon), schedule, 9, names, &spell, &mut |t| {
             Ok(Some(t.len() as f64))
         })
         .unwrap()
@@ -480,6 +317,8 @@ mod tests {
         assert_eq!(json["nodes"][1]["rewards"][4], 5.0);
         assert_eq!(json["schedule"]["samples"], 4);
         assert_eq!(json["best_of_n"]["reward"], 6.0);
+        let text = serde_json::to_string(&l).unwrap();
+        assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), l);
     }
 
     #[test]
@@ -492,6 +331,7 @@ mod tests {
         assert_eq!((d.outcome.wins, d.outcome.ties, d.outcome.losses), (2, 1, 1));
         assert_eq!((s.search.responses, s.search.most_responses), (36, 9));
         assert_eq!((s.search.reward.low, s.search.reward.high), (5.0, 5.0));
+        assert_eq!(s.prefill_tokens, 36);
         assert_eq!(
             (s.mean_states, s.chose_state, s.predicted.chosen),
             (1.0, 1.0, 4.0)

@@ -24,7 +24,8 @@ pub struct PolicyDraw<'a> {
     reward: &'a mut dyn Reward,
     sampler: Sampler,
     config: SampleConfig,
-    prefilled: usize,
+    /// By prompt.
+    prefilled: Vec<usize>,
 }
 
 impl<'a> PolicyDraw<'a> {
@@ -54,13 +55,13 @@ impl<'a> PolicyDraw<'a> {
             reward,
             sampler,
             config,
-            prefilled: 0,
+            prefilled: vec![0; contents.len()],
         })
     }
 
-    /// Tokens of prompts and prefixes computed so far, each request's once.
-    pub fn prefilled(&self) -> usize {
-        self.prefilled
+    /// Tokens of a prompt and its prefixes computed so far, each request's once.
+    pub fn prefilled(&self, prompt: usize) -> usize {
+        self.prefilled[prompt]
     }
 
     fn response(&self, prefix: &[u32], completion: Completion) -> Result<Response> {
@@ -118,7 +119,9 @@ impl Draw for PolicyDraw<'_> {
             .iter()
             .map(|r| length.saturating_sub(r.prefix.len()).max(1))
             .collect();
-        self.prefilled += jobs.iter().map(|j| j.tokens.len()).sum::<usize>();
+        for (request, job) in requests.iter().zip(&jobs) {
+            self.prefilled[request.prompt] += job.tokens.len();
+        }
         let completions = self
             .sampler
             .generate_limited(self.policy.model(), &jobs, &limits, &self.config)?;
@@ -254,11 +257,13 @@ mod tests {
         let mut together = Vec::new();
         with_world(1.0, 64, &mut |world| {
             together = world.draw(&requests).unwrap();
-            let prompts: usize = requests
-                .iter()
-                .map(|r| world.policy.prompts()[r.prompt].len() + r.prefix.len())
-                .sum();
-            assert_eq!(world.prefilled(), prompts);
+            for prompt in 0..3 {
+                let own = requests.iter().filter(|r| r.prompt == prompt);
+                let tokens: usize = own
+                    .map(|r| world.policy.prompts()[prompt].len() + r.prefix.len())
+                    .sum();
+                assert_eq!(world.prefilled(prompt), tokens, "prompt {prompt}");
+            }
         });
         // The same prefix at another node is drawn anew; a response never outgrows the limit.
         assert_ne!(together[1], together[2]);

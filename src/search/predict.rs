@@ -75,6 +75,10 @@ pub struct Prediction {
     /// What a log says of the tail, if anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// The N whose coverage lies below the nominal level by more than chance: intervals too narrow there.
+    pub too_narrow: Vec<usize>,
+    /// Nominal coverage of the intervals.
+    pub level: f64,
     /// One entry an N, ascending.
     pub points: Vec<Point>,
     /// One entry a prompt.
@@ -135,7 +139,12 @@ pub fn predict(groups: &[(String, Vec<f64>)], settings: &Settings) -> Result<Pre
         .into_iter()
         .enumerate()
         .map(|(i, means)| point(sizes[i], i, means, &prompts, &settings.bootstrap))
-        .collect::<Result<_>>()?;
+        .collect::<Result<Vec<Point>>>()?;
+    let level = settings.bootstrap.level;
+    let narrow = |p: &&Point| {
+        let held = p.coverage.map(|c| libm::round(c * prompts.len() as f64) as usize);
+        held.is_some_and(|held| short(held, prompts.len(), level))
+    };
     Ok(Prediction {
         first,
         total,
@@ -143,6 +152,8 @@ pub fn predict(groups: &[(String, Vec<f64>)], settings: &Settings) -> Result<Pre
         predictor: settings.predictor,
         resamples: settings.bootstrap.resamples,
         note: law.note(settings.alpha),
+        too_narrow: points.iter().filter(narrow).map(|p| p.n).collect(),
+        level,
         points,
         prompts,
     })
@@ -244,7 +255,35 @@ fn point(
     })
 }
 
+/// Whether `held` of `of` independent intervals of this level would be as few only once in forty times: the binomial law's
+/// lower tail, `P(X ≤ held) < 0.025`.
+fn short(held: usize, of: usize, level: f64) -> bool {
+    let (n, log) = (of as f64, |k: f64| libm::lgamma(k + 1.0));
+    let term = |k: usize| {
+        let k = k as f64;
+        libm::exp(log(n) - log(k) - log(n - k) + k * level.ln() + (n - k) * (1.0 - level).ln())
+    };
+    (0..=held).map(term).sum::<f64>() < 0.025
+}
+
 impl Prediction {
+    /// What is wrong with the intervals by their back-test, if anything.
+    pub fn warning(&self) -> Option<String> {
+        let narrow = |p: &&Point| self.too_narrow.contains(&p.n);
+        let shown = |p: &Point| format!("{:.0}% at n = {}", 100.0 * p.coverage.unwrap_or(0.0), p.n);
+        let all: Vec<String> = self.points.iter().filter(narrow).map(shown).collect();
+        (!all.is_empty()).then(|| {
+            format!(
+                "the prompts' intervals hold what was observed less often than their nominal {:.0}%, beyond chance over {} prompts: \
+                 {}. Take them for too narrow, or give more rewards (--first); what is observed near n = {} is itself uncertain",
+                100.0 * self.level,
+                self.prompts.len(),
+                all.join(", "),
+                self.total
+            )
+        })
+    }
+
     /// A row an N: predicted with its interval, observed, error, absolute error, coverage.
     pub fn table(&self) -> Table {
         let columns = [
@@ -285,11 +324,14 @@ impl Prediction {
             .note
             .as_ref()
             .map_or(String::new(), |n| format!(" Note: {n}."));
+        let warning = self
+            .warning()
+            .map_or(String::new(), |w| format!("\nWarning: {w}.\n"));
         format!(
             "# Best-of-n predicted from {} rewards\n\n{} prompts; the tail is the upper {} of each one's first {} rewards, the \
              predictor {}. Predicted intervals: {} resamples of those rewards. Observed: the unbiased estimate from all {} \
              rewards; coverage is the share of prompts whose own interval holds it. No prediction where the best of n lies below \
-             the tail's mean.{note}\n\n{}",
+             the tail's mean.{note}\n\n{}{warning}",
             self.first,
             self.prompts.len(),
             self.alpha,
@@ -329,159 +371,5 @@ impl Prediction {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-    use crate::advantage::tail::{expected_max_normal, normal_quantile};
-
-    fn normals(prompts: usize, n: usize) -> Vec<(String, Vec<f64>)> {
-        let mut rng = ChaCha8Rng::seed_from_u64(11);
-        (0..prompts)
-            .map(|p| {
-                let rewards = (0..n)
-                    .map(|_| p as f64 + normal_quantile(rng.random_range(1e-12..1.0)))
-                    .collect();
-                (format!("p{p}"), rewards)
-            })
-            .collect()
-    }
-
-    fn settings(first: usize) -> Settings {
-        Settings {
-            first: Some(first),
-            sizes: Vec::new(),
-            alpha: Alpha::DEFAULT,
-            predictor: Predictor::ExpectedMax,
-            bootstrap: Bootstrap {
-                resamples: 200,
-                ..Bootstrap::default()
-            },
-        }
-    }
-
-    #[test]
-    fn normal_rewards_are_predicted_within_their_interval() {
-        let p = predict(&normals(20, 1024), &settings(512)).unwrap();
-        assert_eq!((p.first, p.total, p.prompts.len()), (512, 1024, 20));
-        let ns: Vec<usize> = p.points.iter().map(|p| p.n).collect();
-        assert_eq!(ns, powers_of_two(4096));
-        for point in &p.points {
-            // c_N > λ(0.2) = 1.3998 from N = 8 on (c_8 = 1.4236).
-            assert_eq!(point.predicted.is_some(), point.n >= 8, "{point:?}");
-            assert_eq!(point.observed.is_some(), point.n <= 1024);
-            assert_eq!(point.error.is_some(), (8..=1024).contains(&point.n));
-            let Some(i) = point.predicted else { continue };
-            // The truth: mean of the prompts' shifts plus c_N. Four standard errors of a mean over 20 prompts: with 103 tail
-            // rewards of kurtosis about 8, σ̂ is off by 13% and the tail's mean by 0.05.
-            let c = expected_max_normal(point.n as u64);
-            let tolerance = 4.0 * (0.13 * (c - 1.4) + 0.05) / libm::sqrt(20.0);
-            assert!(
-                (i.mean - 9.5 - c).abs() < tolerance,
-                "{point:?} against {}",
-                9.5 + c
-            );
-            assert!(i.low < i.mean && i.mean < i.high, "{point:?}");
-            if (8..=64).contains(&point.n) {
-                let coverage = point.coverage.unwrap();
-                assert!(coverage > 0.6, "n = {}: coverage {coverage}", point.n);
-                let e = point.error.unwrap();
-                assert!((e.mean - (i.mean - point.observed.unwrap())).abs() < 1e-9);
-            }
-        }
-        assert!(p.markdown().contains("expected-max") && p.plot().svg().is_ok());
-    }
-
-    #[test]
-    fn intervals_hold_the_truth_about_as_often_as_they_say() {
-        let (groups, each, first, n) = (40, 10, 128, 64);
-        let all = normals(groups * each, first);
-        let truth = expected_max_normal(n as u64);
-        let (mut single, mut mean) = (0, 0);
-        for group in 0..groups {
-            let s = Settings {
-                sizes: vec![n],
-                ..settings(first)
-            };
-            let p = predict(&all[group * each..][..each], &s).unwrap();
-            let holds = |i: Interval, truth: f64| i.low <= truth && truth <= i.high;
-            // Prompt p's rewards are shifted by p.
-            let shift = (group * each) as f64;
-            single += (0..each)
-                .filter(|i| holds(p.prompts[*i].predicted[0].unwrap(), shift + *i as f64 + truth))
-                .count();
-            let i = p.points[0].predicted.unwrap();
-            assert!(i.low < i.mean && i.mean < i.high, "{i:?}");
-            mean += usize::from(holds(i, shift + 0.5 * (each - 1) as f64 + truth));
-        }
-        // Nominal 95%. Of 26 tail rewards the spread itself is off by a fifth, which no bootstrap of them knows: an independent
-        // simulation holds the truth in 86% of prompts and about 95% of means (percentile intervals: 84% and 73% of means).
-        // Three standard errors below: 0.86 − 3·√(0.86·0.14/400) = 0.81, and 0.95 − 3·√(0.95·0.05/40) = 0.85.
-        let share = |held: usize, of: usize| held as f64 / of as f64;
-        assert!(
-            share(single, groups * each) > 0.81,
-            "{single} of {}",
-            groups * each
-        );
-        assert!(share(mean, groups) > 0.85, "{mean} of {groups}");
-    }
-
-    #[test]
-    fn only_the_first_rewards_are_seen() {
-        let mut groups = normals(3, 64);
-        let before = predict(&groups, &settings(20)).unwrap();
-        groups[1].1[20..].fill(100.0);
-        let after = predict(&groups, &settings(20)).unwrap();
-        assert_eq!(before.prompts[1].predicted, after.prompts[1].predicted);
-        assert_ne!(before.prompts[1].observed, after.prompts[1].observed);
-        // Whatever the other prompts are, a prompt's interval is its own.
-        let alone = predict(&groups[..1], &settings(20)).unwrap();
-        assert_eq!(alone.prompts[0].predicted, after.prompts[0].predicted);
-    }
-
-    #[test]
-    fn flat_rewards_are_predicted_exactly() {
-        let groups = vec![("a".to_string(), vec![0.5; 32])];
-        let mut s = settings(20);
-        s.sizes = vec![16, 8, 16];
-        let p = predict(&groups, &s).unwrap();
-        assert_eq!(p.points.len(), 2);
-        let point = &p.points[1];
-        let i = point.predicted.unwrap();
-        assert_eq!((i.low, i.mean, i.high), (0.5, 0.5, 0.5));
-        assert_eq!((point.coverage, point.absolute_error), (Some(1.0), Some(0.0)));
-    }
-
-    #[test]
-    fn what_cannot_be_predicted_from_is_refused() {
-        let groups = normals(2, 30);
-        for (change, want) in [
-            (settings(31), "p0 has 30"),
-            (settings(3), "--first"),
-            (
-                Settings {
-                    sizes: vec![4, 0],
-                    ..settings(20)
-                },
-                "--ns",
-            ),
-        ] {
-            let e = predict(&groups, &change).unwrap_err();
-            assert!(e.to_string().contains(want) && e.exit_code() == 2, "{e}");
-        }
-        let mut bad = normals(2, 30);
-        bad[1].1[7] = f64::NAN;
-        let e = predict(&bad, &settings(20)).unwrap_err();
-        assert!(
-            e.to_string().contains("p1") && e.to_string().contains("sample 7"),
-            "{e}"
-        );
-        assert!(predict(&[], &settings(20)).is_err());
-        // The default m is a search's at N = n_total, or all there are.
-        let all = Settings {
-            first: None,
-            ..settings(0)
-        };
-        assert_eq!(predict(&normals(1, 12), &all).unwrap().first, 12);
-        assert_eq!(predict(&normals(1, 256), &all).unwrap().first, 35);
-    }
-}
+#[path = "predict_tests.rs"]
+mod tests;

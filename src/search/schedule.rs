@@ -1,7 +1,7 @@
 //! How a budget is divided (SLG, arXiv 2602.01485, §5): m responses from the prompt and from each of K states, the rest
 //! where the prediction is highest.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
@@ -15,7 +15,7 @@ pub const LEAST_SAMPLES: usize = 4;
 pub const MOST: usize = u32::MAX as usize;
 
 /// A budget and its division.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schedule {
     /// N: responses a prompt, in all.
     pub budget: usize,

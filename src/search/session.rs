@@ -1,4 +1,4 @@
-//! A search of many prompts on the device, from loaded models to lines.
+//! A search of many prompts on the device, from loaded models to stored lines.
 
 use serde_json::Value;
 
@@ -8,9 +8,10 @@ use crate::report::Progress;
 use crate::reward::{DemoScore, Item, Reward};
 use crate::text::{PromptContent, PromptRecord};
 
-use super::outcome::Line;
+use super::line::Line;
 use super::policy::PolicyDraw;
-use super::run::{Settings, search};
+use super::run::{Searched, Settings, search};
+use super::store::Store;
 
 /// What is searched, and how.
 pub struct Session<'a> {
@@ -36,11 +37,18 @@ impl Session<'_> {
         (WAVES * wave).clamp(1, self.records.len().max(1))
     }
 
-    /// Searches every prompt. Returns the lines and the tokens of prompts and prefixes that were computed.
+    /// Searches every prompt that `store` does not hold yet; `stop` is asked between the chunks of prompts that are searched
+    /// side by side.
     ///
     /// # Errors
-    /// As [`PolicyDraw::new`] and [`search`]; a true score is wanted of a prompt that is not the demo's.
-    pub fn run(&self, reward: &mut dyn Reward, progress: &mut Progress) -> Result<(Vec<Line>, usize)> {
+    /// As [`PolicyDraw::new`], [`search`] and [`Store::push`]; a true score is wanted of a prompt that is not the demo's;
+    /// [`Error::Interrupted`] when `stop` says so.
+    pub fn run(&self, reward: &mut dyn Reward, store: &mut Store, stop: &dyn Fn() -> bool) -> Result<()> {
+        let total = self.records.len();
+        let mut progress = Progress::new("search", store.lines().len() as u64, total as u64);
+        if store.lines().len() == total {
+            return Ok(());
+        }
         let contents: Vec<PromptContent> = self.records.iter().map(|r| r.prompt.clone()).collect();
         let together = self.together();
         let mut world = PolicyDraw::new(
@@ -51,27 +59,31 @@ impl Session<'_> {
             &self.settings,
             together,
         )?;
-        let numbers: Vec<usize> = (0..self.records.len()).collect();
-        let mut lines = Vec::with_capacity(self.records.len());
-        for chunk in numbers.chunks(together) {
-            for searched in search(&mut world, chunk, &self.settings)? {
-                let record = &self.records[searched.prompt];
-                let names = (record.id.clone(), prompt_value(&record.prompt)?);
-                let spell = |tokens: &[u32]| self.policy.tokenizer().decode(tokens, true);
-                let mut truth = |text: &str| self.truth(&record.prompt, text);
-                lines.push(Line::new(
-                    &searched,
-                    self.settings.schedule,
-                    names,
-                    &spell,
-                    &mut truth,
-                )?);
+        while store.lines().len() < total {
+            let done = store.lines().len();
+            if stop() {
+                progress.finish();
+                return Err(Error::Interrupted(store.interrupted(total)));
             }
+            let chunk: Vec<usize> = (done..total.min(done + together)).collect();
+            for searched in search(&mut world, &chunk, &self.settings)? {
+                store.push(self.line(&searched, world.prefilled(searched.prompt))?)?;
+            }
+            let lines = store.lines();
             let best = lines.iter().map(|l| l.best.reward).sum::<f64>() / lines.len() as f64;
             progress.step(lines.len() as u64, &[("best reward", best)]);
         }
         progress.finish();
-        Ok((lines, world.prefilled()))
+        Ok(())
+    }
+
+    fn line(&self, searched: &Searched, prefilled: usize) -> Result<Line> {
+        let record = &self.records[searched.prompt];
+        let names = (record.id.clone(), prompt_value(&record.prompt)?);
+        let spell = |tokens: &[u32]| self.policy.tokenizer().decode(tokens, true);
+        let mut truth = |text: &str| self.truth(&record.prompt, text);
+        let schedule = self.settings.schedule;
+        Line::new(searched, schedule, prefilled, names, &spell, &mut truth)
     }
 
     fn truth(&self, prompt: &PromptContent, response: &str) -> Result<Option<f64>> {
@@ -83,7 +95,11 @@ impl Session<'_> {
     }
 }
 
-fn prompt_value(prompt: &PromptContent) -> Result<Value> {
+/// A prompt as lines have it: a text or a list of turns.
+///
+/// # Errors
+/// Never, for what [`PromptContent`] holds.
+pub fn prompt_value(prompt: &PromptContent) -> Result<Value> {
     match prompt {
         PromptContent::Text(text) => Ok(Value::String(text.clone())),
         PromptContent::Messages(turns) => serde_json::to_value(turns).map_err(Error::internal),

@@ -236,3 +236,36 @@ fn bad_lines_and_settings_are_refused() {
     advantage("--rule grpo", "\n").refused(&["no records"]);
     tea(&["advantage", "--rule", "grpo", "--input", "nowhere.jsonl"]).refused(&["nowhere.jsonl"]);
 }
+
+#[test]
+fn gaussian_fallbacks_are_counted() {
+    // 64 evenly spread rewards are fitted; 12 have 2 above the threshold; one far above all others has no shape below 1/2.
+    let spread: Vec<f64> = (0..64).map(f64::from).collect();
+    let mut outlier = spread.clone();
+    outlier[7] = 1e6;
+    let rows = [&spread[..], &spread[..12], &outlier[..], &[1.0; 64]];
+    let input: String = rows
+        .iter()
+        .map(|r| json!({"rewards": r}).to_string() + "\n")
+        .collect();
+    let run = advantage("--rule tea-gpd --gpd-shrinkage 0", &input);
+    assert_eq!(run.lines().len(), 4);
+    assert!(
+        run.err.contains("2 of 4 groups fell back to the Gaussian tail"),
+        "{}",
+        run.err
+    );
+    assert!(run.err.contains("1 of 4 groups give no signal"), "{}", run.err);
+    // Where it stood in, the advantages are TEA's.
+    let tea = advantage("--rule tea", &input);
+    assert!(!tea.err.contains("fell back"), "{}", tea.err);
+    for (i, same) in [(0, false), (1, true), (2, true), (3, true)] {
+        assert_eq!(
+            run.lines()[i]["advantages"] == tea.lines()[i]["advantages"],
+            same,
+            "line {i}"
+        );
+    }
+    let fitted = advantage("--rule tea-gpd", &json!({"rewards": spread}).to_string());
+    assert!(!fitted.err.contains("fell back"), "{}", fitted.err);
+}

@@ -6,20 +6,18 @@ use serde::Serialize;
 
 use crate::advantage::{Alpha, OracleParams, Rule, RuleOptions};
 use crate::cli::Globals;
-use crate::cli::common::TOKEN_BUDGET;
-use crate::config::{TEMPLATE_DATE, TINY};
+use crate::cli::common::Lines;
+use crate::cli::models::ModelFlags;
+use crate::config::TINY;
 use crate::demo::{self, Split};
 use crate::diagnose::Report;
 use crate::diagnose::alignment::{
-    Alignment, AlignmentRun, AlignmentSettings, align, differences, measure, plot, table,
+    Alignment, AlignmentRun, AlignmentSettings, align, differences, measure, plot, table, table_with_zeros,
 };
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::reward::{self, Reward, RewardOptions};
-use crate::tensor::DType;
-use crate::text::{PromptContent, TemplateDate};
+use crate::text::PromptContent;
 use crate::train::prompts::{self, Purpose};
-use crate::train::setup::default_reward;
 
 /// Cosine of every rule's update from m samples with the oracle's update from a whole pool
 ///
@@ -33,21 +31,8 @@ use crate::train::setup::default_reward;
       --group-sizes 16,64 --rules tea,grpo --max-completion-length 64 --output diag/smollm2
   tea-wgpu diagnose alignment --output diag/alignment --resume --rules tea --alpha 0.1 --bon 64")]
 pub(crate) struct Args {
-    /// Language model: an alias, a directory, a GGUF file, or a hub id
-    #[arg(long, default_value = TINY)]
-    model: String,
-    /// LoRA adapter directory (PEFT) on it (default: the base policy)
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
-    /// Reward model, or true-score for the embedded tasks (default: the model's own, from the aliases)
-    #[arg(long)]
-    reward_model: Option<String>,
-    /// LoRA adapter directory of the reward model
-    #[arg(long, value_name = "DIR")]
-    reward_adapter: Option<PathBuf>,
-    /// JSONL of {"prompt": text} or {"messages": […]} (default: held-out prompts of the embedded tasks)
-    #[arg(long, value_name = "FILE")]
-    prompts: Option<PathBuf>,
+    #[command(flatten)]
+    models: ModelFlags,
     /// Prompts used, from the first
     #[arg(long, value_name = "N", default_value_t = 32)]
     num_prompts: usize,
@@ -78,28 +63,10 @@ pub(crate) struct Args {
     /// Most tokens in a response (default: 24 for the embedded model, else 256)
     #[arg(long, value_name = "TOKENS")]
     max_completion_length: Option<usize>,
-    /// Sequences sampled together
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    rollout_batch: usize,
     /// MiB for the gradients of one prompt's responses; with less than samples × the block's parameters × 4 bytes they are
     /// computed several times
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     gram_memory: u64,
-    /// Most tokens in one pass of the reward model
-    #[arg(long, value_name = "TOKENS", default_value_t = TOKEN_BUDGET)]
-    token_budget: usize,
-    /// Element type of the model: f32, f16, bf16, q8_0, q4_0 (default: f32 where small, else as stored)
-    #[arg(long)]
-    base_dtype: Option<DType>,
-    /// Element type of the reward model
-    #[arg(long)]
-    reward_dtype: Option<DType>,
-    /// Do not wrap texts in the chat template
-    #[arg(long)]
-    raw: bool,
-    /// Date that the chat template sees (YYYY-MM-DD)
-    #[arg(long, value_name = "DATE", default_value = TEMPLATE_DATE)]
-    template_date: TemplateDate,
     /// Directory of samples, Gram matrices and results
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -131,11 +98,12 @@ impl Args {
         let settings = self.settings()?;
         let run = self.alignment_run()?;
         let mut gpu = || globals.open_gpu();
-        let measured = measure(&mut gpu, &run, &mut |gpu| self.judge(gpu, &run.reward_model))?;
+        let mut judge = |gpu: &Gpu| self.models.judge(gpu, &run.reward_model);
+        let measured = measure(&mut gpu, &run, &mut judge)?;
         let found = align(&measured.pools, &settings)?;
         let value = Found {
-            model: &self.model,
-            adapter: self.adapter.as_ref(),
+            model: &self.models.model,
+            adapter: self.models.adapter.as_ref(),
             reward_model: &run.reward_model,
             samples: self.samples,
             alignment: &found,
@@ -146,12 +114,12 @@ impl Args {
             plots: vec![("alignment".to_string(), plot(&found))],
         };
         report.write(&self.output)?;
-        if self.json {
-            println!("{}", serde_json::to_string(&value).map_err(Error::internal)?);
-            return Ok(());
+        let mut out = Lines::new();
+        match self.json {
+            true => out.push(&value)?,
+            false => self.text(&found, measured.parameters, &mut out),
         }
-        self.print(&found, measured.parameters);
-        Ok(())
+        out.finish(None)
     }
 
     fn settings(&self) -> Result<AlignmentSettings> {
@@ -182,13 +150,13 @@ impl Args {
     }
 
     fn contents(&self) -> Result<Vec<PromptContent>> {
-        let all: Vec<PromptContent> = match &self.prompts {
+        let all: Vec<PromptContent> = match &self.models.prompts {
             Some(file) => prompts::read(file, None, Purpose::Other)?
                 .records
                 .into_iter()
                 .map(|r| r.prompt)
                 .collect(),
-            None if self.model == TINY => demo::generate(self.seed, self.num_prompts, Split::HeldOut)
+            None if self.models.model == TINY => demo::generate(self.seed, self.num_prompts, Split::HeldOut)
                 .into_iter()
                 .map(|e| PromptContent::Text(e.prompt))
                 .collect(),
@@ -205,51 +173,32 @@ impl Args {
     }
 
     fn alignment_run(&self) -> Result<AlignmentRun> {
-        let reward_model = match &self.reward_model {
-            Some(name) => name.clone(),
-            None => default_reward(&self.model).ok_or_else(|| {
-                Error::user(format!(
-                    "no reward model is known for {}: give --reward-model",
-                    self.model
-                ))
-            })?,
-        };
-        let tiny = if self.model == TINY { 24 } else { 256 };
+        let models = &self.models;
+        models.check()?;
+        let tiny = if models.model == TINY { 24 } else { 256 };
         Ok(AlignmentRun {
-            model: self.model.clone(),
-            adapter: self.adapter.clone(),
-            dtype: self.base_dtype,
-            reward_model,
-            reward_adapter: self.reward_adapter.clone(),
-            reward_dtype: self.reward_dtype,
+            model: models.model.clone(),
+            adapter: models.adapter.clone(),
+            dtype: models.base_dtype,
+            reward_model: models.reward_name()?,
+            reward_adapter: models.reward_adapter.clone(),
+            reward_dtype: models.reward_dtype,
             prompts: self.contents()?,
             samples: self.samples,
             seed: self.seed,
             max_completion_length: self.max_completion_length.unwrap_or(tiny),
-            rollout_batch: self.rollout_batch,
+            rollout_batch: models.rollout_batch,
             memory: self.gram_memory.saturating_mul(1 << 20),
-            raw: self.raw,
-            date: self.template_date,
+            raw: models.raw,
+            date: models.template_date,
             output: self.output.clone(),
             resume: self.resume,
             overwrite: self.overwrite,
         })
     }
 
-    fn judge(&self, gpu: &Gpu, name: &str) -> Result<Box<dyn Reward>> {
-        let options = RewardOptions {
-            adapter: self.reward_adapter.as_deref(),
-            dtype: self.reward_dtype,
-            token_budget: self.token_budget,
-            positions: 16_384,
-            raw: self.raw,
-            date: self.template_date,
-        };
-        reward::open(gpu, name, &options)
-    }
-
-    fn print(&self, a: &Alignment, parameters: Option<usize>) {
-        println!(
+    fn text(&self, a: &Alignment, parameters: Option<usize>, out: &mut Lines) {
+        out.text(&format!(
             "Cosine with the oracle's update (N = {}): {} prompts, {} responses each ({:.0} distinct), {} groups a prompt and \
              size{}\n\n{}",
             a.settings.bon,
@@ -259,31 +208,38 @@ impl Args {
             a.settings.seeds,
             parameters.map_or(String::new(), |p| format!(", over {p} parameters")),
             table(a).markdown()
-        );
-        println!(
+        ));
+        out.text(
             "Mean over prompts ± standard error. Groups whose update is zero are left out; \"no signal\" is their share, over \
-             the sizes."
+             the sizes.",
         );
-        if let Some(table) = differences(a) {
-            println!(
-                "\nDifference of the cosine, paired by prompt, 95% bootstrap interval:\n\n{}",
-                table.markdown()
-            );
+        out.text(&format!(
+            "\nThe same with 0 for those groups, so that every rule is seen on the same ones; in brackets the share of groups with \
+             a signal:\n\n{}",
+            table_with_zeros(a).markdown()
+        ));
+        for (with_zeros, which) in [
+            (false, "over groups with a signal"),
+            (true, "with 0 for groups without a signal"),
+        ] {
+            if let Some(table) = differences(a, with_zeros) {
+                out.text(&format!(
+                    "Difference of the cosine, paired by prompt, {which}, 95% bootstrap interval:\n\n{}",
+                    table.markdown()
+                ));
+            }
         }
         if !a.no_oracle.is_empty() {
-            println!(
+            out.text(&format!(
                 "Left out, because all rewards of the pool are equal: prompts {:?}.",
                 a.no_oracle
-            );
+            ));
         }
-        for cell in a.cells.iter().filter(|c| c.error.is_some()) {
-            println!(
-                "{} at m = {}: {}",
-                cell.rule,
-                cell.m,
-                cell.error.as_deref().unwrap_or_default()
-            );
+        for cell in &a.cells {
+            if let Some(error) = &cell.error {
+                out.text(&format!("{} at m = {}: {error}", cell.rule, cell.m));
+            }
         }
-        println!("Written to {}", self.output.display());
+        out.text(&format!("Written to {}", self.output.display()));
     }
 }

@@ -57,29 +57,37 @@ pub struct Cell {
     pub cosine: Option<f64>,
     /// Standard error of the mean over prompts (sample standard deviation / √P). `None` below two prompts.
     pub standard_error: Option<f64>,
-    /// The same mean with 0 for groups without a signal.
+    /// The same mean with 0 for groups without a signal, over all prompts: rules that skip different groups are compared on
+    /// the same ones.
     pub cosine_with_zeros: Option<f64>,
+    /// Its standard error over prompts.
+    pub standard_error_with_zeros: Option<f64>,
     /// Share of groups whose advantages, or whose update, are all zero.
     pub no_signal: f64,
     /// Mean cosine of each prompt over its seeds with a signal.
     pub per_prompt: Vec<Option<f64>>,
+    /// The same with 0 for seeds without a signal.
+    pub per_prompt_with_zeros: Vec<f64>,
     /// Why there is nothing: the rule does not work at this m.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// A rule against the baseline at one group size, over the prompts where both have a signal.
+/// A rule against the baseline at one group size.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
     /// The rule's name.
     pub rule: String,
     /// m.
     pub m: usize,
-    /// Rule − baseline, mean over prompts with its paired bootstrap interval.
+    /// Rule − baseline over each one's groups with a signal, mean over the prompts where both have one, with its paired
+    /// bootstrap interval. `None` where there is no such prompt.
     #[serde(flatten)]
-    pub interval: Interval,
-    /// Prompts compared.
+    pub interval: Option<Interval>,
+    /// Prompts where both have a signal.
     pub prompts: usize,
+    /// Rule − baseline with 0 for groups without a signal, over all prompts.
+    pub with_zeros: Interval,
 }
 
 /// What was found.
@@ -201,14 +209,15 @@ fn cell(targets: &[Target<'_>], rule: &Rule, m: usize, settings: &AlignmentSetti
         cosine: None,
         standard_error: None,
         cosine_with_zeros: None,
+        standard_error_with_zeros: None,
         no_signal: 0.0,
         per_prompt: Vec::new(),
+        per_prompt_with_zeros: Vec::new(),
         error: rule.validate(m).err().map(|e| e.to_string()),
     };
     if out.error.is_some() {
         return Ok(out);
     }
-    let mut zeros = Vec::new();
     for target in targets {
         let mut cosines = Vec::new();
         for s in 0..settings.seeds {
@@ -220,19 +229,27 @@ fn cell(targets: &[Target<'_>], rule: &Rule, m: usize, settings: &AlignmentSetti
                     .context(format!("prompt {}", target.prompt))?,
             );
         }
-        zeros.push(cosines.iter().sum::<f64>() / settings.seeds as f64);
+        out.per_prompt_with_zeros
+            .push(cosines.iter().sum::<f64>() / settings.seeds as f64);
         out.no_signal += (settings.seeds - cosines.len()) as f64;
         out.per_prompt.push(mean(cosines.into_iter()));
     }
     out.no_signal /= (targets.len() * settings.seeds) as f64;
-    out.cosine_with_zeros = mean(zeros.into_iter());
-    out.cosine = mean(out.per_prompt.iter().flatten().copied());
-    let p = out.per_prompt.iter().flatten().count();
-    if let (Some(mean), true) = (out.cosine, p >= 2) {
-        let square: f64 = out.per_prompt.iter().flatten().map(|c| (c - mean).powi(2)).sum();
-        out.standard_error = Some((square / (p - 1) as f64 / p as f64).sqrt());
-    }
+    let signalled: Vec<f64> = out.per_prompt.iter().flatten().copied().collect();
+    (out.cosine, out.standard_error) = mean_and_error(&signalled);
+    (out.cosine_with_zeros, out.standard_error_with_zeros) = mean_and_error(&out.per_prompt_with_zeros);
     Ok(out)
+}
+
+/// The mean and, from two values on, its standard error.
+fn mean_and_error(values: &[f64]) -> (Option<f64>, Option<f64>) {
+    let n = values.len() as f64;
+    let centre = mean(values.iter().copied());
+    let error = centre.filter(|_| values.len() >= 2).map(|c| {
+        let square: f64 = values.iter().map(|x| (x - c).powi(2)).sum();
+        (square / (n - 1.0) / n).sqrt()
+    });
+    (centre, error)
 }
 
 /// Cosines of every rule at every size, with differences to the baseline where it is among the rules.
@@ -286,20 +303,26 @@ fn differences(cells: &[Cell], settings: &AlignmentSettings) -> Result<Vec<Diffe
         let Some(base) = cells.iter().find(|c| c.rule == baseline && c.m == cell.m) else {
             continue;
         };
+        if cell.error.is_some() || base.error.is_some() {
+            continue;
+        }
+        let boot = Bootstrap::default();
         let (a, b): (Vec<f64>, Vec<f64>) = cell
             .per_prompt
             .iter()
             .zip(&base.per_prompt)
             .filter_map(|(a, b)| a.zip(*b))
             .unzip();
-        if a.is_empty() {
-            continue;
-        }
+        let (all, others) = (&cell.per_prompt_with_zeros, &base.per_prompt_with_zeros);
         out.push(Difference {
             rule: cell.rule.clone(),
             m: cell.m,
-            interval: Bootstrap::default().paired_difference(&a, &b)?,
+            interval: match a.is_empty() {
+                true => None,
+                false => Some(boot.paired_difference(&a, &b)?),
+            },
             prompts: a.len(),
+            with_zeros: boot.paired_difference(all, others)?,
         });
     }
     Ok(out)

@@ -14,7 +14,7 @@ mod samples;
 
 pub use cosine::{Alignment, AlignmentSettings, Cell, Difference, Pool, align};
 pub use gram::{Gram, GramBuilder, distinct};
-pub use report::{differences, plot, table};
+pub use report::{differences, plot, table, table_with_zeros};
 pub use run::{AlignmentRun, Judge, Measured, measure};
 pub use samples::{Draw, PromptSamples, SamplesMeta, Store};
 

@@ -200,17 +200,11 @@ impl Store {
 
 /// Refuses settings that differ, naming the first.
 fn same(found: &SamplesMeta, asked: &SamplesMeta) -> Result<()> {
-    let [a, b] = [found, asked].map(|m| serde_json::to_value(m).unwrap_or_default());
-    let fields = a.as_object().into_iter().flatten();
-    match fields
-        .clone()
-        .find(|(name, value)| b.get(name.as_str()) != Some(value))
-    {
+    match journal::first_difference(found, asked, &[])? {
         None => Ok(()),
-        Some((name, value)) => Err(Error::user(format!(
-            "these samples were made with {name} = {value}, and this run has {}: use the same settings, another --output, or \
-             --overwrite",
-            b.get(name.as_str()).unwrap_or_default()
+        Some((name, old, new)) => Err(Error::user(format!(
+            "these samples were made with {name} = {old}, and this run has {new}: use the same settings, another --output, or \
+             --overwrite"
         ))),
     }
 }

@@ -283,6 +283,33 @@ fn groups_without_a_signal_are_counted_and_left_out() {
     let [one, two] = [0, 1].map(|p| cell.per_prompt[p].unwrap_or(0.0));
     let want = (one * (1.0 - 2.0 * cell.no_signal) + two) / 2.0;
     assert!((cell.cosine_with_zeros.unwrap() - want).abs() < 1e-12);
+    let gap = cell.per_prompt_with_zeros[0] - cell.per_prompt_with_zeros[1];
+    let error = gap.abs() / 2.0; // of a mean of two
+    assert!((cell.standard_error_with_zeros.unwrap() - error).abs() < 1e-12);
+    // A rule whose groups of equal rewards weigh something is compared on all groups, or on those both have.
+    let (mut sparse, _) = pool(16, 7, 31);
+    sparse.rewards = vec![0.0; 16];
+    sparse.rewards[7] = 1.0;
+    let mut s = settings(vec![Rule::Grpo, Rule::BonMaxSecond], vec![4], 3);
+    let mut ties = sparse.clone();
+    ties.rewards[3] = 1.0; // where both are in the group the best two are equal: no signal for the second rule alone
+    s.seeds = 40;
+    let found = align(&[sparse, ties], &s).unwrap();
+    let [grpo, second] = [&found.cells[0], &found.cells[1]];
+    assert!(second.no_signal > grpo.no_signal && grpo.no_signal > 0.0);
+    let d = &found.differences[0];
+    let paired =
+        |f: &dyn Fn(&Cell, usize) -> f64| (f(second, 0) - f(grpo, 0) + f(second, 1) - f(grpo, 1)) / 2.0;
+    assert_eq!((d.prompts, d.rule.as_str()), (2, "bon-max-second"));
+    let signalled = paired(&|c, p| c.per_prompt[p].unwrap());
+    assert!((d.interval.unwrap().mean - signalled).abs() < 1e-12);
+    let all = paired(&|c, p| c.per_prompt_with_zeros[p]);
+    assert!((d.with_zeros.mean - all).abs() < 1e-12 && (all - signalled).abs() > 1e-3);
+    let shown = table_with_zeros(&found).markdown();
+    let share = format!("({:.0}%)", 100.0 * (1.0 - second.no_signal));
+    assert!(shown.contains(&share), "{shown}");
+    let [one, two] = [false, true].map(|zeros| differences(&found, zeros).unwrap().markdown());
+    assert_ne!(one, two);
     // A rule that does not work at a size says so; the others go on.
     let big = Rule::Tea(TeaParams {
         bon: 2,

@@ -161,9 +161,16 @@ pub(super) fn sizes(entries: &[Entry], options: &Options) -> Result<Vec<usize>> 
                 _ => total.is_multiple_of(n),
             };
         if !fits {
+            let why = match options.estimator {
+                _ if n == 0 => "best of none is nothing; give n of at least 1".to_string(),
+                Estimator::Unbiased => format!("choose n up to {total}, or evaluate with more --samples"),
+                _ => format!(
+                    "which {n} does not divide; choose divisors of every evaluation's number of samples, or --estimator unbiased \
+                     for any n up to it"
+                ),
+            };
             return Err(Error::user(format!(
-                "--n {n}: {label} has {total} samples a prompt, which {n} does not divide; choose divisors of every \
-                 evaluation's number of samples, or --estimator unbiased for any n up to it"
+                "--n {n}: {label} has {total} samples a prompt; {why}"
             )));
         }
     }

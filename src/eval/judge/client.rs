@@ -34,14 +34,16 @@ pub struct Endpoint {
     pub retries: u32,
     /// Wait before the first retry; it doubles with each, ± jitter.
     pub backoff: Duration,
+    /// Most tokens of an answer.
+    pub max_tokens: u32,
 }
 
 /// What one question led to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
-    /// The text of the answer.
-    Text(String),
-    /// The server refuses this question for good (status and its message): too long, say.
+    /// The text of the answer, and whether it was cut at [`Endpoint::max_tokens`].
+    Text(String, bool),
+    /// The server refuses this question (status and its message): too long, say.
     Refused(u16, String),
 }
 
@@ -147,9 +149,9 @@ impl Client {
         let (mut failures, mut last) = (0, String::new());
         loop {
             match self.attempt(messages, json_mode) {
-                Ok(text) => {
+                Ok((text, cut)) => {
                     self.json_mode.fetch_and(json_mode, Ordering::Relaxed);
-                    return Ok(Reply::Text(text));
+                    return Ok(Reply::Text(text, cut));
                 }
                 Err(Failure::Final(error)) => return Err(error),
                 // Some servers do not know response_format; the prompt asks for JSON in words too.
@@ -183,12 +185,12 @@ impl Client {
         ))
     }
 
-    fn attempt(&self, messages: &[Value], json_mode: bool) -> Result<String, Failure> {
+    fn attempt(&self, messages: &[Value], json_mode: bool) -> Result<(String, bool), Failure> {
         let mut body = json!({
             "model": self.endpoint.model,
             "messages": messages,
             "temperature": 0,
-            "max_tokens": 512,
+            "max_tokens": self.endpoint.max_tokens,
             "stream": false,
         });
         if json_mode {
@@ -247,7 +249,11 @@ impl Client {
                 self.endpoint.model
             ))),
             408 | 425 | 429 | 500..=599 => Failure::Passing(format!("HTTP {status}{said}"), wait),
-            _ => Failure::Refused(status, said.trim_start_matches(": ").to_string()),
+            // What one question can be at fault for: too long, or of a form the server cannot read.
+            400 | 413 | 422 => Failure::Refused(status, said.trim_start_matches(": ").to_string()),
+            _ => Failure::Final(Error::user(format!(
+                "{url} refuses to judge (HTTP {status}{said}): check --endpoint, --model, and what the key in {env} may do"
+            ))),
         }
     }
 
@@ -280,8 +286,8 @@ fn said(body: &str) -> String {
     }
 }
 
-/// The text of the first choice.
-fn content(body: &str) -> Result<String, String> {
+/// The text of the first choice, and whether it was cut short.
+fn content(body: &str) -> Result<(String, bool), String> {
     let value: Value = serde_json::from_str(body).map_err(|e| {
         format!("the server's answer is not JSON ({e}); is --endpoint a chat-completions server?")
     })?;
@@ -291,10 +297,11 @@ fn content(body: &str) -> Result<String, String> {
             said(&value.to_string())
         )
     })?;
+    let cut = value.pointer("/choices/0/finish_reason").and_then(Value::as_str) == Some("length");
     match message.get("content") {
-        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::String(text)) => Ok((text.clone(), cut)),
         // An empty answer is the judge's, not the server's.
-        Some(Value::Null) | None => Ok(String::new()),
+        Some(Value::Null) | None => Ok((String::new(), cut)),
         Some(_) => Err("the server's choices[0].message.content is not a text".to_string()),
     }
 }

@@ -84,6 +84,7 @@ impl Server {
             timeout: Duration::from_secs(5),
             retries: 3,
             backoff: Duration::from_millis(1),
+            max_tokens: MAX_TOKENS,
         }
     }
 }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -82,7 +84,7 @@ fn a_judge_without_json_mode_is_asked_without_it() {
     };
     let r = run(&eval("good", 5), &eval("bad", 5), server.endpoint(), &one).unwrap();
     assert_eq!((r.invalid, server.seen().len()), (0, 6), "found out once");
-    // A question that is refused either way is invalid; the others go on.
+    // A question that is refused either way is left out; the others go on.
     let server = Server::start(|_, seen| {
         match seen.messages()[1]["content"]
             .as_str()
@@ -94,12 +96,142 @@ fn a_judge_without_json_mode_is_asked_without_it() {
         }
     });
     let r = run(&eval("good", 3), &eval("bad", 3), server.endpoint(), &one).unwrap();
-    assert_eq!((r.invalid, r.judgements[1].winner), (1, Winner::Invalid));
+    assert_eq!(
+        (r.invalid, r.refused, r.judgements[1].winner),
+        (0, 1, Winner::Refused)
+    );
+    assert_eq!(r.win_rate.mean, mean_of_others(&r));
     assert!(
         r.judgements[1].reason.contains("HTTP 400") && r.judgements[1].reason.contains("too long"),
         "{}",
         r.judgements[1].reason
     );
+}
+
+/// The win rate over the prompts that were answered.
+fn mean_of_others(r: &JudgeResult) -> f64 {
+    let asked = r.judgements.iter().filter(|j| j.winner != Winner::Refused);
+    let won: Vec<f64> = asked
+        .map(|j| f64::from(u8::from(j.winner == Winner::First)))
+        .collect();
+    won.iter().sum::<f64>() / won.len() as f64
+}
+
+#[test]
+fn a_refused_question_is_asked_again_at_resume() {
+    let dir = tempfile::tempdir().unwrap();
+    let mended = Arc::new(AtomicBool::new(false));
+    let seen_mended = mended.clone();
+    let server = Server::start(move |_, seen| {
+        let text = seen.messages()[1]["content"].as_str().unwrap();
+        match text.contains("prompt 2\n") && !seen_mended.load(Ordering::SeqCst) {
+            true => Act::Status(413, "", json!({"error": {"message": "too long"}}).to_string()),
+            false => verdict(seen.side_with("good")),
+        }
+    });
+    let (good, bad) = (eval("good", 4), eval("bad", 4));
+    let ask = |resume| {
+        run(
+            &good,
+            &bad,
+            server.endpoint(),
+            &settings(Some(dir.path()), resume),
+        )
+        .unwrap()
+    };
+    let first = ask(false);
+    assert_eq!((counts(&first), first.refused), ((3, 0, 0, 0), 1));
+    let asked = server.seen().len();
+    let again = ask(true);
+    assert_eq!(
+        (counts(&again), again.refused),
+        ((3, 0, 0, 0), 1),
+        "still refused"
+    );
+    assert!(
+        server.seen().len() > asked,
+        "the refused question was asked again"
+    );
+    mended.store(true, Ordering::SeqCst);
+    let asked = server.seen().len();
+    let whole = ask(true);
+    assert_eq!((counts(&whole), whole.refused), ((4, 0, 0, 0), 0));
+    assert_eq!(server.seen().len(), asked + 1, "and no other one");
+    assert_eq!(ask(true).judgements, whole.judgements, "what was answered stays");
+    assert_eq!(server.seen().len(), asked + 1);
+}
+
+#[test]
+fn a_server_that_refuses_everything_ends_the_run_and_leaves_nothing() {
+    for status in [301, 401, 402, 403, 404, 405, 406, 410, 415, 451] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("judged");
+        let server = Server::start(move |_, _| Act::Status(status, "", "no".into()));
+        let result = run(
+            &eval("good", 9),
+            &eval("bad", 9),
+            server.endpoint(),
+            &settings(Some(&out), false),
+        );
+        let words = format!("HTTP {status}");
+        refused(
+            result,
+            &[&words, "--", "0 of 9 prompts are judged; nothing was stored"],
+        );
+        assert!(server.seen().len() <= 4, "{status}: not tried again");
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0, "{status}");
+    }
+    // The same refusal of whatever is asked, though one question could be at fault for it.
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(|_, _| {
+        Act::Status(
+            422,
+            "",
+            json!({"error": {"message": "no such field"}}).to_string(),
+        )
+    });
+    let one = JudgeSettings {
+        concurrency: 1,
+        ..settings(Some(dir.path()), false)
+    };
+    let result = run(&eval("good", 30), &eval("bad", 30), server.endpoint(), &one);
+    refused(
+        result,
+        &[
+            "all of 8 questions were refused",
+            "HTTP 422",
+            "no such field",
+            "8 of 30",
+            "--resume",
+        ],
+    );
+    assert_eq!(server.seen().len(), 2 * REFUSALS);
+}
+
+#[test]
+fn an_answer_is_as_long_as_asked_for_and_a_cut_one_says_so() {
+    let server = Server::start(|n, _| match n {
+        0..3 => Act::Status(
+            200,
+            "",
+            json!({"choices": [{"finish_reason": "length", "message": {"content": "{\"winner\": \"A"}}]})
+                .to_string(),
+        ),
+        _ => verdict("A"),
+    });
+    let endpoint = Endpoint {
+        max_tokens: 77,
+        ..server.endpoint()
+    };
+    let one = JudgeSettings {
+        concurrency: 1,
+        ..settings(None, false)
+    };
+    let r = run(&eval("good", 2), &eval("bad", 2), endpoint, &one).unwrap();
+    assert!(server.seen().iter().all(|s| s.body["max_tokens"] == 77));
+    assert_eq!((r.invalid, r.settings.max_tokens), (1, 77));
+    let bad = r.judgements.iter().find(|j| j.winner == Winner::Invalid).unwrap();
+    assert!(bad.reason.contains("--max-tokens"), "{}", bad.reason);
 }
 
 #[test]

@@ -2,7 +2,9 @@
 //!
 //! For each prompt the best of n responses (by the stored reward) of either evaluation is shown to the judge, the two
 //! in a random, seeded order. The judge answers with JSON `{winner, confidence, reason}`, which is mapped back. An answer
-//! that is not such an object is asked for again, then recorded as invalid and left out of the win rate.
+//! that is not such an object is asked for again, then recorded as invalid and left out of the win rate. A question that the
+//! server refuses is left out too, and asked again when the judging is resumed; a server that refuses every question, or
+//! the key, page or model, ends the run.
 
 mod client;
 mod question;
@@ -30,6 +32,10 @@ use crate::text::{PromptContent, sha256_hex};
 const POSITIONS: u32 = 0x90b1_7100;
 /// Times that a question is asked before its answer counts as invalid.
 const ASKS: u32 = 3;
+/// Refusals, before anything else was answered, after which the server is taken to refuse everything.
+const REFUSALS: usize = 8;
+/// Most tokens of an answer unless another number is asked for.
+pub const MAX_TOKENS: u32 = 512;
 
 /// How two evaluations are judged.
 #[derive(Debug, Clone)]
@@ -135,9 +141,10 @@ fn judge_one(client: &Client, pair: &Pair) -> Result<Judgement> {
     out.winner = Winner::Invalid;
     while out.asked < ASKS {
         out.asked += 1;
-        let text = match client.ask(&messages, pair.prompt_index as u64)? {
-            Reply::Text(text) => text,
+        let (text, cut) = match client.ask(&messages, pair.prompt_index as u64)? {
+            Reply::Text(text, cut) => (text, cut),
             Reply::Refused(status, why) => {
+                out.winner = Winner::Refused;
                 out.reason = format!("the server refused the question (HTTP {status}): {why}");
                 return Ok(out);
             }
@@ -153,7 +160,10 @@ fn judge_one(client: &Client, pair: &Pair) -> Result<Judgement> {
                 return Ok(out);
             }
             Err(why) => {
-                out.reason = why;
+                out.reason = match cut {
+                    true => format!("{why} (the answer was cut: raise --max-tokens)"),
+                    false => why,
+                };
                 messages.extend(question::again(&text));
                 out.raw = Some(text);
             }
@@ -178,7 +188,7 @@ pub fn judge(
     if settings.concurrency == 0 {
         return Err(Error::user("--concurrency must be at least 1"));
     }
-    let model = endpoint.model.clone();
+    let (model, max_tokens) = (endpoint.model.clone(), endpoint.max_tokens);
     let client = Client::new(endpoint)?;
     let all: Vec<_> = pairs.iter().map(|p| (&p.key, &p.texts)).collect();
     let meta = JudgeMeta {
@@ -190,6 +200,7 @@ pub fn judge(
         model,
         endpoint: client.url().to_string(),
         seed: settings.seed,
+        max_tokens,
     };
     let store = Store::open(settings.output.as_deref(), &meta, settings.resume)?;
     let waiting: Vec<&Pair> = pairs
@@ -213,7 +224,10 @@ fn ask_all(client: &Client, waiting: &[&Pair], store: Store, settings: &JudgeSet
             let judged = judge_one(client, pair);
             let mut guard = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let (store, progress, failed) = &mut *guard;
-            if let Err(error) = judged.and_then(|j| store.push(j)) {
+            let pushed = judged
+                .and_then(|j| store.push(j))
+                .and_then(|()| all_refused(store.done()));
+            if let Err(error) = pushed {
                 next.store(waiting.len(), Ordering::SeqCst);
                 failed.get_or_insert(error);
                 return;
@@ -233,6 +247,9 @@ fn ask_all(client: &Client, waiting: &[&Pair], store: Store, settings: &JudgeSet
     match failed {
         None => Ok(store),
         Some(error) => Err(error).context(match &settings.output {
+            Some(_) if store.done().is_empty() => {
+                format!("0 of {total} prompts are judged; nothing was stored")
+            }
             Some(dir) => format!(
                 "{} of {total} prompts are judged and kept in {}; the same command with --resume goes on",
                 store.done().len(),
@@ -240,6 +257,21 @@ fn ask_all(client: &Client, waiting: &[&Pair], store: Store, settings: &JudgeSet
             ),
             None => "nothing is kept without --output".to_string(),
         }),
+    }
+}
+
+/// An error where the server has refused [`REFUSALS`] questions and answered none.
+fn all_refused(done: &[Judgement]) -> Result<()> {
+    let asked = || done.iter().filter(|j| j.asked > 0);
+    match asked().next() {
+        Some(first) if asked().count() == REFUSALS && asked().all(|j| j.winner == Winner::Refused) => {
+            Err(Error::user(format!(
+                "all of {REFUSALS} questions were refused. The first one: {}. Check --model and --max-tokens, or judge shorter \
+                 responses",
+                first.reason
+            )))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -24,6 +24,8 @@ pub struct JudgeResult {
     pub losses: usize,
     /// Prompts without a valid answer, left out of the rate.
     pub invalid: usize,
+    /// Prompts whose question the server refused, left out too; resuming asks again.
+    pub refused: usize,
     /// (wins + ties / 2) / valid, with its bootstrap interval over prompts.
     pub win_rate: Interval,
     /// Share of decided prompts where the response shown first won: 0.5 for a judge without position bias. `None` where
@@ -46,7 +48,7 @@ pub fn summarise(settings: JudgeMeta, judgements: Vec<Judgement>) -> Result<Judg
         Winner::First => Some(1.0),
         Winner::Tie => Some(0.5),
         Winner::Second => Some(0.0),
-        Winner::Invalid => None,
+        Winner::Invalid | Winner::Refused => None,
     };
     let values: Vec<f64> = judgements.iter().filter_map(value).collect();
     if values.is_empty() {
@@ -73,6 +75,7 @@ pub fn summarise(settings: JudgeMeta, judgements: Vec<Judgement>) -> Result<Judg
         equal: judgements.iter().filter(|j| j.first_is_a.is_none()).count(),
         losses: count(Winner::Second),
         invalid: count(Winner::Invalid),
+        refused: count(Winner::Refused),
         win_rate: Bootstrap::default().mean(&values)?,
         first_shown_rate: share(shown_first as f64, decided().count()),
         confidence: share(sure.iter().sum(), sure.len()),
@@ -81,7 +84,7 @@ pub fn summarise(settings: JudgeMeta, judgements: Vec<Judgement>) -> Result<Judg
     })
 }
 
-/// One row: wins, ties, losses, invalid, win rate with its interval.
+/// One row: wins, ties, losses, invalid, refused, win rate with its interval.
 pub fn table(r: &JudgeResult) -> Table {
     let columns = [
         ("first against second", Align::Left),
@@ -89,6 +92,7 @@ pub fn table(r: &JudgeResult) -> Table {
         ("ties", Align::Right),
         ("losses", Align::Right),
         ("invalid", Align::Right),
+        ("refused", Align::Right),
         ("win rate [95%]", Align::Right),
         ("shown first won", Align::Right),
     ];
@@ -100,6 +104,7 @@ pub fn table(r: &JudgeResult) -> Table {
         r.ties.into(),
         r.losses.into(),
         r.invalid.into(),
+        r.refused.into(),
         Cell::Interval {
             mean,
             low,

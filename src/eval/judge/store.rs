@@ -1,5 +1,6 @@
 //! Judgements on disk: `judge.json` (settings) and `judgements.jsonl` (one prompt a line, in the order they were made).
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,14 @@ pub struct JudgeMeta {
     pub endpoint: String,
     /// Seed of the positions.
     pub seed: u64,
+    /// Most tokens of the judge's answer.
+    #[serde(default = "default_max_tokens")]
+    pub max_tokens: u32,
+}
+
+/// What judgements had before it could be chosen.
+fn default_max_tokens() -> u32 {
+    super::MAX_TOKENS
 }
 
 /// Who won.
@@ -43,6 +52,8 @@ pub enum Winner {
     Tie,
     /// The judge gave no valid answer.
     Invalid,
+    /// The server refused the question; it is asked again when the judging is resumed.
+    Refused,
 }
 
 /// One prompt's judgement.
@@ -73,10 +84,13 @@ pub struct Judgement {
 pub struct Store {
     dir: Option<PathBuf>,
     done: Vec<Judgement>,
+    /// `judge.json`, until the first judgement: a run that could not ask at all leaves nothing.
+    settings: Option<Vec<u8>>,
 }
 
 impl Store {
-    /// Starts or resumes in `dir`; without a directory nothing is kept. A torn last line is cut off.
+    /// Starts or resumes in `dir`; without a directory nothing is kept. A torn last line is cut off, refused questions count
+    /// as not yet asked.
     ///
     /// # Errors
     /// A user error when there is something and `resume` is not set, the settings differ, or a line is damaged; an I/O error.
@@ -84,6 +98,7 @@ impl Store {
         let mut store = Self {
             dir: dir.map(Path::to_path_buf),
             done: Vec::new(),
+            settings: None,
         };
         let Some(dir) = dir else { return Ok(store) };
         let settings = dir.join("judge.json");
@@ -96,8 +111,7 @@ impl Store {
                     lines.display()
                 )));
             }
-            let json = serde_json::to_vec_pretty(meta).map_err(Error::internal)?;
-            write_atomic(&settings, &json)?;
+            store.settings = Some(serde_json::to_vec_pretty(meta).map_err(Error::internal)?);
             return Ok(store);
         }
         if !resume {
@@ -111,19 +125,8 @@ impl Store {
             .map_err(Error::user)
             .context(settings.display())?;
         same(&found, meta).context(settings.display())?;
-        store.read()?;
+        store.done = answered(journal::recover(&dir.join("judgements.jsonl"))?);
         Ok(store)
-    }
-
-    fn path(&self) -> Option<PathBuf> {
-        self.dir.as_ref().map(|d| d.join("judgements.jsonl"))
-    }
-
-    fn read(&mut self) -> Result<()> {
-        if let Some(path) = self.path() {
-            self.done = journal::recover(&path)?;
-        }
-        Ok(())
     }
 
     /// What was judged, in the order it was.
@@ -136,23 +139,36 @@ impl Store {
     /// # Errors
     /// An I/O error.
     pub fn push(&mut self, judgement: Judgement) -> Result<()> {
-        if let Some(path) = self.path() {
-            journal::append(&path, &judgement)?;
+        if let Some(dir) = &self.dir {
+            if let Some(json) = self.settings.take() {
+                write_atomic(&dir.join("judge.json"), &json)?;
+            }
+            journal::append(&dir.join("judgements.jsonl"), &judgement)?;
         }
         self.done.push(judgement);
         Ok(())
     }
 }
 
+/// The last line of every prompt, in order, without those whose question was refused.
+fn answered(lines: Vec<Judgement>) -> Vec<Judgement> {
+    let last: HashMap<usize, usize> = lines.iter().map(|j| j.prompt_index).zip(0..).collect();
+    let keep =
+        |(at, j): &(usize, Judgement)| last.get(&j.prompt_index) == Some(at) && j.winner != Winner::Refused;
+    lines
+        .into_iter()
+        .enumerate()
+        .filter(keep)
+        .map(|(_, j)| j)
+        .collect()
+}
+
 /// Refuses settings that differ, naming the first.
 fn same(found: &JudgeMeta, asked: &JudgeMeta) -> Result<()> {
-    let [a, b] = [found, asked].map(|m| serde_json::to_value(m).unwrap_or_default());
-    let mut fields = a.as_object().into_iter().flatten();
-    match fields.find(|(name, value)| b.get(name.as_str()) != Some(value)) {
+    match journal::first_difference(found, asked, &[])? {
         None => Ok(()),
-        Some((name, value)) => Err(Error::user(format!(
-            "these judgements were made with {name} = {value}, and this run has {}: use the same settings or another --output",
-            b.get(name.as_str()).unwrap_or_default()
+        Some((name, old, new)) => Err(Error::user(format!(
+            "these judgements were made with {name} = {old}, and this run has {new}: use the same settings or another --output"
         ))),
     }
 }

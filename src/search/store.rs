@@ -1,0 +1,212 @@
+//! A search on disk, begun, interrupted and gone on with.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `search.json` | [`SearchMeta`], written first; a resumed search must have the same |
+//! | `search.jsonl` | one [`Line`] a prompt, in order, synced prompt by prompt |
+//! | `results.json`, `results.md` | what was computed from them |
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::estimate::Predictor;
+use super::line::Line;
+use crate::advantage::Alpha;
+use crate::error::{Context, Error, Result};
+use crate::model::save::write_atomic;
+use crate::text::journal;
+
+const META: &str = "search.json";
+const LINES: &str = "search.jsonl";
+/// Files computed from the lines; they go when a search is replaced.
+const DERIVED: [&str; 2] = ["results.json", "results.md"];
+
+/// The settings of a search: the contents of `search.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SearchMeta {
+    /// The policy.
+    pub model: String,
+    /// Its LoRA adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<PathBuf>,
+    /// The judge.
+    pub reward_model: String,
+    /// The judge's LoRA adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward_adapter: Option<PathBuf>,
+    /// Where the prompts came from; `None` for the embedded ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts_file: Option<PathBuf>,
+    /// SHA-256 of the prompts as JSON.
+    pub prompts_sha256: String,
+    /// Number of prompts.
+    pub num_prompts: usize,
+    /// N.
+    pub budget: usize,
+    /// m.
+    pub samples: usize,
+    /// K.
+    pub width: usize,
+    /// The tail share asked for.
+    pub alpha: Alpha,
+    /// What is predicted of a tail.
+    pub predictor: Predictor,
+    /// Tokens of a prefix; `None` follows the responses' lengths.
+    pub prefix_tokens: Option<usize>,
+    /// Whether the ranking is gone down until K states are found.
+    pub fill_width: bool,
+    /// Whether best-of-N is drawn beside it.
+    pub compare_bon: bool,
+    /// Seed of the samples.
+    pub seed: u64,
+    /// Sampling temperature.
+    pub temperature: f32,
+    /// Top-k filter; 0 is off.
+    pub top_k: u32,
+    /// Nucleus filter; 1 is off.
+    pub top_p: f32,
+    /// Min-p filter; 0 is off.
+    pub min_p: f32,
+    /// Most tokens in a response.
+    pub max_completion_length: usize,
+    /// Whether chat templates were left aside.
+    pub raw: bool,
+    /// The date that chat templates saw.
+    pub template_date: String,
+    /// Element type asked for the policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_dtype: Option<String>,
+    /// Element type asked for the judge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward_dtype: Option<String>,
+}
+
+/// The lines of a search, in a directory or in memory alone.
+#[derive(Debug)]
+pub struct Store {
+    dir: Option<PathBuf>,
+    lines: Vec<Line>,
+}
+
+impl Store {
+    /// Whether a search may begin (or go on) in `dir`; changes nothing.
+    ///
+    /// # Errors
+    /// A user error when it holds one and neither `resume` nor `overwrite` is given, or there is nothing to resume.
+    pub fn check(dir: &Path, resume: bool, overwrite: bool) -> Result<()> {
+        let begun = dir.join(META).exists();
+        if resume && !begun {
+            return Err(Error::user(format!(
+                "--resume: {} holds no search to continue",
+                dir.display()
+            )));
+        }
+        if !resume && !overwrite && (begun || DERIVED.iter().any(|name| dir.join(name).exists())) {
+            return Err(Error::user(format!(
+                "{} already holds a search; continue it with --resume, replace it with --overwrite, or choose another --output",
+                dir.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Begins a search in `dir`, replacing what is there, or goes on with the one begun there with the same settings; a torn
+    /// last line is cut off. Without a directory the lines are kept in memory.
+    ///
+    /// # Errors
+    /// A user error naming the setting that is not the one it was begun with, or the line that is not the next prompt's; an
+    /// I/O error.
+    pub fn open(dir: Option<&Path>, meta: &SearchMeta, resume: bool) -> Result<Self> {
+        let mut store = Self {
+            dir: dir.map(Path::to_path_buf),
+            lines: Vec::new(),
+        };
+        let Some(dir) = dir else { return Ok(store) };
+        let path = dir.join(META);
+        if resume {
+            let bytes = fs::read(&path).map_err(Error::io(&path))?;
+            let begun = serde_json::from_slice(&bytes)
+                .map_err(Error::user)
+                .context(path.display())?;
+            same(&begun, meta).context(path.display())?;
+            store.lines = recover(&dir.join(LINES), meta.num_prompts)?;
+            return Ok(store);
+        }
+        fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        // search.json is what makes it a search: the first to go, the last to come.
+        for name in [META, LINES].iter().chain(&DERIVED) {
+            remove(&dir.join(name))?;
+        }
+        let text = serde_json::to_string_pretty(meta).map_err(Error::internal)? + "\n";
+        write_atomic(&path, text.as_bytes())?;
+        Ok(store)
+    }
+
+    /// What is done, in order of the prompts.
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    /// Adds the next prompt's line.
+    ///
+    /// # Errors
+    /// It is not the next one; an I/O error.
+    pub fn push(&mut self, line: Line) -> Result<()> {
+        if line.prompt_index != self.lines.len() {
+            return Err(Error::internal("searches are stored in order"));
+        }
+        if let Some(dir) = &self.dir {
+            journal::append(&dir.join(LINES), &line)?;
+        }
+        self.lines.push(line);
+        Ok(())
+    }
+
+    /// What an interrupted search of `total` prompts says.
+    pub fn interrupted(&self, total: usize) -> String {
+        match &self.dir {
+            Some(dir) => format!(
+                "{} holds the searches of {} of {total} prompts; run the same command with --resume to go on",
+                dir.display(),
+                self.lines.len()
+            ),
+            None => "nothing is kept without --output".to_string(),
+        }
+    }
+}
+
+fn recover(path: &Path, prompts: usize) -> Result<Vec<Line>> {
+    let lines: Vec<Line> = journal::recover(path)?;
+    match (0..)
+        .zip(&lines)
+        .find(|(at, l)| l.prompt_index != *at || *at >= prompts)
+    {
+        None => Ok(lines),
+        Some((at, line)) => Err(Error::user(format!(
+            "{}:{}: the search of prompt {}, where that of prompt {at} of {prompts} is expected; begin again with --overwrite",
+            path.display(),
+            at + 1,
+            line.prompt_index
+        ))),
+    }
+}
+
+/// Refuses to go on with other settings; where the prompts came from may change as long as they are the same.
+fn same(begun: &SearchMeta, now: &SearchMeta) -> Result<()> {
+    match journal::first_difference(begun, now, &["prompts_file"])? {
+        None => Ok(()),
+        Some((name, old, new)) => Err(Error::user(format!(
+            "--resume: this search was begun with {name} = {old}, and now it is {new}; give the settings it was begun with, or \
+             --overwrite"
+        ))),
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(e)),
+        _ => Ok(()),
+    }
+}
