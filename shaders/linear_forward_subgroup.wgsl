@@ -30,8 +30,10 @@ struct Eight {
     e: vec4<f32>, f: vec4<f32>, g: vec4<f32>, h: vec4<f32>,
 }
 
-fn weights(n: vec4<u32>, k: u32) -> Eight {
-    let last = min(k + 1u, p.k4 - 1u);
+// Past the end of K they repeat the last four: `values` are 0 there.
+fn weights(n: vec4<u32>, k4: u32) -> Eight {
+    let k = min(k4, p.k4 - 1u);
+    let last = min(k4 + 1u, p.k4 - 1u);
     let q = weight4(n.x, k); let r = weight4(n.y, k); let s = weight4(n.z, k); let t = weight4(n.w, k);
     let u = weight4(n.x, last); let v = weight4(n.y, last); let w = weight4(n.z, last); let z = weight4(n.w, last);
     return Eight(vec4<f32>(q.x, r.x, s.x, t.x), vec4<f32>(q.y, r.y, s.y, t.y),

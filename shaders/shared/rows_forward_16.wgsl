@@ -1,4 +1,4 @@
-// 16 rows of y a workgroup. Goes with linear_forward_subgroup.wgsl.
+// 16 rows of y a workgroup, 16 K an iteration. Goes with linear_forward_subgroup.wgsl.
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
         @builtin(subgroup_invocation_id) lane: u32) {
@@ -27,17 +27,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     var s4 = vec4<f32>(); var s5 = vec4<f32>(); var s6 = vec4<f32>(); var s7 = vec4<f32>();
     var s8 = vec4<f32>(); var s9 = vec4<f32>(); var s10 = vec4<f32>(); var s11 = vec4<f32>();
     var s12 = vec4<f32>(); var s13 = vec4<f32>(); var s14 = vec4<f32>(); var s15 = vec4<f32>();
-    for (var k = 0u; k < p.k4; k += 2u) {
+    for (var k = 0u; k < p.k4; k += 4u) {
         let c = k * 4u + lane;
-        let v0 = values(b0, c); let v1 = values(b1, c); let v2 = values(b2, c); let v3 = values(b3, c);
-        let v4 = values(b4, c); let v5 = values(b5, c); let v6 = values(b6, c); let v7 = values(b7, c);
-        let v8 = values(b8, c); let v9 = values(b9, c); let v10 = values(b10, c); let v11 = values(b11, c);
-        let v12 = values(b12, c); let v13 = values(b13, c); let v14 = values(b14, c); let v15 = values(b15, c);
+        let d = c + 8u;
+        let u0 = values(b0, c); let u1 = values(b1, c); let u2 = values(b2, c); let u3 = values(b3, c);
+        let u4 = values(b4, c); let u5 = values(b5, c); let u6 = values(b6, c); let u7 = values(b7, c);
+        let u8 = values(b8, c); let u9 = values(b9, c); let u10 = values(b10, c); let u11 = values(b11, c);
+        let u12 = values(b12, c); let u13 = values(b13, c); let u14 = values(b14, c); let u15 = values(b15, c);
+        let v0 = values(b0, d); let v1 = values(b1, d); let v2 = values(b2, d); let v3 = values(b3, d);
+        let v4 = values(b4, d); let v5 = values(b5, d); let v6 = values(b6, d); let v7 = values(b7, d);
+        let v8 = values(b8, d); let v9 = values(b9, d); let v10 = values(b10, d); let v11 = values(b11, d);
+        let v12 = values(b12, d); let v13 = values(b13, d); let v14 = values(b14, d); let v15 = values(b15, d);
         let w = weights(n, k);
-        s0 = chain8(v0, w, s0); s1 = chain8(v1, w, s1); s2 = chain8(v2, w, s2); s3 = chain8(v3, w, s3);
-        s4 = chain8(v4, w, s4); s5 = chain8(v5, w, s5); s6 = chain8(v6, w, s6); s7 = chain8(v7, w, s7);
-        s8 = chain8(v8, w, s8); s9 = chain8(v9, w, s9); s10 = chain8(v10, w, s10); s11 = chain8(v11, w, s11);
-        s12 = chain8(v12, w, s12); s13 = chain8(v13, w, s13); s14 = chain8(v14, w, s14); s15 = chain8(v15, w, s15);
+        let z = weights(n, k + 2u);
+        s0 = chain8(v0, z, chain8(u0, w, s0)); s1 = chain8(v1, z, chain8(u1, w, s1));
+        s2 = chain8(v2, z, chain8(u2, w, s2)); s3 = chain8(v3, z, chain8(u3, w, s3));
+        s4 = chain8(v4, z, chain8(u4, w, s4)); s5 = chain8(v5, z, chain8(u5, w, s5));
+        s6 = chain8(v6, z, chain8(u6, w, s6)); s7 = chain8(v7, z, chain8(u7, w, s7));
+        s8 = chain8(v8, z, chain8(u8, w, s8)); s9 = chain8(v9, z, chain8(u9, w, s9));
+        s10 = chain8(v10, z, chain8(u10, w, s10)); s11 = chain8(v11, z, chain8(u11, w, s11));
+        s12 = chain8(v12, z, chain8(u12, w, s12)); s13 = chain8(v13, z, chain8(u13, w, s13));
+        s14 = chain8(v14, z, chain8(u14, w, s14)); s15 = chain8(v15, z, chain8(u15, w, s15));
     }
     store(row, col, s0); store(row + 1u, col, s1); store(row + 2u, col, s2); store(row + 3u, col, s3);
     store(row + 4u, col, s4); store(row + 5u, col, s5); store(row + 6u, col, s6); store(row + 7u, col, s7);
