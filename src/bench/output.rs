@@ -3,7 +3,7 @@
 use super::ceiling::Ceiling;
 use super::timing::{Clock, deviation, mean, median};
 use crate::error::{Error, Result};
-use crate::gpu::AdapterReport;
+use crate::gpu::{AdapterReport, ProfileRow};
 use crate::report::{Align, Cell, Table};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -134,6 +134,20 @@ impl Row {
     pub fn key(&self) -> (&str, &str, &str, &str) {
         (&self.model, &self.dtype, &self.test, &self.variant)
     }
+}
+
+/// A row a kernel of the seconds that a profiled GPU spent in it, with its dispatches and its share.
+pub fn by_kernel(profile: &[ProfileRow]) -> Vec<Row> {
+    let total: f64 = profile.iter().map(|k| k.seconds).sum();
+    let row = |k: &ProfileRow| {
+        let mut row = Row::of(vec![k.seconds], false)
+            .with("dispatches", k.count)
+            .with("% of kernels", 100.0 * k.seconds / total);
+        row.test = format!("kernel {}", k.kernel);
+        row.unit = "s".into();
+        row
+    };
+    profile.iter().map(row).collect()
 }
 
 /// Four significant digits, without an exponent where that is readable.

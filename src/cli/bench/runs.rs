@@ -1,13 +1,13 @@
 //! `bench rollout`, `bench train` and `bench e2e`.
 
 use super::Common;
-use crate::bench::output::{Header, Row};
+use crate::bench::output::{Header, Row, by_kernel};
 use crate::bench::policy::{Policy, PolicySettings};
 use crate::bench::rollout;
 use crate::bench::train::{self, Settings};
 use crate::cli::Globals;
 use crate::error::{Context, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, GpuOptions};
 use crate::tensor::DType;
 
 /// The model that is measured.
@@ -26,6 +26,9 @@ struct PolicyFlags {
     /// Most tokens in one forward and backward pass
     #[arg(long, default_value_t = 2048, value_name = "TOKENS")]
     token_budget: usize,
+    /// Time every dispatch and add a row a kernel: its share of the whole run, warm-up included (slower)
+    #[arg(long)]
+    profile: bool,
 }
 
 impl PolicyFlags {
@@ -167,11 +170,16 @@ fn measured(
     globals: &Globals,
     common: &Common,
     command: &str,
+    profile: bool,
     work: impl FnOnce(&Gpu) -> Result<Vec<Row>>,
 ) -> Result<()> {
     let old = common.old()?;
-    let gpu = globals.open_gpu()?;
-    let rows = work(&gpu)?;
+    let gpu = Gpu::open(&GpuOptions {
+        profile,
+        ..globals.gpu_options()
+    })?;
+    let mut rows = work(&gpu)?;
+    rows.extend(by_kernel(&gpu.profile()));
     common.finish(&Header::new(gpu.report(), command), &rows, old.as_ref())
 }
 
@@ -189,7 +197,7 @@ impl RolloutArgs {
             token_budget: self.policy.token_budget,
         };
         settings.validate()?;
-        measured(globals, &self.common, "rollout", |gpu| {
+        measured(globals, &self.common, "rollout", self.policy.profile, |gpu| {
             let s = self.policy.settings(self.lora_rank);
             let policy = Policy::open(gpu, &s, settings.positions(), false)?;
             rollout::run(&policy, &settings)
@@ -210,7 +218,7 @@ impl TrainArgs {
             reference: false,
         };
         settings.validate()?;
-        measured(globals, &self.common, "train", |gpu| {
+        measured(globals, &self.common, "train", self.policy.profile, |gpu| {
             let s = self.policy.settings(self.lora_rank);
             if self.block {
                 let policy = Policy::block(gpu, &s, self.max_completion_length)?;
@@ -240,7 +248,7 @@ impl E2eArgs {
             reference: !self.no_reference,
         };
         settings.validate()?;
-        measured(globals, &self.common, "e2e", |gpu| {
+        measured(globals, &self.common, "e2e", self.policy.profile, |gpu| {
             let s = self.policy.settings(self.lora_rank);
             let policy = Policy::open(gpu, &s, settings.positions(), false)?;
             let judge = self.reward_model.as_ref().map(|model| {
