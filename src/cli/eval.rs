@@ -69,8 +69,9 @@ pub(crate) struct Args {
     /// LoRA adapter directory of --also-reward
     #[arg(long, value_name = "DIR", requires = "also_reward")]
     also_reward_adapter: Option<PathBuf>,
-    /// Held-out prompts: JSONL of {"prompt": text} or {"messages": […]}; without it, the embedded policy's
-    #[arg(long, value_name = "FILE")]
+    /// Held-out prompts: JSONL of {"prompt": text} or {"messages": […]}, a Parquet file, DIR[:SPLIT], or a data set of the hub,
+    /// ID[@REVISION][:SPLIT]; without it, the embedded policy's
+    #[arg(long, value_name = "FILE|ID")]
     prompts: Option<PathBuf>,
     /// Only the first N prompts (default: all of --prompts; 60 of the embedded ones)
     #[arg(long, value_name = "N")]

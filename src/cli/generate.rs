@@ -40,8 +40,9 @@ pub(crate) struct Args {
     /// One prompt
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// JSONL of {"prompt": text} or {"messages": […]}
-    #[arg(long, value_name = "FILE")]
+    /// JSONL of {"prompt": text} or {"messages": […]}, or other prompts that `train` takes: a Parquet file, DIR[:SPLIT], a data set
+    /// ID[@REVISION][:SPLIT]
+    #[arg(long, value_name = "FILE|ID")]
     prompts: Option<PathBuf>,
     /// Completions of each prompt
     #[arg(short, value_name = "N", default_value_t = 1, conflicts_with = "best_of")]

@@ -29,8 +29,9 @@ pub(crate) struct ModelFlags {
     /// LoRA adapter directory of the reward model
     #[arg(long, value_name = "DIR")]
     pub(crate) reward_adapter: Option<PathBuf>,
-    /// JSONL of {"prompt": text} or {"messages": […]} (default: held-out prompts of the embedded tasks)
-    #[arg(long, value_name = "FILE")]
+    /// JSONL of {"prompt": text} or {"messages": […]}, a Parquet file, DIR[:SPLIT], or a data set of the hub, ID[@REVISION][:SPLIT]
+    /// (default: held-out prompts of the embedded tasks)
+    #[arg(long, value_name = "FILE|ID")]
     pub(crate) prompts: Option<PathBuf>,
     /// Sequences sampled together
     #[arg(long, value_name = "N", default_value_t = 256)]

@@ -18,7 +18,11 @@ const PORTABLE_BINDING: u64 = 128 << 20;
 #[command(after_help = "Examples:
   tea-wgpu train --output runs/tiny
       the embedded policy, reward model and prompts: runs on any machine
+  tea-wgpu train --model llama-1b --output runs/llama
+      its default reward model and prompts (models/aliases.toml), fetched from the hub
   tea-wgpu train --model llama-1b --reward-model skywork-llama-8b --prompts prompts.jsonl --output runs/llama
+  tea-wgpu train --model llama-1b --prompts HuggingFaceH4/ultrafeedback_binarized:train_sft --output runs/llama
+      a data set of the hub, and its split
   tea-wgpu train --config examples/train.toml --advantage grpo-z --output runs/grpo
   tea-wgpu train --output runs/tiny --validation-prompts embedded --validation-size 32
       keeps the checkpoint with the best validation score in checkpoints/best
