@@ -25,7 +25,7 @@ fn open(lora_rank: usize) -> Policy {
         lora_rank,
         seed: 0,
     };
-    Policy::open(&gpu, &settings, 256, false).unwrap()
+    Policy::open(&gpu, &settings, 128, false).unwrap()
 }
 
 /// Seconds that `row`'s samples, `tokens` a second each, stand for.

@@ -176,6 +176,11 @@ mod tests {
         assert_eq!((row.samples.len(), row.unit.as_str()), (2, "ms"));
         assert!(row.extra["error"].as_f64().unwrap() < 1e-5, "{row:?}");
         assert!(row.extra["% of roofline"].as_f64().unwrap() > 0.0);
+        a_higher_ceiling_lowers_the_share(case, &row);
+        skips_say_why(&gpu, case, &limits);
+    }
+
+    fn a_higher_ceiling_lowers_the_share(case: &BenchCase, row: &Row) {
         // A ceiling twice as high halves the share; a lower one changes nothing.
         let share = |r: &Row| r.extra[SHARE].as_f64().unwrap();
         let (mut again, high) = (
@@ -187,25 +192,28 @@ mod tests {
         );
         let best = redraw(std::slice::from_ref(case), &mut again, &ceiling(), &high);
         assert_eq!(best.bandwidth(), 4e9);
-        assert!((share(&again[0]) * 2.0 / share(&row) - 1.0).abs() < 1e-9);
+        assert!((share(&again[0]) * 2.0 / share(row) - 1.0).abs() < 1e-9);
         redraw(std::slice::from_ref(case), &mut again, &ceiling(), &ceiling());
-        assert!((share(&again[0]) / share(&row) - 1.0).abs() < 1e-9);
+        assert!((share(&again[0]) / share(row) - 1.0).abs() < 1e-9);
+    }
+
+    fn skips_say_why(gpu: &Gpu, case: &BenchCase, limits: &Limits) {
         let tight = Limits {
             max_bytes: 1.0,
-            ..limits
+            ..*limits
         };
-        let row = run(&gpu, case, &ceiling(), &tight).unwrap();
+        let row = run(gpu, case, &ceiling(), &tight).unwrap();
         assert!(row.skipped.unwrap().contains("--max-bytes"));
         let slow = Ceiling {
             read: 1.0,
             copy: 1.0,
             ..ceiling()
         };
-        let row = run(&gpu, case, &slow, &limits).unwrap();
+        let row = run(gpu, case, &slow, limits).unwrap();
         assert!(row.skipped.unwrap().contains("--max-seconds"));
         // 576 columns are no whole number of blocks of 256: said, not hidden.
         let full = cases::all(&Wanted {
-            gpu: &gpu,
+            gpu,
             models: &NAMED[..1],
             quick: false,
         });
@@ -216,7 +224,7 @@ mod tests {
                     .contains("linear_forward/q4_k/smollm2-135m/decode1/1×1536×576")
             })
             .unwrap();
-        let row = run(&gpu, q4_k, &ceiling(), &limits).unwrap();
+        let row = run(gpu, q4_k, &ceiling(), limits).unwrap();
         assert!(row.skipped.unwrap().contains("blocks of 256"));
     }
 }

@@ -48,10 +48,11 @@ const MOST_RUNS: f64 = 200.0;
 pub fn measure(gpu: &Gpu, effort: Effort, work: &dyn Fn(&mut Recorder) -> Result<()>) -> Result<Timing> {
     sample(gpu, work, 1)?;
     let begun = Instant::now();
-    let (one, _) = sample(gpu, work, 1)?;
+    let (one, first) = sample(gpu, work, 1)?;
     let runs = (LEAST_SAMPLE / one.max(1e-9)).ceil().clamp(1.0, MOST_RUNS) as usize;
-    let mut samples = Vec::new();
-    let mut kernels = BTreeMap::new();
+    // A run that is long enough is a sample already.
+    let mut samples = if runs == 1 { vec![one] } else { Vec::new() };
+    let mut kernels = first;
     while samples.len() < effort.repetitions {
         if !samples.is_empty() && begun.elapsed().as_secs_f64() > effort.max_seconds {
             break;

@@ -71,7 +71,12 @@ struct CeilingArgs {
     #[command(flatten)]
     common: Common,
     /// Seconds after which a measurement takes no further sample
-    #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
+    #[arg(
+        long,
+        default_value_t = 2.0,
+        value_name = "SECONDS",
+        allow_negative_numbers = true
+    )]
     max_seconds: f64,
 }
 
@@ -107,7 +112,12 @@ struct KernelArgs {
     #[arg(long)]
     quick: bool,
     /// Seconds after which a case takes no further sample; one that would take ten times as long is not begun
-    #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
+    #[arg(
+        long,
+        default_value_t = 2.0,
+        value_name = "SECONDS",
+        allow_negative_numbers = true
+    )]
     max_seconds: f64,
     /// Most bytes of a case's buffers
     #[arg(long, default_value_t = 4 << 30, value_name = "BYTES")]

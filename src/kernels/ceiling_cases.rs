@@ -1,7 +1,7 @@
 //! Float64 twins and cases of [`ceiling`](super).
 
-use super::super::harness::{Case, Gen, Slot, Tol};
 use super::{COOP, FMA, ReadShape};
+use crate::kernels::harness::{Case, Gen, Slot, Tol};
 use half::f16;
 
 /// Sum of an invocation's chains: chain j starts at `i % 16 + j` in all four elements.

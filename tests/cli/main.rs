@@ -3,6 +3,7 @@
 
 mod advantage;
 mod bad_input;
+mod bench;
 mod diagnose;
 mod diagnose_alignment;
 mod eval;

@@ -199,6 +199,24 @@ fn compare(gpu: &Gpu, buffer: &Buffer, row: usize, want: &[f64], worst: &mut Wor
     Ok(())
 }
 
+/// The buffers in the order [`backward`] makes them.
+fn arguments(b: &[Buffer; 12]) -> BackwardArgs<'_> {
+    BackwardArgs {
+        q: &b[0],
+        k: &b[1],
+        v: &b[2],
+        out: &b[3],
+        lse: &b[4],
+        dout: &b[5],
+        meta: &b[6],
+        key_ends: &b[7],
+        delta: &b[8],
+        dq: &b[9],
+        dk: &b[10],
+        dv: &b[11],
+    }
+}
+
 fn backward(gpu: &Gpu, call: &Call) -> Result<Prepared> {
     let (s, call) = (call.shape, call.clone());
     let [q, k, v] = call.data();
@@ -228,23 +246,7 @@ fn backward(gpu: &Gpu, call: &Call) -> Result<Prepared> {
     rec.submit()?;
     let (results, variant) = ([b[9].clone(), b[10].clone(), b[11].clone()], call.variant);
     Ok(Prepared {
-        record: Box::new(move |rec| {
-            let args = BackwardArgs {
-                q: &b[0],
-                k: &b[1],
-                v: &b[2],
-                out: &b[3],
-                lse: &b[4],
-                dout: &b[5],
-                meta: &b[6],
-                key_ends: &b[7],
-                delta: &b[8],
-                dq: &b[9],
-                dk: &b[10],
-                dv: &b[11],
-            };
-            forced(rec, variant, |rec| attention::backward(rec, &args, s))
-        }),
+        record: Box::new(move |rec| forced(rec, variant, |rec| attention::backward(rec, &arguments(&b), s))),
         check: Box::new(move |gpu| {
             // Sequences are independent: the first one's gradients do not need the others.
             let n = SEQUENCE.min(s.m);

@@ -229,7 +229,7 @@ impl TrainArgs {
                     settings.repetitions,
                 );
             }
-            let policy = Policy::open(gpu, &s, settings.positions(), false)?;
+            let policy = Policy::open(gpu, &s, settings.positions(false), false)?;
             train::run(&policy, &settings, None, false)
         })
     }
@@ -250,7 +250,7 @@ impl E2eArgs {
         settings.validate()?;
         measured(globals, &self.common, "e2e", self.policy.profile, |gpu| {
             let s = self.policy.settings(self.lora_rank);
-            let policy = Policy::open(gpu, &s, settings.positions(), false)?;
+            let policy = Policy::open(gpu, &s, settings.positions(false), false)?;
             let judge = self.reward_model.as_ref().map(|model| {
                 let s = PolicySettings {
                     model: model.clone(),
@@ -258,7 +258,7 @@ impl E2eArgs {
                     lora_rank: 0,
                     seed: self.policy.seed + 1,
                 };
-                Policy::open(gpu, &s, settings.positions(), true).context("--reward-model")
+                Policy::open(gpu, &s, settings.positions(true), true).context("--reward-model")
             });
             train::run(&policy, &settings, judge.transpose()?.as_ref(), true)
         })

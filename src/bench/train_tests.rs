@@ -1,0 +1,154 @@
+//! Tests of `bench train`, `bench e2e` and `bench rollout` on the embedded models.
+#![allow(clippy::unwrap_used, reason = "tests")]
+use super::*;
+use crate::bench::policy::PolicySettings;
+use crate::bench::rollout;
+use crate::gpu::{Gpu, GpuOptions};
+
+fn settings() -> Settings {
+    Settings {
+        batch: 2,
+        num_generations: 3,
+        prompt_length: 5,
+        max_completion_length: 4,
+        repetitions: 2,
+        token_budget: 20,
+        no_checkpointing: false,
+        reference: true,
+    }
+}
+
+fn open(gpu: &Gpu, name: &str, score: bool) -> Policy {
+    let dir = format!("{}/models/{name}", env!("CARGO_MANIFEST_DIR"));
+    let s = PolicySettings {
+        model: dir,
+        dtype: None,
+        lora_rank: 4,
+        seed: 1,
+    };
+    Policy::open(gpu, &s, 64, score).unwrap()
+}
+
+#[test]
+fn sizes_add_up() {
+    let s = settings();
+    // A response's last token is predicted, not read.
+    assert_eq!(s.rows(), 2 * (5 + 3 * 3));
+    assert_eq!(s.targets(), 24);
+    assert_eq!(s.workspace(4).rows, 20);
+    assert!(Settings { batch: 0, ..s }.validate().is_err());
+}
+
+#[test]
+fn a_step_is_measured_phase_by_phase() {
+    let options = GpuOptions {
+        device: std::env::var("TEA_DEVICE").ok(),
+        ..Default::default()
+    };
+    let gpu = Gpu::open(&options).unwrap();
+    let (policy, judge) = (open(&gpu, "tiny", false), open(&gpu, "tiny-reward", true));
+    let rows = run(&policy, &settings(), Some(&judge), true).unwrap();
+    let seconds = |phase: &str| {
+        let row = rows.iter().find(|r| r.test.starts_with(phase));
+        row.unwrap_or_else(|| panic!("no row {phase}")).value
+    };
+    let phases = [
+        "sample ",
+        "score ",
+        "reference ",
+        "forward ",
+        "backward ",
+        "optimizer ",
+    ];
+    assert!(phases.iter().all(|p| seconds(p) > 0.0));
+    assert!(seconds("step ") > seconds("forward+backward "));
+    let made = rows.iter().find(|r| r.test.starts_with("pipelines")).unwrap();
+    assert_eq!(made.value, 0.0, "pipelines are made once");
+    let all = rows.iter().find(|r| r.variant == "all").unwrap().value;
+    let parts: f64 = rows
+        .iter()
+        .filter(|r| r.test == "peak on the device" && r.variant != "all")
+        .map(|r| r.value)
+        .sum();
+    assert!((all - parts).abs() < 1e-6, "{all} {parts}");
+    // Without sampling and reward there are no such rows.
+    let rows = run(&policy, &settings(), None, false).unwrap();
+    assert!(
+        !rows
+            .iter()
+            .any(|r| r.test.starts_with("sample ") || r.test.starts_with("score "))
+    );
+}
+
+#[test]
+fn a_block_is_measured_with_the_gradients_of_its_weights() {
+    let options = GpuOptions {
+        device: std::env::var("TEA_DEVICE").ok(),
+        ..Default::default()
+    };
+    let gpu = Gpu::open(&options).unwrap();
+    let s = PolicySettings {
+        model: "random:smollm2-135m".into(),
+        dtype: None,
+        lora_rank: 0,
+        seed: 1,
+    };
+    let policy = Policy::block(&gpu, &s, 8).unwrap();
+    let rows = block(&policy, 2, 8, 2).unwrap();
+    assert_eq!(rows[0].test, "block forward+backward 2×8");
+    assert!(rows[0].value > 0.0);
+    let gradients: Vec<_> = policy.model.trainable();
+    assert!(gradients.len() >= 9);
+    for t in gradients.iter().filter(|t| t.name.contains("proj")) {
+        let sum: f64 = t
+            .grad
+            .read_f32(&gpu)
+            .unwrap()
+            .iter()
+            .map(|g| f64::from(g.abs()))
+            .sum();
+        assert!(sum > 0.0, "{}", t.name);
+    }
+    let s = PolicySettings {
+        model: "tiny".into(),
+        ..s
+    };
+    assert!(Policy::block(&gpu, &s, 8).is_err());
+}
+
+#[test]
+fn sampling_rates_are_reported() {
+    let options = GpuOptions {
+        device: std::env::var("TEA_DEVICE").ok(),
+        ..Default::default()
+    };
+    let gpu = Gpu::open(&options).unwrap();
+    let policy = open(&gpu, "tiny", false);
+    let s = rollout::Settings {
+        prefill: vec![8, 16],
+        decode: vec![1, 4],
+        decode_length: 3,
+        batch: 2,
+        num_generations: 3,
+        prompt_length: 5,
+        max_completion_length: 4,
+        repetitions: 2,
+        token_budget: 64,
+    };
+    let rows = rollout::run(&policy, &s).unwrap();
+    let tests: Vec<&str> = rows.iter().map(|r| r.test.as_str()).collect();
+    assert_eq!(
+        tests[..6],
+        [
+            "pp8",
+            "pp16",
+            "tg3",
+            "tg3",
+            "tg3 batch 4 over pp16",
+            "sample 2×3×4"
+        ]
+    );
+    assert!(rows[..4].iter().all(|r| r.value > 0.0 && r.samples.len() == 2));
+    let ratio = rows[3].value / rows[1].value;
+    assert!((rows[4].value / ratio - 1.0).abs() < 1e-12);
+}
