@@ -220,9 +220,32 @@ fn a_resumed_run_keeps_its_settings_and_the_last_lines_say_how_it_does() {
     );
     // Nothing is left to do, and the same is said.
     assert_eq!(place.succeeds("sft --output parts --resume"), out);
+    // Other data, or the same split otherwise: what was held out would be trained on.
+    let text = String::from_utf8(place.read("sft.jsonl")).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let write = |name: &str, lines: &[&str]| std::fs::write(place.at(name), lines.join("\n") + "\n").unwrap();
+    write(
+        "more.jsonl",
+        &[&lines[..], &["{\"prompt\": \"add 1 1\", \"response\": \"2\"}"]].concat(),
+    );
+    write("held.jsonl", &lines[..2]);
+    // What was held out, of a file with blank lines, is what it was.
+    write(
+        "blank.jsonl",
+        &lines.iter().flat_map(|l| [*l, ""]).collect::<Vec<_>>(),
+    );
+    place.succeeds("sft --output parts --resume --data blank.jsonl");
+    place.succeeds("sft --output parts --resume --data sft.jsonl");
+    let held = &["would be trained on", "14", "training examples"][..];
     // What would not continue the run is refused, with the field and both values.
     for (line, parts) in [
         ("sft --seed 7", &["--resume", "--seed 5, not 7"][..]),
+        (
+            "sft --data more.jsonl",
+            &["--resume", "--data more.jsonl", "would be trained on"],
+        ),
+        ("sft --eval-fraction 0", held),
+        ("sft --eval-data held.jsonl", held),
         ("sft --lora-alpha 8", &["--lora-alpha 6, not 8"]),
         ("sft --lora-rank 2", &["--lora-rank 4, not 2"]),
         ("sft --full", &["model.embed_tokens.weight"]),

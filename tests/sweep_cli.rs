@@ -199,11 +199,46 @@ fn a_sweep_runs_unattended_and_goes_on_where_it_was() {
             "skipped train grpo-seed2"
         ]
     );
+    let evaluated = |name: &str| place.statuses().iter().any(|s| *s == format!("done eval {name}"));
+    assert!(
+        evaluated("grpo-seed1") && !evaluated("grpo-seed2"),
+        "{:?}",
+        place.statuses()
+    );
+    // The same bits trained again: the evaluation is still of these weights.
+    assert!(place.statuses().contains(&"skipped eval tea-seed2".to_string()));
     assert!(bytes(&run.join("step_4"), "adapter_model.safetensors") == adapter);
     assert!(bytes(&place.at("out/evals/grpo-seed1"), "completions.jsonl") == completions);
     assert_eq!(std::fs::metadata(&untouched).unwrap().modified().unwrap(), before);
     let again = place.json("out/table.json");
     assert_eq!(again["judges"][0]["policies"][1]["rows"], policies[1]["rows"]);
+    assert_eq!(place.json("out/sweep.json")["types"]["base_dtype"], "f32");
+
+    // One method is trained again at a rate that no evaluation holds: its evaluations are made again, and no others.
+    place.write(&SWEEP.replace("learning_rate = 2e-3", "learning_rate = 9e-3"));
+    for seed in [1, 2] {
+        std::fs::remove_dir_all(place.at(&format!("out/runs/grpo-seed{seed}"))).unwrap();
+    }
+    let ended = place.sweep("").code(0);
+    assert!(
+        ended.stderr.contains("evals/grpo-seed1 is evaluated again"),
+        "{}",
+        ended.stderr
+    );
+    let done: Vec<String> = place
+        .statuses()
+        .into_iter()
+        .filter(|s| s.starts_with("done"))
+        .collect();
+    assert_eq!(done.len(), 6, "{done:?}");
+    assert!(done.iter().all(|s| s.contains("grpo-seed")), "{done:?}");
+    assert!(bytes(&place.at("out/evals/grpo-seed1"), "completions.jsonl") != completions);
+    let changed = place.json("out/table.json");
+    assert_eq!(
+        changed["judges"][0]["policies"][1]["rows"][0]["mean"],
+        policies[1]["rows"][0]["mean"]
+    );
+    assert_ne!(changed["judges"][0]["policies"][3]["rows"], policies[3]["rows"]);
 }
 
 #[test]
@@ -276,6 +311,11 @@ fn wrong_files_and_changed_settings_are_refused_before_anything_runs() {
         &with("held-out.jsonl", "nowhere.jsonl"),
         "",
         &["[eval]", "nowhere.jsonl"],
+    );
+    refused(
+        &with("samples = 8", "samples = 8\nnum_prompts = 4"),
+        "",
+        &["[eval]", "num_prompts 4", "held-out.jsonl", "3 prompts"],
     );
     refused(
         &with("samples = 8", "samples = \"8\""),

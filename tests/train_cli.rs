@@ -312,6 +312,9 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
         .run("train --output lora-parts --resume --steps 5 --lora-rank 8")
         .refused(&["lora_A.weight", "resume with the settings"]);
     place
+        .run("train --output lora-parts --resume --steps 5 --prompts-per-step 3")
+        .refused(&["--resume", "--prompts-per-step 2, not 3"]);
+    place
         .run("train --output lora-parts --resume --steps 5 --full")
         .refused(&["model.embed_tokens.weight"]);
     whole(&place.at("lora-parts/checkpoints/step_4"), 4);
@@ -393,12 +396,27 @@ fn the_best_checkpoint_by_validation_is_kept_and_survives_a_crash() {
         if !torn.is_empty() {
             std::fs::rename(place.at("parts/checkpoints").join(torn), &dir).unwrap();
         }
+        // An evaluation does not take the old copy, and leaves the run as it is.
+        place
+            .run(
+                "eval --run parts --prompts prompts.jsonl --num-prompts 1 --samples 2 --output e --overwrite",
+            )
+            .code(0);
+        let meta: Value = serde_json::from_slice(&std::fs::read(place.at("e/eval.json")).unwrap()).unwrap();
+        assert_eq!(
+            (&meta["step"], &meta["run"]["checkpoint"]),
+            (&best.into(), &"best".into())
+        );
+        assert_eq!(dir.exists(), !torn.is_empty());
         place.run("train --output parts --resume").code(0);
         whole(&dir, best);
     }
     place
         .run("train --output parts --resume --steps 8 --top 3")
         .refused(&["--resume", "top 2", "top 3", "--validation-"]);
+    place
+        .run("train --output parts --resume --steps 8 --reward-model reward-flat")
+        .refused(&["--resume", "--reward-model", "\"reward\"", "\"reward-flat\""]);
 }
 
 #[test]

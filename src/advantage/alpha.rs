@@ -78,9 +78,19 @@ impl Alpha {
 
     /// The number of tail samples of a group of `m`: `min(m, max(2, ⌈αm⌉))`.
     pub fn tail_size(self, m: usize) -> usize {
+        self.share_of(m).max(2).min(m)
+    }
+
+    /// Whether the upper share α of `m` rewards is a tail to predict from: ⌈αm⌉ ≥ 2. With fewer, [`Alpha::tail_size`] takes 2
+    /// all the same, for training needs a tail; they stand for a larger share than α, for which κ(α, N) does not hold.
+    pub fn has_tail(self, m: usize) -> bool {
+        self.share_of(m) >= 2
+    }
+
+    /// ⌈αm⌉.
+    fn share_of(self, m: usize) -> usize {
         let (a, b) = (u128::from(self.numerator), u128::from(self.denominator));
-        let exact = (a * m as u128).div_ceil(b) as usize;
-        exact.max(2).min(m)
+        (a * m as u128).div_ceil(b) as usize
     }
 }
 
@@ -192,6 +202,11 @@ mod tests {
         assert_eq!(parse("0.1").tail_size(8), 2);
         assert_eq!(parse("0.5").tail_size(1), 1);
         assert_eq!(parse("0.07").tail_size(100), 7);
+        // ⌈αm⌉ is 1 up to m = 1/α, and 2 from the next on.
+        let tails = |s: &str, m: usize| [m - 1, m, m + 1].map(|m| parse(s).has_tail(m));
+        assert_eq!(tails("0.2", 5), [false, false, true]);
+        assert_eq!(tails("1/3", 3), [false, false, true]);
+        assert_eq!((parse("0.2").tail_size(5), parse("0.2").tail_size(6)), (2, 2));
         for text in [
             "0", "-0.1", "0.6", "2/3", "0/4", "1/0", "x", "nan", "1e-9", "1/1001",
         ] {

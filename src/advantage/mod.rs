@@ -87,17 +87,18 @@ pub struct TailInfo {
     pub tail: Tail,
     /// κ(α, N).
     pub kappa: f64,
-    /// Predicted expected best of N, μ̂ + κŝ; `None` where κ ≤ 0.
+    /// Predicted expected best of N, μ̂ + κŝ; `None` where κ ≤ 0, or where the tail's 2 samples are more than the share α
+    /// ([`Alpha::has_tail`]).
     pub predicted_bon: Option<f64>,
 }
 
 impl TailInfo {
-    /// A Gaussian tail's prediction.
-    pub fn gaussian(tail: Tail, kappa: f64) -> Self {
+    /// The prediction of a Gaussian tail of share `alpha`, fitted to a group of `m`.
+    pub fn gaussian(tail: Tail, kappa: f64, alpha: Alpha, m: usize) -> Self {
         Self {
             tail,
             kappa,
-            predicted_bon: tail.predicted_best(kappa),
+            predicted_bon: tail.predicted_best(kappa).filter(|_| alpha.has_tail(m)),
         }
     }
 }

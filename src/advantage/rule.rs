@@ -188,15 +188,17 @@ impl Rule {
     pub fn group_with(&self, rewards: &[f64], context: &GroupContext<'_>) -> Result<GroupAdvantages> {
         self.validate(rewards.len())?;
         check_finite(rewards)?;
-        let gaussian = |(advantages, tail, kappa)| (advantages, Some(TailInfo::gaussian(tail, kappa)));
+        let m = rewards.len();
+        let gaussian =
+            |(advantages, tail, kappa), alpha| (advantages, Some(TailInfo::gaussian(tail, kappa, alpha, m)));
         let mut gaussian_tail = None;
         let (advantages, tail) = match self {
-            Self::Tea(params) => gaussian(tea::advantages(rewards, params)?),
-            Self::PrefixTea(params) => gaussian(prefix_tea::advantages(rewards, params)?),
+            Self::Tea(params) => gaussian(tea::advantages(rewards, params)?, params.alpha),
+            Self::PrefixTea(params) => gaussian(prefix_tea::advantages(rewards, params)?, params.alpha),
             Self::TeaGpd(params) => {
                 let group = tea_gpd::advantages(rewards, params)?;
                 gaussian_tail = Some(group.fell_back());
-                gaussian((group.advantages, group.tail, group.kappa))
+                gaussian((group.advantages, group.tail, group.kappa), params.alpha)
             }
             Self::Grpo => (grpo::advantages(rewards), None),
             Self::GrpoZ(params) => (grpo_z::advantages(rewards, params), None),

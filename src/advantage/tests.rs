@@ -314,4 +314,14 @@ fn tea_reports_its_tail_and_prediction() {
     );
     let a = Rule::default().advantages(&rewards).unwrap();
     assert!(a.iter().sum::<f64>().abs() < 1e-10);
+    // The upper fifth of 5 is one response: the rules train on a tail of two, and predict nothing from it.
+    for name in ["tea", "tea-gpd"] {
+        let rule = <Rule as clap::ValueEnum>::from_str(name, true).unwrap();
+        let info = |m: usize| rule.group(&rewards[..m]).unwrap().tail.unwrap();
+        assert_eq!((info(5).tail.size, info(5).predicted_bon), (2, None), "{name}");
+        assert!(
+            info(6).tail.size == 2 && info(6).predicted_bon.is_some(),
+            "{name}"
+        );
+    }
 }

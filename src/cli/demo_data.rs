@@ -88,8 +88,7 @@ struct ModelArgs {
     context: usize,
 }
 
-/// Most tokens in a sampled response: the longest answer and room for wrong ones, as in the demo's training.
-pub(crate) const COMPLETION: usize = 24;
+pub(crate) use crate::demo::COMPLETION;
 
 impl Args {
     fn validate(&self) -> Result<()> {

@@ -15,8 +15,9 @@ use std::path::PathBuf;
 ///
 /// The file names settings shared by all ([train], the keys of `train --config`), methods ([[method]], changes to them; a list of
 /// values is a grid), seeds, and how checkpoints are evaluated ([eval]). What is finished is skipped and what is half done
-/// goes on, so that the same command can be given again at any time. A run that fails is recorded and the rest goes on;
-/// the exit code is then 1.
+/// goes on, so that the same command can be given again at any time; an evaluation of weights that were trained again since is
+/// made again. Element types that the file leaves open are settled once for all. A run that fails is recorded and left out of
+/// the table, and the rest goes on; the exit code is then 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tea-wgpu sweep --config examples/sweep.toml --output runs/sweep --dry-run
@@ -24,7 +25,8 @@ use std::path::PathBuf;
   tea-wgpu sweep --config examples/sweep.toml --output runs/sweep
 
 Results: OUTPUT/table.md, table.csv, table.json, frontier.svg and .png (frontier-best with selected checkpoints, frontier-also under
-the second judge), compare/ (every run by itself), runs/NAME (as train), evals/NAME (as eval), sweep.json (what was done and what failed)")]
+the second judge), compare/ (every run by itself), runs/NAME (as train), evals/NAME (as eval), sweep.json (what was done, skipped or failed, and the
+element types)")]
 pub(crate) struct Args {
     /// The sweep file (TOML)
     #[arg(long, value_name = "FILE")]

@@ -32,6 +32,9 @@ pub const MAX_PROMPT_CHARS: usize = 20;
 /// Longest right answer, in characters; leaves room for the end token and for wrong, longer responses in 24 tokens.
 pub const MAX_ANSWER_CHARS: usize = 14;
 
+/// Most tokens in a sampled response: the longest answer and room for wrong ones, as in the demo's training.
+pub const COMPLETION: usize = 24;
+
 /// What sets the seed of a judgement apart from that of the training.
 pub const EVAL_SEED: u64 = 0x4e1d;
 

@@ -124,16 +124,15 @@ pub fn unbiased(rewards: &[f64], n: usize) -> Result<f64> {
 }
 
 /// The Gaussian-tail prediction `μ̂ + κ(α, n)·ŝ` of the expected best of `n`, from one prompt's rewards (n_total,);
-/// `None` where κ ≤ 0: the law says nothing there.
+/// `None` where the law says nothing: κ ≤ 0, or fewer than 2 rewards in the upper share α ([`Alpha::has_tail`]).
 ///
 /// # Errors
-/// A user error when `n` < 2, fewer than 2 rewards, or a reward is not finite (naming the sample).
+/// A user error when `n` < 2, or a reward is not finite (naming the sample).
 pub fn extrapolated(rewards: &[f64], n: usize, alpha: Alpha) -> Result<Option<f64>> {
     check_rewards(rewards)?;
-    if rewards.len() < 2 {
-        return Err(Error::user("a tail needs at least 2 responses a prompt"));
-    }
-    Ok(Tail::fit(rewards, alpha).predicted_best(kappa(alpha, n as u64)?))
+    let kappa = kappa(alpha, n as u64)?;
+    let tail = alpha.has_tail(rewards.len()).then(|| Tail::fit(rewards, alpha));
+    Ok(tail.and_then(|tail| tail.predicted_best(kappa)))
 }
 
 /// The best-of-n curve of many prompts' rewards (P, n_total): grouped where `n` divides n_total, unbiased where it does
@@ -141,7 +140,7 @@ pub fn extrapolated(rewards: &[f64], n: usize, alpha: Alpha) -> Result<Option<f6
 ///
 /// # Errors
 /// A user error when there are no prompts, the numbers of responses differ, `n` is 0, a reward is not finite (naming
-/// prompt and sample), or an extrapolation has κ ≤ 0.
+/// prompt and sample), or an extrapolation where the law says nothing.
 pub fn curve(rewards: &[Vec<f64>], sizes: &[usize], alpha: Alpha) -> Result<Vec<BestOfN>> {
     let Some(first) = rewards.first() else {
         return Err(Error::user("there are no prompts to evaluate"));
@@ -159,14 +158,20 @@ pub fn curve(rewards: &[Vec<f64>], sizes: &[usize], alpha: Alpha) -> Result<Vec<
             n if n > 0 && !total.is_multiple_of(n) => Estimator::Unbiased,
             _ => Estimator::Grouped,
         };
-        let one = |p: usize, n: usize| match estimator {
+        let one = |p: usize, n: usize| {
+            match estimator {
             Estimator::Grouped => grouped(&rewards[p], n),
             Estimator::Unbiased => unbiased(&rewards[p], n),
             Estimator::Extrapolated => extrapolated(&rewards[p], n, alpha)?.ok_or_else(|| {
-                Error::user(format!(
-                    "best-of-{n} cannot be extrapolated at alpha = {alpha}: kappa is not positive"
-                ))
+                Error::user(if alpha.has_tail(total) {
+                    format!("best-of-{n} cannot be extrapolated at alpha = {alpha}: kappa is not positive")
+                } else {
+                    format!(
+                        "best-of-{n} cannot be extrapolated at alpha = {alpha}: its share of {total} responses is fewer than 2"
+                    )
+                })
             }),
+        }
         };
         curve_of(estimator, rewards.len(), &[n], one)
     };
@@ -339,6 +344,21 @@ mod tests {
     }
 
     #[test]
+    fn less_than_two_rewards_are_no_tail() {
+        let rewards = [3.0, 1.0, 2.0, 0.0, 5.0, 4.0];
+        let fifth = |m: usize| extrapolated(&rewards[..m], 64, Alpha::DEFAULT).unwrap();
+        assert_eq!([1, 2, 5].map(fifth), [None; 3]);
+        assert!(fifth(6).unwrap() > 5.0);
+        // A third of 4 is two again, and at n = 4 κ(0.2) is negative.
+        assert!(
+            extrapolated(&rewards[..4], 64, "1/3".parse().unwrap())
+                .unwrap()
+                .is_some()
+        );
+        assert_eq!(extrapolated(&rewards, 4, Alpha::DEFAULT).unwrap(), None);
+    }
+
+    #[test]
     fn a_curve_says_which_prompt_is_wrong() {
         let error = curve(&[vec![1.0, 2.0], vec![1.0]], &[1], Alpha::DEFAULT).unwrap_err();
         assert!(error.to_string().contains("prompt 1"), "{error}");
@@ -348,11 +368,15 @@ mod tests {
             "{error}"
         );
         assert!(curve(&[], &[1], Alpha::DEFAULT).is_err());
+        let beyond = |total: usize, n: usize| {
+            let rewards: Vec<f64> = (0..total).map(|i| i as f64).collect();
+            curve(&[rewards], &[n], Alpha::DEFAULT).unwrap_err().to_string()
+        };
+        assert!(beyond(6, 7).contains("kappa"), "{}", beyond(6, 7));
         assert!(
-            curve(&[vec![1.0, 2.0]], &[3], Alpha::DEFAULT)
-                .unwrap_err()
-                .to_string()
-                .contains("kappa")
+            beyond(5, 64).contains("of 5 responses is fewer than 2"),
+            "{}",
+            beyond(5, 64)
         );
         assert_eq!(powers_of_two(100), [1, 2, 4, 8, 16, 32, 64]);
     }

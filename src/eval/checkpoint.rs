@@ -13,6 +13,8 @@ use crate::error::{Context, Error, Result};
 pub struct Trained {
     /// The checkpoint's directory.
     pub dir: PathBuf,
+    /// What it is called: `best`, or `step_N`.
+    pub name: String,
     /// The settings of the run.
     pub config: TrainConfig,
     /// Steps done.
@@ -24,22 +26,47 @@ pub struct Trained {
 struct State {
     kind: String,
     step: u64,
+    #[serde(default)]
+    best: Option<Named>,
+}
+
+/// The best step so far.
+#[derive(Deserialize)]
+struct Named {
+    step: u64,
+}
+
+impl State {
+    /// The state in a checkpoint's directory, where it has one.
+    fn read(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join("trainer_state.json");
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let state = serde_json::from_str(&text).map_err(Error::user);
+        state.context(path.display()).map(Some)
+    }
 }
 
 impl Trained {
     /// A checkpoint of a run's directory: `best`, `last`, `step_N` or N; without a name `best` where the run has one,
     /// else the last.
     ///
+    /// Nothing is written, for the run may be going on: where it was killed before `best` was copied, the best is the step's own
+    /// checkpoint.
+    ///
     /// # Errors
     /// A user error when the run has no such checkpoint (naming those it has), or it is not one of `train`.
     pub fn of_run(run: &Path, name: Option<&str>) -> Result<Self> {
         let dir = run.join("checkpoints");
         let steps = steps(&dir)?;
-        let best = dir.join("best");
+        let best = best(&dir, &steps)?;
+        let is_best = name.is_none_or(|n| n == "best") && best.is_some();
         let last = || steps.last().map(|n| dir.join(format!("step_{n}")));
         let found = match name {
-            None => Some(best).filter(|d| d.is_dir()).or_else(last),
-            Some("best") => Some(best).filter(|d| d.is_dir()),
+            None => best.clone().or_else(last),
+            Some("best") => best.clone(),
             Some("last") => last(),
             Some(name) => {
                 let number = name.strip_prefix("step_").unwrap_or(name);
@@ -49,7 +76,7 @@ impl Trained {
         };
         let Some(found) = found else {
             let mut has: Vec<String> = steps.iter().map(|n| format!("step_{n}")).collect();
-            if dir.join("best").is_dir() {
+            if best.is_some() {
                 has.push("best".into());
             }
             let has = if has.is_empty() {
@@ -63,12 +90,16 @@ impl Trained {
                 name.unwrap_or("at all")
             )));
         };
-        Self::open(&found)?.ok_or_else(|| {
+        let mut trained = Self::open(&found)?.ok_or_else(|| {
             Error::user(format!(
                 "{} is not a checkpoint of `train`; give it as --adapter or --model",
                 found.display()
             ))
-        })
+        })?;
+        if is_best {
+            trained.name = "best".into();
+        }
+        Ok(trained)
     }
 
     /// A checkpoint's own directory; `None` where it is not one that `train` wrote.
@@ -76,22 +107,16 @@ impl Trained {
     /// # Errors
     /// Its files are damaged.
     pub fn open(dir: &Path) -> Result<Option<Self>> {
-        let path = dir.join("trainer_state.json");
         let config = dir.join("config.toml");
-        if !path.is_file() || !config.is_file() {
+        let state = State::read(dir)?.filter(|s| s.kind == "train" && config.is_file());
+        let Some(state) = state else {
             return Ok(None);
-        }
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let state: State = serde_json::from_str(&text)
-            .map_err(Error::user)
-            .context(path.display())?;
-        if state.kind != "train" {
-            return Ok(None);
-        }
+        };
         // A run's settings are complete: no default is looked up.
         let config = read_toml::<TrainFlags>(&config)?.resolve(&|_| None)?;
         Ok(Some(Self {
             dir: dir.to_path_buf(),
+            name: dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             config,
             step: state.step,
         }))
@@ -106,10 +131,9 @@ impl Trained {
     pub fn meta(&self) -> RunMeta {
         let c = &self.config;
         let run = self.dir.parent().and_then(Path::parent).unwrap_or(&self.dir);
-        let name = self.dir.file_name().unwrap_or_default();
         RunMeta {
             dir: run.display().to_string(),
-            checkpoint: name.to_string_lossy().into_owned(),
+            checkpoint: self.name.clone(),
             advantage: c.advantage.clone(),
             num_generations: c.num_generations,
             prompts_per_step: c.prompts_per_step,
@@ -117,6 +141,26 @@ impl Trained {
             alpha: c.alpha.clone(),
             seed: c.seed,
         }
+    }
+}
+
+/// The best checkpoint: the copy `best`, or the step's own where the last state names another step than the copy's.
+fn best(dir: &Path, steps: &[u64]) -> Result<Option<PathBuf>> {
+    let copy = dir.join("best");
+    let kept = State::read(&copy)?.map(|s| s.step);
+    let last = steps.last().map(|n| State::read(&dir.join(format!("step_{n}"))));
+    let named = last.transpose()?.flatten().and_then(|s| s.best).map(|b| b.step);
+    match named.filter(|step| kept != Some(*step)) {
+        Some(step) if steps.contains(&step) => Ok(Some(dir.join(format!("step_{step}")))),
+        Some(step) => {
+            log::warn!(
+                "{}: the best checkpoint so far (step {step}) is gone{}",
+                dir.display(),
+                kept.map_or(String::new(), |kept| format!("; step {kept} stands in for it"))
+            );
+            Ok(kept.map(|_| copy))
+        }
+        None => Ok(Some(copy).filter(|d| d.is_dir())),
     }
 }
 
@@ -135,9 +179,16 @@ mod tests {
     use super::*;
 
     fn checkpoint(run: &Path, name: &str, kind: &str, step: u64) {
+        checkpoint_with(run, name, kind, step, None);
+    }
+
+    fn checkpoint_with(run: &Path, name: &str, kind: &str, step: u64, best: Option<u64>) {
         let dir = run.join("checkpoints").join(name);
         std::fs::create_dir_all(&dir).unwrap();
-        let state = format!("{{\"kind\":\"{kind}\",\"step\":{step},\"seed\":3}}");
+        let best = best.map_or(String::new(), |b| {
+            format!(",\"best\":{{\"step\":{b},\"score\":1.5}}")
+        });
+        let state = format!("{{\"kind\":\"{kind}\",\"step\":{step},\"seed\":3{best}}}");
         std::fs::write(dir.join("trainer_state.json"), state).unwrap();
         let config = TrainFlags {
             seed: Some(3),
@@ -182,5 +233,32 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         assert_eq!(Trained::of_run(empty.path(), None).unwrap_err().exit_code(), 2);
         assert_eq!(Trained::open(empty.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_best_checkpoint_that_was_not_copied_yet_is_the_steps_own() {
+        let run = tempfile::tempdir().unwrap();
+        let found = |name| {
+            let t = Trained::of_run(run.path(), name).unwrap();
+            let dir = t.dir.file_name().unwrap().to_string_lossy().into_owned();
+            (dir, t.step, t.meta().checkpoint)
+        };
+        let is = |dir: &str, step, name: &str| (dir.to_string(), step, name.to_string());
+        // Killed between the checkpoint of step 20 and its copy: the copy is that of step 10.
+        checkpoint_with(run.path(), "step_10", "train", 10, Some(10));
+        checkpoint_with(run.path(), "best", "train", 10, Some(10));
+        assert_eq!(found(None), is("best", 10, "best"));
+        checkpoint_with(run.path(), "step_20", "train", 20, Some(20));
+        assert_eq!(found(None), is("step_20", 20, "best"));
+        assert_eq!(found(Some("best")), is("step_20", 20, "best"));
+        assert_eq!(found(Some("last")), is("step_20", 20, "step_20"));
+        // Killed while the copy was put in place.
+        std::fs::remove_dir_all(run.path().join("checkpoints/best")).unwrap();
+        assert_eq!(found(Some("best")), is("step_20", 20, "best"));
+        // Copied; later steps were worse, and the step's own checkpoint is gone.
+        checkpoint_with(run.path(), "best", "train", 20, Some(20));
+        checkpoint_with(run.path(), "step_30", "train", 30, Some(20));
+        std::fs::remove_dir_all(run.path().join("checkpoints/step_20")).unwrap();
+        assert_eq!(found(None), is("best", 20, "best"));
     }
 }

@@ -5,11 +5,14 @@ pub mod bootstrap;
 pub mod checkpoint;
 pub mod compare;
 pub mod judge;
+pub mod meta;
 pub mod record;
+pub mod request;
 pub mod results;
 mod rewards;
 pub mod run;
 pub mod store;
+pub mod weights;
 
 pub use best_of_n::{BestOfN, Estimator, curve, extrapolated, grouped, powers_of_two, unbiased};
 pub use bootstrap::{Bootstrap, Interval, WinTieLoss, win_tie_loss};

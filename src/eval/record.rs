@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::meta::{Difference, EvalMeta};
 use super::run::{Draws, Evaluation, evaluate};
-use super::store::{EvalMeta, StoredCompletion, StoredEval, StoredPrompt};
+use super::store::{StoredCompletion, StoredEval, StoredPrompt};
 use crate::error::{Error, Result};
 use crate::model::save::write_atomic;
 use crate::report::Progress;
 use crate::reward::Reward;
 use crate::rollout::Finish;
-use crate::text::{PromptContent, journal, sha256_hex};
+use crate::text::{PromptContent, sha256_hex};
 
 /// Files that are computed from completions; they go when an evaluation is replaced.
 pub const DERIVED: [&str; 7] = [
@@ -203,14 +204,23 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Refuses to go on with other settings; where the prompts came from may change as long as they are the same.
+/// Refuses to go on with other settings or other weights.
 fn check_same(dir: &Path, begun: &EvalMeta, now: &EvalMeta) -> Result<()> {
-    match journal::first_difference(begun, now, &["prompts_file"])? {
+    let dir = dir.display();
+    if begun.weights_sha256.is_empty() && !now.weights_sha256.is_empty() {
+        log::warn!(
+            "{dir} was begun by an older version, which kept no hashes of weights: whether they are still the same is not known"
+        );
+    }
+    match begun.difference(now)? {
         None => Ok(()),
-        Some((name, old, new)) => Err(Error::user(format!(
-            "--resume: {} was begun with {name} = {old}, and now it is {new}; give the settings it was begun with, or \
-             --overwrite",
-            dir.display()
+        Some(Difference::Weights { field, name }) => Err(Error::user(format!(
+            "--resume: {dir} was begun with other weights of {name} ({field}): they were changed or trained again since; replace \
+             the evaluation with --overwrite, or choose another --output"
+        ))),
+        Some(Difference::Setting { field, was, now }) => Err(Error::user(format!(
+            "--resume: {dir} was begun with {field} = {was}, and now it is {now}; give the settings it was begun with, or \
+             --overwrite"
         ))),
     }
 }
@@ -330,6 +340,41 @@ mod tests {
             (true, false),
         )
         .unwrap();
+        // An element type that was left open then is not chosen now.
+        refused(
+            open(
+                other(|m| m.base_dtype = Some("q8_0".into())),
+                prompts(),
+                (true, false),
+            ),
+            &["base_dtype = null", "q8_0"],
+        );
+        // The adapter was trained again in its place; or moved as it is; or the evaluation is older than hashes.
+        let with = |dir: &str, hash: &str| {
+            let mut meta = meta();
+            meta.adapter = Some(dir.into());
+            if !hash.is_empty() {
+                meta.weights_sha256.insert("adapter".into(), hash.into());
+            }
+            meta
+        };
+        open(with("lora", "aa"), prompts(), (false, true)).unwrap();
+        refused(
+            open(with("lora", "bb"), prompts(), (true, false)),
+            &["other weights of lora (adapter)", "--overwrite"],
+        );
+        refused(
+            open(with("new", "bb"), prompts(), (true, false)),
+            &["adapter = \"lora\"", "\"new\""],
+        );
+        open(with("moved", "aa"), prompts(), (true, false)).unwrap();
+        open(with("lora", ""), prompts(), (true, false)).unwrap();
+        refused(
+            open(with("moved", ""), prompts(), (true, false)),
+            &["adapter = \"lora\""],
+        );
+        open(with("lora", ""), prompts(), (false, true)).unwrap();
+        open(with("lora", "aa"), prompts(), (true, false)).unwrap();
         fs::write(dir.path().join("results.json"), "old").unwrap();
         open(other(|m| m.seed = 2), prompts(), (false, true)).unwrap();
         assert!(!dir.path().join("results.json").exists());

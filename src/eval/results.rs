@@ -57,7 +57,8 @@ pub struct Point {
     pub grouped: Option<Interval>,
     /// Mean over all subsets, up to the number of samples.
     pub unbiased: Option<Interval>,
-    /// The Gaussian tail's prediction, beyond the number of samples: not a measurement.
+    /// The Gaussian tail's prediction, beyond the number of samples: not a measurement. None where κ(α, n) ≤ 0 or the share
+    /// α of the samples is fewer than 2.
     pub extrapolated: Option<Interval>,
     /// For the second judge: its value of the responses that the first one picks.
     pub picked_by_main: Option<Interval>,
@@ -124,14 +125,28 @@ impl Results {
             text += &format!("\n## {}{what}\n\n{}", curve.reward, curve.table().markdown());
         }
         text += &format!(
-            "\nMean length {:.1} tokens, cut off {:.1}%. Values beyond {} are extrapolated by the Gaussian tail (alpha = {}), \
-             not measured.\n",
+            "\nMean length {:.1} tokens, cut off {:.1}%. {}\n",
             self.mean_length,
             100.0 * self.truncated,
-            m.samples,
-            self.alpha
+            self.beyond()
         );
         text
+    }
+
+    /// What the tables say beyond the number of samples.
+    fn beyond(&self) -> String {
+        let (samples, alpha) = (self.meta.samples, &self.alpha);
+        let mut points = self.judges.iter().flat_map(|c| &c.points);
+        if points.any(|p| p.extrapolated.is_some()) {
+            format!(
+                "Values beyond {samples} are extrapolated by the Gaussian tail (alpha = {alpha}), not measured."
+            )
+        } else {
+            format!(
+                "Nothing is extrapolated beyond {samples}: no size asked for has a prediction from alpha = {alpha} of {samples} \
+                 samples (at least 2 of them must be in the tail)."
+            )
+        }
     }
 
     /// Writes `results.md`, `results.csv`, `best_of_n.svg` and `.png` (`best_of_n-also` for a second judge), and last
@@ -210,7 +225,12 @@ impl Curve {
         let mut table = Table::new(std::iter::once(("best of".to_string(), Align::Right)).chain(names));
         for point in &self.points {
             let values = point.named().into_iter().take(columns);
-            let cells = values.map(|(_, value)| interval(value, DIGITS));
+            // A dash where the extrapolation would stand, and the law says nothing.
+            let silent = point.grouped.or(point.unbiased).or(point.extrapolated).is_none();
+            let cells = values.map(|(name, value)| match value {
+                None if silent && name == Estimator::Extrapolated.name() => "–".into(),
+                value => interval(value, DIGITS),
+            });
             table.push(std::iter::once(point.n.into()).chain(cells).collect());
         }
         table
@@ -268,10 +288,10 @@ fn measure(
         curve.first().map(|c| bootstrap.mean(&c.per_prompt)).transpose()
     };
     let whole = samples.is_multiple_of(n);
-    // Where κ ≤ 0 the tail predicts nothing, whatever the rewards.
-    let predicts = n > samples && samples > 1 && kappa(alpha, n as u64)? > 0.0;
+    // Without a tail, and where κ ≤ 0, nothing is predicted, whatever the rewards.
+    let predicts = n > samples && alpha.has_tail(samples) && kappa(alpha, n as u64)? > 0.0;
     let predict = |p: usize, n: usize| {
-        extrapolated(&values[p], n, alpha)?.ok_or_else(|| Error::internal("kappa is positive"))
+        extrapolated(&values[p], n, alpha)?.ok_or_else(|| Error::internal("the tail predicts"))
     };
     let pick = |p: usize, n: usize| match main {
         Some(main) => picked(&main[p], &values[p], n),
@@ -287,96 +307,5 @@ fn measure(
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-    use crate::eval::store::{StoredCompletion, StoredPrompt, VERSION};
-    use crate::rollout::Finish;
-    use crate::text::PromptContent;
-
-    /// An evaluation with these rewards; the second judge sees their negatives.
-    fn eval(rewards: &[Vec<f64>]) -> StoredEval {
-        let samples = rewards[0].len();
-        let meta = serde_json::json!({
-            "version": VERSION, "model": "m", "reward_model": "r", "also_reward": "s", "prompts_file": "p",
-            "prompts_sha256": "", "num_prompts": rewards.len(), "samples": samples, "seed": 1, "temperature": 1.0,
-            "top_p": 1.0, "top_k": 0, "min_p": 0.0, "max_completion_length": 4
-        });
-        let completion = |p: usize, s: usize| StoredCompletion {
-            prompt_index: p,
-            sample: s,
-            text: String::new(),
-            tokens: 2,
-            finish_reason: Finish::Stop,
-            reward: rewards[p][s],
-            also_reward: Some(-rewards[p][s]),
-        };
-        let prompt = |i| StoredPrompt::new(i, serde_json::Value::Null, &PromptContent::Text(format!("{i}")));
-        StoredEval {
-            meta: serde_json::from_value(meta).unwrap(),
-            prompts: (0..rewards.len()).map(prompt).collect(),
-            completions: (0..rewards.len())
-                .map(|p| (0..samples).map(|s| completion(p, s)).collect())
-                .collect(),
-        }
-    }
-
-    #[test]
-    fn every_estimator_appears_where_it_is_defined() {
-        let rewards: Vec<Vec<f64>> = (0..4)
-            .map(|p| (0..12).map(|s| f64::from((p * 5 + s * 7) % 13)).collect())
-            .collect();
-        let results = Results::of(&eval(&rewards), Alpha::DEFAULT, 50, &Bootstrap::default()).unwrap();
-        let main = results.judge(Judge::Main).unwrap();
-        let n: Vec<usize> = main.points.iter().map(|p| p.n).collect();
-        assert_eq!(n, [1, 2, 4, 8, 12, 24, 48]);
-        for p in &main.points {
-            assert_eq!(p.grouped.is_some(), 12 % p.n == 0, "{}", p.n);
-            assert_eq!(p.unbiased.is_some(), p.n <= 12, "{}", p.n);
-            assert_eq!(p.extrapolated.is_some(), p.n > 12, "{}", p.n);
-            assert_eq!(p.picked_by_main, None);
-        }
-        // All of the samples are one group and one subset; one sample is the mean.
-        let at = |n: usize| main.points.iter().find(|p| p.n == n).unwrap();
-        assert_eq!(at(12).grouped.unwrap().mean, at(12).unbiased.unwrap().mean);
-        assert!((at(1).unbiased.unwrap().mean - main.mean).abs() < 1e-12);
-        assert!(at(24).extrapolated.unwrap().mean < at(48).extrapolated.unwrap().mean);
-        // The second judge loses what the first one picks.
-        let also = results.judge(Judge::Also).unwrap();
-        let picked = also.points[2].picked_by_main.unwrap();
-        assert_eq!(picked.mean, -main.points[2].grouped.unwrap().mean);
-        assert!(also.points[2].grouped.unwrap().mean > picked.mean);
-    }
-
-    #[test]
-    fn results_are_written_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let rewards = vec![vec![0.0, 1.0, 3.0, 2.0], vec![1.0, 1.0, 0.5, 0.25]];
-        let results = Results::of(&eval(&rewards), Alpha::DEFAULT, 32, &Bootstrap::default()).unwrap();
-        results.write(dir.path()).unwrap();
-        let text = std::fs::read_to_string(dir.path().join("results.md")).unwrap();
-        assert!(
-            text.contains("extrapolated") && text.contains("not measured") && text.contains("2.0 tokens"),
-            "{text}"
-        );
-        let csv = std::fs::read_to_string(dir.path().join("results.csv")).unwrap();
-        assert!(
-            csv.starts_with("reward,n,estimator,best_of_n,best_of_n_low,best_of_n_high\n"),
-            "{csv}"
-        );
-        // Groups of 2: (1 + 3)/2 and (1 + 0.5)/2.
-        assert!(csv.lines().any(|l| l.starts_with("r,2,grouped,1.375,")), "{csv}");
-        for name in super::super::record::DERIVED {
-            assert!(dir.path().join(name).metadata().unwrap().len() > 100, "{name}");
-        }
-        // One sample has no tail, and nothing beyond it.
-        let one = Results::of(
-            &eval(&[vec![1.0], vec![2.0]]),
-            Alpha::DEFAULT,
-            64,
-            &Bootstrap::default(),
-        )
-        .unwrap();
-        assert!(one.judges[0].points.iter().all(|p| p.extrapolated.is_none()));
-    }
-}
+#[path = "results_tests.rs"]
+mod tests;

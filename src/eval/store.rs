@@ -14,107 +14,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use super::meta::{EvalMeta, Judge, RunMeta, VERSION};
 pub use super::rewards::{RewardsRecord, read_rewards};
 use crate::error::{Context, Error, Result};
 use crate::rollout::Finish;
 use crate::text::{Message, PromptContent};
-
-/// The version of the files that this program writes.
-pub const VERSION: u32 = 1;
-
-/// Which judge's rewards are meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Judge {
-    /// `--reward-model`.
-    #[default]
-    Main,
-    /// `--also-reward`: held out, never trained on.
-    Also,
-}
-
-/// The settings of an evaluation: the contents of `eval.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EvalMeta {
-    /// [`VERSION`].
-    pub version: u32,
-    /// The policy.
-    pub model: String,
-    /// Its LoRA adapter.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub adapter: Option<String>,
-    /// The judge.
-    pub reward_model: String,
-    /// The judge's LoRA adapter.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reward_adapter: Option<String>,
-    /// The second judge.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub also_reward: Option<String>,
-    /// The second judge's LoRA adapter.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub also_reward_adapter: Option<String>,
-    /// Where the prompts came from.
-    pub prompts_file: String,
-    /// SHA-256 of `prompts.jsonl`.
-    pub prompts_sha256: String,
-    /// Number of prompts.
-    pub num_prompts: usize,
-    /// Responses sampled for each prompt.
-    pub samples: usize,
-    /// Seed of the samples.
-    pub seed: u64,
-    /// Sampling temperature.
-    pub temperature: f32,
-    /// Nucleus filter; 1 is off.
-    pub top_p: f32,
-    /// Top-k filter; 0 is off.
-    pub top_k: u32,
-    /// Min-p filter; 0 is off.
-    pub min_p: f32,
-    /// Most tokens in a response.
-    pub max_completion_length: usize,
-    /// Whether chat templates were left aside.
-    #[serde(default)]
-    pub raw: bool,
-    /// The date that chat templates saw.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub template_date: Option<String>,
-    /// Element type asked for the policy.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base_dtype: Option<String>,
-    /// Element type asked for the judges.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reward_dtype: Option<String>,
-    /// Training step of the checkpoint, where it is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub step: Option<u64>,
-    /// The training run that the checkpoint belongs to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<RunMeta>,
-}
-
-/// What tables say of the run that trained a policy.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunMeta {
-    /// The run's directory.
-    pub dir: String,
-    /// Which checkpoint was taken: `best`, `last` or `step_N`.
-    pub checkpoint: String,
-    /// The advantage rule.
-    pub advantage: String,
-    /// Responses a prompt and step (m).
-    pub num_generations: usize,
-    /// Prompts a step.
-    pub prompts_per_step: usize,
-    /// The deployment budget N that the rule was told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bon: Option<u64>,
-    /// The tail share α that the rule was told.
-    pub alpha: String,
-    /// The run's seed.
-    pub seed: u64,
-}
 
 /// One line of `prompts.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -239,7 +143,7 @@ impl StoredEval {
     /// # Errors
     /// As [`StoredEval::read`], but for completions that are missing at the end.
     pub fn read_partial(dir: &Path) -> Result<Partial> {
-        let meta = read_meta(dir)?;
+        let meta = EvalMeta::read(dir)?;
         let path = Self::prompts_path(dir);
         let prompts: Vec<StoredPrompt> = read_lines(&path)?.into_iter().map(|(p, _)| p).collect();
         check_prompts(&path, &meta, &prompts)?;
@@ -308,42 +212,6 @@ impl StoredEval {
         let all = || self.completions.iter().flatten();
         all().map(value).sum::<f64>() / all().count().max(1) as f64
     }
-}
-
-fn read_meta(dir: &Path) -> Result<EvalMeta> {
-    let path = StoredEval::meta_path(dir);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::user(format!(
-                "{} holds no evaluation (there is no eval.json in it); make one with `tea-wgpu eval --output {}`",
-                dir.display(),
-                dir.display()
-            )));
-        }
-        Err(e) => return Err(Error::io(&path)(e)),
-    };
-    let value: Value = serde_json::from_str(&text)
-        .map_err(Error::user)
-        .context(path.display())?;
-    let version = value.get("version").and_then(Value::as_u64);
-    if version != Some(u64::from(VERSION)) {
-        return Err(Error::user(format!(
-            "{}: version {} of an evaluation; this program reads version {VERSION}",
-            path.display(),
-            version.map_or("?".to_string(), |v| v.to_string())
-        )));
-    }
-    let meta: EvalMeta = serde_json::from_value(value)
-        .map_err(Error::user)
-        .context(path.display())?;
-    if meta.samples == 0 || meta.num_prompts == 0 {
-        return Err(Error::user(format!(
-            "{}: an evaluation needs at least one prompt and one sample",
-            path.display()
-        )));
-    }
-    Ok(meta)
 }
 
 /// Every whole line of a JSONL file with the number of bytes up to its end; a last line without an end is left out.

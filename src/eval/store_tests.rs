@@ -25,8 +25,10 @@ fn meta(prompts: usize, samples: usize, also: bool) -> EvalMeta {
         template_date: None,
         base_dtype: None,
         reward_dtype: None,
+        also_reward_dtype: None,
         step: None,
         run: None,
+        weights_sha256: [("adapter".to_string(), "00ff".to_string())].into(),
     }
 }
 
@@ -95,6 +97,18 @@ fn what_was_written_is_read_back() {
         named[0],
         (PromptContent::Text("a".into()).key(), eval.rewards()[0].clone())
     );
+}
+
+#[test]
+fn an_evaluation_of_an_older_version_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), |text| text);
+    let path = StoredEval::meta_path(dir.path());
+    let mut old: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!(old["weights_sha256"]["adapter"], "00ff");
+    old.as_object_mut().unwrap().remove("weights_sha256");
+    fs::write(&path, old.to_string()).unwrap();
+    assert_eq!(StoredEval::read(dir.path()).unwrap().meta.sha256("adapter"), None);
 }
 
 #[test]

@@ -3,30 +3,23 @@
 use std::path::Path;
 
 use super::plan::{EvalSettings, Run, Sweep};
-use super::run::{Target, Worker};
+use super::run::{Target, Work, Worker};
+use super::types::Types;
 use crate::advantage::Alpha;
 use crate::config::{TINY, TrainConfig};
-use crate::demo;
 use crate::error::{Context, Error, Result};
 use crate::eval::checkpoint::Trained;
-use crate::eval::record::Writer;
+use crate::eval::meta::{Difference, EvalMeta};
+use crate::eval::request::{Asked, Given, Job, Request};
 use crate::eval::results::Results;
-use crate::eval::run::{Policy, PolicyOptions, Sampling};
-use crate::eval::store::VERSION;
-use crate::eval::{Bootstrap, EvalMeta, StoredEval, StoredPrompt};
+use crate::eval::weights::{self, Hashes};
+use crate::eval::{Bootstrap, StoredEval, StoredPrompt};
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
-use crate::reward::{self, Reward, RewardOptions};
-use crate::text::{PromptContent, TemplateDate};
-use crate::train::dtype::parse_dtype;
-use crate::train::interrupt;
 use crate::train::prompts::{self, Purpose};
 use crate::train::run::{RunOptions, train};
+use crate::train::{interrupt, memory, setup};
 
-/// Seed of the embedded held-out prompts: `eval`'s and the demo's.
-const EMBEDDED_SEED: u64 = 1;
-/// Held-out prompts of the embedded policy, unless the sweep says otherwise.
-const EMBEDDED_PROMPTS: usize = 60;
 /// Most tokens in one pass of a judge.
 const JUDGE_BUDGET: usize = 4096;
 
@@ -36,25 +29,46 @@ pub struct Device<'a> {
     gpu: Option<Gpu>,
     shared: &'a TrainConfig,
     eval: &'a EvalSettings,
-    prompts: Vec<StoredPrompt>,
-    date: TemplateDate,
+    prompts: Option<Given>,
+    hashes: Hashes,
+}
+
+/// What an evaluation's directory holds.
+#[derive(Debug, PartialEq)]
+enum Standing {
+    /// Nothing.
+    New,
+    /// A part of what is wanted.
+    Begun,
+    /// All of it.
+    Whole,
+    /// An evaluation of what is no longer there, and why.
+    Stale(String),
 }
 
 impl<'a> Device<'a> {
-    /// Reads the prompts of the evaluations.
+    /// Reads the prompts of the evaluations and checks their settings.
     ///
     /// # Errors
-    /// They cannot be read.
+    /// As [`prompts::read`] and [`Request::resolve`].
     pub fn new(sweep: &'a Sweep, open: &'a dyn Fn() -> Result<Gpu>) -> Result<Self> {
-        let shared = sweep.shared()?;
-        Ok(Self {
+        let given = |name: &Path| -> Result<Given> {
+            let read = prompts::read(name, None, Purpose::Other).context("[eval] prompts")?;
+            Ok(Given {
+                records: read.records,
+                source: read.source.unwrap_or_default(),
+            })
+        };
+        let mut device = Self {
             open,
             gpu: None,
-            shared,
+            shared: sweep.shared()?,
             eval: &sweep.eval,
-            prompts: prompts(&sweep.eval).context("[eval] prompts")?,
-            date: shared.template_date.parse()?,
-        })
+            prompts: sweep.eval.prompts.as_deref().map(given).transpose()?,
+            hashes: Hashes::default(),
+        };
+        device.job(&Target::default()).context("[eval]")?;
+        Ok(device)
     }
 
     fn gpu(&mut self) -> Result<Gpu> {
@@ -74,7 +88,8 @@ impl<'a> Device<'a> {
         result
     }
 
-    fn meta(&self, target: &Target) -> Result<EvalMeta> {
+    /// The evaluation of a policy.
+    fn job(&mut self, target: &Target) -> Result<Job> {
         let (c, e) = (self.shared, self.eval);
         let trained =
             match &target.checkpoint {
@@ -83,125 +98,160 @@ impl<'a> Device<'a> {
                 })?),
                 None => None,
             };
-        let own = |t: &Trained| t.dir.display().to_string();
-        let adapter = trained.as_ref().filter(|t| t.is_adapter()).map(own);
-        let whole = trained.as_ref().filter(|t| !t.is_adapter()).map(own);
-        Ok(EvalMeta {
-            version: VERSION,
-            model: whole.unwrap_or_else(|| c.model.clone()),
-            adapter,
-            reward_model: c.reward_model.clone(),
-            reward_adapter: c.reward_adapter.as_ref().map(|p| p.display().to_string()),
+        let request = Request {
+            asked: Asked::File,
+            model: Some(c.model.clone()),
+            adapter: None,
+            trained,
+            reward_model: Some(c.reward_model.clone()),
+            reward_adapter: c.reward_adapter.clone(),
             also_reward: e.also_reward.clone(),
             also_reward_adapter: None,
-            prompts_file: match &e.prompts {
-                Some(path) => path.display().to_string(),
-                None => "embedded held-out prompts".into(),
-            },
-            prompts_sha256: String::new(),
-            num_prompts: self.prompts.len(),
+            also_true_score: false,
+            prompts: self.prompts.clone(),
+            num_prompts: e.num_prompts,
             samples: e.samples.unwrap_or(if c.model == TINY { 64 } else { 256 }),
             seed: e.seed.unwrap_or(1),
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: 0,
-            min_p: 0.0,
-            max_completion_length: c.max_completion_length,
+            params: SampleParams::PLAIN,
+            max_completion_length: Some(c.max_completion_length),
             raw: c.raw,
             template_date: Some(c.template_date.clone()),
-            base_dtype: c.base_dtype.clone(),
-            reward_dtype: c.reward_dtype.clone(),
-            step: trained.as_ref().map(|t| t.step),
-            run: trained.as_ref().map(Trained::meta),
-        })
+            base_dtype: target.types.base_dtype.clone(),
+            reward_dtype: target.types.reward_dtype.clone(),
+        };
+        request.resolve(&mut self.hashes)
     }
 
     /// Samples and judges what is missing.
-    fn fill(&mut self, meta: EvalMeta, dir: &Path) -> Result<()> {
-        let gpu = self.gpu()?;
-        let resume = StoredEval::meta_path(dir).exists();
-        let contents: Vec<PromptContent> = self.prompts.iter().map(StoredPrompt::content).collect();
-        let options = PolicyOptions {
-            adapter: meta.adapter.as_deref().map(Path::new),
-            dtype: parse_dtype("base_dtype", meta.base_dtype.as_deref())?,
-            max_completion_length: meta.max_completion_length,
-            raw: meta.raw,
-            date: self.date,
-        };
-        let sampling = Sampling {
-            params: SampleParams::PLAIN,
-            seed: meta.seed,
-            batch: self.eval.rollout_batch.unwrap_or(self.shared.rollout_batch),
-        };
-        let policy = Policy::load(&gpu, &meta.model, &contents, &options)?;
-        let mut draws = policy.draws(meta.samples, &sampling)?;
-        let mut judges = vec![self.judge(&gpu, &meta.reward_model, true)?];
-        if let Some(name) = &meta.also_reward {
-            judges.push(self.judge(&gpu, name, false).context("[eval] also_reward")?);
+    fn fill(&mut self, mut job: Job, dir: &Path, (resume, overwrite): (bool, bool)) -> Result<()> {
+        let mut begun = None;
+        if resume {
+            begun = Some(job.writer(dir, (true, false))?);
         }
-        let mut judges: Vec<&mut dyn Reward> = judges.iter_mut().map(|j| &mut **j as _).collect();
-        let mut writer = Writer::open(dir, meta, self.prompts.clone(), (resume, false))?;
-        writer.fill(&mut draws, &mut judges, &interrupt::requested)?;
+        let writer = match begun {
+            // Only the results are missing.
+            Some(writer) if writer.done() == job.prompts.len() => writer,
+            begun => {
+                let gpu = self.gpu()?;
+                let mut loaded = job.load(&gpu, JUDGE_BUDGET)?;
+                let mut writer = begun.map_or_else(|| job.writer(dir, (false, overwrite)), Ok)?;
+                let batch = self.eval.rollout_batch.unwrap_or(self.shared.rollout_batch);
+                job.fill(&mut writer, &mut loaded, batch, &interrupt::requested)?;
+                writer
+            }
+        };
         let samples = writer.eval().meta.samples;
         Results::of(writer.eval(), Alpha::default(), samples, &Bootstrap::default())?.write(dir)
     }
+}
 
-    fn judge(&self, gpu: &Gpu, name: &str, main: bool) -> Result<Box<dyn Reward>> {
-        let c = self.shared;
-        let options = RewardOptions {
-            adapter: c.reward_adapter.as_deref().filter(|_| main),
-            dtype: parse_dtype("reward_dtype", c.reward_dtype.as_deref())?,
-            token_budget: JUDGE_BUDGET,
-            positions: usize::MAX,
-            raw: c.raw,
-            date: self.date,
-        };
-        reward::open(gpu, name, &options)
+/// What a directory holds of the evaluation that is wanted; where the sweep's directory lies does not count.
+///
+/// # Errors
+/// It holds an evaluation of other settings, or a damaged one.
+fn standing(dir: &Path, job: &mut Job) -> Result<Standing> {
+    let path = StoredEval::meta_path(dir);
+    if !path.exists() {
+        return Ok(Standing::New);
     }
-}
-
-/// The prompts of the evaluations: the file's, or the demo's held-out ones.
-fn prompts(e: &EvalSettings) -> Result<Vec<StoredPrompt>> {
-    let Some(path) = &e.prompts else {
-        let count = e.num_prompts.unwrap_or(EMBEDDED_PROMPTS);
-        let examples = demo::held_out(EMBEDDED_SEED, count).into_iter();
-        let stored = examples
-            .enumerate()
-            .map(|(i, e)| StoredPrompt::new(i, e.id.into(), &PromptContent::Text(e.prompt)));
-        return Ok(stored.collect());
-    };
-    let records = prompts::read(path, None, Purpose::Other)?.records.into_iter();
-    let stored = records
-        .take(e.num_prompts.unwrap_or(usize::MAX))
-        .enumerate()
-        .map(|(i, r)| StoredPrompt::new(i, r.id, &r.prompt));
-    Ok(stored.collect())
-}
-
-/// Whether a directory holds the whole of the evaluation that is wanted; where the sweep's directory lies does not count.
-fn is_whole(dir: &Path, want: &EvalMeta, prompts: &[StoredPrompt]) -> bool {
-    let Ok(found) = StoredEval::read(dir) else {
-        return false;
-    };
+    let found = StoredEval::read_partial(dir)?.eval;
     let keys = |all: &[StoredPrompt]| all.iter().map(|p| p.key.clone()).collect::<Vec<_>>();
-    if keys(&found.prompts) != keys(prompts) {
-        return false;
+    if keys(&found.prompts) != keys(&job.prompts) {
+        return Err(other(dir, "other prompts"));
     }
-    let plain = |meta: &EvalMeta| {
-        let mut meta = meta.clone();
-        meta.adapter = meta.adapter.map(|_| String::new());
-        if let Some(run) = &mut meta.run {
-            // A whole model lies in the run too.
-            meta.model = meta.model.rsplit(['/', '\\']).next().unwrap_or_default().into();
-            run.dir = String::new();
+    let begun = as_today(&found.meta, &job.meta);
+    match begun.difference(&job.meta)? {
+        Some(Difference::Weights { name, .. }) => {
+            return Ok(Standing::Stale(format!("{name} was trained again or changed")));
         }
-        (meta.prompts_file, meta.prompts_sha256) = (String::new(), String::new());
-        meta
+        Some(d @ Difference::Setting { .. }) if d.is_of_the_policy() && job.meta.run.is_some() => {
+            return Ok(Standing::Stale("it is of another training of this run".into()));
+        }
+        Some(Difference::Setting { field, was, now }) => {
+            return Err(other(dir, &format!("{field} = {was}, the sweep now says {now}")));
+        }
+        None => (),
+    }
+    // Without hashes the time must do: what was trained after the evaluation began is not what it is of.
+    let begun_at = std::fs::metadata(&path).and_then(|m| m.modified()).ok();
+    if found.meta.weights_sha256.is_empty() && weights::written(&job.meta)? > begun_at {
+        return Ok(Standing::Stale("its weights were written after it".into()));
+    }
+    if found.completions.len() < found.prompts.len() {
+        // The rest is done as the beginning was.
+        let m = &mut job.meta;
+        m.base_dtype = found.meta.base_dtype;
+        m.reward_dtype = found.meta.reward_dtype;
+        m.also_reward_dtype = found.meta.also_reward_dtype;
+        return Ok(Standing::Begun);
+    }
+    Ok(Standing::Whole)
+}
+
+fn other(dir: &Path, what: &str) -> Error {
+    Error::user(format!(
+        "{} was made with {what}: remove that directory to have it done again, or choose another --output",
+        dir.display()
+    ))
+}
+
+/// The settings of a found evaluation as they would be written now where that is not known: in a sweep's directory that was
+/// moved since, paths are not those of then; evaluations of older versions have neither hashes nor settled types.
+fn as_today(found: &EvalMeta, want: &EvalMeta) -> EvalMeta {
+    let mut meta = found.clone();
+    meta.prompts_sha256.clone_from(&want.prompts_sha256);
+    if meta.weights_sha256.is_empty() {
+        if meta.adapter.is_some() && want.adapter.is_some() {
+            meta.adapter.clone_from(&want.adapter);
+        }
+        if let (Some(run), Some(now)) = (&mut meta.run, &want.run) {
+            run.dir.clone_from(&now.dir);
+            // A whole model lies in the run too.
+            let last = |name: &str| name.rsplit(['/', '\\']).next().map(str::to_string);
+            if last(&meta.model) == last(&want.model) {
+                meta.model.clone_from(&want.model);
+            }
+        }
+    }
+    let open = |was: &mut Option<String>, now: &Option<String>| {
+        if was.is_none() {
+            was.clone_from(now);
+        }
     };
-    plain(&found.meta) == plain(want)
+    open(&mut meta.base_dtype, &want.base_dtype);
+    open(&mut meta.reward_dtype, &want.reward_dtype);
+    open(&mut meta.also_reward_dtype, &want.also_reward_dtype);
+    meta
 }
 
 impl Worker for Device<'_> {
+    fn settle(&mut self, runs: &[&Run]) -> Result<Types> {
+        let gpu = self.gpu()?;
+        let (cap, have) = (gpu.caps().max_binding, memory::free(&gpu)?);
+        let (mut known, mut settled) = (Vec::new(), None::<Types>);
+        for run in runs {
+            let size = sizes(&run.config);
+            if known.contains(&size) {
+                continue;
+            }
+            known.push(size);
+            // A run that cannot be opened fails by itself later, and says why.
+            let Ok(mut job) = setup::Job::open(run.config.clone()) else {
+                continue;
+            };
+            job.choose_dtypes(cap, have)?;
+            let own = Types {
+                base_dtype: job.config.base_dtype,
+                reward_dtype: job.config.reward_dtype,
+            };
+            settled = Some(match settled {
+                Some(other) => other.smaller(own)?,
+                None => own,
+            });
+        }
+        Ok(settled.unwrap_or_default())
+    }
+
     fn train(&mut self, run: &Run, dir: &Path, resume: bool) -> Result<()> {
         let gpu = self.gpu()?;
         let options = RunOptions {
@@ -213,12 +263,41 @@ impl Worker for Device<'_> {
         self.done(result).map(|_| ())
     }
 
-    fn evaluate(&mut self, target: &Target, dir: &Path) -> Result<()> {
-        let meta = self.meta(target)?;
-        if is_whole(dir, &meta, &self.prompts) && dir.join("results.json").is_file() {
-            return Ok(());
-        }
-        let result = self.fill(meta, dir);
-        self.done(result)
+    fn evaluate(&mut self, target: &Target, dir: &Path) -> Result<Work> {
+        let mut job = self.job(target)?;
+        let how = match standing(dir, &mut job)? {
+            Standing::New => (false, false),
+            Standing::Begun => (true, false),
+            Standing::Whole if dir.join("results.json").is_file() => return Ok(Work::Skipped),
+            Standing::Whole => (true, false),
+            Standing::Stale(why) => {
+                log::warn!("{} is evaluated again: {why}", dir.display());
+                (false, true)
+            }
+        };
+        let result = self.fill(job, dir, how);
+        self.done(result).map(|()| Work::Done)
     }
 }
+
+/// What the memory of a run depends on, for telling runs apart.
+fn sizes(c: &TrainConfig) -> TrainConfig {
+    TrainConfig {
+        advantage: String::new(),
+        alpha: String::new(),
+        bon: None,
+        prefix_order: None,
+        prefixes: None,
+        max_at_k: None,
+        selection_size: None,
+        gpd_shrinkage: None,
+        learning_rate: 0.0,
+        steps: 0,
+        seed: 0,
+        ..c.clone()
+    }
+}
+
+#[cfg(test)]
+#[path = "evaluate_tests.rs"]
+mod tests;

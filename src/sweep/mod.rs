@@ -5,13 +5,18 @@
 //! averages seeds and compares the methods with the base policy and a baseline, paired by prompt.
 
 pub mod evaluate;
+mod grid;
 pub mod plan;
 pub mod report;
 pub mod run;
 mod table;
+mod types;
 
 pub use plan::{EvalSettings, Method, Run, Sweep};
 pub use run::{Outcome, State, sweep};
+pub use types::Types;
 
+#[cfg(test)]
+mod fake;
 #[cfg(test)]
 mod tests;

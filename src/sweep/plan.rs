@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{TINY, TrainConfig, TrainFlags, overlay, read_toml};
+use super::grid::{expand, flags, method};
+use crate::config::{TINY, TrainConfig, read_toml};
 use crate::error::{Context, Error, Result};
-use crate::train::setup::{self, default_reward};
 
 /// The name of the base policy's evaluation; no method may have it.
 pub const BASE: &str = "base";
@@ -38,7 +38,7 @@ pub struct EvalSettings {
     /// Held-out prompts; the embedded policy has its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompts: Option<PathBuf>,
-    /// Most prompts: the first ones.
+    /// How many of them: the first ones. The file must hold as many.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_prompts: Option<usize>,
     /// Responses sampled for each prompt.
@@ -173,6 +173,7 @@ impl Sweep {
                 ("model", c.model.clone()),
                 ("reward_model", c.reward_model.clone()),
                 ("reward_adapter", format!("{:?}", c.reward_adapter)),
+                ("reward_dtype", format!("{:?}", c.reward_dtype)),
                 ("max_completion_length", c.max_completion_length.to_string()),
                 ("raw", c.raw.to_string()),
                 ("template_date", c.template_date.clone()),
@@ -205,103 +206,6 @@ impl Sweep {
         }
         Ok(())
     }
-}
-
-/// Settings of `train` from a table; what is not one is named.
-fn flags(table: &toml::Table) -> Result<TrainFlags> {
-    if table.contains_key("seed") {
-        return Err(Error::user(
-            "seed: give the seeds of every method at the top of the file, as in seeds = [1, 2, 3]",
-        ));
-    }
-    toml::Value::Table(table.clone())
-        .try_into()
-        .map_err(|e: toml::de::Error| Error::user(e.message()))
-}
-
-/// A method's table without lists: one for every combination of their values, with its name.
-fn expand(table: &toml::Table) -> Result<Vec<(String, toml::Table)>> {
-    let mut table = table.clone();
-    let own = match table.remove("name") {
-        Some(toml::Value::String(name)) => Some(name),
-        Some(other) => return Err(Error::user(format!("name = {other} must be a text"))),
-        None => None,
-    };
-    let mut all = vec![(String::new(), toml::Table::new())];
-    for (key, value) in table {
-        let toml::Value::Array(values) = value else {
-            for (_, t) in &mut all {
-                t.insert(key.clone(), value.clone());
-            }
-            continue;
-        };
-        if values.is_empty() {
-            return Err(Error::user(format!(
-                "{key} = []: a grid needs at least one value"
-            )));
-        }
-        let with = |(suffix, t): &(String, toml::Table), v: &toml::Value| {
-            let mut t = t.clone();
-            t.insert(key.clone(), v.clone());
-            // The rule is the name already.
-            match (key == "advantage" && own.is_none(), v) {
-                (true, _) => (suffix.clone(), t),
-                (false, toml::Value::String(text)) => (format!("{suffix}-{key}={text}"), t),
-                (false, other) => (format!("{suffix}-{key}={other}"), t),
-            }
-        };
-        all = all
-            .iter()
-            .flat_map(|one| values.iter().map(|v| with(one, v)).collect::<Vec<_>>())
-            .collect();
-    }
-    Ok(all
-        .into_iter()
-        .map(|(suffix, t)| {
-            let rule = t.get("advantage").and_then(toml::Value::as_str).unwrap_or("tea");
-            let name = format!("{}{suffix}", own.as_deref().unwrap_or(rule));
-            (file_name(&name), t)
-        })
-        .collect())
-}
-
-/// A name that is a directory's on every system.
-fn file_name(name: &str) -> String {
-    let keep = |c: char| {
-        if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '=' | '+') {
-            c
-        } else {
-            '_'
-        }
-    };
-    let name: String = name.chars().map(keep).collect();
-    name.trim_matches('.').to_string()
-}
-
-fn method(name: String, table: &toml::Table, shared: &TrainFlags, seeds: &[u64]) -> Result<Method> {
-    if name.is_empty() {
-        return Err(Error::user("name is empty"));
-    }
-    let merged = overlay(shared, &flags(table)?)?;
-    let run = |seed: u64| {
-        let flags = TrainFlags {
-            seed: Some(seed),
-            ..merged.clone()
-        };
-        let config = flags.resolve(&default_reward)?;
-        setup::rule(&config)?;
-        Ok(Run {
-            name: format!("{name}-seed{seed}"),
-            seed,
-            config,
-        })
-    };
-    let runs = seeds
-        .iter()
-        .map(|s| run(*s))
-        .collect::<Result<_>>()
-        .context(&name)?;
-    Ok(Method { name, runs })
 }
 
 #[cfg(test)]
@@ -400,6 +304,10 @@ mod tests {
             (
                 "[[method]]\nname = \"long\"\nmax_completion_length = 5\n",
                 "max_completion_length is 5",
+            ),
+            (
+                "[[method]]\nname = \"rounded\"\nreward_dtype = \"q8_0\"\n",
+                "reward_dtype is Some",
             ),
             ("[eval]\nsamples = 0\n", "samples must be at least 1"),
             ("[eval]\nsample = 1\n", "sample"),

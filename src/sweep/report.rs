@@ -31,6 +31,8 @@ pub struct Report {
     pub baseline: Option<String>,
     /// One entry a judge: the one trained with, then the held-out one.
     pub judges: Vec<Judged>,
+    /// What differs between the evaluations beside the policies.
+    pub notes: Vec<String>,
     /// What failed, and so is missing above.
     pub failed: Vec<String>,
 }
@@ -53,6 +55,8 @@ pub struct Policy {
     pub checkpoint: Option<&'static str>,
     /// The seeds that were evaluated.
     pub seeds: Vec<u64>,
+    /// The seeds that failed, and so are not among them.
+    pub missing_seeds: Vec<u64>,
     /// One row a size, ascending.
     pub rows: Vec<Row>,
     /// Mean length of a response in tokens.
@@ -94,6 +98,7 @@ struct Group {
     method: String,
     checkpoint: Option<&'static str>,
     seeds: Vec<u64>,
+    missing: Vec<u64>,
     evals: Vec<StoredEval>,
     seconds: Option<f64>,
 }
@@ -103,13 +108,17 @@ struct Group {
 /// # Errors
 /// The base policy's evaluation is missing, evaluations of other prompts, or a file that cannot be written.
 pub fn write(sweep: &Sweep, output: &SweepDir, outcome: &Outcome, bootstrap: &Bootstrap) -> Result<Report> {
-    let groups = read(sweep, output)?;
-    every_run(sweep, output, bootstrap)?;
+    let groups = read(sweep, output, outcome)?;
+    let notes = every_run(sweep, output, outcome, bootstrap)?;
     let failed = outcome.failed().into_iter().map(|j| {
         let error = j.error.as_deref().unwrap_or("");
         format!("{}: {error}", j.job)
     });
-    let report = Report::of(&groups, sweep.baseline.as_deref(), failed.collect(), bootstrap)?;
+    let report = Report {
+        notes,
+        failed: failed.collect(),
+        ..Report::of(&groups, sweep.baseline.as_deref(), bootstrap)?
+    };
     let file = |name: &str| output.root.join(name);
     let json = serde_json::to_string_pretty(&report).map_err(Error::internal)? + "\n";
     write_atomic(&file("table.json"), json.as_bytes())?;
@@ -127,13 +136,18 @@ pub fn write(sweep: &Sweep, output: &SweepDir, outcome: &Outcome, bootstrap: &Bo
     Ok(report)
 }
 
-/// Every run by itself against the base policy, as `compare` writes it, in `compare/`.
-fn every_run(sweep: &Sweep, output: &SweepDir, bootstrap: &Bootstrap) -> Result<()> {
+/// Every run by itself against the base policy, as `compare` writes it, in `compare/`; returns what differs beside the
+/// policies.
+fn every_run(
+    sweep: &Sweep,
+    output: &SweepDir,
+    outcome: &Outcome,
+    bootstrap: &Bootstrap,
+) -> Result<Vec<String>> {
     let names = sweep.runs().flat_map(eval_names).map(|(name, _)| name);
     let dirs: Vec<PathBuf> = std::iter::once(BASE.to_string())
-        .chain(names)
+        .chain(names.filter(|name| outcome.has_eval(name)))
         .map(|name| output.eval(&name))
-        .filter(|dir| StoredEval::read(dir).is_ok())
         .collect();
     let options = compare::Options {
         bootstrap: *bootstrap,
@@ -141,22 +155,25 @@ fn every_run(sweep: &Sweep, output: &SweepDir, bootstrap: &Bootstrap) -> Result<
     };
     let dir = output.root.join("compare");
     std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
-    compare::report(&compare::read_entries(&dirs, &[])?, &options)?.write(&dir)
+    let entries = compare::read_entries(&dirs, &[])?;
+    compare::report(&entries, &options)?.write(&dir)?;
+    Ok(compare::differences(&entries))
 }
 
-/// The evaluations that are whole: the base policy's first.
-fn read(sweep: &Sweep, output: &SweepDir) -> Result<Vec<Group>> {
+/// The evaluations of this sweep: the base policy's first.
+fn read(sweep: &Sweep, output: &SweepDir, outcome: &Outcome) -> Result<Vec<Group>> {
     let base = StoredEval::read(&output.eval(BASE)).context("the base policy's evaluation")?;
     let mut groups = vec![Group {
         method: BASE.into(),
         checkpoint: None,
         seeds: Vec::new(),
+        missing: Vec::new(),
         evals: vec![base],
         seconds: None,
     }];
     for method in &sweep.methods {
         for kind in ["last", "best"] {
-            let group = group(method, kind, output)?;
+            let group = group(method, kind, output, outcome)?;
             if !group.evals.is_empty() {
                 groups.push(group);
             }
@@ -179,19 +196,20 @@ fn read(sweep: &Sweep, output: &SweepDir) -> Result<Vec<Group>> {
     Ok(groups)
 }
 
-fn group(method: &Method, kind: &'static str, output: &SweepDir) -> Result<Group> {
+/// A method's evaluations that this sweep made or found finished. A directory alone says nothing: it may be left from before
+/// a run that failed now.
+fn group(method: &Method, kind: &'static str, output: &SweepDir, outcome: &Outcome) -> Result<Group> {
     let (mut seeds, mut evals, mut seconds) = (Vec::new(), Vec::new(), Vec::new());
+    let mut missing = Vec::new();
     for run in &method.runs {
         let Some((name, _)) = eval_names(run).into_iter().find(|(_, k)| *k == kind) else {
             continue;
         };
-        match StoredEval::read(&output.eval(&name)) {
-            Ok(eval) => evals.push(eval),
-            Err(e) => {
-                log::warn!("left out of the table: {name}: {e}");
-                continue;
-            }
+        if !outcome.has_eval(&name) {
+            missing.push(run.seed);
+            continue;
         }
+        evals.push(StoredEval::read(&output.eval(&name))?);
         seeds.push(run.seed);
         seconds.extend(train_seconds(&output.run(&run.name))?);
     }
@@ -199,6 +217,7 @@ fn group(method: &Method, kind: &'static str, output: &SweepDir) -> Result<Group
         method: method.name.clone(),
         checkpoint: Some(kind),
         seeds,
+        missing,
         evals,
         seconds: (!seconds.is_empty()).then(|| mean(&seconds)),
     })
@@ -241,12 +260,7 @@ fn over_seeds(values: &Values, size: usize) -> Vec<f64> {
 }
 
 impl Report {
-    fn of(
-        groups: &[Group],
-        baseline: Option<&str>,
-        failed: Vec<String>,
-        bootstrap: &Bootstrap,
-    ) -> Result<Self> {
+    fn of(groups: &[Group], baseline: Option<&str>, bootstrap: &Bootstrap) -> Result<Self> {
         let meta = &groups[0].evals[0].meta;
         let sizes: Vec<usize> = powers_of_two(meta.samples)
             .into_iter()
@@ -278,7 +292,8 @@ impl Report {
             samples: meta.samples,
             baseline: baseline.map(str::to_string),
             judges,
-            failed,
+            notes: Vec::new(),
+            failed: Vec::new(),
         })
     }
 }
@@ -340,6 +355,7 @@ fn judge(
             method: g.method.clone(),
             checkpoint: g.checkpoint,
             seeds: g.seeds.clone(),
+            missing_seeds: g.missing.clone(),
             rows: sizes.iter().enumerate().map(row).collect::<Result<_>>()?,
             mean_length: average(StoredEval::mean_length),
             truncated: average(StoredEval::truncated_ratio),

@@ -7,11 +7,13 @@ use serde::Serialize;
 
 use super::plan::{BASE, Run, Sweep};
 use super::report;
+use super::types::{self, Types};
 use crate::config::{TrainConfig, TrainFlags, read_toml};
 use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
 use crate::model::save::write_atomic;
 use crate::train::checkpoint::{self, RunDir};
+use crate::train::selection;
 use crate::train::setup::default_reward;
 
 /// How far a run's training is.
@@ -26,27 +28,45 @@ pub enum State {
 }
 
 /// A policy to be evaluated.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Target {
     /// Its evaluation's directory in `evals/`.
     pub name: String,
     /// The checkpoint; `None` is the base policy.
     pub checkpoint: Option<PathBuf>,
+    /// The element types it is evaluated in.
+    pub types: Types,
+}
+
+/// Whether there was anything to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// It was done now.
+    Done,
+    /// It had been done before.
+    Skipped,
 }
 
 /// What does the work; a sweep only decides what is to be done.
 pub trait Worker {
+    /// Element types that fit for every one of the runs, which leave them open.
+    ///
+    /// # Errors
+    /// There is no device.
+    fn settle(&mut self, runs: &[&Run]) -> Result<Types>;
+
     /// Trains a run in its directory, from its last checkpoint where `resume`.
     ///
     /// # Errors
     /// As [`crate::train::run::train`].
     fn train(&mut self, run: &Run, dir: &Path, resume: bool) -> Result<()>;
 
-    /// Evaluates a policy into a directory; nothing is done where that is finished, and what is half done is continued.
+    /// Evaluates a policy into a directory. What is finished is skipped and what is half done is continued, if it is of
+    /// these very weights; an evaluation of weights that are no longer there is replaced.
     ///
     /// # Errors
-    /// The checkpoint cannot be loaded, the directory holds another evaluation, or the device fails.
-    fn evaluate(&mut self, target: &Target, dir: &Path) -> Result<()>;
+    /// The checkpoint cannot be loaded, the directory holds an evaluation of other settings, or the device fails.
+    fn evaluate(&mut self, target: &Target, dir: &Path) -> Result<Work>;
 }
 
 /// One piece of work in `sweep.json`.
@@ -66,6 +86,8 @@ pub struct Job {
 /// How a sweep ended.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Outcome {
+    /// The element types of every run and evaluation that names none, settled once.
+    pub types: Types,
     /// Everything that was done or tried, in order.
     pub jobs: Vec<Job>,
 }
@@ -74,6 +96,13 @@ impl Outcome {
     /// What failed.
     pub fn failed(&self) -> Vec<&Job> {
         self.jobs.iter().filter(|j| j.error.is_some()).collect()
+    }
+
+    /// Whether an evaluation is there and of this sweep: done, or found finished. What an earlier state of a run that failed
+    /// now has left is not.
+    pub fn has_eval(&self, name: &str) -> bool {
+        let job = format!("eval {name}");
+        self.jobs.iter().any(|j| j.job == job && j.error.is_none())
     }
 }
 
@@ -177,13 +206,19 @@ pub fn sweep(
     }
     std::fs::create_dir_all(output.root.join("runs")).map_err(Error::io(&output.root))?;
     std::fs::create_dir_all(output.root.join("evals")).map_err(Error::io(&output.root))?;
+    let types = types::settle(sweep, output, worker)?;
     let mut log = Log {
         path: output.root.join("sweep.json"),
-        outcome: Outcome { jobs: Vec::new() },
+        outcome: Outcome {
+            types: types.clone(),
+            jobs: Vec::new(),
+        },
     };
+    log.write()?;
     let base = Target {
         name: BASE.into(),
         checkpoint: None,
+        types: types.of(sweep.shared()?),
     };
     worker
         .evaluate(&base, &output.eval(BASE))
@@ -201,23 +236,41 @@ pub fn sweep(
 fn one(run: &Run, output: &SweepDir, worker: &mut dyn Worker, log: &mut Log) -> Result<()> {
     let dir = output.run(&run.name);
     let job = format!("train {}", run.name);
-    let trained = match state(&dir, run)? {
-        State::Finished => log.skip(job)?,
-        found => log.record(job, &mut || worker.train(run, &dir, found != State::New))?,
-    };
+    let types = log.outcome.types.clone();
+    // A run that was begun keeps its own types.
+    let own = types::begun(&dir)?.unwrap_or_else(|| types.clone());
+    if own.of(&run.config) != types.of(&run.config) {
+        log::warn!(
+            "{} was begun with other element types than the sweep's: {own:?}, not {types:?}",
+            run.name
+        );
+    }
+    let trained = log.record(job, &mut || match state(&dir, run)? {
+        State::Finished => Ok(Work::Skipped),
+        found => {
+            worker.train(&own.put_into(run), &dir, found != State::New)?;
+            Ok(Work::Done)
+        }
+    })?;
     if !trained {
         return Ok(());
     }
     let at = RunDir { root: dir };
     for (name, which) in eval_names(run) {
+        let checkpoint = match which {
+            "best" => Some(at.best()),
+            _ => at.latest()?,
+        };
         let target = Target {
             name: name.clone(),
-            checkpoint: match which {
-                "best" => Some(at.best()),
-                _ => at.latest()?,
-            },
+            checkpoint,
+            types: types.of(&run.config),
         };
         log.record(format!("eval {name}"), &mut || {
+            if which == "best" {
+                // A kill after the last step may have left an older copy.
+                selection::mend_run(&at)?;
+            }
             worker.evaluate(&target, &output.eval(&name))
         })?;
     }
@@ -231,15 +284,12 @@ struct Log {
 }
 
 impl Log {
-    fn skip(&mut self, job: String) -> Result<bool> {
-        self.push(job, "skipped", 0.0, None)
-    }
-
     /// Does a piece of work; whether it succeeded. Ctrl-C alone ends the sweep.
-    fn record(&mut self, job: String, work: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
+    fn record(&mut self, job: String, work: &mut dyn FnMut() -> Result<Work>) -> Result<bool> {
         let begun = Instant::now();
         match work() {
-            Ok(()) => self.push(job, "done", begun.elapsed().as_secs_f64(), None),
+            Ok(Work::Done) => self.push(job, "done", begun.elapsed().as_secs_f64(), None),
+            Ok(Work::Skipped) => self.push(job, "skipped", 0.0, None),
             Err(e) if e.exit_code() == 130 => Err(Error::Interrupted(format!(
                 "{job}: {e}. The same sweep command goes on from here"
             ))),
@@ -264,8 +314,12 @@ impl Log {
             seconds,
             error,
         });
-        let text = serde_json::to_string_pretty(&self.outcome).map_err(Error::internal)? + "\n";
-        write_atomic(&self.path, text.as_bytes())?;
+        self.write()?;
         Ok(good)
+    }
+
+    fn write(&self) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.outcome).map_err(Error::internal)? + "\n";
+        write_atomic(&self.path, text.as_bytes())
     }
 }

@@ -1,6 +1,6 @@
 //! A sweep's report as tables and plots.
 
-use super::report::{Judged, Policy, Report, Row};
+use super::report::{Judged, Policy, Report, Row, Versus};
 use crate::eval::Interval;
 use crate::eval::compare::tables;
 use crate::report::{Align, Cell, Plot, PlotPoint, Series, Table};
@@ -14,14 +14,18 @@ impl Report {
         let left = ["judge", "method", "checkpoint"];
         let right = [
             "seeds",
+            "seeds missing",
             "n",
             "best of n [95%]",
             "sd over seeds",
             "− base [95%]",
+            "wins over base",
+            "ties with base",
+            "losses to base",
             "− baseline [95%]",
-            "wins",
-            "ties",
-            "losses",
+            "wins over baseline",
+            "ties with baseline",
+            "losses to baseline",
             "mean length",
             "truncated",
             "train seconds",
@@ -36,15 +40,16 @@ impl Report {
                         p.method.as_str().into(),
                         p.checkpoint.unwrap_or("").into(),
                         p.seeds.len().into(),
+                        p.missing_seeds.len().into(),
                         row.n.into(),
                         interval(Some(row.mean)),
                         number(row.seed_sd, DIGITS + 1),
-                        interval(row.vs_base.map(|v| v.difference)),
-                        interval(row.vs_baseline.map(|v| v.difference)),
                     ];
-                    let outcome = row.vs_baseline.or(row.vs_base).map(|v| v.outcome);
-                    let counts = outcome.map(|o| [o.wins, o.ties, o.losses]);
-                    cells.extend((0..3).map(|i| counts.map_or(Cell::Empty, |c| c[i].into())));
+                    for versus in [row.vs_base, row.vs_baseline] {
+                        cells.push(interval(versus.map(|v| v.difference)));
+                        let counts = versus.map(|v| [v.outcome.wins, v.outcome.ties, v.outcome.losses]);
+                        cells.extend((0..3).map(|i| counts.map_or(Cell::Empty, |c| c[i].into())));
+                    }
                     cells.extend([
                         number(Some(p.mean_length), 1),
                         number(Some(p.truncated), 3),
@@ -64,6 +69,9 @@ impl Report {
              bootstrap over prompts of the seeds' means; sd: over the seeds' means.\n",
             self.num_prompts, self.samples
         );
+        for note in &self.notes {
+            text += &format!("\nNote: {note}.\n");
+        }
         for (i, judged) in self.judges.iter().enumerate() {
             let role = if i == 0 {
                 "the reward trained with"
@@ -84,6 +92,14 @@ impl Report {
         }
         text
     }
+}
+
+/// `wins/ties/losses`, by prompt.
+fn outcome(value: Option<Versus>) -> Cell {
+    value.map_or(Cell::Empty, |v| {
+        let o = v.outcome;
+        format!("{}/{}/{}", o.wins, o.ties, o.losses).into()
+    })
 }
 
 fn interval(value: Option<Interval>) -> Cell {
@@ -109,31 +125,28 @@ impl Judged {
         ];
         columns.extend(sizes.iter().map(|n| (format!("bo{n}"), Align::Right)));
         columns.push((format!("sd of bo{top}"), Align::Right));
-        columns.push((format!("bo{top} − base [95%]"), Align::Right));
-        if let Some(name) = baseline {
+        for name in std::iter::once("base").chain(baseline) {
             columns.push((format!("bo{top} − {name} [95%]"), Align::Right));
-            columns.push((format!("win/tie/loss, {name}"), Align::Right));
+            columns.push((format!("win/tie/loss against {name}"), Align::Right));
         }
         columns.push(("length".to_string(), Align::Right));
         columns.push(("s a run".to_string(), Align::Right));
         let mut table = Table::new(columns);
         for p in &self.policies {
             let mut cells: Vec<Cell> = vec![p.method.as_str().into(), p.checkpoint.unwrap_or("").into()];
-            cells.push(match p.checkpoint {
-                Some(_) => p.seeds.len().into(),
-                None => Cell::Empty,
+            cells.push(match (p.checkpoint, p.missing_seeds.len()) {
+                (None, _) => Cell::Empty,
+                (Some(_), 0) => p.seeds.len().into(),
+                (Some(_), missing) => format!("{} of {}", p.seeds.len(), p.seeds.len() + missing).into(),
             });
             cells.extend(p.rows.iter().map(|r| number(Some(r.mean.mean), DIGITS)));
             let last = p.rows.last();
             cells.push(number(last.and_then(|r| r.seed_sd), DIGITS + 1));
-            cells.push(interval(last.and_then(|r| r.vs_base).map(|v| v.difference)));
+            let base = last.and_then(|r| r.vs_base);
+            cells.extend([interval(base.map(|v| v.difference)), outcome(base)]);
             if baseline.is_some() {
-                let versus = last.and_then(|r| r.vs_baseline);
-                cells.push(interval(versus.map(|v| v.difference)));
-                cells.push(versus.map_or(Cell::Empty, |v| {
-                    let o = v.outcome;
-                    format!("{}/{}/{}", o.wins, o.ties, o.losses).into()
-                }));
+                let other = last.and_then(|r| r.vs_baseline);
+                cells.extend([interval(other.map(|v| v.difference)), outcome(other)]);
             }
             cells.push(number(Some(p.mean_length), 1));
             cells.push(number(p.train_seconds, 0));

@@ -1,162 +1,15 @@
 //! What is trained, skipped, resumed and reported, with a worker that only writes files.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::fake::{Fake, PROMPTS, pair, write_eval};
 use super::report;
-use super::run::{State, SweepDir, Target, Worker, state, sweep};
-use super::{Run, Sweep};
-use crate::error::{Error, Result};
-use crate::eval::store::VERSION;
-use crate::eval::{Bootstrap, EvalMeta, StoredCompletion, StoredEval, StoredPrompt};
-use crate::rollout::Finish;
-use crate::text::PromptContent;
-use crate::train::checkpoint::TrainerState;
-
-const PROMPTS: usize = 5;
-const SAMPLES: usize = 4;
-
-/// Pretends to work; remembers what it was asked.
-#[derive(Default)]
-struct Fake {
-    calls: Vec<String>,
-    /// What fails, and with which error.
-    fails: BTreeMap<String, fn() -> Error>,
-    /// Steps a training gets to before it fails.
-    dies_at: Option<u64>,
-}
-
-impl Fake {
-    fn take(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.calls)
-    }
-}
-
-fn save_step(dir: &Path, step: u64) {
-    let at = dir.join(format!("checkpoints/step_{step}"));
-    std::fs::create_dir_all(&at).unwrap();
-    let state = TrainerState {
-        kind: "train".into(),
-        step,
-        optimizer_steps: step,
-        data_position: step,
-        seed: 1,
-        device: "none".into(),
-        best: None,
-    };
-    std::fs::write(
-        at.join("trainer_state.json"),
-        serde_json::to_string(&state).unwrap(),
-    )
-    .unwrap();
-}
-
-impl Worker for Fake {
-    fn train(&mut self, run: &Run, dir: &Path, resume: bool) -> Result<()> {
-        self.calls.push(format!("train {} {resume}", run.name));
-        std::fs::create_dir_all(dir).unwrap();
-        std::fs::write(dir.join("config.toml"), run.config.to_toml().unwrap()).unwrap();
-        std::fs::write(
-            dir.join("metrics.jsonl"),
-            "{\"step\":1,\"step_time\":2.0,\"time/validation\":1.5}\n",
-        )
-        .unwrap();
-        if let Some(error) = self.fails.get(&run.name) {
-            if let Some(step) = self.dies_at {
-                save_step(dir, step);
-            }
-            return Err(error());
-        }
-        save_step(dir, run.config.steps);
-        Ok(())
-    }
-
-    /// Rewards depend on prompt and sample, and grow with the policy: base 0, tea 1 + seed, others 0.5.
-    fn evaluate(&mut self, target: &Target, dir: &Path) -> Result<()> {
-        self.calls.push(format!("eval {}", target.name));
-        let step = target
-            .checkpoint
-            .as_ref()
-            .map(|c| c.file_name().unwrap().to_str().unwrap().to_string());
-        assert_eq!(step.is_none(), target.name == "base");
-        if let Some(error) = self.fails.get(&format!("eval {}", target.name)) {
-            return Err(error());
-        }
-        let gain = match target.name.split_once("-seed") {
-            Some(("tea", seed)) => 1.0 + seed.trim_end_matches("-best").parse::<f64>().unwrap(),
-            Some(_) => 0.5,
-            None => 0.0,
-        };
-        write_eval(dir, gain, PROMPTS);
-        Ok(())
-    }
-}
-
-fn write_eval(dir: &Path, gain: f64, prompts: usize) {
-    let text = |i: usize| PromptContent::Text(format!("p{i}"));
-    let meta = EvalMeta {
-        version: VERSION,
-        model: "tiny".into(),
-        adapter: None,
-        reward_model: "judge".into(),
-        reward_adapter: None,
-        also_reward: Some("other".into()),
-        also_reward_adapter: None,
-        prompts_file: "held-out".into(),
-        prompts_sha256: String::new(),
-        num_prompts: prompts,
-        samples: SAMPLES,
-        seed: 0,
-        temperature: 1.0,
-        top_p: 1.0,
-        top_k: 0,
-        min_p: 0.0,
-        max_completion_length: 8,
-        raw: false,
-        template_date: None,
-        base_dtype: None,
-        reward_dtype: None,
-        step: None,
-        run: None,
-    };
-    std::fs::create_dir_all(dir).unwrap();
-    std::fs::write(StoredEval::meta_path(dir), serde_json::to_string(&meta).unwrap()).unwrap();
-    let line = |v: &dyn erased::Line| v.line();
-    let all: String = (0..prompts)
-        .map(|i| line(&StoredPrompt::new(i, serde_json::Value::Null, &text(i))))
-        .collect();
-    std::fs::write(StoredEval::prompts_path(dir), all).unwrap();
-    let mut all = String::new();
-    for prompt in 0..prompts {
-        for sample in 0..SAMPLES {
-            let reward = (prompt * 3 + sample) as f64 * 0.1 + gain;
-            all += &line(&StoredCompletion {
-                prompt_index: prompt,
-                sample,
-                text: "x".into(),
-                tokens: 2 + sample,
-                finish_reason: Finish::Stop,
-                reward,
-                also_reward: Some(-reward),
-            });
-        }
-    }
-    std::fs::write(StoredEval::completions_path(dir), all).unwrap();
-}
-
-mod erased {
-    /// Anything that is a line of JSON.
-    pub(super) trait Line {
-        fn line(&self) -> String;
-    }
-
-    impl<T: serde::Serialize> Line for T {
-        fn line(&self) -> String {
-            serde_json::to_string(self).unwrap() + "\n"
-        }
-    }
-}
+use super::run::{State, SweepDir, state, sweep};
+use super::{Sweep, Types};
+use crate::error::Error;
+use crate::eval::{Bootstrap, StoredEval};
+use crate::train::checkpoint;
 
 fn plan(dir: &Path, text: &str) -> Sweep {
     let path = dir.join("sweep.toml");
@@ -227,7 +80,7 @@ fn what_is_finished_is_skipped_and_what_failed_is_tried_again() {
     assert_eq!(
         statuses,
         [
-            "skipped", "done", "done", "done", "skipped", "done", "skipped", "done"
+            "skipped", "skipped", "done", "done", "skipped", "done", "skipped", "skipped"
         ]
     );
     for name in [
@@ -329,6 +182,32 @@ fn seeds_are_averaged_before_the_bootstrap_and_methods_are_paired() {
     close(also.policies[0].rows[2].mean.mean, -0.9);
     let csv = std::fs::read_to_string(out.root.join("table.csv")).unwrap();
     assert_eq!(csv.lines().count(), 1 + 2 * 5 * 3, "{csv}");
+    // Each opponent has its own columns: TEA wins on every prompt over both, the base policy has no opponent.
+    let header: Vec<&str> = csv.lines().next().unwrap().split(',').collect();
+    let cell = |line: &str, name: &str| -> String {
+        let at = header.iter().position(|h| *h == name).unwrap();
+        line.split(',').nth(at).unwrap().to_string()
+    };
+    let line = |start: &str| csv.lines().find(|l| l.starts_with(start)).unwrap();
+    let (tea, grpo, base) = (
+        line("judge,tea,last"),
+        line("judge,grpo,last"),
+        line("judge,base"),
+    );
+    for opponent in ["base", "baseline"] {
+        let wins = format!("wins over {opponent}");
+        assert_eq!(cell(tea, &wins), PROMPTS.to_string());
+        assert_eq!(cell(base, &wins), "");
+    }
+    assert_eq!(
+        (cell(grpo, "wins over base"), cell(grpo, "wins over baseline")),
+        (PROMPTS.to_string(), String::new())
+    );
+    let md = std::fs::read_to_string(out.root.join("table.md")).unwrap();
+    assert!(
+        md.contains("win/tie/loss against base ") && md.contains("win/tie/loss against grpo "),
+        "{md}"
+    );
     assert!(out.root.join("frontier-best.svg").is_file());
     // Evaluations of other prompts cannot be paired.
     write_eval(&out.eval("tea-seed1"), 0.0, PROMPTS - 1);
@@ -337,4 +216,112 @@ fn seeds_are_averaged_before_the_bootstrap_and_methods_are_paired() {
         e.to_string().contains("other prompts") && e.exit_code() == 2,
         "{e}"
     );
+}
+
+#[test]
+fn what_a_failed_run_left_before_is_not_in_the_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = plan(dir.path(), TWO);
+    let out = SweepDir {
+        root: dir.path().join("out"),
+    };
+    let mut fake = Fake::default();
+    sweep(&s, &out, &mut fake, &Bootstrap::default()).unwrap();
+    // Two runs are to be trained again: one fails now, and its old evaluation is still there.
+    for name in ["tea-seed2", "grpo-seed1"] {
+        std::fs::remove_dir_all(out.run(name)).unwrap();
+    }
+    fake.fails.insert("tea-seed2".into(), || Error::user("cannot"));
+    let outcome = sweep(&s, &out, &mut fake, &Bootstrap::default()).unwrap();
+    assert!(StoredEval::read(&out.eval("tea-seed2")).is_ok());
+    assert!(!outcome.has_eval("tea-seed2") && outcome.has_eval("tea-seed1"));
+    let r = report::write(&s, &out, &outcome, &Bootstrap::default()).unwrap();
+    let tea = &r.judges[0].policies[1];
+    assert_eq!((&tea.seeds[..], &tea.missing_seeds[..]), (&[1][..], &[2][..]));
+    let text = std::fs::read_to_string(out.root.join("table.md")).unwrap();
+    assert!(
+        text.contains("1 of 2") && text.contains("train tea-seed2: cannot"),
+        "{text}"
+    );
+    let each = std::fs::read_to_string(out.root.join("compare/compare.md")).unwrap();
+    assert!(
+        each.contains("tea-seed1") && !each.contains("tea-seed2"),
+        "{each}"
+    );
+}
+
+#[test]
+fn open_element_types_are_settled_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = plan(dir.path(), TWO);
+    let out = SweepDir {
+        root: dir.path().join("out"),
+    };
+    let mut fake = Fake {
+        fits: Some("bf16"),
+        dies_at: Some(4),
+        ..Fake::default()
+    };
+    fake.fails.insert("tea-seed2".into(), || Error::user("cannot"));
+    sweep(&s, &out, &mut fake, &Bootstrap::default()).unwrap();
+    assert!(
+        fake.types.iter().all(|t| t.ends_with(" bf16/bf16")),
+        "{:?}",
+        fake.types
+    );
+    assert_eq!(fake.types[0], "eval base bf16/bf16");
+    // With more memory later, nothing changes: neither for the run that goes on nor for what is new.
+    std::fs::remove_dir_all(out.run("grpo-seed2")).unwrap();
+    let mut later = Fake::default();
+    sweep(&s, &out, &mut later, &Bootstrap::default()).unwrap();
+    assert!(
+        later.types.iter().all(|t| t.ends_with(" bf16/bf16")),
+        "{:?}",
+        later.types
+    );
+    assert!(later.calls.contains(&"train grpo-seed2 false".to_string()));
+    // A sweep from before types were kept takes those of a run that it has trained.
+    std::fs::write(out.root.join("sweep.json"), "{\"jobs\": []}").unwrap();
+    let mut old = Fake::default();
+    let outcome = sweep(&s, &out, &mut old, &Bootstrap::default()).unwrap();
+    assert_eq!(pair(&outcome.types), "bf16/bf16");
+    let text = std::fs::read_to_string(out.root.join("sweep.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["types"]["base_dtype"], "bf16");
+    // What the file names is its own; the smaller of two fits where both must.
+    let named = plan(
+        dir.path(),
+        &TWO.replace("steps = 6", "steps = 6\nbase_dtype = \"f16\""),
+    );
+    let types = outcome.types.of(&named.methods[0].runs[0].config);
+    assert_eq!(pair(&types), "f16/bf16");
+    let of = |base: &str, reward: Option<&str>| Types {
+        base_dtype: Some(base.into()),
+        reward_dtype: reward.map(str::to_string),
+    };
+    let both = of("q8_0", Some("f32")).smaller(of("f32", Some("bf16"))).unwrap();
+    assert_eq!(pair(&both), "q8_0/bf16");
+    assert_eq!(
+        pair(&of("f32", None).smaller(of("bf16", None)).unwrap()),
+        "bf16/open"
+    );
+}
+
+#[test]
+fn an_old_copy_of_the_best_checkpoint_is_mended_before_it_is_evaluated() {
+    let dir = tempfile::tempdir().unwrap();
+    let select = TWO.replace("steps = 6", "steps = 6\nvalidation_prompts = \"embedded\"");
+    let s = plan(dir.path(), &select);
+    let out = SweepDir {
+        root: dir.path().join("out"),
+    };
+    let mut fake = Fake {
+        best: Some((2, 4)),
+        ..Fake::default()
+    };
+    let outcome = sweep(&s, &out, &mut fake, &Bootstrap::default()).unwrap();
+    assert!(outcome.failed().is_empty());
+    assert!(fake.calls.contains(&"eval grpo-seed2-best".to_string()));
+    let best = out.run("tea-seed1").join("checkpoints/best");
+    assert_eq!(checkpoint::read_state(&best).unwrap().step, 4);
 }

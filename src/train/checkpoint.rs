@@ -4,6 +4,7 @@
 //! and the trainer's counters. Every random draw of a run is a function of (seed, step, …), so the counters are all
 //! the state that random numbers and data order need.
 
+use super::data::Identity;
 use super::selection::Best;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -36,6 +37,9 @@ pub struct TrainerState {
     /// The best checkpoint so far, where checkpoints are selected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
+    /// What the examples are; checkpoints of older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Identity>,
 }
 
 /// A run's directory.

@@ -1,7 +1,13 @@
-//! Data order: a pure function of the seed, so that a resumed run sees the same examples.
+//! Data order: a pure function of the seed, so that a resumed run sees the same examples; and what tells that they are the
+//! same.
 
+use crate::error::{Error, Result};
 use crate::rng::{Stream, seed_for};
+use crate::text::sha256_hex;
 use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::path::Path;
 
 /// The random stream of data order.
 const ORDER: u32 = 0x0dd5;
@@ -23,9 +29,72 @@ pub fn draw(seed: u64, n: usize, from: u64, count: usize) -> Vec<usize> {
     out
 }
 
+/// What the examples of a run are: kept in its checkpoints, for positions in other examples mean nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// How many are trained on.
+    pub examples: usize,
+    /// SHA-256 of their token ids, in order; see [`hash`].
+    pub sha256: String,
+    /// SHA-256 of the file that they are from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_sha256: Option<String>,
+}
+
+impl Identity {
+    /// The identity of examples, each one or more sequences of token ids, from `file`.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn new<'a, P: IntoIterator<Item = &'a [u32]>>(
+        examples: impl ExactSizeIterator<Item = P>,
+        file: Option<&Path>,
+    ) -> Result<Self> {
+        let read = |path| std::fs::read(path).map_err(Error::io(path));
+        Ok(Self {
+            examples: examples.len(),
+            sha256: hash(examples.flatten()),
+            file_sha256: file.map(read).transpose()?.map(|bytes| sha256_hex(&bytes)),
+        })
+    }
+}
+
+/// SHA-256 (hexadecimal) of sequences of token ids: of each its length (8 bytes, little-endian) and its ids (4 bytes each).
+pub fn hash<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> String {
+    let mut hasher = Sha256::new();
+    for tokens in sequences {
+        hasher.update((tokens.len() as u64).to_le_bytes());
+        for id in tokens {
+            hasher.update(id.to_le_bytes());
+        }
+    }
+    hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    #[test]
+    fn other_examples_or_another_order_are_another_identity() {
+        let of = |examples: &[[&[u32]; 2]]| {
+            let each = examples.iter().map(|e| e.iter().copied());
+            Identity::new(each, None).unwrap()
+        };
+        let a = of(&[[&[1, 2], &[3]], [&[4], &[5]]]);
+        assert_eq!((a.examples, &a.file_sha256), (2, &None));
+        assert_eq!(a, of(&[[&[1, 2], &[3]], [&[4], &[5]]]));
+        let others = [
+            of(&[[&[4], &[5]], [&[1, 2], &[3]]]),
+            of(&[[&[1], &[2, 3]], [&[4], &[5]]]),
+            of(&[[&[1, 2], &[3]]]),
+        ];
+        assert!(others.iter().all(|other| other.sha256 != a.sha256));
+        let mut bytes = 2u64.to_le_bytes().to_vec();
+        bytes.extend([7, 0, 0, 0, 0, 1, 0, 0]);
+        assert_eq!(hash([&[7, 256][..]]), sha256_hex(&bytes));
+    }
 
     #[test]
     fn every_epoch_is_a_permutation_and_resumes_in_the_middle() {

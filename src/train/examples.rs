@@ -1,6 +1,6 @@
 //! Supervised data: from a file to tokenised examples, some of them held out.
 
-use super::data;
+use super::data::{self, Identity};
 use crate::config::SupervisedConfig;
 use crate::error::{Context, Error, Result};
 use crate::model::load::Source;
@@ -24,6 +24,9 @@ pub trait Example: Sized {
 
     /// Its prompt.
     fn key(&self) -> Self::Key;
+
+    /// Its token ids.
+    fn tokens(&self) -> [&[u32]; 2];
 
     /// Tokens of its longest sequence.
     fn longest(&self) -> usize;
@@ -52,6 +55,10 @@ impl Example for Demonstration {
 
     fn key(&self) -> Vec<u32> {
         self.prompt.clone()
+    }
+
+    fn tokens(&self) -> [&[u32]; 2] {
+        [&self.prompt, &self.response]
     }
 
     fn longest(&self) -> usize {
@@ -97,6 +104,10 @@ impl Example for Pair {
         self.prompt.clone()
     }
 
+    fn tokens(&self) -> [&[u32]; 2] {
+        self.sequences()
+    }
+
     fn longest(&self) -> usize {
         self.answers[0].len().max(self.answers[1].len())
     }
@@ -138,6 +149,14 @@ impl<E: Example> Examples<E> {
             None => split(all, E::key, c.eval_fraction, c.seed),
         };
         Ok(Self { train, held_out })
+    }
+
+    /// What tells these training examples from others, with the hash of `file`, which they are from.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn identity(&self, file: &Path) -> Result<Identity> {
+        Identity::new(self.train.iter().map(E::tokens), Some(file))
     }
 
     /// The largest of a number over all examples; at least 1.

@@ -1,6 +1,8 @@
 //! The `train` run: its directory, its loop, its checkpoints.
 
 use super::checkpoint::{self, Origin, RunDir, TrainerState};
+use super::data::Identity;
+use super::rl::Trainer;
 use super::selection::{self, Selection};
 use super::setup::Job;
 use super::{interrupt, memory};
@@ -10,7 +12,7 @@ use crate::gpu::Gpu;
 use crate::model::workspace::Workspace;
 use crate::report::{MetricsWriter, Progress};
 use serde_json::{Map, Value};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What kind of checkpoint this loop writes.
 const KIND: &str = "train";
@@ -48,13 +50,8 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
     // Everything that can fail for a wrong setting has passed: only now may an older run be removed.
     let run = RunDir::open(&options.output, options.resume, options.overwrite)?;
     let latest = if options.resume { run.latest()? } else { None };
-    let state = match &latest {
-        Some(dir) => {
-            let seed = job.config.seed;
-            Some(checkpoint::load(dir, &model, &mut trainer.optimizer, KIND, seed)?)
-        }
-        None => None,
-    };
+    let data = Identity::new(job.prompts.iter().map(|p| [&p.tokens[..]]), None)?;
+    let state = restore(latest.as_deref(), &job.config, &data, &mut trainer)?;
     let mut selection = Selection::new(&job.config, &job.validation, state.as_ref())?;
     if let (Some(_), Some(state)) = (&selection, &state) {
         selection::mend(&run, state)?;
@@ -92,6 +89,7 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
                 seed: job.config.seed,
                 device: gpu.report().name.clone(),
                 best: selection.as_ref().and_then(Selection::best),
+                data: Some(data.clone()),
             };
             let dir = checkpoint::save(&run, &model, &trainer.optimizer, &state, &origin)?;
             if better {
@@ -119,6 +117,39 @@ fn recorded(mut config: TrainConfig, options: &RunOptions) -> Result<TrainConfig
         config.prompt_set = config.prompt_set.or(stored.prompt_set);
     }
     Ok(config)
+}
+
+/// Puts the weights and moments of the last checkpoint back, where the run goes on, and returns its counters.
+fn restore(
+    latest: Option<&Path>,
+    c: &TrainConfig,
+    data: &Identity,
+    trainer: &mut Trainer<'_>,
+) -> Result<Option<TrainerState>> {
+    let Some(dir) = latest else { return Ok(None) };
+    let state = checkpoint::load(dir, trainer.model, &mut trainer.optimizer, KIND, c.seed)?;
+    continues(&state, data, c)?;
+    Ok(Some(state))
+}
+
+/// Refuses to go on where the position in the data would jump, and says where the prompts are others.
+fn continues(state: &TrainerState, data: &Identity, c: &TrainConfig) -> Result<()> {
+    let per = c.prompts_per_step as u64;
+    if state.data_position != state.step * per {
+        return Err(Error::user(format!(
+            "--resume: the run was started with --prompts-per-step {}, not {per}: which prompts a step draws follows from it; \
+             resume with the settings the run was started with",
+            state.data_position / state.step.max(1)
+        )));
+    }
+    if let Some(was) = state.data.as_ref().filter(|was| was.sha256 != data.sha256) {
+        log::warn!(
+            "the run was trained on {} prompts so far, and from here on it is on {} others",
+            was.examples,
+            data.examples
+        );
+    }
+    Ok(())
 }
 
 /// The progress line of a step, and a line of its own for a validation.

@@ -5,16 +5,18 @@
 //! of the run's seed and the prompt alone, so that the scores of a run's steps are paired.
 
 use super::checkpoint::{self, RunDir, TrainerState};
+use super::data;
 use super::rl::{Prompt, Trainer, object, sample_params};
 use crate::config::{TINY, TrainConfig};
 use crate::demo::{self, Split};
 use crate::error::{Error, Result};
-use crate::model::save::AtomicDir;
+use crate::model::save::{AtomicDir, recover};
 use crate::reward::{Item, Reward};
 use crate::rollout::{Job, SampleConfig};
+use crate::text::sha256_hex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -36,6 +38,10 @@ pub struct Criterion {
     pub samples: usize,
     /// How many of a prompt's best rewards are averaged.
     pub top: usize,
+    /// The other settings that a score depends on, by flag: the judge, how it and the policy are loaded, what it is
+    /// asked, how long answers may be. Checkpoints of older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged: Option<BTreeMap<String, String>>,
 }
 
 /// The best checkpoint of a run so far.
@@ -95,29 +101,15 @@ impl<'a> Selection<'a> {
             return Ok(None);
         }
         let criterion = Criterion {
-            prompts_sha256: hash(prompts),
+            prompts_sha256: data::hash(prompts.iter().map(|p| &p.tokens[..])),
             num_prompts: prompts.len(),
             samples: c.validation_samples,
             top: c.validation_top,
+            judged: Some(judged(c, prompts)),
         };
         let best = state.and_then(|s| s.best.clone());
-        if let Some(best) = best.as_ref().filter(|b| b.criterion != criterion) {
-            let was = &best.criterion;
-            return Err(Error::user(format!(
-                "--resume: the run selects checkpoints by {} validation prompts × {} responses, top {}, and the settings \
-                 now say {} × {}, top {}{}; such scores cannot be compared. Resume with the run's own --validation-… settings",
-                was.num_prompts,
-                was.samples,
-                was.top,
-                criterion.num_prompts,
-                criterion.samples,
-                criterion.top,
-                if was.prompts_sha256 == criterion.prompts_sha256 {
-                    ""
-                } else {
-                    ", of other prompts"
-                }
-            )));
+        if let Some(best) = &best {
+            best.criterion.check(&criterion)?;
         }
         Ok(Some(Self {
             prompts,
@@ -211,13 +203,64 @@ impl<'a> Selection<'a> {
     }
 }
 
-fn hash(prompts: &[Prompt]) -> String {
-    let mut hasher = Sha256::new();
-    for p in prompts {
-        hasher.update((p.tokens.len() as u64).to_le_bytes());
-        hasher.update(bytemuck::cast_slice::<u32, u8>(&p.tokens));
+impl Criterion {
+    /// Refuses to go on by another criterion than this one of the best score so far.
+    fn check(&self, now: &Self) -> Result<()> {
+        if (self.num_prompts, self.samples, self.top) != (now.num_prompts, now.samples, now.top)
+            || self.prompts_sha256 != now.prompts_sha256
+        {
+            return Err(Error::user(format!(
+                "--resume: the run selects checkpoints by {} validation prompts × {} responses, top {}, and the settings \
+                 now say {} × {}, top {}{}; such scores cannot be compared. Resume with the run's own --validation-… settings",
+                self.num_prompts,
+                self.samples,
+                self.top,
+                now.num_prompts,
+                now.samples,
+                now.top,
+                if self.prompts_sha256 == now.prompts_sha256 {
+                    ""
+                } else {
+                    ", of other prompts"
+                }
+            )));
+        }
+        let (Some(was), Some(is)) = (&self.judged, &now.judged) else {
+            return Ok(());
+        };
+        let value = |of: &BTreeMap<String, String>, flag: &str| of.get(flag).cloned().unwrap_or_default();
+        let differs = |flag: &&String| value(was, flag) != value(is, flag);
+        match was.keys().chain(is.keys()).find(differs) {
+            None => Ok(()),
+            Some(flag) => Err(Error::user(format!(
+                "--resume: the best checkpoint so far was scored with {flag} {:?}, and now it is {:?}; such scores cannot be \
+                 compared. Resume with the run's own {flag}, or start a run with another --output",
+                value(was, flag),
+                value(is, flag)
+            ))),
+        }
     }
-    hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// What a validation score depends on beside the policy and the sizes, by flag.
+fn judged(c: &TrainConfig, prompts: &[Prompt]) -> BTreeMap<String, String> {
+    let keys: String = prompts.iter().map(|p| p.content.key()).collect();
+    let adapter = c.reward_adapter.as_ref().map(|p| p.display().to_string());
+    let all = [
+        ("--reward-model", c.reward_model.clone()),
+        ("--reward-adapter", adapter.unwrap_or_default()),
+        ("--reward-dtype", c.reward_dtype.clone().unwrap_or_default()),
+        ("--base-dtype", c.base_dtype.clone().unwrap_or_default()),
+        ("--max-completion-length", c.max_completion_length.to_string()),
+        ("--temperature", c.temperature.to_string()),
+        ("--top-p", c.top_p.to_string()),
+        ("--top-k", c.top_k.to_string()),
+        ("--min-p", c.min_p.to_string()),
+        ("--raw", c.raw.to_string()),
+        ("--template-date", c.template_date.clone()),
+        ("--validation-prompts", sha256_hex(keys.as_bytes())),
+    ];
+    all.map(|(flag, value)| (flag.to_string(), value)).into()
 }
 
 /// Makes `checkpoints/best` a copy of a step's checkpoint: whole, whatever is removed later.
@@ -267,90 +310,18 @@ pub fn mend(run: &RunDir, state: &TrainerState) -> Result<()> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-    use crate::config::TrainFlags;
-    use crate::text::PromptContent;
-
-    fn config(set: impl FnOnce(&mut TrainFlags)) -> TrainConfig {
-        let mut flags = TrainFlags {
-            validation_prompts: Some(EMBEDDED.into()),
-            ..Default::default()
-        };
-        set(&mut flags);
-        flags.resolve(&|_| Some("tiny-reward".into())).unwrap()
-    }
-
-    fn tokens(prompts: &[&[u32]]) -> Vec<Prompt> {
-        let one = |tokens: &&[u32]| Prompt {
-            content: PromptContent::Text("p".into()),
-            tokens: tokens.to_vec(),
-        };
-        prompts.iter().map(one).collect()
-    }
-
-    fn state(best: Option<Best>) -> TrainerState {
-        TrainerState {
-            kind: "train".into(),
-            step: 4,
-            optimizer_steps: 4,
-            data_position: 8,
-            seed: 1,
-            device: "d".into(),
-            best,
-        }
-    }
-
-    #[test]
-    fn a_score_is_the_mean_of_the_best_rewards() {
-        assert_eq!(top_mean(&[1.0, -3.0, 5.0, 2.0], 2), 3.5);
-        assert_eq!(top_mean(&[1.0, 2.0], 10), 1.5);
-        assert_eq!(top_mean(&[4.0], 1), 4.0);
-    }
-
-    #[test]
-    fn embedded_prompts_are_fixed_over_seeds_and_none_is_trained_on() {
-        let a = embedded(&config(|f| f.validation_size = Some(40))).unwrap();
-        let b = embedded(&config(|f| (f.seed, f.validation_size) = (Some(9), Some(40)))).unwrap();
-        let texts = |all: &[demo::Example]| all.iter().map(|e| e.prompt.clone()).collect::<Vec<_>>();
-        assert_eq!((a.len(), texts(&a)), (40, texts(&b)));
-        for e in &a {
-            assert_eq!(Split::of(&e.prompt), Split::Validation);
-        }
-        let e = embedded(&config(|f| f.model = Some("other".into()))).unwrap_err();
-        assert!(
-            e.to_string().contains("--validation-prompts embedded") && e.exit_code() == 2,
-            "{e}"
-        );
-    }
-
-    #[test]
-    fn scores_by_another_criterion_are_not_compared() {
-        let c = config(|_| ());
-        let prompts = tokens(&[&[1, 2], &[3]]);
-        assert!(Selection::new(&c, &[], None).unwrap().is_none());
-        let fresh = Selection::new(&c, &prompts, Some(&state(None))).unwrap().unwrap();
-        let best = Best {
-            step: 2,
-            score: 0.1,
-            criterion: fresh.criterion.clone(),
-        };
-        let with = state(Some(best.clone()));
-        let text = serde_json::to_string(&with).unwrap();
-        assert_eq!(serde_json::from_str::<TrainerState>(&text).unwrap(), with);
-        let on = Selection::new(&c, &prompts, Some(&with)).unwrap().unwrap();
-        assert_eq!(on.best(), Some(best));
-        // The same ids, cut elsewhere, are other prompts.
-        let other = tokens(&[&[1], &[2, 3]]);
-        let e = Selection::new(&c, &other, Some(&with)).err().unwrap();
-        assert!(e.to_string().contains("of other prompts"), "{e}");
-        let fewer = config(|f| f.validation_top = Some(3));
-        let e = Selection::new(&fewer, &prompts, Some(&with)).err().unwrap();
-        assert!(
-            e.to_string().contains("top 10") && e.to_string().contains("top 3"),
-            "{e}"
-        );
+/// As [`mend`], for a run that is not going on: by its last checkpoint.
+///
+/// # Errors
+/// As [`mend`].
+pub fn mend_run(run: &RunDir) -> Result<()> {
+    recover(&run.best())?;
+    match run.latest()? {
+        Some(last) => mend(run, &checkpoint::read_state(&last)?),
+        None => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[path = "selection_tests.rs"]
+mod tests;

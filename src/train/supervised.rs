@@ -1,10 +1,11 @@
 //! The loop that `sft` and `reward` share: batches in a seeded order, evaluation, checkpoints.
 
 use super::checkpoint::{self, Origin, RunDir, TrainerState};
+use super::data::{self, Identity};
 use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
 use super::examples::{Example, Examples};
 use super::run::RunOptions;
-use super::{data, interrupt, memory};
+use super::{interrupt, memory};
 use crate::config::SupervisedConfig;
 use crate::error::{Context, Error, Result};
 use crate::gpu::{Gpu, Recorder};
@@ -224,19 +225,24 @@ pub fn optimizer(c: &SupervisedConfig, model: &Model, total: u64) -> Result<Opti
 ///
 /// # Errors
 /// A used output directory, a device or disk that fails, or [`Error::Interrupted`] after Ctrl-C.
-pub fn run<E>(job: &Job<E>, options: &RunOptions, model: &Model, task: &mut dyn Task) -> Result<Outcome> {
+pub fn run<E: Example>(
+    job: &Job<E>,
+    options: &RunOptions,
+    model: &Model,
+    task: &mut dyn Task,
+) -> Result<Outcome> {
     let c = &job.config;
     let total = total_steps(c, task.len());
     let mut optimizer = optimizer(c, model, total)?;
     let run = RunDir::open(&options.output, options.resume, options.overwrite)?;
+    let data = job.data.identity(&c.data)?;
     let mut last = if options.resume { run.latest()? } else { None };
-    let (mut done, mut position) = match &last {
-        Some(dir) => {
-            let state = checkpoint::load(dir, model, &mut optimizer, task.kind(), c.seed)?;
-            (state.step, state.data_position)
-        }
-        None => (0, 0),
-    };
+    let (mut done, mut position) = (0, 0);
+    if let Some(dir) = &last {
+        let state = checkpoint::load(dir, model, &mut optimizer, task.kind(), c.seed)?;
+        same_examples(state.data.as_ref(), &data, &c.data)?;
+        (done, position) = (state.step, state.data_position);
+    }
     let toml = c.to_toml()?;
     run.write_config(&toml)?;
     let mut metrics = if options.resume {
@@ -276,6 +282,7 @@ pub fn run<E>(job: &Job<E>, options: &RunOptions, model: &Model, task: &mut dyn 
                 seed: c.seed,
                 device: model.gpu.report().name.clone(),
                 best: None,
+                data: Some(data.clone()),
             };
             last = Some(checkpoint::save(&run, model, &optimizer, &state, &origin)?);
         }
@@ -298,6 +305,37 @@ pub fn run<E>(job: &Job<E>, options: &RunOptions, model: &Model, task: &mut dyn 
         eval,
         held_out: task.held_out(),
     })
+}
+
+/// Refuses to go on with other training examples: what was held out would be trained on.
+fn same_examples(was: Option<&Identity>, now: &Identity, file: &Path) -> Result<()> {
+    let Some(was) = was.filter(|was| was.sha256 != now.sha256) else {
+        return Ok(());
+    };
+    let file = file.display();
+    let cause = if was.file_sha256 == now.file_sha256 {
+        format!(
+            "{file} now gives {} training examples, others than the {} the run was started with (--max-length, --eval-data, \
+             --eval-fraction, --raw and --template-date choose them)",
+            now.examples, was.examples
+        )
+    } else {
+        let short = |hash: &Option<String>| {
+            hash.as_deref()
+                .and_then(|h| h.get(..12))
+                .unwrap_or("?")
+                .to_string()
+        };
+        format!(
+            "--data {file} (SHA-256 {}…) is not the data the run was started with ({}…)",
+            short(&now.file_sha256),
+            short(&was.file_sha256)
+        )
+    };
+    Err(Error::user(format!(
+        "--resume: {cause}: examples that were held out would be trained on. Resume with the run's own data and settings, or \
+         start a run with another --output"
+    )))
 }
 
 /// One optimiser step on the examples from `position` on, which it moves.

@@ -322,3 +322,50 @@ fn evaluations_of_a_run_are_compared() {
         .run("compare base last")
         .refused(&["completions.jsonl:1", "finite"]);
 }
+
+#[test]
+fn an_evaluation_of_a_run_that_was_trained_again_is_not_continued() {
+    let place = Place::new();
+    let train = |flags: &str| {
+        let line = "train --model policy --reward-model reward --prompts prompts.jsonl --num-generations 4 \
+                    --prompts-per-step 2 --max-completion-length 6 --lora-rank 4 --steps 1 --output run";
+        done(place.run(&format!("{line} {flags}")));
+    };
+    let eval = |flags: &str| {
+        place.run(&format!(
+            "eval --run run --prompts prompts.jsonl --samples 4 --output e {flags}"
+        ))
+    };
+    train("--learning-rate 1e-3");
+    done(eval(""));
+    let meta = place.json("e/eval.json");
+    let sum = Command::new("sha256sum")
+        .arg(place.at("run/checkpoints/step_1/adapter_model.safetensors"))
+        .output()
+        .unwrap();
+    let hash = meta["weights_sha256"]["adapter"].as_str().unwrap();
+    assert!(String::from_utf8(sum.stdout).unwrap().starts_with(hash), "{hash}");
+    // The policy and its judge are files too; the types are what was loaded.
+    assert!(
+        meta["weights_sha256"]["model"].is_string() && meta["weights_sha256"]["reward_model"].is_string()
+    );
+    assert_eq!(
+        (&meta["base_dtype"], &meta["reward_dtype"]),
+        (&json!("f32"), &json!("f32"))
+    );
+    let torn = place.read("e/completions.jsonl");
+    let whole = torn.clone();
+    std::fs::write(place.at("e/completions.jsonl"), &torn[..torn.len() / 2]).unwrap();
+    done(eval("--resume"));
+    assert_eq!(place.read("e/completions.jsonl"), whole);
+    // Every setting that eval.json holds of the run is the same, and the weights are not.
+    train("--learning-rate 5e-3 --overwrite");
+    eval("--resume").refused(&[
+        "--resume",
+        "other weights of run/checkpoints/step_1",
+        "--overwrite",
+    ]);
+    assert_eq!(place.read("e/completions.jsonl"), whole);
+    done(eval("--overwrite"));
+    assert_ne!(place.json("e/eval.json")["weights_sha256"]["adapter"], hash);
+}

@@ -111,33 +111,55 @@ pub(super) fn judge_name(meta: &EvalMeta, judge: Judge) -> &str {
     }
 }
 
-/// The judge with its adapter.
-pub(super) fn judge_of(meta: &EvalMeta, judge: Judge) -> (&str, Option<&str>) {
-    let adapter = match judge {
-        Judge::Main => &meta.reward_adapter,
-        Judge::Also => &meta.also_reward_adapter,
+/// The judge with its adapter, and the fields that name them.
+pub(super) fn judge_of(meta: &EvalMeta, judge: Judge) -> [(&'static str, Option<&str>); 2] {
+    let (fields, adapter) = match judge {
+        Judge::Main => (["reward_model", "reward_adapter"], &meta.reward_adapter),
+        Judge::Also => (["also_reward", "also_reward_adapter"], &meta.also_reward_adapter),
     };
-    (judge_name(meta, judge), adapter.as_deref())
+    [
+        (fields[0], Some(judge_name(meta, judge))),
+        (fields[1], adapter.as_deref()),
+    ]
+}
+
+/// Whether it is the same judge: of the same name and adapter, and of the same weights as far as is known.
+pub(super) fn same_judge(a: &EvalMeta, b: &EvalMeta, judge: Judge) -> bool {
+    judge_of(a, judge) == judge_of(b, judge) && changed_weights(a, b, judge).is_none()
+}
+
+/// What both name, with other weights under that name.
+fn changed_weights<'a>(a: &'a EvalMeta, b: &EvalMeta, judge: Judge) -> Option<&'a str> {
+    judge_of(a, judge).into_iter().find_map(|(field, name)| {
+        let (a, b) = a.sha256(field).zip(b.sha256(field))?;
+        name.filter(|_| a != b)
+    })
 }
 
 pub(super) fn check_judge(base: &Entry, other: &Entry, judge: Judge) -> Result<()> {
-    let shown = |(name, adapter): (&str, Option<&str>)| match adapter {
-        Some(adapter) => format!("{name} with {adapter}"),
-        None => name.to_string(),
+    let shown = |meta| match judge_of(meta, judge).map(|(_, name)| name.unwrap_or_default()) {
+        [name, ""] => name.to_string(),
+        [name, adapter] => format!("{name} with {adapter}"),
     };
-    let (a, b) = (
-        judge_of(&base.eval.meta, judge),
-        judge_of(&other.eval.meta, judge),
-    );
-    if a == b {
+    let (a, b) = (&base.eval.meta, &other.eval.meta);
+    if same_judge(a, b, judge) {
         return Ok(());
     }
+    let differ = match changed_weights(a, b, judge).filter(|_| shown(a) == shown(b)) {
+        Some(name) => format!(
+            "{} and {} were judged by {name}, whose weights were changed in between",
+            base.label, other.label
+        ),
+        None => format!(
+            "{} was judged by {} and {} by {}",
+            base.label,
+            shown(a),
+            other.label,
+            shown(b)
+        ),
+    };
     Err(Error::user(format!(
-        "{} was judged by {} and {} by {}: their rewards are not on one scale; evaluate both with the same judge",
-        base.label,
-        shown(a),
-        other.label,
-        shown(b)
+        "{differ}: their rewards are not on one scale; evaluate both with the same judge"
     )))
 }
 
@@ -180,8 +202,25 @@ pub(super) fn sizes(entries: &[Entry], options: &Options) -> Result<Vec<usize>> 
     Ok(sizes)
 }
 
-/// What differs beside the policies, in words.
+/// What differs beside the policies, in words: how they were sampled and judged, and how much they were trained.
 pub(super) fn notes(entries: &[Entry]) -> Vec<String> {
+    let mut notes = differences(entries);
+    let known: Vec<(&str, u64)> = entries
+        .iter()
+        .filter_map(|e| Some((e.label.as_str(), trained_on(&e.eval.meta)?)))
+        .collect();
+    if known.iter().any(|(_, n)| *n != known[0].1) {
+        let list: Vec<String> = known.iter().map(|(label, n)| format!("{label} {n}")).collect();
+        notes.push(format!(
+            "training compute is unmatched: responses trained on: {}",
+            list.join(", ")
+        ));
+    }
+    notes
+}
+
+/// What differs in how evaluations were sampled and judged, in words.
+pub fn differences(entries: &[Entry]) -> Vec<String> {
     let mut notes = Vec::new();
     let mut differs = |what: &str, value: &dyn Fn(&EvalMeta) -> String, comment: &str| {
         let values: Vec<String> = entries.iter().map(|e| value(&e.eval.meta)).collect();
@@ -220,17 +259,19 @@ pub(super) fn notes(entries: &[Entry]) -> Vec<String> {
         &|m| m.template_date.clone().unwrap_or_default(),
         unfair,
     );
-    let known: Vec<(&str, u64)> = entries
-        .iter()
-        .filter_map(|e| Some((e.label.as_str(), trained_on(&e.eval.meta)?)))
-        .collect();
-    if known.iter().any(|(_, n)| *n != known[0].1) {
-        let list: Vec<String> = known.iter().map(|(label, n)| format!("{label} {n}")).collect();
-        notes.push(format!(
-            "training compute is unmatched: responses trained on: {}",
-            list.join(", ")
-        ));
-    }
+    let dtype = |of: &Option<String>| of.clone().unwrap_or_else(|| "as stored or unknown".into());
+    differs(
+        "the policy's element type",
+        &|m| dtype(&m.base_dtype),
+        ": the methods' weights are not rounded alike",
+    );
+    let rounded = ": rewards of unequally rounded judges are not quite on one scale";
+    differs("the judge's element type", &|m| dtype(&m.reward_dtype), rounded);
+    differs(
+        "the second judge's element type",
+        &|m| dtype(&m.also_reward_dtype),
+        rounded,
+    );
     notes
 }
 

@@ -8,7 +8,7 @@ mod report;
 pub(crate) mod tables;
 mod written;
 
-pub use agree::read_entries;
+pub use agree::{differences, read_entries};
 pub use report::{Checked, Entry, Options, Report, Summary, Verdict, report};
 pub use written::save_plot;
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::agree::{check_judge, check_prompts, judge_name, judge_of, notes, sizes, trained_on};
+use super::agree::{check_judge, check_prompts, judge_name, notes, same_judge, sizes, trained_on};
 use super::{Comparison, compare};
 use crate::error::{Context, Error, Result};
 use crate::eval::best_of_n::{BestOfN, Estimator, curve_of, grouped, picked, unbiased};
@@ -179,14 +179,16 @@ fn held_out(
     options: &Options,
     notes: &mut Vec<String>,
 ) -> Result<Option<Checked>> {
-    let judges: Vec<_> = entries
-        .iter()
-        .map(|e| judge_of(&e.eval.meta, Judge::Also))
-        .collect();
+    let Some(first) = entries.first().map(|e| &e.eval.meta) else {
+        return Ok(None);
+    };
     if entries.iter().all(|e| e.eval.meta.also_reward.is_none()) {
         return Ok(None);
     }
-    if judges.iter().any(|j| *j != judges[0]) {
+    if entries
+        .iter()
+        .any(|e| !same_judge(first, &e.eval.meta, Judge::Also))
+    {
         notes.push("not every evaluation has the same second judge, so there is no held-out table".into());
         return Ok(None);
     }
@@ -200,7 +202,12 @@ fn held_out(
         Ok((e.label.clone(), curve.context(&e.label)?))
     };
     let curves = entries.iter().map(curve).collect::<Result<Vec<_>>>()?;
-    let comparison = compare(judges[0].0, &curves, options.baseline, &options.bootstrap)?;
+    let comparison = compare(
+        judge_name(first, Judge::Also),
+        &curves,
+        options.baseline,
+        &options.bootstrap,
+    )?;
     let mut verdicts = Vec::new();
     for method in main.others() {
         let (first, last) = (sizes.first(), sizes.last().filter(|_| sizes.len() > 1));

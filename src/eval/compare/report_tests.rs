@@ -122,6 +122,60 @@ fn other_judges_are_refused() {
 }
 
 #[test]
+fn a_judge_that_was_changed_under_its_name_is_another() {
+    let with = |label: &str, field: &str, hash: &str| {
+        let mut e = plain(label, 4);
+        e.eval.meta.weights_sha256.insert(field.into(), hash.into());
+        e
+    };
+    let (a, b) = (with("a", "reward_model", "aa"), with("b", "reward_model", "bb"));
+    let said = "a and b were judged by r, whose weights were changed in between";
+    refused(&[a.clone(), b], &Options::default(), &[said]);
+    // Unknown, as in older evaluations, is not another.
+    super::report(
+        &[a.clone(), plain("b", 4), a],
+        &Options {
+            baseline: 1,
+            ..Options::default()
+        },
+    )
+    .unwrap();
+    let (a, b) = (with("a", "also_reward", "aa"), with("b", "also_reward", "bb"));
+    let report = super::report(&[a, b], &Options::default()).unwrap();
+    assert!(report.held_out.is_none() && report.notes[0].contains("second judge"));
+}
+
+#[test]
+fn other_element_types_are_said() {
+    let with = |label: &str, base: Option<&str>, reward: &str| {
+        let mut e = plain(label, 4);
+        e.eval.meta.base_dtype = base.map(str::to_string);
+        e.eval.meta.reward_dtype = Some(reward.into());
+        e
+    };
+    let said = |entries: &[Entry]| {
+        super::report(entries, &Options::default())
+            .unwrap()
+            .notes
+            .join("\n")
+    };
+    let f32s = with("a", Some("f32"), "f32");
+    assert_eq!(said(&[f32s.clone(), with("b", Some("f32"), "f32")]), "");
+    let base = said(&[f32s.clone(), with("b", Some("q8_0"), "f32")]);
+    assert!(
+        base.contains("the policy's element type differs (a f32, b q8_0)"),
+        "{base}"
+    );
+    let judge = said(&[f32s.clone(), with("b", Some("f32"), "bf16")]);
+    assert!(
+        judge.starts_with("the judge's element type differs (a f32, b bf16)"),
+        "{judge}"
+    );
+    let old = said(&[f32s, with("b", None, "f32")]);
+    assert!(old.contains("(a f32, b as stored or unknown)"), "{old}");
+}
+
+#[test]
 fn sizes_divide_every_evaluation() {
     let sizes = |a, b, options: &Options| {
         super::report(&[plain("a", a), plain("b", b)], options)

@@ -1,0 +1,196 @@
+//! Which weights were evaluated: names stay when a run is trained again, hashes do not.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use sha2::{Digest, Sha256};
+
+use super::meta::{EvalMeta, NAMES};
+use crate::error::{Error, Result};
+use crate::model::alias::aliases;
+use crate::text::sha256_hex;
+
+/// SHA-256 of weights files. A file is read once, and again where its size or time changes.
+#[derive(Debug, Default)]
+pub struct Hashes {
+    known: HashMap<PathBuf, (u64, Option<SystemTime>, String)>,
+}
+
+impl Hashes {
+    /// Hashes of the weights that the settings name, by field. Of an adapter or a single file it is the file's, as
+    /// `sha256sum` says; of several shards that of the lines `HASH  NAME` in order of their names. The models of the hub and
+    /// those inside the program have none: their names say what they are.
+    ///
+    /// # Errors
+    /// A file cannot be read. One that is missing is left out: loading says it better.
+    pub fn of(&mut self, meta: &EvalMeta) -> Result<BTreeMap<String, String>> {
+        let mut all = BTreeMap::new();
+        for (field, files) in files(meta)? {
+            let hash = match &files[..] {
+                [] => continue,
+                [one] => self.file(one)?,
+                shards => {
+                    let mut lines = String::new();
+                    for shard in shards {
+                        let name = shard.file_name().unwrap_or_default().to_string_lossy();
+                        lines += &format!("{}  {name}\n", self.file(shard)?);
+                    }
+                    sha256_hex(lines.as_bytes())
+                }
+            };
+            all.insert(field.to_string(), hash);
+        }
+        Ok(all)
+    }
+
+    fn file(&mut self, path: &Path) -> Result<String> {
+        let about = std::fs::metadata(path).map_err(Error::io(path))?;
+        let state = (about.len(), about.modified().ok());
+        if let Some((len, time, hash)) = self.known.get(path)
+            && (*len, *time) == state
+            && time.is_some()
+        {
+            return Ok(hash.clone());
+        }
+        let hash = hash_file(path).map_err(Error::io(path))?;
+        self.known
+            .insert(path.to_path_buf(), (state.0, state.1, hash.clone()));
+        Ok(hash)
+    }
+}
+
+fn hash_file(path: &Path) -> std::io::Result<String> {
+    let (mut file, mut hasher) = (File::open(path)?, Sha256::new());
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+    Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// When the newest of the local weights that the settings name was written, where there are any.
+pub fn written(meta: &EvalMeta) -> Result<Option<SystemTime>> {
+    let all = files(meta)?.into_iter().flat_map(|(_, files)| files);
+    let times = all.filter_map(|path| std::fs::metadata(path).ok()?.modified().ok());
+    Ok(times.max())
+}
+
+/// The local files of the weights that the settings name, by field.
+fn files(meta: &EvalMeta) -> Result<Vec<(&'static str, Vec<PathBuf>)>> {
+    let inside = aliases()?;
+    let mut all = Vec::new();
+    for (field, name) in NAMES.into_iter().zip(meta.named()) {
+        let Some(name) = name.filter(|n| !inside.contains_key(*n)) else {
+            continue;
+        };
+        let path = Path::new(name);
+        let found = if field.ends_with("adapter") {
+            Some(path.join("adapter_model.safetensors"))
+                .filter(|p| p.is_file())
+                .into_iter()
+                .collect()
+        } else if path.is_file() {
+            vec![path.to_path_buf()]
+        } else {
+            shards(path)
+        };
+        all.push((field, found));
+    }
+    Ok(all)
+}
+
+/// A model directory's weights: model.safetensors, else its shards by name.
+fn shards(dir: &Path) -> Vec<PathBuf> {
+    let single = dir.join("model.safetensors");
+    if single.is_file() {
+        return vec![single];
+    }
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let is_shard = |p: &PathBuf| {
+        let name = p.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("model-") && name.ends_with(".safetensors")
+    };
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .filter(is_shard)
+        .collect();
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn meta(fields: &[(&str, String)]) -> EvalMeta {
+        let mut json = serde_json::json!({
+            "version": 1, "model": "tiny", "reward_model": "true-score", "prompts_file": "p", "prompts_sha256": "",
+            "num_prompts": 1, "samples": 1, "seed": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0,
+            "max_completion_length": 4
+        });
+        for (field, value) in fields {
+            json[field] = value.as_str().into();
+        }
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn local_weights_are_hashed_as_they_are_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let text = |name: &str| at(name).display().to_string();
+        for name in ["lora", "one", "two"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        std::fs::write(at("lora/adapter_model.safetensors"), "abc").unwrap();
+        std::fs::write(at("lora/optimizer.safetensors"), "moments").unwrap();
+        std::fs::write(at("one/model.safetensors"), "whole").unwrap();
+        std::fs::write(at("two/model-00002-of-00002.safetensors"), "b").unwrap();
+        std::fs::write(at("two/model-00001-of-00002.safetensors"), "a").unwrap();
+        let mut hashes = Hashes::default();
+        let lora = meta(&[
+            ("adapter", text("lora")),
+            ("reward_model", text("one")),
+            ("also_reward", text("two")),
+        ]);
+        let first = hashes.of(&lora).unwrap();
+        let shards = format!(
+            "{}  model-00001-of-00002.safetensors\n{}  model-00002-of-00002.safetensors\n",
+            sha256_hex(b"a"),
+            sha256_hex(b"b")
+        );
+        let want = [
+            ("adapter", sha256_hex(b"abc")),
+            ("also_reward", sha256_hex(shards.as_bytes())),
+            ("reward_model", sha256_hex(b"whole")),
+        ];
+        assert_eq!(first, want.map(|(k, v)| (k.to_string(), v)).into());
+        // Neither the program's own models nor what is not there.
+        assert!(hashes.of(&meta(&[])).unwrap().is_empty());
+        assert!(
+            hashes
+                .of(&meta(&[("model", text("none")), ("adapter", text("two"))]))
+                .unwrap()
+                .is_empty()
+        );
+        // Trained again in the same place: another file of the same size.
+        std::fs::write(at("lora/adapter_model.safetensors"), "abd").unwrap();
+        let later = SystemTime::now() + std::time::Duration::from_secs(5);
+        let file = File::options()
+            .write(true)
+            .open(at("lora/adapter_model.safetensors"))
+            .unwrap();
+        file.set_modified(later).unwrap();
+        assert_eq!(hashes.of(&lora).unwrap()["adapter"], sha256_hex(b"abd"));
+        assert_eq!(written(&lora).unwrap(), Some(later));
+    }
+}
