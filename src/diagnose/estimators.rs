@@ -37,6 +37,10 @@ impl Eta {
 pub(super) struct Problem {
     pub(super) alpha: Alpha,
     kappa: f64,
+    /// The true tail.
+    eta: Eta,
+    /// E[(1, r, r²); r above the true threshold].
+    moments: [f64; 3],
     /// E[ψ_η(r)·f(r)] at the true tail.
     pub(super) truth: [f64; 2],
     table: Integrals,
@@ -56,6 +60,8 @@ impl Problem {
         let mut problem = Self {
             alpha,
             kappa,
+            eta,
+            moments: [alpha.value(), normal_pdf(z), alpha.value() + z * normal_pdf(z)],
             truth: [0.0; 2],
             table: Integrals::new(),
         };
@@ -90,6 +96,26 @@ impl Problem {
             sum[1] += psi * f[1];
         }
         sum.map(|s| s / count as f64)
+    }
+
+    /// Controls of a fitted tail: the sample's own means of (1, r, r²) above the true threshold, less their expectations. To
+    /// first order η̂ is a function of them.
+    pub(super) fn tail_controls(&self, sample: &[f64]) -> [f64; 3] {
+        let mut sum = [0.0; 3];
+        for &r in sample.iter().filter(|r| **r >= self.eta.q) {
+            sum[0] += 1.0;
+            sum[1] += r;
+            sum[2] += r * r;
+        }
+        std::array::from_fn(|l| sum[l] / sample.len() as f64 - self.moments[l])
+    }
+
+    /// Controls of an estimate that averages over the sample that its tail comes from: those of the tail, and the average with
+    /// the true tail, less the truth.
+    pub(super) fn own_controls(&self, sample: &[f64]) -> [f64; 5] {
+        let [a, b, c] = self.tail_controls(sample);
+        let known = self.average(&self.eta, sample, sample.len());
+        [a, b, c, known[0] - self.truth[0], known[1] - self.truth[1]]
     }
 
     /// The paper's plug-in estimator (Eq. 11): the sample's own tail, no positive part, no centring. Reorders `rewards`.

@@ -4,10 +4,12 @@
 //! it in a directory as JSON with its plots beside it.
 
 pub mod alignment;
+mod controls;
 pub mod distribution;
 mod estimators;
 pub mod input;
 pub mod laws;
+mod laws_report;
 mod report;
 mod simulate;
 pub mod synthetic;

@@ -8,12 +8,16 @@
 //!   Rao-Blackwellised: the evaluation half is replaced by its expectation;
 //! - **tea-trained**, TEA as it trains, with positive part and centring.
 //!
+//! Biases are means with control variates (averages above the true threshold, of known expectation, to
+//! which an estimate's error is linear but for terms of the order of the bias itself.
+//!
 //! The variance is each estimator's own, and `MSE(B) = |bias|² + variance/B` for a batch of B prompts. The squared norm of a
 //! noisy mean exceeds that of its expectation by the mean's variance, which is taken off: `|bias|²` is estimated without
 //! bias, and may come out below 0 where it cannot be told from it.
 
 use serde::Serialize;
 
+use super::controls::Controlled;
 use super::estimators::Problem;
 use super::simulate::{Draws, Moments, replicate};
 use crate::advantage::Alpha;
@@ -129,8 +133,22 @@ pub struct Synthetic {
     pub crossovers: Vec<Crossover>,
 }
 
-/// Values and bias samples of every estimator.
-type Tally = ([Moments<2>; 4], [Moments<2>; 4]);
+/// Values and deviations from the truth of every estimator.
+struct Tally {
+    values: [Moments<2>; 4],
+    biases: [Controlled; 4],
+}
+
+impl Tally {
+    fn new(plans: &[PrefixPlan]) -> Self {
+        let own = || Controlled::new(5);
+        let [two, three] = [0, 1].map(|e: usize| Controlled::new(3 * plans[e].sizes.len()));
+        Self {
+            values: [Moments::EMPTY; 4],
+            biases: [own(), two, three, own()],
+        }
+    }
+}
 
 /// Runs the study.
 ///
@@ -171,7 +189,7 @@ fn at_size(problem: &Problem, config: &SyntheticConfig, m: usize) -> Result<Vec<
             "--sizes holds {m}, which is too small: the study cuts half of each group, {half} responses, into up to 3 prefixes ({e})"
         ))
     })?;
-    let mut all: Tally = ([Moments::EMPTY; 4], [Moments::EMPTY; 4]);
+    let mut all = Tally::new(&plans);
     replicate(
         config.seed,
         m as u64,
@@ -179,23 +197,22 @@ fn at_size(problem: &Problem, config: &SyntheticConfig, m: usize) -> Result<Vec<
         |draws, n| chunk(problem, &plans, m, draws, n),
         |part| {
             for e in 0..4 {
-                all.0[e].merge(&part.0[e]);
-                all.1[e].merge(&part.1[e]);
+                all.values[e].merge(&part.values[e]);
+                all.biases[e].merge(&part.biases[e]);
             }
         },
     );
     let one = |e: usize| {
-        let (value, bias) = (&all.0[e], &all.1[e]);
-        let mean = bias.mean();
+        let (mean, bias_error) = all.biases[e].mean();
         let found = Measured {
             estimator: ESTIMATORS[e],
             m,
             bias: mean[0].hypot(mean[1]),
-            bias_error: bias.standard_error(),
+            bias_error,
             squared_bias: 0.0,
             squared_bias_error: 0.0,
             resolved: false,
-            variance: value.variance(),
+            variance: all.values[e].variance(),
             mse: Vec::new(),
         };
         found.complete()
@@ -204,7 +221,11 @@ fn at_size(problem: &Problem, config: &SyntheticConfig, m: usize) -> Result<Vec<
 }
 
 fn chunk(problem: &Problem, plans: &[PrefixPlan], m: usize, draws: &mut Draws, n: u64) -> Tally {
-    let (mut values, mut biases) = ([Moments::EMPTY; 4], [Moments::EMPTY; 4]);
+    let Tally {
+        mut values,
+        mut biases,
+    } = Tally::new(plans);
+    let mut controls = Vec::new();
     let (mut rewards, mut scratch) = (vec![0.0; m], vec![0.0; m]);
     let minus = |a: [f64; 2], b: [f64; 2]| [a[0] - b[0], a[1] - b[1]];
     for _ in 0..n {
@@ -212,16 +233,22 @@ fn chunk(problem: &Problem, plans: &[PrefixPlan], m: usize, draws: &mut Draws, n
         for (e, plan) in plans.iter().enumerate() {
             let (value, expected) = problem.cross_fitted(&rewards, plan, &mut scratch);
             values[e + 1].add(value);
-            biases[e + 1].add(minus(expected, problem.truth));
+            let first = &rewards[..m / 2];
+            controls.clear();
+            for size in &plan.sizes {
+                controls.extend(problem.tail_controls(&first[..*size]));
+            }
+            biases[e + 1].add(minus(expected, problem.truth), &controls);
         }
+        let own = problem.own_controls(&rewards);
         let trained = problem.trained(&rewards);
         values[3].add(trained);
-        biases[3].add(minus(trained, problem.truth));
+        biases[3].add(minus(trained, problem.truth), &own);
         let plug_in = problem.plug_in(&mut rewards); // reorders
         values[0].add(plug_in);
-        biases[0].add(minus(plug_in, problem.truth));
+        biases[0].add(minus(plug_in, problem.truth), &own);
     }
-    (values, biases)
+    Tally { values, biases }
 }
 
 fn slope(estimator: &'static str, measured: &[Measured]) -> Slope {
@@ -264,174 +291,5 @@ fn crossovers(measured: &[Measured], sizes: &[usize]) -> Vec<Crossover> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-
-    fn study(sizes: &[usize], replicates: u64) -> Synthetic {
-        let config = SyntheticConfig {
-            alpha: "0.1".parse().unwrap(),
-            bon: 128,
-            sizes: sizes.to_vec(),
-            replicates,
-            seed: 1,
-        };
-        synthetic(&config).unwrap()
-    }
-
-    fn at<'a>(study: &'a Synthetic, estimator: &str, m: usize) -> &'a Measured {
-        study
-            .measured
-            .iter()
-            .find(|x| x.estimator == estimator && x.m == m)
-            .unwrap()
-    }
-
-    /// What method and theory expect, each within 4 standard errors of this run (relative error of a variance: √(2κ/R),
-    /// with heavy tails taken as 10/√R).
-    #[test]
-    fn biases_and_variances_are_the_expected_ones() {
-        let replicates = 6_000;
-        let study = study(&[256, 1024], replicates);
-        let near = |x: &Measured, want: f64, slack: f64| {
-            assert!(
-                (x.bias - want).abs() < RESOLVED * x.bias_error + slack,
-                "{} m {}: bias {} ± {} where {want} is expected",
-                x.estimator,
-                x.m,
-                x.bias,
-                x.bias_error
-            );
-        };
-        // The expectations are rounded to the third decimal.
-        near(at(&study, "tea-plug-in", 256), 0.022, 5e-4);
-        near(at(&study, "tea-plug-in", 1024), 0.006, 5e-4);
-        near(at(&study, "prefix-tea-2", 256), 0.076, 5e-4);
-        near(at(&study, "tea-trained", 1024), 0.11, 5e-3);
-        for m in [256, 1024] {
-            let tea = at(&study, "tea-plug-in", m);
-            let scaled = tea.variance * m as f64;
-            let slack = 10.0 / (replicates as f64).sqrt();
-            assert!(
-                scaled > 7.6 * (1.0 - slack) && scaled < 8.6 * (1.0 + slack),
-                "m {m}: {scaled}"
-            );
-            for prefix in ["prefix-tea-2", "prefix-tea-3"] {
-                let ratio = at(&study, prefix, m).variance / tea.variance;
-                assert!(
-                    ratio > 15.0 * (1.0 - 2.0 * slack) && ratio < 50.0 * (1.0 + 2.0 * slack),
-                    "{prefix} {m}: {ratio}"
-                );
-            }
-        }
-        let (tea, prefix) = (at(&study, "tea-plug-in", 256), at(&study, "prefix-tea-2", 256));
-        assert!(prefix.bias - tea.bias > RESOLVED * prefix.bias_error.hypot(tea.bias_error));
-        assert_eq!(study.crossovers.iter().find(|c| c.m == 256).unwrap().batch, None);
-        // With positive part and centring the bias does not fall with m.
-        let trained = at(&study, "tea-trained", 1024);
-        assert!(trained.bias > 10.0 * at(&study, "tea-plug-in", 1024).bias && trained.resolved);
-    }
-
-    /// From a few thousand prompts a batch on, Prefix-TEA's mean squared error is below TEA's at m = 2048: its bias has
-    /// fallen below, beyond 4 standard errors of the difference, while its variance is 10 to 20 times TEA's.
-    #[test]
-    fn prefix_tea_wins_at_large_prompt_batches() {
-        let study = study(&[2048], 40_000);
-        let (tea, prefix) = (at(&study, "tea-plug-in", 2048), at(&study, "prefix-tea-2", 2048));
-        let crossover = &study.crossovers[0];
-        assert_eq!((crossover.estimator, crossover.m), ("prefix-tea-2", 2048));
-        assert!(crossover.resolved, "{tea:?} {prefix:?}");
-        // (143 − 8.7)/2048 over 0.0034² − 0: 5,800, give or take a quarter for the error of TEA's squared bias.
-        let batch = crossover.batch.unwrap();
-        assert!((3_000.0..12_000.0).contains(&batch), "{batch}");
-        for (b, wins) in [
-            (1.0, false),
-            (100.0, false),
-            (0.5 * batch, false),
-            (2.0 * batch, true),
-            (1e5, true),
-        ] {
-            assert_eq!(
-                prefix.mse_at(b) < tea.mse_at(b),
-                wins,
-                "a batch of {b}: {tea:?} {prefix:?}"
-            );
-        }
-        let gap = tea.mse_at(1e5) - prefix.mse_at(1e5);
-        assert!(
-            gap > RESOLVED * tea.squared_bias_error.hypot(prefix.squared_bias_error),
-            "{gap}"
-        );
-    }
-
-    /// Short simulations scatter about the long one's squared bias, instead of above it by their own noise.
-    #[test]
-    fn the_noise_of_the_bias_is_not_part_of_its_square() {
-        let runs: Vec<f64> = (0..120)
-            .map(|seed| {
-                let config = SyntheticConfig {
-                    seed: 1000 + seed,
-                    ..study(&[256], 2).config
-                };
-                let few = synthetic(&SyntheticConfig {
-                    replicates: 64,
-                    ..config
-                })
-                .unwrap();
-                at(&few, "prefix-tea-2", 256).squared_bias
-            })
-            .collect();
-        let n = runs.len() as f64;
-        let mean = runs.iter().sum::<f64>() / n;
-        let error = (runs.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt();
-        // 0.0791² in 40,000 replicates. With its noise it would be 0.0110 more: trace 0.69 (Rao-Blackwellised) over 64.
-        assert!((mean - 0.0063).abs() < 4.0 * error, "{mean} ± {error}");
-        assert!(4.0 * error < 0.0110, "{error}: too coarse to tell");
-    }
-
-    #[test]
-    fn slopes_use_resolved_biases_only_and_bad_settings_are_named() {
-        let row = |m: usize, bias: f64| Measured {
-            estimator: "tea-plug-in",
-            m,
-            bias,
-            bias_error: 1e-3,
-            squared_bias: 0.0,
-            squared_bias_error: 0.0,
-            resolved: false,
-            variance: 8.0 / m as f64,
-            mse: Vec::new(),
-        };
-        let row = |m, bias| row(m, bias).complete();
-        let rows = [row(256, 0.04), row(512, 0.02), row(1024, 0.01), row(2048, 0.003)];
-        let fitted = slope("tea-plug-in", &rows);
-        assert!((fitted.slope.unwrap() + 1.0).abs() < 1e-12 && fitted.sizes == [256, 512, 1024]);
-        assert_eq!(slope("tea-plug-in", &rows[..1]).slope, None);
-
-        let config = |sizes: &[usize], replicates| SyntheticConfig {
-            alpha: "0.1".parse().unwrap(),
-            bon: 128,
-            sizes: sizes.to_vec(),
-            replicates,
-            seed: 1,
-        };
-        for (config, part) in [
-            (config(&[40], 10), "--sizes holds 40"),
-            (config(&[], 10), "--sizes is empty"),
-            (config(&[256], 1), "--replicates is 1"),
-            (
-                SyntheticConfig {
-                    bon: 4,
-                    ..config(&[256], 10)
-                },
-                "N = 4",
-            ),
-        ] {
-            let error = synthetic(&config).unwrap_err();
-            assert!(
-                error.exit_code() == 2 && error.to_string().contains(part),
-                "{error}"
-            );
-        }
-    }
-}
+#[path = "synthetic_tests.rs"]
+mod tests;

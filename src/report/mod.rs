@@ -2,6 +2,7 @@
 
 pub(crate) mod atomic;
 mod axis;
+mod draw;
 pub mod metrics;
 pub mod plot;
 pub mod progress;

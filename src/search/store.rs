@@ -39,10 +39,6 @@ pub struct SearchMeta {
     /// Where the prompts came from; `None` for the embedded ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts_file: Option<PathBuf>,
-    /// SHA-256 of the prompts as JSON.
-    pub prompts_sha256: String,
-    /// Number of prompts.
-    pub num_prompts: usize,
     /// N.
     pub budget: usize,
     /// m.
@@ -81,6 +77,11 @@ pub struct SearchMeta {
     /// Element type asked for the judge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_dtype: Option<String>,
+    // Last, so that a seed that draws other embedded prompts is what a difference names.
+    /// SHA-256 of the prompts as JSON.
+    pub prompts_sha256: String,
+    /// Number of prompts.
+    pub num_prompts: usize,
 }
 
 /// The lines of a search, in a directory or in memory alone.

@@ -35,6 +35,11 @@ fn alignment_is_measured_stored_and_resumed() {
     assert_eq!(cells.len(), 6);
     for cell in cells {
         let cosine = cell["cosine"].as_f64().unwrap();
+        let share = 1.0 - cell["no_signal"].as_f64().unwrap();
+        assert!(
+            (0.0..=1.0).contains(&share) && cell["cosine_with_zeros"].is_number(),
+            "{cell}"
+        );
         assert!((-1.0..=1.0 + 1e-6).contains(&cosine), "{cell}");
     }
     let own = cells
@@ -45,6 +50,9 @@ fn alignment_is_measured_stored_and_resumed() {
         (own["cosine"].as_f64().unwrap() - 1.0).abs() < 1e-6,
         "the whole pool is the oracle's own: {own}"
     );
+    let differences = found["differences"].as_array().unwrap();
+    assert_eq!(differences.len(), 4, "tea and the oracle against grpo");
+    assert!(differences.iter().all(|d| d["with_zeros"]["low"].is_number()));
     for file in [
         "alignment.json",
         "alignment.svg",
@@ -75,11 +83,9 @@ fn alignment_is_measured_stored_and_resumed() {
         ],
     );
     assert_eq!(more.code, 0, "{}", more.err);
-    assert!(
-        more.out.contains("bon-max-mean") && more.out.contains("m = 12"),
-        "{}",
-        more.out
-    );
+    for words in ["bon-max-mean", "m = 12", "The same with 0 for those groups", "%)"] {
+        assert!(more.out.contains(words), "{words} not in {}", more.out);
+    }
 
     align(&out, &[]).refused(&["--resume", "--overwrite"]);
     align(&out, &["--resume", "--seed", "2"]).refused(&["settings.json", "this run has"]);

@@ -115,6 +115,49 @@ fn max_abs(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
 }
 
+/// `println!` would end these with a panic (code 101), after their work.
+#[test]
+fn output_that_nobody_reads_is_no_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let hh = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/prepare/hh-rlhf.jsonl");
+    let [data, diag] = ["data", "diag"].map(at);
+    let commands: [&[&str]; 5] = [
+        &["prepare", "--input", text(&hh), "--output", &data],
+        &["plan"],
+        &["plan", "--json"],
+        &[
+            "diagnose",
+            "synthetic",
+            "--replicates",
+            "64",
+            "--sizes",
+            "256",
+            "--output",
+            &diag,
+        ],
+        &["devices"],
+    ];
+    for args in commands {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"));
+        let done = command.args(args).stdout(writer).output().unwrap();
+        let err = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(0), "{args:?}: {err}");
+    }
+    for file in ["data/manifest.json", "diag/synthetic.json"] {
+        assert!(dir.path().join(file).exists(), "{file}");
+    }
+}
+
+#[test]
+fn a_plan_for_a_device_that_is_not_there_is_refused() {
+    tea(&["plan", "--device", "no such device"]).refused(&["--device no such device", "this machine has"]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"));
+    finish(command.arg("plan").env("TEA_DEVICE", "99")).refused(&["--device 99", "this machine has"]);
+}
+
 #[test]
 fn logprobs_equal_pytorch() {
     let dir = tempfile::tempdir().unwrap();

@@ -59,10 +59,18 @@ fn line_is_sound(line: &Value) {
     }
     if let Some(bon) = line.get("best_of_n") {
         let all = numbers(&bon["rewards"]);
-        assert_eq!((all.len(), &all[..4]), (15, &rewards[0][..4]));
+        assert_eq!(all.len(), 15);
         assert_eq!(bon["reward"].as_f64().unwrap(), highest(&all));
-        // Where the rest went to the root, both are the same draws.
-        assert!(chosen > 0 || all == rewards[0] || nodes.len() > 1);
+        // The root's draws are best-of-N's first: 4 of them, more where the rest went to the root, all without a state.
+        let root = match (chosen, nodes.len()) {
+            (0, states) => 15 - 4 * (states - 1),
+            _ => 4,
+        };
+        assert_eq!((rewards[0].len(), &all[..root]), (root, &rewards[0][..]));
+        // Its other draws are its own: a state's responses are drawn anew.
+        if nodes.len() > 1 {
+            assert_ne!(all[root..], rewards[1..].concat()[..]);
+        }
     }
 }
 
@@ -104,7 +112,7 @@ fn the_embedded_models_are_searched_without_a_model_flag() {
         std::fs::read_to_string(out.join("results.md")).unwrap().trim(),
         run.out.split("\nWritten").next().unwrap().trim()
     );
-    tea(&args).refused(&["results.json", "--overwrite"]);
+    tea(&args).refused(&["already holds a search", "--resume", "--overwrite"]);
 
     // The same lines on standard output, whatever is decoded together, and without the comparison.
     let json = search(&["--num-prompts", "3", "--json", "--rollout-batch", "5"]);
@@ -120,6 +128,12 @@ fn the_embedded_models_are_searched_without_a_model_flag() {
             l
         })
         .collect();
+    // The comparison computes the prompt once more.
+    for (line, plain) in again.iter_mut().zip(&plain) {
+        let (one, more) = (&mut line["prefill_tokens"], &plain["prefill_tokens"]);
+        assert!(one.as_u64().unwrap() < more.as_u64().unwrap(), "{plain}");
+        *one = more.clone();
+    }
     assert_eq!(again, plain);
     // The root draws what `generate` draws.
     let prompts = jsonl(dir.path(), lines.iter().map(|l| json!({"prompt": l["prompt"]})));
@@ -147,6 +161,40 @@ fn the_embedded_models_are_searched_without_a_model_flag() {
             .collect();
         assert_eq!(numbers(&line["nodes"][0]["rewards"])[..4], rewards[..]);
     }
+}
+
+#[test]
+fn an_interrupted_search_goes_on_to_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let run = |more: &[&str]| {
+        let common = ["--num-prompts", "3", "--compare-bon", "--output", text(&out)];
+        tea(&search(&[common.as_slice(), more].concat()))
+    };
+    run(&["--resume"]).refused(&["--resume", "no search to continue"]);
+    assert_eq!(run(&[]).code, 0);
+    let read = |name: &str| std::fs::read(out.join(name)).unwrap();
+    let names = ["search.json", "search.jsonl", "results.json", "results.md"];
+    let whole = names.map(read);
+    let lines = &whole[1];
+    let first = lines.iter().position(|b| *b == b'\n').unwrap() + 1;
+    // Killed before the first line, between two, within one, and after the last.
+    for cut in [0, first, first + 200, lines.len()] {
+        std::fs::write(out.join("search.jsonl"), &lines[..cut]).unwrap();
+        std::fs::remove_file(out.join("results.json")).unwrap();
+        let again = run(&["--resume", "--rollout-batch", "7"]);
+        assert_eq!(again.code, 0, "{}", again.err);
+        assert_eq!(names.map(read), whole, "cut at {cut}");
+    }
+    run(&["--resume", "--seed", "2"]).refused(&["seed = 1", "is 2", "--overwrite"]);
+    run(&["--resume", "--prefix-tokens", "3"]).refused(&["prefix_tokens = null", "is 3"]);
+    let swapped = [&lines[first..], &lines[..first]].concat();
+    std::fs::write(out.join("search.jsonl"), swapped).unwrap();
+    run(&["--resume"]).refused(&["search.jsonl:1", "prompt 1", "--overwrite"]);
+    let replaced = run(&["--overwrite"]);
+    assert_eq!(replaced.code, 0, "{}", replaced.err);
+    assert_eq!(names.map(read), whole);
+    run(&["--resume", "--overwrite"]).refused(&["--overwrite"]);
 }
 
 /// Arguments that search the tiny models of a directory.

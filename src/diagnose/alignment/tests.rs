@@ -200,7 +200,9 @@ fn cosines_are_those_of_the_summed_gradients() {
         ("tea", 3, 1)
     );
     let want = found.cells[0].cosine.unwrap() - found.cells[1].cosine.unwrap();
-    assert!((d.interval.mean - want).abs() < 1e-12 && d.interval.low <= want && want <= d.interval.high);
+    let i = d.interval.unwrap();
+    assert!((i.mean - want).abs() < 1e-12 && i.low <= want && want <= i.high);
+    assert_eq!(d.with_zeros, i, "every group has a signal here");
 }
 
 #[test]

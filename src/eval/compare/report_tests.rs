@@ -196,17 +196,18 @@ fn sizes_divide_every_evaluation() {
         [3, 6, 12]
     );
     assert_eq!(sizes(12, 24, &asked(&[5, 12], Estimator::Unbiased)), [5, 12]);
-    for (n, estimator) in [
-        (8, Estimator::Grouped),
-        (24, Estimator::Grouped),
-        (13, Estimator::Unbiased),
-        (0, Estimator::Grouped),
+    for (n, estimator, why) in [
+        (8, Estimator::Grouped, "8 does not divide"),
+        (24, Estimator::Grouped, "24 does not divide"),
+        (13, Estimator::Unbiased, "choose n up to 12"),
+        (0, Estimator::Grouped, "n of at least 1"),
+        (0, Estimator::Unbiased, "n of at least 1"),
     ] {
         let entries = [plain("a", 12), plain("b", 24)];
         refused(
             &entries,
             &asked(&[n], estimator),
-            &[&format!("--n {n}"), "12 samples", "divide"],
+            &[&format!("--n {n}"), "12 samples", why],
         );
     }
 }
