@@ -5,7 +5,9 @@
 use tea_wgpu::gpu::{Buffer, Gpu, GpuOptions, Recorder};
 use tea_wgpu::kernels::harness::Gen;
 use tea_wgpu::kernels::linear::{self, Write};
-use tea_wgpu::kernels::linear_variants::{FORWARD_VARIANTS, GRADIENT_VARIANTS};
+use tea_wgpu::kernels::linear_variants::{
+    FORWARD_VARIANTS, INPUT_GRADIENT_VARIANTS, WEIGHT_GRADIENT_VARIANTS,
+};
 use tea_wgpu::kernels::weight::{SHARD_ROWS, Weight, device_bytes};
 use tea_wgpu::kernels::weight_cases::{TestWeight, test_cols};
 use tea_wgpu::kernels::{dequantize, embedding, pad4};
@@ -167,33 +169,29 @@ fn variants_give_the_bits_of_the_portable_kernels() {
                     linear::forward(r, &x, &weight, None, y, m, Write::SET).unwrap();
                 })
             };
-            let gradients = |variant| {
-                let dx = run(&gpu, m * pad4(k), |r, dx| {
+            let input_gradient = |variant| {
+                run(&gpu, m * pad4(k), |r, dx| {
                     r.force_variant(Some(variant));
                     linear::input_gradient(r, &dy, &weight, dx, m, Write::SET).unwrap();
-                });
-                let dw = run(&gpu, n * pad4(k), |r, dw| {
+                })
+            };
+            let weight_gradient = |variant| {
+                run(&gpu, n * pad4(k), |r, dw| {
                     r.force_variant(Some(variant));
                     let dw = Weight::from_buffer(DType::F32, n, k, dw.clone());
                     linear::weight_gradient(r, &dy, &x, &dw, m, Write::SET).unwrap();
-                });
-                (dx, dw)
+                })
             };
-            for variant in &FORWARD_VARIANTS[1..] {
-                assert!(
-                    forward("portable") == forward(variant),
-                    "{dtype} {m}×{n}×{k} {variant}"
-                );
-                compared += 1;
-            }
-            for variant in &GRADIENT_VARIANTS[1..] {
-                assert!(
-                    gradients("portable") == gradients(variant),
-                    "{dtype} {m}×{n}×{k} {variant}"
-                );
-                compared += 1;
-            }
+            let mut same = |run: &dyn Fn(&'static str) -> Vec<u32>, variants: &[&'static str]| {
+                for variant in &variants[1..] {
+                    assert!(run("portable") == run(variant), "{dtype} {m}×{n}×{k} {variant}");
+                    compared += 1;
+                }
+            };
+            same(&forward, &FORWARD_VARIANTS);
+            same(&input_gradient, &INPUT_GRADIENT_VARIANTS);
+            same(&weight_gradient, &WEIGHT_GRADIENT_VARIANTS);
         }
     }
-    assert_eq!(compared, DType::ALL.len() * 3 * 4);
+    assert_eq!(compared, DType::ALL.len() * 3 * 5);
 }

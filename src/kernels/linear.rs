@@ -262,11 +262,15 @@ fn dispatch<P: bytemuck::Pod>(
     bindings: &[Binding<'_>],
     [columns, rows]: [usize; 2],
 ) -> Result<()> {
-    let groups = [
+    let (across, down) = (
         columns.div_ceil(tile.cols) as u32,
         rows.div_ceil(tile.rows) as u32,
-        1,
-    ];
+    );
+    let groups = if tile.rows_first {
+        [down, across, 1]
+    } else {
+        [across, down, 1]
+    };
     rec.dispatch(
         tile.kernel,
         &[("LANES", tile.lanes as f64)],

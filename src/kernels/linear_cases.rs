@@ -302,7 +302,7 @@ forced! {
     forward_4 = forward_cases, "subgroup-4";
     forward_16 = forward_cases, "subgroup-16";
     input_gradient_portable = input_gradient_cases, "portable";
-    input_gradient_16 = input_gradient_cases, "subgroup-16";
+    input_gradient_32 = input_gradient_cases, "subgroup-32";
 }
 
 pub(super) fn weight_gradient_16() -> Vec<Case> {

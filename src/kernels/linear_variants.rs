@@ -27,7 +27,7 @@ static FORWARD_16: ByType = weight_kernels!(
     ["linear_forward_subgroup.wgsl", "rows_forward_16.wgsl"]
 );
 static INPUT_GRADIENT: ByType = weight_kernels!("linear_input_gradient", "linear_input_gradient.wgsl");
-static INPUT_GRADIENT_16: ByType = weight_kernels!(
+static INPUT_GRADIENT_32: ByType = weight_kernels!(
     subgroup8,
     "linear_input_gradient_subgroup",
     ["linear_input_gradient_subgroup.wgsl"]
@@ -43,8 +43,10 @@ static WEIGHT_GRADIENT_16: Kernel = Kernel::subgroup8(
 
 /// Forward's variants, by name.
 pub const FORWARD_VARIANTS: [&str; 4] = ["portable", "subgroup-1", "subgroup-4", "subgroup-16"];
-/// The gradients' variants, by name.
-pub const GRADIENT_VARIANTS: [&str; 2] = ["portable", "subgroup-16"];
+/// The input gradient's variants, by name.
+pub const INPUT_GRADIENT_VARIANTS: [&str; 2] = ["portable", "subgroup-32"];
+/// The weight gradient's variants, by name.
+pub const WEIGHT_GRADIENT_VARIANTS: [&str; 2] = ["portable", "subgroup-16"];
 
 /// A kernel and the tile of the output that one of its workgroups computes.
 pub(super) struct Tile {
@@ -55,6 +57,8 @@ pub(super) struct Tile {
     pub(super) rows: usize,
     /// Columns of the output.
     pub(super) cols: usize,
+    /// Workgroups count rows along x and columns along y, not the other way round.
+    pub(super) rows_first: bool,
 }
 
 /// Rows of a `subgroup` tile, or `None` for the portable kernel. `choices` are the op's, `best` its own choice.
@@ -89,15 +93,18 @@ pub(super) fn forward(rec: &Recorder, dtype: DType, m: usize) -> Tile {
 
 /// `dx (m, k)`.
 pub(super) fn input_gradient(rec: &Recorder, dtype: DType) -> Tile {
-    match rows(rec, of(&INPUT_GRADIENT_16, dtype), &GRADIENT_VARIANTS, 16) {
-        Some(rows) => of_subgroup(of(&INPUT_GRADIENT_16, dtype), rows),
+    match rows(rec, of(&INPUT_GRADIENT_32, dtype), &INPUT_GRADIENT_VARIANTS, 32) {
+        Some(rows) => Tile {
+            rows_first: true,
+            ..of_subgroup(of(&INPUT_GRADIENT_32, dtype), rows)
+        },
         None => of_portable(rec, of(&INPUT_GRADIENT, dtype), 4),
     }
 }
 
 /// `dw (n, k)`.
 pub(super) fn weight_gradient(rec: &Recorder) -> Tile {
-    match rows(rec, &WEIGHT_GRADIENT_16, &GRADIENT_VARIANTS, 16) {
+    match rows(rec, &WEIGHT_GRADIENT_16, &WEIGHT_GRADIENT_VARIANTS, 16) {
         Some(rows) => of_subgroup(&WEIGHT_GRADIENT_16, rows),
         None => of_portable(rec, &WEIGHT_GRADIENT, 4),
     }
@@ -110,6 +117,7 @@ fn of_portable(rec: &Recorder, kernel: &'static Kernel, columns: usize) -> Tile 
         lanes,
         rows: 8,
         cols: columns * lanes,
+        rows_first: false,
     }
 }
 
@@ -119,6 +127,7 @@ fn of_subgroup(kernel: &'static Kernel, rows: usize) -> Tile {
         lanes: 8,
         rows,
         cols: 32,
+        rows_first: false,
     }
 }
 
@@ -126,14 +135,14 @@ fn of_subgroup(kernel: &'static Kernel, rows: usize) -> Tile {
 pub(super) fn entries() -> Vec<Entry> {
     let entry = |kernel, cases| Entry { kernel, cases };
     use cases::{
-        forward_1, forward_4, forward_16, forward_portable, input_gradient_16, input_gradient_portable,
+        forward_1, forward_4, forward_16, forward_portable, input_gradient_32, input_gradient_portable,
     };
     weight_entries!(FORWARD, forward_portable)
         .chain(weight_entries!(FORWARD_1, forward_1))
         .chain(weight_entries!(FORWARD_4, forward_4))
         .chain(weight_entries!(FORWARD_16, forward_16))
         .chain(weight_entries!(INPUT_GRADIENT, input_gradient_portable))
-        .chain(weight_entries!(INPUT_GRADIENT_16, input_gradient_16))
+        .chain(weight_entries!(INPUT_GRADIENT_32, input_gradient_32))
         .chain([
             entry(&WEIGHT_GRADIENT, || portable(cases::weight_gradient_cases())),
             entry(&WEIGHT_GRADIENT_16, cases::weight_gradient_16),
