@@ -5,7 +5,7 @@
 
 use crate::error::Result;
 use crate::gpu::{Gpu, Recorder};
-use crate::kernels::linear_variants::{FORWARD_VARIANTS, INPUT_GRADIENT_VARIANTS, WEIGHT_GRADIENT_VARIANTS};
+use crate::kernels::linear_variants;
 use crate::tensor::DType;
 
 /// A variant's name in reports; "portable" runs on every adapter.
@@ -17,14 +17,8 @@ pub const PORTABLE: VariantName = "portable";
 /// The variants of `op` for weights of `dtype` (`None` where it has no weight) that this adapter runs, the portable one
 /// first.
 pub fn variants(gpu: &Gpu, op: &str, _dtype: Option<DType>) -> Vec<VariantName> {
-    let subgroup8 = gpu.report().subgroups && gpu.report().subgroup_size == (8, 8);
-    let all: &[VariantName] = match op {
-        "linear_forward" if subgroup8 => &FORWARD_VARIANTS,
-        "linear_input_gradient" if subgroup8 => &INPUT_GRADIENT_VARIANTS,
-        "linear_weight_gradient" if subgroup8 => &WEIGHT_GRADIENT_VARIANTS,
-        _ => &[PORTABLE],
-    };
-    all.to_vec()
+    let linear = linear_variants::variants(gpu, op);
+    if linear.is_empty() { vec![PORTABLE] } else { linear }
 }
 
 /// Records `work` with the op's choice of variant forced to `variant`.

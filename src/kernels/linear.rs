@@ -198,7 +198,7 @@ pub fn input_gradient_rows(
             flags: u32::from(!chain) | u32::from(chain && at > 0) << 1,
             alpha: if chain && !last { 1.0 } else { write.alpha },
         };
-        let tile = variants::input_gradient(rec, w.dtype);
+        let tile = variants::input_gradient(rec, w.dtype, m);
         let bindings = [dy.into(), (&shard.buffer).into(), dx.into()];
         dispatch(rec, &tile, &params, &bindings, [pad4(w.cols), m])?;
     }
@@ -247,7 +247,7 @@ pub fn weight_gradient_rows(
             flags: u32::from(write.accumulate),
             alpha: write.alpha,
         };
-        let tile = variants::weight_gradient(rec);
+        let tile = variants::weight_gradient(rec, rows);
         let bindings = [Binding::from(dy), x.into(), (&shard.buffer).into()];
         dispatch(rec, &tile, &params, &bindings, [pad4(dw.cols), rows])?;
     }
@@ -271,13 +271,8 @@ fn dispatch<P: bytemuck::Pod>(
     } else {
         [across, down, 1]
     };
-    rec.dispatch(
-        tile.kernel,
-        &[("LANES", tile.lanes as f64)],
-        params,
-        bindings,
-        groups,
-    )
+    let constants = tile.lanes.map(|lanes| ("LANES", lanes as f64));
+    rec.dispatch(tile.kernel, constants.as_slice(), params, bindings, groups)
 }
 
 /// The kernels of this op's three directions.

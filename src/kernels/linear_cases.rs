@@ -148,6 +148,26 @@ fn shapes(dtype: DType) -> Vec<Shape> {
     ]
 }
 
+/// Fewer for the kernels of GPUs, with every edge of their tiles (64 × 64 outputs by 16 steps, 8 × 32 by 64): software
+/// adapters take long to compile and run them.
+fn few_shapes(dtype: DType) -> Vec<Shape> {
+    let [a, b, c, _] = test_cols(dtype);
+    vec![
+        Shape::new(1, 1, a),
+        Shape {
+            bias: true,
+            write: Write::SET.scaled(2.5),
+            ..Shape::new(69, 70, b)
+        },
+        Shape {
+            bias: true,
+            write: Write::ADD.scaled(-0.5),
+            range: 16..53,
+            ..Shape::new(6, 67, c)
+        },
+    ]
+}
+
 /// A `rows × cols` activation without its padding, in f64.
 fn unpadded(values: &[f32], cols: usize) -> Vec<f64> {
     let rows = values.chunks_exact(pad4(cols));
@@ -265,51 +285,55 @@ fn weight_gradient_case(g: &mut Gen, shape: Shape) -> Case {
     }
 }
 
-fn forward_cases<const TYPE: usize>() -> Vec<Case> {
+fn forward_cases<const TYPE: usize>(shapes: fn(DType) -> Vec<Shape>) -> Vec<Case> {
     let (dtype, mut g) = (DType::ALL[TYPE], Gen::new(10 + TYPE as u64));
     let case = |shape| forward_case(&mut g, dtype, shape);
     shapes(dtype).into_iter().map(case).collect()
 }
 
-fn input_gradient_cases<const TYPE: usize>() -> Vec<Case> {
+fn input_gradient_cases<const TYPE: usize>(shapes: fn(DType) -> Vec<Shape>) -> Vec<Case> {
     let (dtype, mut g) = (DType::ALL[TYPE], Gen::new(20 + TYPE as u64));
     let case = |shape| input_gradient_case(&mut g, dtype, shape);
     shapes(dtype).into_iter().map(case).collect()
 }
 
-pub(super) fn weight_gradient_cases() -> Vec<Case> {
+fn weight_gradient_cases(shapes: fn(DType) -> Vec<Shape>, variant: &'static str) -> Vec<Case> {
     let mut g = Gen::new(30);
-    let case = |shape| weight_gradient_case(&mut g, shape);
+    let case = |shape| weight_gradient_case(&mut g, shape).forced(variant);
     shapes(DType::F32).into_iter().map(case).collect()
-}
-
-pub(super) fn portable(cases: Vec<Case>) -> Vec<Case> {
-    cases.into_iter().map(|c| c.forced("portable")).collect()
 }
 
 /// The cases of an op with a variant forced, one function for each pair.
 macro_rules! forced {
-    ($($name:ident = $cases:ident, $variant:literal;)*) => {
+    ($($name:ident = $cases:ident, $shapes:ident, $variant:literal;)*) => {
         $(pub(super) fn $name<const TYPE: usize>() -> Vec<Case> {
-            $cases::<TYPE>().into_iter().map(|c| c.forced($variant)).collect()
+            $cases::<TYPE>($shapes).into_iter().map(|c| c.forced($variant)).collect()
         })*
     };
 }
 
 forced! {
-    forward_portable = forward_cases, "portable";
-    forward_1 = forward_cases, "subgroup-1";
-    forward_4 = forward_cases, "subgroup-4";
-    forward_16 = forward_cases, "subgroup-16";
-    input_gradient_portable = input_gradient_cases, "portable";
-    input_gradient_32 = input_gradient_cases, "subgroup-32";
+    forward_portable = forward_cases, shapes, "portable";
+    forward_1 = forward_cases, shapes, "subgroup-1";
+    forward_4 = forward_cases, shapes, "subgroup-4";
+    forward_16 = forward_cases, shapes, "subgroup-16";
+    forward_gemv = forward_cases, few_shapes, "gemv-8";
+    forward_tile = forward_cases, few_shapes, "tile-64";
+    input_gradient_portable = input_gradient_cases, shapes, "portable";
+    input_gradient_32 = input_gradient_cases, shapes, "subgroup-32";
+    input_gradient_tile = input_gradient_cases, few_shapes, "tile-64";
+}
+
+pub(super) fn weight_gradient_portable() -> Vec<Case> {
+    weight_gradient_cases(shapes, "portable")
 }
 
 pub(super) fn weight_gradient_16() -> Vec<Case> {
-    weight_gradient_cases()
-        .into_iter()
-        .map(|c| c.forced("subgroup-16"))
-        .collect()
+    weight_gradient_cases(shapes, "subgroup-16")
+}
+
+pub(super) fn weight_gradient_tile() -> Vec<Case> {
+    weight_gradient_cases(few_shapes, "tile-64")
 }
 
 #[cfg(test)]

@@ -1,0 +1,120 @@
+// y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ bias (N)] [+ y], for few rows on GPUs: a decode step.
+// Appended: a shared/weight_*.wgsl part with `weight4`.
+// A workgroup is 8 rows by 32 columns, so W is read and dequantised once for all of up to 8 rows; a lane is four rows of one
+// column. 64 K of W and of x go through workgroup memory, so that lanes load along K and compute along N; the next 64 wait
+// in registers. The chain of every output is that of linear_forward.wgsl, bit for bit: past the end of K it adds zeros.
+
+struct Params {
+    m: u32,
+    n: u32,
+    k4: u32,        // K / 4, rounded up
+    x_stride: u32,  // vec4s from one row of x to the next
+    y_stride: u32,  // floats from one row of y to the next
+    y_offset: u32,  // column of y where this weight's first row goes
+    w_section: u32, // words before the scales of a quantised weight
+    w_row: u32,     // first row of the weight to use
+    flags: u32,     // 1: add to y, 2: add the bias, 4: zero the padding columns n .. pad4(n)
+    alpha: f32,
+}
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+
+// Eight vec4s of W that a lane loads for 64 K, and two of x.
+struct Chunk {
+    a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>, e: vec4<f32>, f: vec4<f32>, g: vec4<f32>, h: vec4<f32>,
+    x0: vec4<f32>, x1: vec4<f32>,
+}
+
+var<workgroup> w_tile: array<vec4<f32>, 512>;
+var<workgroup> x_tile: array<vec4<f32>, 128>;
+
+// Columns are permuted from one vec4 of K to the next, so that stores along K meet different banks.
+fn place(k: u32, col: u32) -> u32 {
+    return k * 32u + (col ^ k);
+}
+
+// Columns past N repeat the last and are not stored; past K they meet zeros.
+fn weights(col: u32, k: u32) -> vec4<f32> {
+    return weight4(p.w_row + min(col, p.n - 1u), min(k, p.k4 - 1u));
+}
+
+// Rows past M repeat the last and are not stored; past K they are 0.
+fn values(row: u32, k: u32) -> vec4<f32> {
+    let v = x[min(row, p.m - 1u) * p.x_stride + min(k, p.k4 - 1u)];
+    return select(vec4<f32>(), v, k < p.k4);
+}
+
+// Sixteen lanes load 64 consecutive K of a row of W, and of x.
+fn load(first: u32, row: u32, col: u32, lane: u32) -> Chunk {
+    let k = first + lane % 16u;
+    let c = col + lane / 16u;
+    let r = row + lane / 16u;
+    return Chunk(weights(c, k), weights(c + 4u, k), weights(c + 8u, k), weights(c + 12u, k),
+                 weights(c + 16u, k), weights(c + 20u, k), weights(c + 24u, k), weights(c + 28u, k),
+                 values(r, k), values(r + 4u, k));
+}
+
+fn stage(lane: u32, v: Chunk) {
+    let k = lane % 16u;
+    let c = lane / 16u;
+    w_tile[place(k, c)] = v.a; w_tile[place(k, c + 4u)] = v.b;
+    w_tile[place(k, c + 8u)] = v.c; w_tile[place(k, c + 12u)] = v.d;
+    w_tile[place(k, c + 16u)] = v.e; w_tile[place(k, c + 20u)] = v.f;
+    w_tile[place(k, c + 24u)] = v.g; w_tile[place(k, c + 28u)] = v.h;
+    x_tile[lane] = v.x0;
+    x_tile[lane + 64u] = v.x1;
+}
+
+fn dot_chain(a: vec4<f32>, b: vec4<f32>, c: f32) -> f32 {
+    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, c))));
+}
+
+fn store(row: u32, col: u32, value: f32) {
+    if row >= p.m { return; }
+    let at = row * p.y_stride + p.y_offset + col;
+    if col < p.n {
+        var v = p.alpha * value;
+        if (p.flags & 2u) != 0u { v += bias[p.y_offset + col]; }
+        if (p.flags & 1u) != 0u { v += y[at]; }
+        y[at] = v;
+    } else if (p.flags & 4u) != 0u && col < ((p.n + 3u) & ~3u) {
+        y[at] = 0.0;
+    }
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let row = group.y * 8u;
+    let col = group.x * 32u;
+    let own_row = lane / 32u * 4u;
+    let own_col = lane % 32u;
+    // With four rows or fewer the upper 32 lanes only load.
+    let computes = row + own_row < p.m;
+    var s0 = 0.0; var s1 = 0.0; var s2 = 0.0; var s3 = 0.0;
+    stage(lane, load(0u, row, col, lane));
+    workgroupBarrier();
+    for (var first = 0u; first < p.k4; first += 16u) {
+        let more = first + 16u < p.k4;
+        var next = Chunk();
+        if more { next = load(first + 16u, row, col, lane); }
+        if computes {
+            for (var k = 0u; k < 16u; k++) {
+                let w = w_tile[place(k, own_col)];
+                let at = own_row * 16u + k;
+                s0 = dot_chain(x_tile[at], w, s0);
+                s1 = dot_chain(x_tile[at + 16u], w, s1);
+                s2 = dot_chain(x_tile[at + 32u], w, s2);
+                s3 = dot_chain(x_tile[at + 48u], w, s3);
+            }
+        }
+        workgroupBarrier();
+        if more { stage(lane, next); }
+        workgroupBarrier();
+    }
+    let r = row + own_row;
+    let c = col + own_col;
+    store(r, c, s0); store(r + 1u, c, s1); store(r + 2u, c, s2); store(r + 3u, c, s3);
+}

@@ -1,0 +1,71 @@
+// dx (M, K) = alpha · dy (M, N) · W (N, K) [+ dx], in tiles of 64 × 64 through workgroup memory, for GPUs.
+// Appended: shared/tile_64.wgsl with `main`, a shared/weight_*.wgsl part with `weight4`.
+// The chain of every output is that of linear_input_gradient.wgsl, bit for bit: past the end of N it adds zeros.
+
+struct Params {
+    m: u32,
+    n: u32,
+    k4: u32,         // K / 4, rounded up
+    dy_stride: u32,  // vec4s
+    dx_stride: u32,  // vec4s
+    dy_offset: u32,  // column of dy that meets this weight's first row; a multiple of 4
+    w_section: u32,
+    w_row: u32,      // first row of the weight to use
+    flags: u32,      // 1: add to dx, 2: the chain goes on from dx
+    alpha: f32,
+}
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> dx: array<vec4<f32>>;
+
+fn steps() -> u32 {
+    return p.n;
+}
+
+// Where row's chain starts.
+fn start(row: u32, col: u32) -> vec4<f32> {
+    if (p.flags & 2u) == 0u { return vec4<f32>(); }
+    return dx[min(row, p.m - 1u) * p.dx_stride + min(col / 4u, p.k4 - 1u)];
+}
+
+// Four columns of dy from n on. Rows past M repeat the last and are not stored; past N they are 0, whatever dy holds there.
+fn values(row: u32, n: u32) -> vec4<f32> {
+    let v = dy[min(row, p.m - 1u) * p.dy_stride + p.dy_offset / 4u + min(n, p.n - 1u) / 4u];
+    return select(vec4<f32>(), v, vec4<u32>(n, n + 1u, n + 2u, n + 3u) < vec4<u32>(p.n));
+}
+
+// Four lanes load 16 consecutive N of a row.
+fn left(first: u32, rows: u32, lane: u32) -> Four {
+    let n = first + lane % 4u * 4u;
+    let row = rows + lane / 4u * 4u;
+    return Four(values(row, n), values(row + 1u, n), values(row + 2u, n), values(row + 3u, n));
+}
+
+fn stage_left(at: u32, lane: u32, v: Four) {
+    stage_turned(at, lane, v);
+}
+
+// Past N they meet zeros; columns past K repeat the last and are not stored.
+fn weights(n: u32, k: u32) -> vec4<f32> {
+    return weight4(p.w_row + min(n, p.n - 1u), min(k, p.k4 - 1u));
+}
+
+// Sixteen lanes load 64 consecutive columns of a row of W.
+fn right(first: u32, cols: u32, lane: u32) -> Four {
+    let n = first + lane / 16u;
+    let k = cols / 4u + lane % 16u;
+    return Four(weights(n, k), weights(n + 4u, k), weights(n + 8u, k), weights(n + 12u, k));
+}
+
+fn stage_right(at: u32, lane: u32, v: Four) {
+    stage_straight(at, lane, v);
+}
+
+fn store(row: u32, col: u32, value: vec4<f32>) {
+    if row >= p.m || col / 4u >= p.k4 { return; }
+    let at = row * p.dx_stride + col / 4u;
+    var v = p.alpha * value;
+    if (p.flags & 1u) != 0u { v += dx[at]; }
+    dx[at] = v;
+}
