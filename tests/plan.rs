@@ -278,10 +278,12 @@ fn a_directory_of_config_json_alone_is_planned_and_not_trained() {
     let flags = |dir: &str| TrainFlags {
         model: Some(format!("{dir}/qwen3_qknorm")),
         reward_model: Some(format!("{dir}/qwen3_score")),
+        prompts: Some(place.path().join("prompts.jsonl")),
         max_prompt_length: Some(16),
         max_completion_length: Some(8),
         ..Default::default()
     };
+    std::fs::write(place.path().join("prompts.jsonl"), "{\"prompt\": \"a\"}\n").unwrap();
     let config = flags(place.path().to_str().unwrap())
         .resolve(&default_reward)
         .unwrap();
@@ -294,6 +296,8 @@ fn a_directory_of_config_json_alone_is_planned_and_not_trained() {
         resume: false,
         overwrite: false,
     };
-    assert_eq!(train(&device(), config, &options).unwrap_err().exit_code(), 2);
+    let error = train(&device(), config, &options).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("model.safetensors"), "{error}");
     assert!(!options.output.exists());
 }
