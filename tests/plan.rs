@@ -269,11 +269,11 @@ fn a_plan_needs_sizes_alone() {
 #[test]
 fn a_directory_of_config_json_alone_is_planned_and_not_trained() {
     let place = tempfile::tempdir().unwrap();
-    let golden = format!("{}/tests/golden/models", env!("CARGO_MANIFEST_DIR"));
+    let models = format!("{}/tests/golden/models", env!("CARGO_MANIFEST_DIR"));
     for name in ["qwen3_qknorm", "qwen3_score"] {
         std::fs::create_dir(place.path().join(name)).unwrap();
         let file = format!("{name}/config.json");
-        std::fs::copy(format!("{golden}/{file}"), place.path().join(&file)).unwrap();
+        std::fs::copy(format!("{models}/{file}"), place.path().join(&file)).unwrap();
     }
     let flags = |dir: &str| TrainFlags {
         model: Some(format!("{dir}/qwen3_qknorm")),
