@@ -1,6 +1,8 @@
 //! The memory plan against what is really allocated.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::process::{Command, Output};
+use tea_wgpu::config::{TrainConfig, TrainFlags};
 use tea_wgpu::gpu::{Gpu, GpuOptions};
 use tea_wgpu::model::forward::KvCache;
 use tea_wgpu::model::load::Source;
@@ -10,6 +12,9 @@ use tea_wgpu::model::spec::Proj;
 use tea_wgpu::model::workspace::{Shape, Workspace};
 use tea_wgpu::optim::{Optimizer, Settings};
 use tea_wgpu::tensor::DType;
+use tea_wgpu::train::run::{RunOptions, train};
+use tea_wgpu::train::setup::default_reward;
+use tea_wgpu::train::sizes::Outline;
 
 const SETTINGS: Settings = Settings {
     learning_rate: 1e-3,
@@ -126,4 +131,173 @@ fn scoring_takes_what_the_plan_says() {
     plan.extend("", &Plan::workspace(&source.spec, shape));
     compare(&gpu, &plan);
     assert_eq!(plan.total(), gpu.memory().current);
+}
+
+/// A whole run of one step on the embedded models: plan, least by the formula, and the tracker's peak.
+fn run_of(base: &str, reward: &str, set: impl FnOnce(&mut TrainFlags)) -> (Plan, Plan, u64) {
+    let mut flags = TrainFlags {
+        base_dtype: Some(base.into()),
+        reward_dtype: Some(reward.into()),
+        num_generations: Some(4),
+        prompts_per_step: Some(2),
+        max_completion_length: Some(8),
+        steps: Some(1),
+        ..Default::default()
+    };
+    set(&mut flags);
+    let (config, gpu) = (flags.resolve(&default_reward).unwrap(), device());
+    let (plan, least) = Outline::open(config.clone())
+        .unwrap()
+        .plan(gpu.caps().max_binding)
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let options = RunOptions {
+        output: dir.path().join("run"),
+        resume: false,
+        overwrite: false,
+    };
+    train(&gpu, config, &options).unwrap();
+    (plan, least, gpu.memory().peak)
+}
+
+/// Policy, sampler, resident judge, reference, workspace and optimiser, from the settings to the last checkpoint.
+#[test]
+fn the_peak_of_a_run_is_within_5_percent_of_its_plan() {
+    type Set = fn(&mut TrainFlags);
+    let cases: [(&str, &str, &str, Set); 6] = [
+        ("checkpointed", "f32", "f32", |_| ()),
+        ("activations kept", "f32", "q8_0", |f| {
+            f.no_checkpointing = Some(true);
+        }),
+        ("q4_0 base", "q4_0", "q4_0", |f| f.lora_rank = Some(5)),
+        ("q8_0 base, activations kept", "q8_0", "q4_0", |f| {
+            f.no_checkpointing = Some(true);
+            f.token_budget = Some(64);
+        }),
+        ("every weight, with a reference", "f32", "bf16", |f| {
+            f.full = Some(true)
+        }),
+        (
+            "every weight, no reference, activations kept",
+            "f32",
+            "q4_0",
+            |f| {
+                f.full = Some(true);
+                f.beta = Some(0.0);
+                f.no_checkpointing = Some(true);
+            },
+        ),
+    ];
+    for (name, base, reward, set) in cases {
+        let (plan, least, peak) = run_of(base, reward, set);
+        let off = plan.total().abs_diff(peak);
+        assert!(off * 20 <= peak, "{name}: peak {peak}, planned\n{plan}");
+        assert!(least.total() <= peak, "{name}: peak {peak}, least\n{least}");
+        for (owner, bytes) in &least.rows {
+            assert!(*bytes <= plan.bytes(owner), "{name}: {owner}\n{plan}\n{least}");
+        }
+    }
+}
+
+/// A Llama-3.2-1B policy with an 8B judge, both in q4_0, from their sizes alone.
+fn llama(set: impl FnOnce(&mut TrainFlags)) -> TrainConfig {
+    let mut flags = TrainFlags {
+        model: Some("random:llama-1b".into()),
+        reward_model: Some("random:llama-8b".into()),
+        base_dtype: Some("q4_0".into()),
+        reward_dtype: Some("q4_0".into()),
+        max_prompt_length: Some(512),
+        ..Default::default()
+    };
+    set(&mut flags);
+    flags.resolve(&default_reward).unwrap()
+}
+
+/// On an adapter that binds 2³¹ − 4 bytes at once, as desktop GPUs do.
+fn total(config: TrainConfig) -> u64 {
+    Outline::open(config)
+        .unwrap()
+        .plan((1 << 31) - 4)
+        .unwrap()
+        .0
+        .total()
+}
+
+#[test]
+fn a_1b_policy_and_an_8b_judge_fit_in_12_and_in_24_gb() {
+    let small = llama(|f| {
+        f.num_generations = Some(16);
+        f.rollout_batch = Some(64);
+    });
+    assert!(total(small.clone()) <= 12_000_000_000, "{}", total(small));
+    // The paper's groups: m = 64 responses of up to 512 tokens, 8 prompts a step, 256 sequences sampled at once.
+    let paper = llama(|_| ());
+    assert_eq!((paper.num_generations, paper.max_completion_length), (64, 512));
+    assert!(total(paper.clone()) <= 24_000_000_000, "{}", total(paper));
+}
+
+/// `tea-wgpu plan` with words separated by spaces.
+fn plan_command(line: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tea-wgpu"))
+        .arg("plan")
+        .args(line.split(' '))
+        .env("HF_HUB_OFFLINE", "1")
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_plan_needs_sizes_alone() {
+    const SHAPES: &str =
+        "--model random:135m --reward-model random:360m --base-dtype q8_0 --reward-dtype q4_0";
+    let out = plan_command(&format!("{SHAPES} --max-prompt-length 64 --json"));
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let plan: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    // 61 norms of 576 stay f32; q8_0 takes 34 bytes for 32 weights.
+    let vectors = 61 * 576u64;
+    assert_eq!(
+        plan["bytes"]["policy weights"],
+        vectors * 4 + (134_515_008 - vectors) / 32 * 34
+    );
+    assert!(plan["plan_over_formula"].as_f64().unwrap() > 1.0);
+    let out = plan_command(SHAPES);
+    let error = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(2));
+    assert!(error.contains("--max-prompt-length"), "{error}");
+}
+
+#[test]
+fn a_directory_of_config_json_alone_is_planned_and_not_trained() {
+    let place = tempfile::tempdir().unwrap();
+    let models = format!("{}/tests/golden/models", env!("CARGO_MANIFEST_DIR"));
+    for name in ["qwen3_qknorm", "qwen3_score"] {
+        std::fs::create_dir(place.path().join(name)).unwrap();
+        let file = format!("{name}/config.json");
+        std::fs::copy(format!("{models}/{file}"), place.path().join(&file)).unwrap();
+    }
+    let flags = |dir: &str| TrainFlags {
+        model: Some(format!("{dir}/qwen3_qknorm")),
+        reward_model: Some(format!("{dir}/qwen3_score")),
+        prompts: Some(place.path().join("prompts.jsonl")),
+        max_prompt_length: Some(16),
+        max_completion_length: Some(8),
+        ..Default::default()
+    };
+    std::fs::write(place.path().join("prompts.jsonl"), "{\"prompt\": \"a\"}\n").unwrap();
+    let config = flags(place.path().to_str().unwrap())
+        .resolve(&default_reward)
+        .unwrap();
+    let (plan, _) = Outline::open(config.clone()).unwrap().plan(1 << 27).unwrap();
+    let whole = Plan::model(&golden("qwen3_qknorm"), Some(DType::F32), 24).unwrap();
+    assert_eq!(plan.bytes("policy weights"), whole.bytes("weights"));
+    assert_eq!(plan.bytes("policy rope"), whole.bytes("rope"));
+    let options = RunOptions {
+        output: place.path().join("run"),
+        resume: false,
+        overwrite: false,
+    };
+    let error = train(&device(), config, &options).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("model.safetensors"), "{error}");
+    assert!(!options.output.exists());
 }

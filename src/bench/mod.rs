@@ -17,6 +17,7 @@ pub mod case;
 pub mod cases;
 pub mod ceiling;
 pub mod kernels;
+mod memory;
 pub mod models;
 pub mod output;
 pub mod policy;

@@ -1,6 +1,6 @@
 //! What is measured end to end: a model with an adapter, made-up prompts, and the process's own memory.
 
-use super::models::Named;
+use super::models::{Named, RANDOM};
 use super::output::Row;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -12,8 +12,6 @@ use crate::rng::{Stream, seed_for};
 use crate::tensor::DType;
 use rand::RngExt;
 
-/// Before a shape's name: random weights instead of a model's.
-const RANDOM: &str = "random:";
 /// The random stream of prompts.
 const PROMPTS: u32 = 0xbe7c;
 

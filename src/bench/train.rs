@@ -1,5 +1,6 @@
 //! `bench train` and `bench e2e`: seconds of a training step by phase, and its memory.
 
+use super::memory::{self, Held};
 use super::output::Row;
 use super::policy::{Policy, at_least_one};
 use super::timing::{Clock, median};
@@ -182,6 +183,17 @@ impl<'a> Stage<'a> {
         })
     }
 
+    /// What this step's memory is compared with.
+    fn held(&self) -> Held<'_> {
+        let s = self.settings;
+        let lengths = [s.prompt_length, s.max_completion_length, s.num_generations];
+        Held {
+            training: self.ws.shape,
+            sampling: self.sampler.as_ref().map(|sampler| (sampler.shape(), lengths)),
+            reward: self.reward.as_ref().map(|(reward, ws)| (*reward, ws.shape)),
+        }
+    }
+
     /// The responses of step number `step`, `[prompt][sample]`.
     fn responses(&mut self, step: u64) -> Result<Vec<Vec<Vec<u32>>>> {
         let s = self.settings;
@@ -341,7 +353,7 @@ pub fn run(policy: &Policy, s: &Settings, reward: Option<&Policy>, sample: bool)
         let row = Row::of(vec![n / s.repetitions as f64], false);
         rows.push(policy.row(format!("{what} a step after the first"), &variant, "", row));
     }
-    rows.extend(policy.memory_rows());
+    rows.extend(memory::rows(policy, &memory::expected(policy, &stage.held())?));
     Ok(rows)
 }
 

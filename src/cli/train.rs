@@ -4,9 +4,11 @@ use super::Globals;
 use super::common::{layered, say};
 use crate::config::{TrainConfig, TrainFlags};
 use crate::error::{Error, Result};
+use crate::model::plan::Plan;
 use crate::train::checkpoint::RunDir;
 use crate::train::run::{self, RunOptions};
-use crate::train::setup::{Job, default_reward};
+use crate::train::setup::default_reward;
+use crate::train::sizes::Outline;
 use crate::train::{interrupt, memory};
 use std::path::{Path, PathBuf};
 
@@ -46,9 +48,14 @@ pub(crate) struct Args {
 }
 
 /// Show the memory each part of a training run takes, before anything is allocated
+///
+/// Weights need not be there: a directory with a config.json, or random: and a shape (smollm2-135m, smollm2-360m,
+/// llama-3.2-1b, llama-3.1-8b), will do, with the longest prompt as --max-prompt-length.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
-  tea-wgpu plan --model llama-1b --base-dtype q4_0 --reward-dtype q4_0 --prompts prompts.jsonl")]
+#[command(after_help = "Examples:
+  tea-wgpu plan --model llama-1b --base-dtype q4_0 --reward-dtype q4_0 --prompts prompts.jsonl
+  tea-wgpu plan --model random:llama-1b --reward-model random:llama-8b --base-dtype q4_0 --reward-dtype q4_0 \\
+      --max-prompt-length 256 --rollout-batch 64")]
 pub(crate) struct PlanArgs {
     /// Print JSON
     #[arg(long)]
@@ -95,7 +102,7 @@ impl Args {
 
 impl PlanArgs {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
-        let mut job = Job::open(self.settings.resolve(None)?)?;
+        let mut run = Outline::open(self.settings.resolve(None)?)?;
         // Without an adapter the plan is that of the smallest one the program runs on.
         let (cap, have) = match globals.open_gpu() {
             Ok(gpu) => (gpu.caps().max_binding, memory::free(&gpu)?),
@@ -105,17 +112,18 @@ impl PlanArgs {
                 (PORTABLE_BINDING, None)
             }
         };
-        job.choose_dtypes(cap, have)?;
-        let plan = job.plan(cap)?;
-        let dtypes = [&job.config.base_dtype, &job.config.reward_dtype];
+        run.choose_dtypes(cap, have)?;
+        let (plan, least) = run.plan(cap)?;
+        let dtypes = [&run.config.base_dtype, &run.config.reward_dtype];
+        let ratio = plan.total() as f64 / least.total() as f64;
         if self.json {
-            let rows: serde_json::Map<String, serde_json::Value> = plan
-                .rows
-                .iter()
-                .map(|(owner, bytes)| (owner.clone(), (*bytes).into()))
-                .collect();
+            let rows = |plan: &Plan| -> serde_json::Map<String, serde_json::Value> {
+                let row = |(owner, bytes): &(String, u64)| (owner.clone(), (*bytes).into());
+                plan.rows.iter().map(row).collect()
+            };
             let text = serde_json::json!({
-                "bytes": rows, "total": plan.total(), "base_dtype": dtypes[0], "reward_dtype": dtypes[1],
+                "bytes": rows(&plan), "total": plan.total(), "base_dtype": dtypes[0], "reward_dtype": dtypes[1],
+                "formula_bytes": rows(&least), "formula_total": least.total(), "plan_over_formula": ratio,
             });
             say(format_args!(
                 "{}",
@@ -123,7 +131,11 @@ impl PlanArgs {
             ))?;
         } else {
             let [base, reward] = dtypes.map(|d| d.as_deref().unwrap_or("as stored"));
-            say(format_args!("policy {base}, reward model {reward}\n{plan}"))?;
+            say(format_args!(
+                "policy {base}, reward model {reward}\n{plan}\n{:>12.1} MiB  is the least by the formula of \
+                 docs/memory.md; the plan is {ratio:.3} times that",
+                least.total() as f64 / f64::from(1 << 20)
+            ))?;
         }
         Ok(())
     }

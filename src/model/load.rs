@@ -5,8 +5,9 @@ use std::path::Path;
 use super::gguf::Gguf;
 use super::params::{LoraShape, Model, Param};
 use super::peft::{self, Adapter, AdapterConfig};
+use super::shapes::{Named, RANDOM};
 use super::source::{ModelFiles, resolve};
-use super::spec::{Head, ModelSpec, Role};
+use super::spec::{Head, ModelSpec, Role, TensorSpec};
 use super::store::WeightStore;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -64,6 +65,54 @@ impl Source {
     /// As [`Source::open`].
     pub fn open_with_score(name: &str) -> Result<Self> {
         Self::open_as(name, Some(Head::Score))
+    }
+
+    /// As [`Source::open_causal`] or [`Source::open_with_score`], for a plan alone: weights need not be there. "random:" and a shape
+    /// ([`Named`]) stands for a model stored as bf16; a directory with nothing but config.json, for the model it describes.
+    ///
+    /// # Errors
+    /// As these; an unknown shape.
+    pub fn open_sizes(name: &str, head: Head) -> Result<Self> {
+        if let Some(shape) = name.strip_prefix(RANDOM) {
+            let named = Named::find(shape)?;
+            let files = ModelFiles::Embedded {
+                name: named.name,
+                files: &[],
+            };
+            return Ok(Self::described(name, files, named.spec(), head, DType::BF16));
+        }
+        let files = resolve(name)?;
+        if files.dir().is_some_and(|dir| !WeightStore::has_files(dir)) {
+            let (spec, dtype) = (files.spec()?, files.stored_dtype()?);
+            return Ok(Self::described(name, files, spec, head, dtype));
+        }
+        match head {
+            Head::CausalLm => Self::open_causal(name),
+            Head::Score => Self::open_with_score(name),
+        }
+    }
+
+    fn described(name: &str, files: ModelFiles, spec: ModelSpec, head: Head, dtype: DType) -> Self {
+        let spec = spec.with_head(head);
+        Self {
+            name: name.to_string(),
+            store: WeightStore::described(&spec, name, dtype),
+            files,
+            spec,
+        }
+    }
+
+    /// The element type of a tensor loaded as `dtype` (`None`: as it is stored).
+    ///
+    /// # Errors
+    /// As [`WeightStore::info`].
+    pub fn stored(&self, t: &TensorSpec, dtype: Option<DType>) -> Result<DType> {
+        match (dtype, t.role) {
+            (Some(dtype), _) => Ok(dtype),
+            // A head that an adapter brings or training starts is not in the files.
+            (None, Role::Score) => Ok(DType::F32),
+            (None, _) => Ok(self.store.info(&t.name)?.0),
+        }
     }
 
     fn open_as(name: &str, head: Option<Head>) -> Result<Self> {

@@ -62,16 +62,23 @@ impl Plan {
     /// # Errors
     /// As [`WeightStore::info`](super::store::WeightStore::info).
     pub fn model(source: &Source, dtype: Option<DType>, positions: usize) -> Result<Self> {
+        Self::weights(&source.spec, |t| source.stored(t, dtype), positions)
+    }
+
+    /// As [`Plan::model`], with the element type of each matrix given.
+    ///
+    /// # Errors
+    /// Those of `dtype`.
+    pub fn weights(
+        spec: &ModelSpec,
+        dtype: impl Fn(&TensorSpec) -> Result<DType>,
+        positions: usize,
+    ) -> Result<Self> {
         let mut plan = Self::default();
-        for t in source.spec.tensors() {
-            let stored = match t.role {
-                // A head that an adapter brings or training starts is not in the files.
-                Role::Score => DType::F32,
-                _ => source.store.info(&t.name)?.0,
-            };
-            plan.add("weights", tensor_bytes(&t, dtype.unwrap_or(stored)));
+        for t in spec.tensors() {
+            plan.add("weights", tensor_bytes(&t, dtype(&t)?));
         }
-        plan.add("rope", 2 * (positions * source.spec.head_dim / 2 * 4) as u64);
+        plan.add("rope", 2 * (positions * spec.head_dim / 2 * 4) as u64);
         Ok(plan)
     }
 
@@ -129,14 +136,18 @@ impl fmt::Display for Plan {
     }
 }
 
+/// Whether a tensor is loaded in the model's element type; everything else is f32.
+pub(super) fn is_matrix(t: &TensorSpec) -> bool {
+    matches!(t.role, Role::Weight(_) | Role::Embedding | Role::LmHead)
+}
+
 /// Bytes of one tensor on the device: matrices as `dtype`, everything else as f32.
 fn tensor_bytes(t: &TensorSpec, dtype: DType) -> u64 {
     let (rows, cols) = match t.shape[..] {
         [rows, cols] => (rows, cols),
         _ => (1, t.shape.iter().product()),
     };
-    let is_matrix = matches!(t.role, Role::Weight(_) | Role::Embedding | Role::LmHead);
-    device_bytes(if is_matrix { dtype } else { DType::F32 }, rows, cols)
+    device_bytes(if is_matrix(t) { dtype } else { DType::F32 }, rows, cols)
 }
 
 /// Bytes of an adapter's A and B matrices on the device.

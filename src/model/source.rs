@@ -8,6 +8,8 @@ use super::gguf::Gguf;
 use super::hub::{self, HubSettings};
 use super::spec::ModelSpec;
 use crate::error::{Context, Error, Result};
+use crate::tensor::DType;
+use serde_json::Value;
 
 /// A model's files.
 #[derive(Clone, Debug)]
@@ -106,6 +108,30 @@ impl ModelFiles {
             .context(file);
         };
         ModelSpec::from_config_json(&config, self.read("generation_config.json")?.as_deref(), &file)
+    }
+
+    /// The element type that config.json says weights are stored as (transformers: f32 where it says nothing).
+    ///
+    /// # Errors
+    /// Another than f32, f16 and bf16.
+    pub fn stored_dtype(&self) -> Result<DType> {
+        let file = self.file_name("config.json");
+        let config: Value = match self.read("config.json")? {
+            Some(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| Error::user(format!("not valid JSON: {e}")))
+                .context(&file)?,
+            None => Value::Null,
+        };
+        // transformers 5 writes "dtype", older ones "torch_dtype".
+        let named = config.get("dtype").or_else(|| config.get("torch_dtype"));
+        match named.and_then(Value::as_str) {
+            None | Some("float32") => Ok(DType::F32),
+            Some("float16") => Ok(DType::F16),
+            Some("bfloat16") => Ok(DType::BF16),
+            Some(other) => Err(Error::user(format!(
+                "{file}: dtype {other:?}; float32, float16 and bfloat16 are read"
+            ))),
+        }
     }
 }
 

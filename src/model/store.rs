@@ -127,6 +127,32 @@ impl WeightStore {
         Ok(store)
     }
 
+    /// Whether a directory has safetensors weights.
+    pub fn has_files(dir: &Path) -> bool {
+        dir.join(SINGLE).is_file() || dir.join(INDEX).is_file()
+    }
+
+    /// The weights a model would have, all stored as `dtype`: their types and shapes are known, their values are not.
+    pub(super) fn described(spec: &ModelSpec, origin: &str, dtype: DType) -> Self {
+        let entry = |shape: Vec<usize>| Entry {
+            part: 0,
+            dtype: Ok(dtype),
+            shape,
+            range: 0..0,
+            interleaved_heads: None,
+        };
+        Self {
+            parts: Vec::new(),
+            entries: spec.tensors().map(|t| (t.name, entry(t.shape))).collect(),
+            origin: origin.to_string(),
+        }
+    }
+
+    /// Whether there are values, not sizes alone.
+    pub fn has_values(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
     /// Opens one safetensors file.
     ///
     /// # Errors
@@ -250,7 +276,13 @@ impl WeightStore {
     pub fn get(&self, name: &str) -> Result<HostTensor<'_>> {
         let (dtype, shape) = self.info(name)?;
         let entry = self.entry(name)?;
-        let bytes = &self.parts[entry.part].bytes[entry.range.clone()];
+        let Some(part) = self.parts.get(entry.part) else {
+            return Err(Error::user(format!(
+                "{}: sizes alone are known, not the values of {name}; pass a model with its weights",
+                self.origin
+            )));
+        };
+        let bytes = &part.bytes[entry.range.clone()];
         let bytes = match entry.interleaved_heads {
             None => Cow::Borrowed(bytes),
             Some(heads) => Cow::Owned(deinterleave(bytes, shape[0], heads)),

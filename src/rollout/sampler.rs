@@ -132,6 +132,11 @@ impl Sampler {
         })
     }
 
+    /// What it holds.
+    pub fn shape(&self) -> SamplerShape {
+        self.shape
+    }
+
     /// The most sequences that fit in one wave beside a prompt of `prompt` tokens.
     fn fits(&self, prompt: usize, length: usize) -> usize {
         (self.shape.cache_rows.saturating_sub(prompt) / length.max(1)).min(self.shape.sequences)

@@ -15,4 +15,5 @@ pub mod run;
 pub mod selection;
 pub mod setup;
 pub mod sft;
+pub mod sizes;
 pub mod supervised;

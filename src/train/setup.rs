@@ -1,22 +1,21 @@
 //! From settings to loaded models, prompts and buffers.
 
-use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
+use super::dtype::parse_dtype;
 use super::prompts::{self, Limit};
 use super::rl::{Prompt, Trainer};
+use super::sizes::Sizes;
 use crate::advantage::{Alpha, Rule, RuleOptions};
 use crate::config::{Schedule, TrainConfig};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::alias::alias;
 use crate::model::load::Source;
-use crate::model::params::{LoraShape, Model};
+use crate::model::params::Model;
 use crate::model::plan::Plan;
-use crate::model::spec::Proj;
 use crate::model::workspace::{Shape, Workspace};
 use crate::optim::{Optimizer, Settings};
-use crate::reward::{self, Reward, RewardModel, RewardOptions};
-use crate::rollout::{Sampler, SamplerShape};
-use crate::tensor::DType;
+use crate::reward::{self, Reward, RewardOptions};
+use crate::rollout::Sampler;
 use crate::text::{Formatter, TemplateDate, Tokenizer};
 use clap::ValueEnum;
 
@@ -117,56 +116,18 @@ impl Job {
         })
     }
 
-    /// Rank of the adapter (0: every weight is trained).
-    pub fn rank(&self) -> usize {
-        if self.config.full {
-            0
-        } else {
-            self.config.lora_rank
+    /// What decides the run's memory.
+    pub fn sizes(&self) -> Sizes<'_> {
+        Sizes {
+            config: &self.config,
+            source: &self.source,
+            positions: self.positions,
         }
     }
 
     /// The forward and backward buffers a run takes.
     pub fn shape(&self) -> Shape {
-        let c = &self.config;
-        let longest = self.positions;
-        let step: usize =
-            c.prompts_per_step * (self.positions + (c.num_generations - 1) * c.max_completion_length);
-        let rows = c.token_budget.max(longest).min(step.max(longest));
-        Shape {
-            rows,
-            readouts: rows + c.num_generations.min(rows),
-            rank: self.rank(),
-            backward: true,
-            keep_all: c.no_checkpointing,
-            vocabulary_head: true,
-        }
-    }
-
-    /// The sampling buffers a run takes, where no buffer may be larger than `cap` bytes: fewer sequences are then
-    /// sampled at once.
-    pub fn sampler_shape(&self, cap: u64) -> SamplerShape {
-        let (c, spec) = (&self.config, &self.source.spec);
-        let longest_prompt = self.positions - c.max_completion_length;
-        let shape = |sequences: usize| {
-            let prompts = sequences.div_ceil(c.num_generations).max(1);
-            SamplerShape {
-                sequences,
-                cache_rows: (prompts + 1) * longest_prompt + sequences * c.max_completion_length,
-                prefill_rows: c.token_budget.min(prompts * longest_prompt).max(1),
-                rank: self.rank(),
-            }
-        };
-        let most = c.rollout_batch.min(c.prompts_per_step * c.num_generations);
-        SamplerShape::within(cap, spec, most, shape)
-    }
-
-    /// The element type of the frozen policy; training every weight needs f32.
-    ///
-    /// # Errors
-    /// An unknown type, or another than f32 with `--full`.
-    pub fn base_dtype(&self) -> Result<Option<DType>> {
-        base_dtype(&self.source, self.config.base_dtype.as_deref(), self.config.full)
+        self.sizes().shape()
     }
 
     /// Settles the element types that were left open, and writes them into the settings so that a resumed run keeps them:
@@ -176,32 +137,8 @@ impl Job {
     /// As [`Job::plan`].
     pub fn choose_dtypes(&mut self, cap: u64, have: Option<u64>) -> Result<()> {
         let reward = self.reward_source()?;
-        let asked = parse_dtype("--reward-dtype", self.config.reward_dtype.as_deref())?;
-        let base = if self.config.full {
-            vec![self.base_dtype()?]
-        } else {
-            let asked = parse_dtype("--base-dtype", self.config.base_dtype.as_deref())?;
-            candidates(&self.source, asked, have.is_some())?
-        };
-        let judge = match &reward {
-            Some(source) => candidates(source, asked, have.is_some()).context("--reward-model")?,
-            None => vec![None],
-        };
-        let mut options = Vec::new();
-        for base in &base {
-            for judge in &judge {
-                let plan = self.plan_as(cap, *base, reward.as_ref().map(|s| (s, *judge)))?;
-                options.push(((*base, *judge), plan.total()));
-            }
-        }
-        let Some((base, judge)) = largest(options, have) else {
-            return Err(Error::internal("no element type to choose from"));
-        };
-        let c = &mut self.config;
-        c.base_dtype = settle("--base-dtype", &c.model, c.base_dtype.is_some(), base);
-        if reward.is_some() {
-            c.reward_dtype = settle("--reward-dtype", &c.reward_model, asked.is_some(), judge);
-        }
+        let chosen = self.sizes().choose(cap, have, reward.as_ref())?;
+        chosen.write(&mut self.config);
         Ok(())
     }
 
@@ -220,63 +157,7 @@ impl Job {
     /// # Errors
     /// Settings that do not go together; a reward model that cannot be opened.
     pub fn plan(&self, cap: u64) -> Result<Plan> {
-        let reward = self.reward_source()?;
-        let asked = parse_dtype("--reward-dtype", self.config.reward_dtype.as_deref())?;
-        let reward = reward.as_ref().map(|s| Ok((s, s.dtype(asked)?))).transpose()?;
-        self.plan_as(cap, self.base_dtype()?, reward)
-    }
-
-    fn plan_as(
-        &self,
-        cap: u64,
-        dtype: Option<DType>,
-        reward: Option<(&Source, Option<DType>)>,
-    ) -> Result<Plan> {
-        let (c, spec) = (&self.config, &self.source.spec);
-        let mut plan = Plan::default();
-        plan.extend("policy", &Plan::model(&self.source, dtype, self.positions)?);
-        match self.lora() {
-            Some(shape) => plan.extend("", &Plan::adapter(spec, &shape)),
-            None => {
-                plan.extend("", &Plan::full(spec));
-                if c.beta > 0.0 {
-                    plan.extend("reference", &Plan::model(&self.source, dtype, self.positions)?);
-                }
-            }
-        }
-        plan.extend("training", &Plan::workspace(spec, self.shape()));
-        plan.extend("sampling", &self.sampler_shape(cap).plan(spec));
-        if let Some((reward, dtype)) = reward {
-            let positions = self.reward_positions(reward.spec.max_position_embeddings);
-            plan.extend("reward model", &Plan::model(reward, dtype, positions)?);
-            plan.extend(
-                "reward model",
-                &RewardModel::plan(&reward.spec, self.reward_budget()),
-            );
-        }
-        Ok(plan)
-    }
-
-    /// The adapter's shape, unless every weight is trained.
-    pub fn lora(&self) -> Option<LoraShape> {
-        let c = &self.config;
-        (!c.full).then(|| LoraShape {
-            rank: c.lora_rank,
-            alpha: c.lora_alpha,
-            targets: Proj::ALL.to_vec(),
-        })
-    }
-
-    /// Positions of the reward model: its own tokenizer and template may need more tokens than the policy's.
-    fn reward_positions(&self, context: usize) -> usize {
-        (self.positions * 2 + 256).min(context)
-    }
-
-    fn reward_budget(&self) -> usize {
-        self.config
-            .token_budget
-            .min(self.positions * self.config.num_generations * 2)
-            .max(self.positions * 2)
+        self.sizes().plan(cap, self.reward_source()?.as_ref())
     }
 
     /// Loads the judge.
@@ -284,12 +165,12 @@ impl Job {
     /// # Errors
     /// The reward model cannot be opened or does not fit.
     pub fn reward(&self, gpu: &Gpu) -> Result<Box<dyn Reward>> {
-        let c = &self.config;
+        let (c, sizes) = (&self.config, self.sizes());
         let options = RewardOptions {
             adapter: c.reward_adapter.as_deref(),
             dtype: parse_dtype("--reward-dtype", c.reward_dtype.as_deref())?,
-            token_budget: self.reward_budget(),
-            positions: self.reward_positions(usize::MAX),
+            token_budget: sizes.reward_budget(),
+            positions: sizes.reward_positions(usize::MAX),
             raw: c.raw,
             date: self.date,
         };
@@ -302,10 +183,12 @@ impl Job {
     /// # Errors
     /// Out of memory.
     pub fn policy(&self, gpu: &Gpu) -> Result<(Model, Option<Model>)> {
-        let mut model = self.source.load(gpu, self.base_dtype()?, self.positions, None)?;
-        let Some(shape) = self.lora() else {
+        let (sizes, positions) = (self.sizes(), self.positions);
+        let dtype = sizes.base_dtype()?;
+        let mut model = self.source.load(gpu, dtype, positions, None)?;
+        let Some(shape) = sizes.lora() else {
             let reference = if self.config.beta > 0.0 {
-                Some(self.source.load(gpu, self.base_dtype()?, self.positions, None)?)
+                Some(self.source.load(gpu, dtype, positions, None)?)
             } else {
                 None
             };
@@ -343,7 +226,7 @@ impl Job {
             tokenizer: &self.tokenizer,
             prompts: &self.prompts,
             ws,
-            sampler: Sampler::new(model, self.sampler_shape(model.gpu.caps().max_binding))?,
+            sampler: Sampler::new(model, self.sizes().sampler_shape(model.gpu.caps().max_binding))?,
             optimizer: Optimizer::new(&model.gpu, model.trainable(), settings)?,
             stop: self.stop(),
         })

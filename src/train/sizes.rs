@@ -1,0 +1,317 @@
+//! What a run takes in memory, from its settings and its models' sizes; needs no weights, tokenizer or device.
+
+use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
+use super::setup::{self, Job};
+use crate::config::TrainConfig;
+use crate::error::{Context, Error, Result};
+use crate::model::floor;
+use crate::model::load::Source;
+use crate::model::params::LoraShape;
+use crate::model::plan::Plan;
+use crate::model::spec::{Head, Proj};
+use crate::model::workspace::Shape;
+use crate::reward::{self, RewardModel};
+use crate::rollout::SamplerShape;
+use crate::tensor::DType;
+
+/// What decides how much memory a run takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes<'a> {
+    /// The settings.
+    pub config: &'a TrainConfig,
+    /// The policy's sizes, and how its files store its matrices.
+    pub source: &'a Source,
+    /// The longest prompt and response together, in tokens.
+    pub positions: usize,
+}
+
+/// Element types that a run settled on, as settings write them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dtypes {
+    base: Option<String>,
+    /// `None` where no model judges.
+    reward: Option<Option<String>>,
+}
+
+impl Dtypes {
+    /// Puts them into the settings.
+    pub fn write(self, c: &mut TrainConfig) {
+        c.base_dtype = self.base;
+        if let Some(reward) = self.reward {
+            c.reward_dtype = reward;
+        }
+    }
+}
+
+/// A run as `plan` sees it: opened from its files where the policy's weights are there, else from sizes alone.
+#[derive(Debug)]
+pub struct Outline {
+    /// The settings.
+    pub config: TrainConfig,
+    source: Source,
+    reward: Option<Source>,
+    positions: usize,
+}
+
+impl Outline {
+    /// Opens what the settings name. Without the policy's weights (see [`Source::open_sizes`]) no prompts are read: the
+    /// longest is taken to have `max_prompt_length` tokens.
+    ///
+    /// # Errors
+    /// As [`Job::open`] and [`Source::open_sizes`]; no length where no prompts are read.
+    pub fn open(config: TrainConfig) -> Result<Self> {
+        let source = Source::open_sizes(&config.model, Head::CausalLm).context("--model")?;
+        let reward = if reward::is_true_score(&config.reward_model) {
+            None
+        } else {
+            Some(Source::open_sizes(&config.reward_model, Head::Score).context("--reward-model")?)
+        };
+        if source.store.has_values() {
+            let job = Job::open(config)?;
+            return Ok(Self {
+                config: job.config,
+                source: job.source,
+                reward,
+                positions: job.positions,
+            });
+        }
+        setup::rule(&config)?;
+        let Some(prompt) = config.max_prompt_length else {
+            return Err(Error::user(format!(
+                "{}: only sizes are known, so that no prompt can be counted in tokens; give the longest as \
+                 --max-prompt-length",
+                config.model
+            )));
+        };
+        let positions = source.positions(prompt + config.max_completion_length)?;
+        Ok(Self {
+            config,
+            source,
+            reward,
+            positions,
+        })
+    }
+
+    fn sizes(&self) -> Sizes<'_> {
+        Sizes {
+            config: &self.config,
+            source: &self.source,
+            positions: self.positions,
+        }
+    }
+
+    /// As [`Job::choose_dtypes`].
+    ///
+    /// # Errors
+    /// As [`Job::choose_dtypes`].
+    pub fn choose_dtypes(&mut self, cap: u64, have: Option<u64>) -> Result<()> {
+        let chosen = self.sizes().choose(cap, have, self.reward.as_ref())?;
+        chosen.write(&mut self.config);
+        Ok(())
+    }
+
+    /// What the run takes, and the least it can do with ([`Sizes::plan`], [`Sizes::floor`]).
+    ///
+    /// # Errors
+    /// As [`Sizes::plan`].
+    pub fn plan(&self, cap: u64) -> Result<(Plan, Plan)> {
+        let (sizes, reward) = (self.sizes(), self.reward.as_ref());
+        Ok((sizes.plan(cap, reward)?, sizes.floor(cap, reward)?))
+    }
+}
+
+impl Sizes<'_> {
+    /// Rank of the adapter (0: every weight is trained).
+    pub fn rank(&self) -> usize {
+        if self.config.full {
+            0
+        } else {
+            self.config.lora_rank
+        }
+    }
+
+    /// The adapter's shape, unless every weight is trained.
+    pub fn lora(&self) -> Option<LoraShape> {
+        let c = self.config;
+        (!c.full).then(|| LoraShape {
+            rank: c.lora_rank,
+            alpha: c.lora_alpha,
+            targets: Proj::ALL.to_vec(),
+        })
+    }
+
+    /// The forward and backward buffers a run takes.
+    pub fn shape(&self) -> Shape {
+        let c = self.config;
+        let longest = self.positions;
+        let step: usize =
+            c.prompts_per_step * (self.positions + (c.num_generations - 1) * c.max_completion_length);
+        let rows = c.token_budget.max(longest).min(step.max(longest));
+        Shape {
+            rows,
+            readouts: rows + c.num_generations.min(rows),
+            rank: self.rank(),
+            backward: true,
+            keep_all: c.no_checkpointing,
+            vocabulary_head: true,
+        }
+    }
+
+    /// The sampling buffers a run takes, where no buffer may be larger than `cap` bytes: fewer sequences are then
+    /// sampled at once.
+    pub fn sampler_shape(&self, cap: u64) -> SamplerShape {
+        let (c, spec) = (self.config, &self.source.spec);
+        let longest_prompt = self.longest_prompt();
+        let shape = |sequences: usize| {
+            let prompts = sequences.div_ceil(c.num_generations).max(1);
+            SamplerShape {
+                sequences,
+                cache_rows: (prompts + 1) * longest_prompt + sequences * c.max_completion_length,
+                prefill_rows: c.token_budget.min(prompts * longest_prompt).max(1),
+                rank: self.rank(),
+            }
+        };
+        let most = c.rollout_batch.min(c.prompts_per_step * c.num_generations);
+        SamplerShape::within(cap, spec, most, shape)
+    }
+
+    fn longest_prompt(&self) -> usize {
+        self.positions - self.config.max_completion_length
+    }
+
+    /// The element type of the frozen policy; training every weight needs f32.
+    ///
+    /// # Errors
+    /// An unknown type, or another than f32 with `--full`.
+    pub fn base_dtype(&self) -> Result<Option<DType>> {
+        base_dtype(self.source, self.config.base_dtype.as_deref(), self.config.full)
+    }
+
+    /// The element types of policy and `reward` where the settings leave them open: those whose plan is the largest that
+    /// fits in `have` bytes, where that is known.
+    ///
+    /// # Errors
+    /// As [`Sizes::plan`].
+    pub fn choose(&self, cap: u64, have: Option<u64>, reward: Option<&Source>) -> Result<Dtypes> {
+        let c = self.config;
+        let asked = parse_dtype("--reward-dtype", c.reward_dtype.as_deref())?;
+        let base = if c.full {
+            vec![self.base_dtype()?]
+        } else {
+            let asked = parse_dtype("--base-dtype", c.base_dtype.as_deref())?;
+            candidates(self.source, asked, have.is_some())?
+        };
+        let judge = match reward {
+            Some(source) => candidates(source, asked, have.is_some()).context("--reward-model")?,
+            None => vec![None],
+        };
+        let mut options = Vec::new();
+        for base in &base {
+            for judge in &judge {
+                let plan = self.plan_as(cap, *base, reward.map(|s| (s, *judge)))?;
+                options.push(((*base, *judge), plan.total()));
+            }
+        }
+        let Some((base, judge)) = largest(options, have) else {
+            return Err(Error::internal("no element type to choose from"));
+        };
+        Ok(Dtypes {
+            base: settle("--base-dtype", &c.model, c.base_dtype.is_some(), base),
+            reward: reward.map(|_| settle("--reward-dtype", &c.reward_model, asked.is_some(), judge)),
+        })
+    }
+
+    fn reward_dtype(&self, source: &Source) -> Result<Option<DType>> {
+        source.dtype(parse_dtype(
+            "--reward-dtype",
+            self.config.reward_dtype.as_deref(),
+        )?)
+    }
+
+    /// Bytes each part of the run takes on a device that binds at most `cap` bytes.
+    ///
+    /// # Errors
+    /// Settings that do not go together.
+    pub fn plan(&self, cap: u64, reward: Option<&Source>) -> Result<Plan> {
+        let reward = reward.map(|s| Ok((s, self.reward_dtype(s)?))).transpose()?;
+        self.plan_as(cap, self.base_dtype()?, reward)
+    }
+
+    fn plan_as(
+        &self,
+        cap: u64,
+        dtype: Option<DType>,
+        reward: Option<(&Source, Option<DType>)>,
+    ) -> Result<Plan> {
+        let (c, spec) = (self.config, &self.source.spec);
+        let mut plan = Plan::default();
+        plan.extend("policy", &Plan::model(self.source, dtype, self.positions)?);
+        match self.lora() {
+            Some(shape) => plan.extend("", &Plan::adapter(spec, &shape)),
+            None => {
+                plan.extend("", &Plan::full(spec));
+                if c.beta > 0.0 {
+                    plan.extend("reference", &Plan::model(self.source, dtype, self.positions)?);
+                }
+            }
+        }
+        plan.extend("training", &Plan::workspace(spec, self.shape()));
+        plan.extend("sampling", &self.sampler_shape(cap).plan(spec));
+        if let Some((reward, dtype)) = reward {
+            let positions = self.reward_positions(reward.spec.max_position_embeddings);
+            plan.extend("reward model", &Plan::model(reward, dtype, positions)?);
+            plan.extend(
+                "reward model",
+                &RewardModel::plan(&reward.spec, self.reward_budget()),
+            );
+        }
+        Ok(plan)
+    }
+
+    /// The part of [`Sizes::plan`] that no implementation of this step, in these batches and types, can do without
+    /// (`docs/memory.md`).
+    ///
+    /// # Errors
+    /// As [`Sizes::plan`].
+    pub fn floor(&self, cap: u64, reward: Option<&Source>) -> Result<Plan> {
+        let (c, spec) = (self.config, &self.source.spec);
+        let mut plan = Plan::default();
+        let policy = floor::weights(spec, |t| self.source.stored(t, self.base_dtype()?))?;
+        plan.add("policy weights", policy);
+        match self.lora() {
+            Some(shape) => plan.extend("", &floor::adapter(spec, &shape)),
+            None => {
+                plan.extend("", &floor::full(spec));
+                if c.beta > 0.0 {
+                    plan.add("reference weights", policy);
+                }
+            }
+        }
+        plan.extend("training", &floor::training(spec, self.shape()));
+        let s = self.sampler_shape(cap);
+        let prompts = s.sequences.div_ceil(c.num_generations).max(1);
+        let rows = prompts * self.longest_prompt() + s.sequences * (c.max_completion_length - 1);
+        plan.add("sampling kv cache", floor::kv_cache(spec, rows));
+        if let Some(source) = reward {
+            let dtype = self.reward_dtype(source)?;
+            let weights = floor::weights(&source.spec, |t| source.stored(t, dtype))?;
+            plan.add("reward model weights", weights);
+            let activations = floor::forward(&source.spec, self.reward_budget());
+            plan.add("reward model activations", activations);
+        }
+        Ok(plan)
+    }
+
+    /// Positions of the reward model: its own tokenizer and template may need more tokens than the policy's.
+    pub fn reward_positions(&self, context: usize) -> usize {
+        (self.positions * 2 + 256).min(context)
+    }
+
+    /// Most tokens that the reward model reads in one pass.
+    pub fn reward_budget(&self) -> usize {
+        self.config
+            .token_budget
+            .min(self.positions * self.config.num_generations * 2)
+            .max(self.positions * 2)
+    }
+}
