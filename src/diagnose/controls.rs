@@ -36,13 +36,13 @@ impl Controlled {
     pub(super) fn add(&mut self, y: [f64; 2], x: &[f64]) {
         let p = self.x.len();
         self.count += 1;
-        for c in 0..2 {
+        for c in [0, 1] {
             self.y[c] += y[c];
             self.yy[c] += y[c] * y[c];
         }
         for i in 0..p {
             self.x[i] += x[i];
-            for c in 0..2 {
+            for c in [0, 1] {
                 self.xy[i][c] += x[i] * y[c];
             }
             for j in 0..p {
@@ -113,7 +113,7 @@ fn solve(mut a: Vec<f64>, mut b: Vec<[f64; 2]>) -> Option<Vec<[f64; 2]>> {
             }
         }
     }
-    for c in 0..2 {
+    for c in [0, 1] {
         for i in 0..p {
             let sum: f64 = (0..i).map(|k| a[i * p + k] * b[k][c]).sum();
             b[i][c] = (b[i][c] - sum) / a[i * p + i];
