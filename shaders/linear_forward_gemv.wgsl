@@ -94,13 +94,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // With four rows or fewer the upper 32 lanes only load.
     let computes = row + own_row < p.m;
     var s0 = 0.0; var s1 = 0.0; var s2 = 0.0; var s3 = 0.0;
-    stage(lane, load(0u, row, col, lane));
-    workgroupBarrier();
-    for (var first = 0u; first < p.k4; first += 16u) {
-        let more = first + 16u < p.k4;
+    // A chunk is on its way from memory while the one before it is computed on.
+    for (var first = 0u; first < p.k4 + 16u; first += 16u) {
+        let more = first < p.k4;
         var next = Chunk();
-        if more { next = load(first + 16u, row, col, lane); }
-        if computes {
+        if more { next = load(first, row, col, lane); }
+        if computes && first > 0u {
             for (var k = 0u; k < 16u; k++) {
                 let w = w_tile[place(k, own_col)];
                 let at = own_row * 16u + k;

@@ -52,40 +52,42 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var t0 = start(r, d); var t1 = start(r + 1u, d); var t2 = start(r + 2u, d); var t3 = start(r + 3u, d);
     var t4 = start(r + 32u, d); var t5 = start(r + 33u, d); var t6 = start(r + 34u, d); var t7 = start(r + 35u, d);
     let chunks = (steps() + 15u) / 16u;
-    stage_left(0u, lane, left(0u, rows, lane));
-    stage_right(256u, lane, right(0u, cols, lane));
-    workgroupBarrier();
-    for (var i = 0u; i < chunks; i++) {
-        let more = i + 1u < chunks;
+    // Chunk i is on its way from memory while the one before it is computed on.
+    for (var i = 0u; i <= chunks; i++) {
+        let more = i < chunks;
         var next_left = Four();
         var next_right = Four();
         if more {
-            next_left = left((i + 1u) * 16u, rows, lane);
-            next_right = right((i + 1u) * 16u, cols, lane);
+            next_left = left(i * 16u, rows, lane);
+            next_right = right(i * 16u, cols, lane);
         }
-        let half = (i & 1u) * 512u;
-        for (var k = 0u; k < 16u; k++) {
-            let a = tile[half + place(k, ty)];
-            let b = tile[half + place(k, ty + 8u)];
-            let u = tile[half + 256u + place(k, tx)];
-            let v = tile[half + 256u + place(k, tx + 8u)];
-            s0 = fma(vec4<f32>(a.x), u, s0); t0 = fma(vec4<f32>(a.x), v, t0);
-            s1 = fma(vec4<f32>(a.y), u, s1); t1 = fma(vec4<f32>(a.y), v, t1);
-            s2 = fma(vec4<f32>(a.z), u, s2); t2 = fma(vec4<f32>(a.z), v, t2);
-            s3 = fma(vec4<f32>(a.w), u, s3); t3 = fma(vec4<f32>(a.w), v, t3);
-            s4 = fma(vec4<f32>(b.x), u, s4); t4 = fma(vec4<f32>(b.x), v, t4);
-            s5 = fma(vec4<f32>(b.y), u, s5); t5 = fma(vec4<f32>(b.y), v, t5);
-            s6 = fma(vec4<f32>(b.z), u, s6); t6 = fma(vec4<f32>(b.z), v, t6);
-            s7 = fma(vec4<f32>(b.w), u, s7); t7 = fma(vec4<f32>(b.w), v, t7);
+        let filled = (i & 1u) * 512u;
+        let half = 512u - filled;
+        if i > 0u {
+            for (var k = 0u; k < 16u; k++) {
+                let a = tile[half + place(k, ty)];
+                let b = tile[half + place(k, ty + 8u)];
+                let u = tile[half + 256u + place(k, tx)];
+                let v = tile[half + 256u + place(k, tx + 8u)];
+                s0 = fma(vec4<f32>(a.x), u, s0); t0 = fma(vec4<f32>(a.x), v, t0);
+                s1 = fma(vec4<f32>(a.y), u, s1); t1 = fma(vec4<f32>(a.y), v, t1);
+                s2 = fma(vec4<f32>(a.z), u, s2); t2 = fma(vec4<f32>(a.z), v, t2);
+                s3 = fma(vec4<f32>(a.w), u, s3); t3 = fma(vec4<f32>(a.w), v, t3);
+                s4 = fma(vec4<f32>(b.x), u, s4); t4 = fma(vec4<f32>(b.x), v, t4);
+                s5 = fma(vec4<f32>(b.y), u, s5); t5 = fma(vec4<f32>(b.y), v, t5);
+                s6 = fma(vec4<f32>(b.z), u, s6); t6 = fma(vec4<f32>(b.z), v, t6);
+                s7 = fma(vec4<f32>(b.w), u, s7); t7 = fma(vec4<f32>(b.w), v, t7);
+            }
         }
         if more {
-            stage_left(512u - half, lane, next_left);
-            stage_right(768u - half, lane, next_right);
+            stage_left(filled, lane, next_left);
+            stage_right(filled + 256u, lane, next_right);
         }
         workgroupBarrier();
     }
-    store(r, c, s0); store(r + 1u, c, s1); store(r + 2u, c, s2); store(r + 3u, c, s3);
-    store(r + 32u, c, s4); store(r + 33u, c, s5); store(r + 34u, c, s6); store(r + 35u, c, s7);
-    store(r, d, t0); store(r + 1u, d, t1); store(r + 2u, d, t2); store(r + 3u, d, t3);
-    store(r + 32u, d, t4); store(r + 33u, d, t5); store(r + 34u, d, t6); store(r + 35u, d, t7);
+    // One place in the code that stores: sixteen take drivers long to compile.
+    var outputs = array<vec4<f32>, 16>(s0, s1, s2, s3, s4, s5, s6, s7, t0, t1, t2, t3, t4, t5, t6, t7);
+    for (var i = 0u; i < 16u; i++) {
+        store(r + (i & 3u) + (i & 4u) * 8u, select(c, d, i >= 8u), outputs[i]);
+    }
 }
