@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(old.rows, rows);
         let text = report(&old, &header, &rows, Form::Md).unwrap();
         assert!(
-            text.contains("| 1.000 ") && !text.contains("counterpart"),
+            text.contains(" 1.000 |") && !text.contains("counterpart"),
             "{text}"
         );
         let lines = report(&old, &header, &rows, Form::Jsonl).unwrap();
