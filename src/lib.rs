@@ -5,7 +5,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`cli`] | one file a subcommand: flags → typed config → one library call |
-//! | [`sweep`], [`bench`] | many training runs from one file, evaluated and compared; measurements |
+//! | [`sweep`], [`mod@bench`] | many training runs from one file, evaluated and compared; measurements |
 //! | [`search`], [`diagnose`] | scaling-law guided search at test time, predicting best-of-N; diagnostics of estimators and rewards |
 //! | [`train`], [`eval`] | the training loops and checkpoints; judging policies, best-of-N statistics |
 //! | [`rollout`], [`reward`] | sampling from a policy; scoring what was sampled |

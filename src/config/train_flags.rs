@@ -45,7 +45,7 @@ pub struct TrainFlags {
     #[arg(long, value_name = "DIR")]
     pub reward_adapter: Option<PathBuf>,
     /// Training prompts: JSONL of {"prompt": text} or {"messages": […]}, a Parquet file, a directory of data files, or a data set
-    /// of the hub, ID[@REVISION][:SPLIT] (default: what models/aliases.toml names for the policy)
+    /// of the hub, ID, ID:SPLIT or ID@REVISION:SPLIT (default: what models/aliases.toml names for the policy)
     #[arg(long, value_name = "FILE|ID")]
     pub prompts: Option<PathBuf>,
     /// Leave out training prompts of more tokens (default: 512 for a data set, no limit for a JSONL file)
