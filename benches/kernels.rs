@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use tea_wgpu::bench::case::{Prepared, Wanted};
-use tea_wgpu::bench::models::Named;
 use tea_wgpu::bench::{cases, timing};
 use tea_wgpu::gpu::{Gpu, GpuOptions};
+use tea_wgpu::model::shapes::Named;
 
 fn kernels(c: &mut Criterion) {
     let options = GpuOptions {

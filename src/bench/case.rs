@@ -116,8 +116,8 @@ impl BenchCase {
 pub struct Wanted<'a> {
     /// The device, whose variants are listed.
     pub gpu: &'a Gpu,
-    /// Models, by [`Named`](super::models::Named).
-    pub models: &'a [super::models::Named],
+    /// Models, by [`Named`](crate::model::shapes::Named).
+    pub models: &'a [crate::model::shapes::Named],
     /// Fewer shapes, element types and batches.
     pub quick: bool,
 }

@@ -128,9 +128,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::super::case::Wanted;
     use super::super::cases;
-    use super::super::models::NAMED;
     use super::*;
     use crate::gpu::GpuOptions;
+    use crate::model::shapes::NAMED;
 
     fn ceiling() -> Ceiling {
         Ceiling {

@@ -8,7 +8,7 @@
 //! | [`rollout`], [`train`], [`policy`] | tokens a second, seconds a step by phase, peak memory |
 //! | [`timing`] | repetitions, clocks, medians |
 //! | [`output`], [`baseline`] | rows as Markdown, CSV, JSON; comparison with a stored run |
-//! | [`models`], [`variants`] | named shapes; which variants an op has |
+//! | [`variants`] | which variants an op has |
 //!
 //! A measurement never fails for being slow: commands end with code 0 unless something is wrong.
 
@@ -18,7 +18,6 @@ pub mod cases;
 pub mod ceiling;
 pub mod kernels;
 mod memory;
-pub mod models;
 pub mod output;
 pub mod policy;
 pub mod rollout;

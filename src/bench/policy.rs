@@ -1,12 +1,12 @@
 //! What is measured end to end: a model with an adapter, made-up prompts, and the process's own memory.
 
-use super::models::{Named, RANDOM};
 use super::output::Row;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::init::random_model;
 use crate::model::load::Source;
 use crate::model::params::{LoraShape, Model};
+use crate::model::shapes::{Named, RANDOM};
 use crate::model::spec::{Head, ModelSpec, Proj};
 use crate::rng::{Stream, seed_for};
 use crate::tensor::DType;

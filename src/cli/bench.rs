@@ -9,13 +9,13 @@ use super::common::Lines;
 use crate::bench::baseline::{self, Baseline};
 use crate::bench::case::Wanted;
 use crate::bench::ceiling::{self, Measured};
-use crate::bench::models::Named;
 use crate::bench::output::{Form, Header, Row, render};
 use crate::bench::timing::Effort;
 use crate::bench::{cases, kernels};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions};
 use crate::model::save::write_atomic;
+use crate::model::shapes::Named;
 
 /// Measure this adapter and the kernels, sampling and training on it
 ///
@@ -85,8 +85,9 @@ struct CeilingArgs {
 /// A case is named op/type/model/phase/shape/variant; FILTERs keep the cases whose name contains all of them. Work is
 /// timed by the GPU's timestamps where it has them (JSON says which clock). "% of roofline" is the least possible time
 /// (arithmetic at the measured multiply-add rate, or every operand once at the measured bandwidth, whichever is
-/// longer; the better of a ceiling taken before and one taken after the cases) over the time taken; operands that stay in a cache can exceed 100. "error" is the largest deviation from
-/// float64 among some 64 outputs, relative to the largest of them.
+/// longer; the better of a ceiling taken before and one taken after the cases) over the time taken; operands that stay
+/// in a cache can exceed 100. "error" is the largest difference from float64 among some 64 outputs, relative to the
+/// largest of them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tea-wgpu bench kernels --quick

@@ -2,13 +2,13 @@
 
 use super::data::{Matrix, Worst, one, output};
 use crate::bench::case::{BenchCase, Phase, Prepared, Rate, Wanted};
-use crate::bench::models::Named;
 use crate::bench::variants::{VariantName, forced, variants};
 use crate::error::Result;
 use crate::gpu::{Buffer, Gpu};
 use crate::kernels::attention::twin::{self, Meta};
 use crate::kernels::attention::{self, BackwardArgs, Shape};
 use crate::kernels::harness::Gen;
+use crate::model::shapes::Named;
 
 /// Tokens of a training sequence: 8 × 128 rows.
 const SEQUENCE: usize = 128;

@@ -2,13 +2,13 @@
 
 use super::data::{BenchWeight, Matrix, Worst, dot, one, output};
 use crate::bench::case::{BenchCase, Phase, Prepared, Rate, Wanted};
-use crate::bench::models::Named;
 use crate::bench::variants::{VariantName, forced, variants};
 use crate::error::Result;
 use crate::gpu::{Buffer, Gpu, Recorder};
 use crate::kernels::harness::Gen;
 use crate::kernels::head::{self, HeadBuffers, dlogits_twin, log_probs_twin};
 use crate::kernels::weight::device_bytes;
+use crate::model::shapes::Named;
 use crate::tensor::DType;
 
 /// Readouts: those of a training batch, and few enough for a quick run.

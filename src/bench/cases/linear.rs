@@ -2,13 +2,13 @@
 
 use super::data::{BenchWeight, Matrix, Worst, dot, one, output, places};
 use crate::bench::case::{BenchCase, Phase, Prepared, Rate, Wanted};
-use crate::bench::models::Named;
 use crate::bench::variants::{VariantName, forced, variants};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::harness::Gen;
 use crate::kernels::linear::{self, Write};
 use crate::kernels::weight::{Weight, device_bytes};
+use crate::model::shapes::Named;
 use crate::tensor::DType;
 
 /// LoRA's rank in the cases.

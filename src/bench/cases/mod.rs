@@ -26,8 +26,8 @@ pub fn all(wanted: &Wanted<'_>) -> Vec<BenchCase> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::bench::models::NAMED;
     use crate::gpu::{Gpu, GpuOptions, Recorder};
+    use crate::model::shapes::NAMED;
     use std::collections::BTreeSet;
 
     fn gpu() -> Gpu {

@@ -2,7 +2,6 @@
 
 use super::data::{BenchWeight, Matrix, Worst, dot, one, output, places};
 use crate::bench::case::{BenchCase, Phase, Prepared, Rate, Wanted};
-use crate::bench::models::Named;
 use crate::bench::variants::{VariantName, forced, variants};
 use crate::error::Result;
 use crate::gpu::{Buffer, Gpu, Recorder};
@@ -12,6 +11,7 @@ use crate::kernels::rope::{self, RopeTable};
 use crate::kernels::sample::{SampleParams, draw_twin, sample};
 use crate::kernels::weight::device_bytes;
 use crate::kernels::{elementwise, embedding, rmsnorm};
+use crate::model::shapes::Named;
 use crate::tensor::DType;
 
 const EPS: f32 = 1e-5;

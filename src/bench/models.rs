@@ -1,3 +1,0 @@
-//! Named shapes, under the name that the cases use.
-
-pub use crate::model::shapes::{NAMED, Named, RANDOM};
