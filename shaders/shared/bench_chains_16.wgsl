@@ -1,22 +1,9 @@
-// 16 independent chains of fused multiply-adds over vec4s, 8 links a round. Prepended: `alias V`, its element `E`.
-// The bodies are long on purpose: on a CPU adapter a loop's own cost is what a short body measures.
-
-override LANES: u32 = 64u;
-
-struct Params {
-    rounds: u32, // rounds of the loop
-    count: u32,  // invocations, and outputs
-}
-var<immediate> p: Params;
-
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // factor, addend
-@group(0) @binding(1) var<storage, read_write> out: array<f32>;  // (count): sum of an invocation's chains
-
+// 16 independent chains of multiply-adds, 8 links a round. Before it: shared/bench_chains.wgsl.
 @compute @workgroup_size(LANES)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>) {
     let i = id.y * grid.x * LANES + id.x;
-    let f = V(x[0]);
-    let g = V(x[1]);
+    let f = factor();
+    let g = addend();
     let start = V(E(i % 16u));
     var a0 = start + V(E(0));
     var a1 = start + V(E(1));
@@ -69,5 +56,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         a12 = fma(a12, f, g); a13 = fma(a13, f, g); a14 = fma(a14, f, g); a15 = fma(a15, f, g);
     }
     let s = a0 + a1 + a2 + a3 + a4 + a5 + a6 + a7 + a8 + a9 + a10 + a11 + a12 + a13 + a14 + a15;
-    if i < p.count { out[i] = f32((s.x + s.y) + (s.z + s.w)); }
+    if i < p.count { out[i] = total(s); }
 }

@@ -170,7 +170,8 @@ fn fma(gpu: &Gpu, effort: Effort, dtype: &str, rows: &mut Vec<Row>) -> Result<f6
         let record = |rec: &mut Recorder, rounds| kernels::fma(rec, chains, &x, &out, count, rounds);
         let rounds = calibrate(gpu, &record)?;
         let timing = measure(gpu, effort, &|rec| record(rec, rounds))?;
-        let variant = format!("{} chains × {}", chains.chains, chains.unroll);
+        let values = if chains.width == 1 { "" } else { " of 4" };
+        let variant = format!("{} chains{values} × {}", chains.chains, chains.unroll);
         let (row, rate) = rate_row(
             "fma",
             dtype,

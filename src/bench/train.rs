@@ -357,52 +357,6 @@ pub fn run(policy: &Policy, s: &Settings, reward: Option<&Policy>, sample: bool)
     Ok(rows)
 }
 
-/// Times forward and backward of one block ([`Policy::block`]) over `sequences` of `length` tokens, gradients of every
-/// weight included. Norm, embedding and a head of one output stand around it; they are less than 1% of the work.
-///
-/// # Errors
-/// Out of memory or a GPU error.
-pub fn block(policy: &Policy, sequences: usize, length: usize, repetitions: usize) -> Result<Vec<Row>> {
-    at_least_one(&[("--batch", sequences), ("--max-completion-length", length)])?;
-    let model = &policy.model;
-    let shape = Shape {
-        rows: sequences * length,
-        readouts: sequences,
-        rank: 0,
-        backward: true,
-        keep_all: true,
-        vocabulary_head: false,
-    };
-    let ws = Workspace::new(&model.gpu, &model.spec, shape)?;
-    let tokens = policy.tokens(sequences, length);
-    let slices: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
-    let once = || -> Result<f64> {
-        let begun = Instant::now();
-        run::each_scored(model, &ws, &slices, &mut |rec, scored| {
-            let dscores = vec![1.0; scored.range.len()];
-            scored
-                .pass
-                .backward_scores(rec, scored.loaded, &dscores, &scored.batch.tokens)
-        })?;
-        model.gpu.wait()?;
-        Ok(begun.elapsed().as_secs_f64())
-    };
-    once()?;
-    let samples = (0..repetitions.max(1))
-        .map(|_| once())
-        .collect::<Result<Vec<f64>>>()?;
-    let seconds = median(&samples);
-    let row = Row {
-        clock: Some(Clock::Wall),
-        ..Row::of(samples, false)
-    };
-    let test = format!("block forward+backward {sequences}×{length}");
-    let row = policy.row(test, "every weight", "s", row);
-    let mut rows = vec![row.with("tok/s", (sequences * length) as f64 / seconds)];
-    rows.extend(policy.memory_rows());
-    Ok(rows)
-}
-
 #[cfg(test)]
 #[path = "train_tests.rs"]
 mod tests;

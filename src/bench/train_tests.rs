@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use super::*;
 use crate::bench::policy::PolicySettings;
-use crate::bench::rollout;
+use crate::bench::{block, rollout};
 use crate::gpu::{Gpu, GpuOptions};
 
 fn settings() -> Settings {
@@ -94,7 +94,7 @@ fn a_block_is_measured_with_the_gradients_of_its_weights() {
         seed: 1,
     };
     let policy = Policy::block(&gpu, &s, 8).unwrap();
-    let rows = block(&policy, 2, 8, 2).unwrap();
+    let rows = block::run(&policy, 2, 8, 2).unwrap();
     assert_eq!(rows[0].test, "block forward+backward 2×8");
     assert!(rows[0].value > 0.0);
     let gradients: Vec<_> = policy.model.trainable();

@@ -1,5 +1,6 @@
 //! `bench`: ceilings, kernels, sampling and training, measured.
 
+mod growth;
 mod runs;
 
 use std::path::PathBuf;
@@ -30,7 +31,8 @@ use crate::model::shapes::Named;
   tea-wgpu bench kernels --compare before.json
   tea-wgpu bench rollout --model random:smollm2-135m
   tea-wgpu bench train --batch 8 --no-checkpointing
-  tea-wgpu bench e2e --reward-model random:smollm2-135m -o json")]
+  tea-wgpu bench e2e --reward-model random:smollm2-135m -o json
+  tea-wgpu bench growth")]
 pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
@@ -43,6 +45,7 @@ enum What {
     Rollout(runs::RolloutArgs),
     Train(runs::TrainArgs),
     E2e(runs::E2eArgs),
+    Growth(growth::GrowthArgs),
 }
 
 /// What every measurement takes.
@@ -139,6 +142,7 @@ impl Args {
             What::Rollout(args) => args.run(globals),
             What::Train(args) => args.run(globals),
             What::E2e(args) => args.run(globals),
+            What::Growth(args) => args.run(globals),
         }
     }
 }

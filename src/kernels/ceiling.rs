@@ -15,8 +15,10 @@ mod cases;
 pub struct Chains {
     /// The kernel.
     pub kernel: Kernel,
-    /// Chains an invocation runs, a vec4 each.
+    /// Chains an invocation runs.
     pub chains: usize,
+    /// Numbers in a chain: 4 (a vec4) or 1.
+    pub width: usize,
     /// Links a round adds to each.
     pub unroll: usize,
     /// Element type, "f32" or "f16".
@@ -26,38 +28,43 @@ pub struct Chains {
 impl Chains {
     /// Floating-point operations of `invocations` that run `rounds` rounds.
     pub fn flops(&self, invocations: usize, rounds: u32) -> f64 {
-        2.0 * 4.0 * (self.chains * self.unroll) as f64 * f64::from(rounds) * invocations as f64
+        2.0 * (self.width * self.chains * self.unroll) as f64 * f64::from(rounds) * invocations as f64
     }
 }
 
 macro_rules! chains {
-    ($dtype:literal, $chains:literal, $unroll:literal, $f16:literal) => {
+    ($dtype:literal, $kind:literal, $chains:literal x $width:literal, $unroll:literal) => {
         Chains {
             kernel: Kernel {
-                needs_f16: $f16,
+                needs_f16: matches!($dtype.as_bytes(), b"f16"),
                 ..Kernel::portable(
-                    concat!("bench_fma_", $dtype, "_", $chains),
+                    concat!("bench_fma_", $dtype, $kind, "_", $chains),
                     &[
-                        include_str!(concat!("../../shaders/bench_fma_", $dtype, ".wgsl")),
+                        include_str!(concat!("../../shaders/bench_fma_", $dtype, $kind, ".wgsl")),
+                        include_str!("../../shaders/shared/bench_chains.wgsl"),
                         include_str!(concat!("../../shaders/shared/bench_chains_", $chains, ".wgsl")),
                     ],
                 )
             },
             chains: $chains,
+            width: $width,
             unroll: $unroll,
             dtype: $dtype,
         }
     };
 }
 
-/// The multiply-add kernels: with few chains the latency shows, with many a small register file spills.
-pub static FMA: [Chains; 6] = [
-    chains!("f32", 4, 16, false),
-    chains!("f32", 8, 8, false),
-    chains!("f32", 16, 8, false),
-    chains!("f16", 4, 16, true),
-    chains!("f16", 8, 8, true),
-    chains!("f16", 16, 8, true),
+/// The multiply-add kernels: with few chains the latency shows, with many a small register file spills. Twelve single numbers are what sixteen
+/// registers hold beside factor and addend.
+pub static FMA: [Chains; 8] = [
+    chains!("f32", "", 4 x 4, 16),
+    chains!("f32", "", 8 x 4, 8),
+    chains!("f32", "", 16 x 4, 8),
+    chains!("f32", "_scalar", 12 x 1, 16),
+    chains!("f16", "", 4 x 4, 16),
+    chains!("f16", "", 8 x 4, 8),
+    chains!("f16", "", 16 x 4, 8),
+    chains!("f16", "_scalar", 12 x 1, 16),
 ];
 
 macro_rules! coop {
@@ -289,6 +296,8 @@ pub fn entries() -> Vec<Entry> {
         entry(&FMA[3].kernel, cases::fma::<3>),
         entry(&FMA[4].kernel, cases::fma::<4>),
         entry(&FMA[5].kernel, cases::fma::<5>),
+        entry(&FMA[6].kernel, cases::fma::<6>),
+        entry(&FMA[7].kernel, cases::fma::<7>),
         entry(&COOP[0], cases::coop::<0>),
         entry(&COOP[1], cases::coop::<1>),
         entry(&COOP[2], cases::coop::<2>),
@@ -339,7 +348,7 @@ mod tests {
         for c in &FMA {
             let fmas = c.kernel.wgsl().matches("= fma(").count();
             assert_eq!(fmas, c.chains * c.unroll, "{}", c.kernel.name);
-            assert_eq!(c.flops(3, 2), (2 * 4 * fmas * 3 * 2) as f64);
+            assert_eq!(c.flops(3, 2), (2 * c.width * fmas * 3 * 2) as f64);
         }
         for k in &COOP {
             assert_eq!(k.wgsl().matches("coopMultiplyAdd(").count(), COOP_PRODUCTS);
