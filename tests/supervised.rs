@@ -402,7 +402,7 @@ fn compare<E: Example>(place: &Place, source: Source, config: SupervisedConfig) 
     job.fit(&gpu).unwrap();
     let plan = job.plan(Some(DType::F32)).unwrap();
     let model = job.load(&gpu).unwrap();
-    let _ws = Workspace::new(&gpu, &model.spec, job.shape()).unwrap();
+    let _ws = Workspace::new(&gpu, &model.spec, job.shape().unwrap()).unwrap();
     let _optimizer = optimizer(&job.config, &model, 1).unwrap();
     let real = gpu.memory();
     for owner in ["weights", "adapter", "gradients", "activations", "head", "rope"] {

@@ -501,6 +501,10 @@ fn settings_are_checked_before_anything_runs() {
             &["--validation-top 10", "--validation-samples 4"],
         ),
         ("--validation-steps 0", &["--validation-steps"]),
+        (
+            "--activation-memory 1KiB",
+            &["--activation-memory 1024", "--token-budget"],
+        ),
     ];
     for (flags, parts) in usual {
         // Flags that stand in `flags` are left out of the usual ones: none may be given twice.

@@ -1,6 +1,7 @@
 //! Settings of `sft` and `reward`.
 
-use super::{TEMPLATE_DATE, at_least_one, not_negative};
+use super::memory::one_of;
+use super::{ActivationMemory, TEMPLATE_DATE, at_least_one, not_negative};
 use crate::error::{Context, Error, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -91,6 +92,11 @@ pub struct SupervisedFlags {
     /// Keep every layer's activations instead of recomputing them: faster, more memory
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub no_checkpointing: Option<bool>,
+    /// What the activations that backward passes read may take: as many of the last blocks' as fit are kept, the others
+    /// recomputed. A size (512MiB, 2GiB, bytes), or auto: what is left of the free memory, where that is known (default: one
+    /// block's)
+    #[arg(long, value_name = "SIZE|auto", conflicts_with = "no_checkpointing")]
+    pub activation_memory: Option<ActivationMemory>,
     /// Element type of the frozen weights: f32, f16, bf16, q8_0, q4_0 (default: the largest of f32, the stored type and q8_0
     /// that fits, where the free memory is known; a GGUF file's blocks stay as they are)
     #[arg(long)]
@@ -137,6 +143,8 @@ pub struct SupervisedConfig {
     pub max_length: usize,
     pub no_checkpointing: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation_memory: Option<ActivationMemory>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub base_dtype: Option<String>,
     pub raw: bool,
     pub template_date: String,
@@ -179,6 +187,7 @@ impl SupervisedFlags {
             token_budget: self.token_budget.unwrap_or(2048),
             max_length: self.max_length.unwrap_or(1024),
             no_checkpointing: self.no_checkpointing.unwrap_or(false),
+            activation_memory: self.activation_memory,
             base_dtype: self.base_dtype,
             raw: self.raw.unwrap_or(false),
             template_date: self.template_date.unwrap_or_else(|| TEMPLATE_DATE.into()),
@@ -232,6 +241,7 @@ impl SupervisedConfig {
             ("--max-grad-norm", self.max_grad_norm),
             ("--lora-alpha", self.lora_alpha),
         ])?;
+        one_of(self.activation_memory, self.no_checkpointing)?;
         if !(0.0..1.0).contains(&self.eval_fraction) {
             return Err(Error::user(format!(
                 "--eval-fraction is {}; it must be in [0, 1)",

@@ -1,7 +1,8 @@
 //! Settings of `train` and `plan`, resolved and checked.
 
+use super::memory::one_of;
 use super::train_flags::{KlEstimator, LossType, TrainFlags};
-use super::{DataSet, TEMPLATE_DATE, TINY, at_least_one, not_negative};
+use super::{ActivationMemory, DataSet, TEMPLATE_DATE, TINY, at_least_one, not_negative};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -69,6 +70,8 @@ pub struct TrainConfig {
     pub token_budget: usize,
     pub rollout_batch: usize,
     pub no_checkpointing: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation_memory: Option<ActivationMemory>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_dtype: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -144,6 +147,7 @@ impl TrainFlags {
             token_budget: self.token_budget.unwrap_or(2048),
             rollout_batch: self.rollout_batch.unwrap_or(256),
             no_checkpointing: self.no_checkpointing.unwrap_or(false),
+            activation_memory: self.activation_memory,
             base_dtype: self.base_dtype,
             reward_dtype: self.reward_dtype,
             raw: self.raw.unwrap_or(false),
@@ -186,6 +190,7 @@ impl TrainConfig {
             ("--token-budget", self.token_budget as u64),
             ("--rollout-batch", self.rollout_batch as u64),
         ])?;
+        one_of(self.activation_memory, self.no_checkpointing)?;
         if self.num_generations < 2 {
             return Err(Error::user(format!(
                 "--num-generations is {}; a group needs at least 2 responses to compare",

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-use super::DataSet;
+use super::{ActivationMemory, DataSet};
 
 /// How a sequence's log-probability is weighted in the loss (TRL's `loss_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -174,6 +174,11 @@ pub struct TrainFlags {
     /// Keep every layer's activations instead of recomputing them: faster, more memory
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub no_checkpointing: Option<bool>,
+    /// What the activations that backward passes read may take: as many of the last blocks' as fit are kept, the others
+    /// recomputed. A size (512MiB, 2GiB, bytes), or auto: what is left of the free memory, where that is known (default: one
+    /// block's)
+    #[arg(long, value_name = "SIZE|auto", conflicts_with = "no_checkpointing")]
+    pub activation_memory: Option<ActivationMemory>,
     /// Element type of the frozen policy: f32, f16, bf16, q8_0, q4_0 (default: the largest of f32, the stored type and q8_0
     /// that fits, where the free memory is known; a GGUF file's blocks stay as they are)
     #[arg(long)]

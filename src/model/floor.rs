@@ -74,7 +74,7 @@ pub fn block_floats(spec: &ModelSpec, rank: usize) -> usize {
 /// Forward and backward passes over a batch of `shape.rows` rows and `shape.readouts` readouts.
 pub fn training(spec: &ModelSpec, shape: Shape) -> Plan {
     let (m, p, c) = (shape.rows, shape.readouts, spec.hidden_size);
-    let kept = if shape.keep_all { spec.num_layers } else { 1 };
+    let kept = shape.kept(spec);
     // The input of every block and of the final norm, with that norm's statistic.
     let inputs = (spec.num_layers + 1) * c + 1;
     // Token, attention ranges (4), last row that attends, first readout.
@@ -113,13 +113,13 @@ mod tests {
         Named::find("smollm2-135m").unwrap().spec()
     }
 
-    fn shape(keep_all: bool) -> Shape {
+    fn shape(kept_blocks: usize) -> Shape {
         Shape {
             rows: 1024,
             readouts: 1024,
             rank: 16,
             backward: true,
-            keep_all,
+            kept_blocks,
             vocabulary_head: true,
         }
     }
@@ -158,9 +158,10 @@ mod tests {
         assert_eq!(block_floats(&spec, 16), 7995);
         let (m, p) = (1024u64, 1024u64);
         let by_hand = |kept: u64| 4 * (m * (31 * 576 + 1 + kept * 7995 + 7) + p * (576 + 5) + 1024 * 576);
-        assert_eq!(training(&spec, shape(true)).bytes("activations"), by_hand(30));
-        assert_eq!(training(&spec, shape(false)).bytes("activations"), by_hand(1));
-        assert_eq!(training(&spec, shape(false)).bytes("head"), p * (4096 * 4 + 16));
+        assert_eq!(training(&spec, shape(99)).bytes("activations"), by_hand(30));
+        assert_eq!(training(&spec, shape(7)).bytes("activations"), by_hand(7));
+        assert_eq!(training(&spec, shape(1)).bytes("activations"), by_hand(1));
+        assert_eq!(training(&spec, shape(1)).bytes("head"), p * (4096 * 4 + 16));
         // 576 of the residual stream, 576 of the norm, gate and up.
         assert_eq!(forward(&spec, 10), 4 * 10 * (576 + 576 + 2 * 1536));
         let qwen = ModelSpec {
@@ -179,10 +180,10 @@ mod tests {
                     ..Named::find(name).unwrap().spec()
                 };
                 for rank in [0, 5, 16] {
-                    for keep_all in [false, true] {
+                    for kept_blocks in [1, 5, usize::MAX] {
                         let shape = Shape {
                             rank,
-                            ..shape(keep_all)
+                            ..shape(kept_blocks)
                         };
                         let (plan, least) = (Plan::workspace(&spec, shape), training(&spec, shape));
                         for (owner, bytes) in &least.rows {

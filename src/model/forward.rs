@@ -119,6 +119,7 @@ impl Pass<'_> {
         keys: &Keys<'_>,
     ) -> Result<()> {
         let (spec, block) = (&self.model.spec, &self.model.blocks[layer]);
+        acts.holds.set(Some(layer));
         let (c, d, eps) = (spec.hidden_size, spec.head_dim, spec.rms_norm_eps as f32);
         let (heads, kv_heads) = (spec.num_heads, spec.num_kv_heads);
         rmsnorm::forward(

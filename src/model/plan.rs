@@ -161,6 +161,23 @@ pub fn adapter_bytes(spec: &ModelSpec, shape: &LoraShape) -> u64 {
 }
 
 impl Workspace {
+    /// The most blocks whose activations fit where [`Workspace::activation_bytes`] may be at most `budget`; `None` where not even one
+    /// block's do.
+    pub fn kept_within(spec: &ModelSpec, shape: Shape, budget: u64) -> Option<usize> {
+        let bytes = |kept_blocks| Self::activation_bytes(spec, Shape { kept_blocks, ..shape });
+        let room = budget.checked_sub(bytes(1))?;
+        // Two sets are never made for a model of one block, or without a backward pass.
+        let set = bytes(2) - bytes(1);
+        let more = room.checked_div(set).unwrap_or(0) as usize;
+        Some(
+            Shape {
+                kept_blocks: 1 + more,
+                ..shape
+            }
+            .kept(spec),
+        )
+    }
+
     /// Bytes that [`Workspace::new`] allocates, the vocabulary head's chunks ([`HeadBuffers::bytes`]) aside.
     pub fn activation_bytes(spec: &ModelSpec, shape: Shape) -> u64 {
         let (m, p, c, f) = (
@@ -185,11 +202,8 @@ impl Workspace {
             + if spec.qk_norm { heads } else { 0 };
         // Grads: dx, dnormed, dq, dk, dv, dattn, delta, dact, the adapter's, and the column of ones.
         let grads = 2 * c + 2 * q + 2 * kv + qk + spec.num_heads + f + rank + 4;
-        let (inputs, kept) = match (shape.backward, shape.keep_all) {
-            (false, _) => (1, 1),
-            (true, false) => (spec.num_layers + 1, 1),
-            (true, true) => (spec.num_layers + 1, spec.num_layers),
-        };
+        let inputs = if shape.backward { spec.num_layers + 1 } else { 1 };
+        let kept = shape.kept(spec);
         // tokens, meta (4), key ends, row starts, rstd; final norm.
         let a_row = 1 + 4 + 1 + 1 + 1 + c + inputs * c + kept * acts + if shape.backward { grads } else { 0 };
         // readout rows, targets, logp, lse, entropy, dlogp, scores (4); states and their gradients.

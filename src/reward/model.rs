@@ -139,7 +139,7 @@ fn shape(rows: usize, rank: usize) -> Shape {
         readouts: rows.min(1024),
         rank,
         backward: false,
-        keep_all: false,
+        kept_blocks: 1,
         vocabulary_head: false,
     }
 }

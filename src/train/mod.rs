@@ -1,5 +1,6 @@
 //! Training loops and checkpoints. Every loss is a stream of coefficients into one backward pass.
 
+pub mod activations;
 mod cgroup;
 pub mod checkpoint;
 pub mod data;

@@ -3,7 +3,7 @@
 use super::dtype::parse_dtype;
 use super::prompts::{self, Limit};
 use super::rl::{Prompt, Trainer};
-use super::sizes::Sizes;
+use super::sizes::{Fit, Sizes};
 use crate::advantage::{Alpha, Rule, RuleOptions};
 use crate::config::{Schedule, TrainConfig};
 use crate::error::{Context, Error, Result};
@@ -70,6 +70,7 @@ pub struct Job {
     /// The longest prompt and response together, in tokens.
     pub positions: usize,
     date: TemplateDate,
+    fit: Fit,
 }
 
 impl Job {
@@ -113,6 +114,7 @@ impl Job {
             validation: judging,
             positions,
             date,
+            fit: Fit::default(),
         })
     }
 
@@ -122,23 +124,29 @@ impl Job {
             config: &self.config,
             source: &self.source,
             positions: self.positions,
+            fit: self.fit,
         }
     }
 
     /// The forward and backward buffers a run takes.
-    pub fn shape(&self) -> Shape {
+    ///
+    /// # Errors
+    /// As [`Sizes::shape`].
+    pub fn shape(&self) -> Result<Shape> {
         self.sizes().shape()
     }
 
     /// Settles the element types that were left open, and writes them into the settings so that a resumed run keeps them:
-    /// those whose plan is the largest that fits in `have` bytes, where that is known.
+    /// those whose plan is the largest that fits in `have` bytes, where that is known. What else depends on the free memory
+    /// is settled too, but not written: it does not change results.
     ///
     /// # Errors
     /// As [`Job::plan`].
     pub fn choose_dtypes(&mut self, cap: u64, have: Option<u64>) -> Result<()> {
         let reward = self.reward_source()?;
-        let chosen = self.sizes().choose(cap, have, reward.as_ref())?;
+        let (chosen, fit) = self.sizes().choose(cap, have, reward.as_ref())?;
         chosen.write(&mut self.config);
+        self.fit = fit;
         Ok(())
     }
 

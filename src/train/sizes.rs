@@ -1,5 +1,6 @@
 //! What a run takes in memory, from its settings and its models' sizes; needs no weights, tokenizer or device.
 
+use super::activations::{self, Keeping};
 use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
 use super::setup::{self, Job};
 use crate::config::TrainConfig;
@@ -23,6 +24,15 @@ pub struct Sizes<'a> {
     pub source: &'a Source,
     /// The longest prompt and response together, in tokens.
     pub positions: usize,
+    /// What follows from the free memory.
+    pub fit: Fit,
+}
+
+/// What a run settled on by the free memory, beside element types. None of it changes results.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fit {
+    /// Bytes that training activations may take under `--activation-memory auto`; `None` where the free memory is not known.
+    pub activations: Option<u64>,
 }
 
 /// Element types that a run settled on, as settings write them.
@@ -51,6 +61,7 @@ pub struct Outline {
     source: Source,
     reward: Option<Source>,
     positions: usize,
+    fit: Fit,
 }
 
 impl Outline {
@@ -73,6 +84,7 @@ impl Outline {
                 source: job.source,
                 reward,
                 positions: job.positions,
+                fit: Fit::default(),
             });
         }
         setup::rule(&config)?;
@@ -89,6 +101,7 @@ impl Outline {
             source,
             reward,
             positions,
+            fit: Fit::default(),
         })
     }
 
@@ -97,6 +110,7 @@ impl Outline {
             config: &self.config,
             source: &self.source,
             positions: self.positions,
+            fit: self.fit,
         }
     }
 
@@ -105,8 +119,9 @@ impl Outline {
     /// # Errors
     /// As [`Job::choose_dtypes`].
     pub fn choose_dtypes(&mut self, cap: u64, have: Option<u64>) -> Result<()> {
-        let chosen = self.sizes().choose(cap, have, self.reward.as_ref())?;
+        let (chosen, fit) = self.sizes().choose(cap, have, self.reward.as_ref())?;
         chosen.write(&mut self.config);
+        self.fit = fit;
         Ok(())
     }
 
@@ -141,20 +156,29 @@ impl Sizes<'_> {
     }
 
     /// The forward and backward buffers a run takes.
-    pub fn shape(&self) -> Shape {
+    ///
+    /// # Errors
+    /// `--activation-memory` is too little for them.
+    pub fn shape(&self) -> Result<Shape> {
         let c = self.config;
         let longest = self.positions;
         let step: usize =
             c.prompts_per_step * (self.positions + (c.num_generations - 1) * c.max_completion_length);
         let rows = c.token_budget.max(longest).min(step.max(longest));
-        Shape {
+        let keeping = Keeping {
+            all: c.no_checkpointing,
+            memory: c.activation_memory,
+            auto: self.fit.activations,
+        };
+        let shape = Shape {
             rows,
             readouts: rows + c.num_generations.min(rows),
             rank: self.rank(),
             backward: true,
-            keep_all: c.no_checkpointing,
+            kept_blocks: 1,
             vocabulary_head: true,
-        }
+        };
+        keeping.apply(&self.source.spec, shape)
     }
 
     /// The sampling buffers a run takes, where no buffer may be larger than `cap` bytes: fewer sequences are then
@@ -188,12 +212,16 @@ impl Sizes<'_> {
     }
 
     /// The element types of policy and `reward` where the settings leave them open: those whose plan is the largest that
-    /// fits in `have` bytes, where that is known.
+    /// fits in `have` bytes, where that is known. What they leave then goes to activations, where that is `auto`.
     ///
     /// # Errors
     /// As [`Sizes::plan`].
-    pub fn choose(&self, cap: u64, have: Option<u64>, reward: Option<&Source>) -> Result<Dtypes> {
+    pub fn choose(&self, cap: u64, have: Option<u64>, reward: Option<&Source>) -> Result<(Dtypes, Fit)> {
         let c = self.config;
+        let least = Sizes {
+            fit: Fit::default(),
+            ..*self
+        };
         let asked = parse_dtype("--reward-dtype", c.reward_dtype.as_deref())?;
         let base = if c.full {
             vec![self.base_dtype()?]
@@ -208,17 +236,23 @@ impl Sizes<'_> {
         let mut options = Vec::new();
         for base in &base {
             for judge in &judge {
-                let plan = self.plan_as(cap, *base, reward.map(|s| (s, *judge)))?;
+                let plan = least.plan_as(cap, *base, reward.map(|s| (s, *judge)))?;
                 options.push(((*base, *judge), plan.total()));
             }
         }
         let Some((base, judge)) = largest(options, have) else {
             return Err(Error::internal("no element type to choose from"));
         };
-        Ok(Dtypes {
+        let plan = least.plan_as(cap, base, reward.map(|s| (s, judge)))?;
+        let rest = plan.total() - plan.bytes("training activations");
+        let dtypes = Dtypes {
             base: settle("--base-dtype", &c.model, c.base_dtype.is_some(), base),
             reward: reward.map(|_| settle("--reward-dtype", &c.reward_model, asked.is_some(), judge)),
-        })
+        };
+        let fit = Fit {
+            activations: activations::budget(have, rest),
+        };
+        Ok((dtypes, fit))
     }
 
     fn reward_dtype(&self, source: &Source) -> Result<Option<DType>> {
@@ -255,7 +289,7 @@ impl Sizes<'_> {
                 }
             }
         }
-        plan.extend("training", &Plan::workspace(spec, self.shape()));
+        plan.extend("training", &Plan::workspace(spec, self.shape()?));
         plan.extend("sampling", &self.sampler_shape(cap).plan(spec));
         if let Some((reward, dtype)) = reward {
             let positions = self.reward_positions(reward.spec.max_position_embeddings);
@@ -287,7 +321,7 @@ impl Sizes<'_> {
                 }
             }
         }
-        plan.extend("training", &floor::training(spec, self.shape()));
+        plan.extend("training", &floor::training(spec, self.shape()?));
         let s = self.sampler_shape(cap);
         let prompts = s.sequences.div_ceil(c.num_generations).max(1);
         let rows = prompts * self.longest_prompt() + s.sequences * (c.max_completion_length - 1);

@@ -7,6 +7,7 @@ use crate::bench::rollout;
 use crate::bench::train::{self, Settings};
 use crate::bench::{advantage, block};
 use crate::cli::Globals;
+use crate::config::{ActivationMemory, parse_bytes};
 use crate::error::{Context, Result};
 use crate::gpu::{Gpu, GpuOptions};
 use crate::tensor::DType;
@@ -120,6 +121,9 @@ pub(super) struct TrainArgs {
     /// Keep every layer's activations instead of recomputing them
     #[arg(long)]
     no_checkpointing: bool,
+    /// What the activations that the backward pass reads may take (512MiB, 2GiB): as many of the last blocks' as fit are kept
+    #[arg(long, value_name = "SIZE", conflicts_with = "no_checkpointing", value_parser = parse_bytes)]
+    activation_memory: Option<u64>,
     /// One block with every weight's gradient, in place of a model with an adapter: --batch sequences of
     /// --max-completion-length tokens
     #[arg(long)]
@@ -163,6 +167,9 @@ pub(super) struct E2eArgs {
     /// Keep every layer's activations instead of recomputing them
     #[arg(long)]
     no_checkpointing: bool,
+    /// What the activations that the backward pass reads may take (512MiB, 2GiB): as many of the last blocks' as fit are kept
+    #[arg(long, value_name = "SIZE", conflicts_with = "no_checkpointing", value_parser = parse_bytes)]
+    activation_memory: Option<u64>,
     /// Leave out the reference policy's log-probabilities, as a run with --beta 0 does
     #[arg(long)]
     no_reference: bool,
@@ -218,6 +225,7 @@ impl TrainArgs {
             repetitions: self.common.repetitions.into(),
             token_budget: self.policy.token_budget,
             no_checkpointing: self.no_checkpointing,
+            activation_memory: self.activation_memory.map(ActivationMemory::Bytes),
             reference: false,
         };
         settings.validate()?;
@@ -248,6 +256,7 @@ impl E2eArgs {
             repetitions: self.common.repetitions.into(),
             token_budget: self.policy.token_budget,
             no_checkpointing: self.no_checkpointing,
+            activation_memory: self.activation_memory.map(ActivationMemory::Bytes),
             reference: !self.no_reference,
         };
         settings.validate()?;
