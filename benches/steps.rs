@@ -68,6 +68,7 @@ fn steps(c: &mut Criterion) {
         token_budget: 2048,
         no_checkpointing: true,
         activation_memory: None,
+        optim: Default::default(),
         reference: false,
     };
     c.bench_function("LoRA forward+backward 8×128", |b| {

@@ -324,6 +324,7 @@ fn ten_adamw_steps_match() {
                 &g.gpu,
                 model.trainable(),
                 Settings {
+                    optim: tea_wgpu::config::Optim::Adamw,
                     learning_rate: LR,
                     warmup_steps: 0,
                     weight_decay: settings["weight_decay"].as_f64().unwrap(),

@@ -267,6 +267,7 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
             "--num-iterations 2 --beta 0",
             "adapter_model.safetensors",
         ),
+        ("eight", "--optim adamw_8bit", "adapter_model.safetensors"),
     ];
     for (name, flags, weights) in variants {
         let (straight, parts) = (format!("{name}-straight"), format!("{name}-parts"));
@@ -317,6 +318,17 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
     place
         .run("train --output lora-parts --resume --steps 5 --full")
         .refused(&["model.embed_tokens.weight"]);
+    place
+        .run("train --output lora-parts --resume --steps 5 --optim adamw_8bit")
+        .refused(&["--resume", "--optim adamw, not adamw_8bit"]);
+    place
+        .run("train --output eight-parts --resume --steps 5 --optim adamw")
+        .refused(&["--resume", "--optim adamw_8bit, not adamw"]);
+    let size = |run: &str| {
+        let file = place.at(run).join("checkpoints/step_4/optimizer.safetensors");
+        std::fs::metadata(file).unwrap().len()
+    };
+    assert!(size("eight-parts") < size("lora-parts"));
     whole(&place.at("lora-parts/checkpoints/step_4"), 4);
     assert_eq!(place.metrics("lora-parts").len(), 4);
 }
@@ -484,6 +496,7 @@ fn settings_are_checked_before_anything_runs() {
         ),
         ("--advantage cat-bon --bon 0", &["--bon is 0"]),
         ("--kl-estimator k9", &["--kl-estimator", "k9"]),
+        ("--optim sgd", &["--optim", "sgd", "adamw_8bit"]),
         ("--steps 0", &["--steps"]),
         ("--learning-rate nan", &["--learning-rate is NaN"]),
         ("--config infinite.toml", &["--beta is inf"]),
@@ -541,7 +554,7 @@ fn every_setting_parses_and_flags_win_over_the_file() {
     );
     let line = format!(
         "plan --json {MODELS} {STEP} --config run.toml --advantage grpo-z --loss-type grpo --kl-estimator k1 --epsilon 0.3 \
-         --beta 0 --allow-biased-sampling --temperature 0.7 --top-p 0.9 --min-p 0.1 --no-checkpointing --raw \
+         --optim adamw_8bit --activation-memory 1GiB --beta 0 --allow-biased-sampling --temperature 0.7 --top-p 0.9 --min-p 0.1 --raw \
          --rollout-batch 8 --base-dtype bf16 --reward-dtype f16 --template-date 2025-02-03 --max-grad-norm 0"
     );
     let plan: Value = serde_json::from_str(&place.run(&line).code(0).stdout).unwrap();

@@ -4,7 +4,7 @@ use super::memory::{self, Held};
 use super::output::Row;
 use super::policy::{Policy, at_least_one};
 use super::timing::{Clock, median};
-use crate::config::{ActivationMemory, Schedule};
+use crate::config::{ActivationMemory, Optim, Schedule};
 use crate::error::{Error, Result};
 use crate::gpu::Recorder;
 use crate::kernels::sample::SampleParams;
@@ -35,6 +35,8 @@ pub struct Settings {
     pub no_checkpointing: bool,
     /// What activations may take, in place of one block's.
     pub activation_memory: Option<ActivationMemory>,
+    /// The optimiser.
+    pub optim: Optim,
     /// Score the reference policy, as a run with β > 0 does.
     pub reference: bool,
 }
@@ -145,6 +147,7 @@ impl<'a> Stage<'a> {
         }
         let (gpu, spec) = (&policy.model.gpu, &policy.model.spec);
         let settings = OptimizerSettings {
+            optim: s.optim,
             learning_rate: 1e-6,
             warmup_steps: 0,
             weight_decay: 0.0,
@@ -199,6 +202,7 @@ impl<'a> Stage<'a> {
         let lengths = [s.prompt_length, s.max_completion_length, s.num_generations];
         Held {
             training: self.ws.shape,
+            optim: s.optim,
             sampling: self.sampler.as_ref().map(|sampler| (sampler.shape(), lengths)),
             reward: self.reward.as_ref().map(|(reward, ws)| (*reward, ws.shape)),
         }
@@ -331,7 +335,11 @@ pub fn run(policy: &Policy, s: &Settings, reward: Option<&Policy>, sample: bool)
         n if n == spec.num_layers => "activations kept".to_string(),
         n => format!("activations of {n} of {} blocks kept", spec.num_layers),
     };
-    let variant = format!("r{}, {checkpointing}", policy.rank());
+    let optim = match s.optim {
+        Optim::Adamw => String::new(),
+        other => format!(", {}", other.name()),
+    };
+    let variant = format!("r{}, {checkpointing}{optim}", policy.rank());
     let whole = median(&steps.iter().map(Phases::total).collect::<Vec<f64>>());
     let mut rows = Vec::new();
     let mut push = |phase: &str, samples: Vec<f64>, tokens: usize| {

@@ -5,12 +5,14 @@
 
 mod data_set;
 mod memory;
+mod optim;
 mod supervised;
 mod train;
 mod train_flags;
 
 pub use data_set::DataSet;
 pub use memory::{ActivationMemory, parse_bytes};
+pub use optim::Optim;
 pub use supervised::{AdapterShape, Schedule, SupervisedConfig, SupervisedFlags};
 pub use train::TrainConfig;
 pub use train_flags::{KlEstimator, LossType, TrainFlags};

@@ -1,7 +1,7 @@
 //! Settings of `sft` and `reward`.
 
 use super::memory::one_of;
-use super::{ActivationMemory, TEMPLATE_DATE, at_least_one, not_negative};
+use super::{ActivationMemory, Optim, TEMPLATE_DATE, at_least_one, not_negative};
 use crate::error::{Context, Error, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,9 @@ pub struct SupervisedFlags {
     /// Examples in an optimiser step
     #[arg(long)]
     pub batch_size: Option<usize>,
+    /// Optimiser: AdamW with f32 moments, or with moments of 8 bits, which take a quarter of the memory (default adamw)
+    #[arg(long, value_enum)]
+    pub optim: Option<Optim>,
     /// Learning rate (default 1e-4 for LoRA, 1e-5 with --full)
     #[arg(long)]
     pub learning_rate: Option<f64>,
@@ -127,6 +130,8 @@ pub struct SupervisedConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
     pub batch_size: usize,
+    #[serde(default)]
+    pub optim: Optim,
     pub learning_rate: f64,
     pub warmup_steps: u64,
     pub lr_scheduler_type: Schedule,
@@ -172,6 +177,7 @@ impl SupervisedFlags {
             eval_fraction: self.eval_fraction.unwrap_or(0.05),
             steps: self.steps,
             batch_size: self.batch_size.unwrap_or(32),
+            optim: self.optim.unwrap_or_default(),
             learning_rate: self.learning_rate.unwrap_or(if full { 1e-5 } else { 1e-4 }),
             warmup_steps: self.warmup_steps.unwrap_or(10),
             lr_scheduler_type: self.lr_scheduler_type.unwrap_or(Schedule::Constant),

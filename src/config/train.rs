@@ -2,7 +2,7 @@
 
 use super::memory::one_of;
 use super::train_flags::{KlEstimator, LossType, TrainFlags};
-use super::{ActivationMemory, DataSet, TEMPLATE_DATE, TINY, at_least_one, not_negative};
+use super::{ActivationMemory, DataSet, Optim, TEMPLATE_DATE, TINY, at_least_one, not_negative};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -52,6 +52,8 @@ pub struct TrainConfig {
     pub kl_estimator: KlEstimator,
     pub num_iterations: usize,
     pub epsilon: f64,
+    #[serde(default)]
+    pub optim: Optim,
     pub learning_rate: f64,
     pub warmup_steps: u64,
     pub weight_decay: f64,
@@ -130,6 +132,7 @@ impl TrainFlags {
             kl_estimator: self.kl_estimator.unwrap_or(KlEstimator::K3),
             num_iterations: self.num_iterations.unwrap_or(1),
             epsilon: self.epsilon.unwrap_or(0.2),
+            optim: self.optim.unwrap_or_default(),
             learning_rate: self.learning_rate.unwrap_or(default_rate(full, tiny)),
             warmup_steps: self.warmup_steps.unwrap_or(if tiny { 2 } else { 10 }),
             weight_decay: self.weight_decay.unwrap_or(0.0),

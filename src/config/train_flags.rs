@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-use super::{ActivationMemory, DataSet};
+use super::{ActivationMemory, DataSet, Optim};
 
 /// How a sequence's log-probability is weighted in the loss (TRL's `loss_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -122,6 +122,9 @@ pub struct TrainFlags {
     /// PPO's clipping range
     #[arg(long)]
     pub epsilon: Option<f64>,
+    /// Optimiser: AdamW with f32 moments, or with moments of 8 bits, which take a quarter of the memory (default adamw)
+    #[arg(long, value_enum)]
+    pub optim: Option<Optim>,
     /// Learning rate (default 1e-4 for LoRA, 1e-5 with --full)
     #[arg(long)]
     pub learning_rate: Option<f64>,

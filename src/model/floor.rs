@@ -8,7 +8,9 @@ use super::params::LoraShape;
 use super::plan::{Plan, is_matrix};
 use super::spec::{ModelSpec, TensorSpec};
 use super::workspace::Shape;
+use crate::config::Optim;
 use crate::error::Result;
+use crate::kernels::adamw_8bit;
 use crate::kernels::head::HeadBuffers;
 use crate::tensor::DType;
 
@@ -31,27 +33,32 @@ pub fn weights(spec: &ModelSpec, dtype: impl Fn(&TensorSpec) -> Result<DType>) -
 }
 
 /// An adapter under training: A (R, in) and B (out, R) of every target, their gradients and AdamW's two moments.
-pub fn adapter(spec: &ModelSpec, shape: &LoraShape) -> Plan {
+pub fn adapter(spec: &ModelSpec, shape: &LoraShape, optim: Optim) -> Plan {
     let sides = |p| {
         let (out, inp) = spec.proj_dims(p);
         out + inp
     };
     let layer: usize = shape.targets.iter().map(|p| sides(*p)).sum();
-    let bytes = (F32 * shape.rank * layer * spec.num_layers) as u64;
-    let mut plan = trained(bytes);
-    plan.add("adapter", bytes);
+    let values = shape.rank * layer * spec.num_layers;
+    let mut plan = trained(values, optim);
+    plan.add("adapter", (F32 * values) as u64);
     plan
 }
 
 /// Training every weight, beside the weights themselves.
-pub fn full(spec: &ModelSpec) -> Plan {
-    trained((F32 * spec.num_parameters()) as u64)
+pub fn full(spec: &ModelSpec, optim: Optim) -> Plan {
+    trained(spec.num_parameters(), optim)
 }
 
-fn trained(bytes: u64) -> Plan {
+fn trained(values: usize, optim: Optim) -> Plan {
     let mut plan = Plan::default();
-    plan.add("gradients", bytes);
-    plan.add("optimizer", 2 * bytes);
+    plan.add("gradients", (F32 * values) as u64);
+    let state = match optim {
+        Optim::Adamw => 2 * F32 * values,
+        // A byte a moment, and two f32 scales a block.
+        Optim::Adamw8bit => 2 * values + 2 * F32 * values.div_ceil(adamw_8bit::BLOCK),
+    };
+    plan.add("optimizer", state as u64);
     plan
 }
 
@@ -142,12 +149,14 @@ mod tests {
         };
         // q and o 576 + 576, k and v 576 + 192, gate, up and down 576 + 1536.
         let values = 16 * 30 * (2 * 1152 + 2 * 768 + 3 * 2112);
-        let plan = adapter(&spec, &lora);
+        let plan = adapter(&spec, &lora, Optim::Adamw);
         assert_eq!(
             ["adapter", "gradients", "optimizer"].map(|o| plan.bytes(o)),
             [4 * values, 4 * values, 8 * values]
         );
-        assert_eq!(full(&spec).bytes("optimizer"), 8 * 134_515_008);
+        let small = adapter(&spec, &lora, Optim::Adamw8bit);
+        assert_eq!(small.bytes("optimizer"), 2 * values + values / 256 * 8);
+        assert_eq!(full(&spec, Optim::Adamw).bytes("optimizer"), 8 * 134_515_008);
         assert_eq!(kv_cache(&spec, 100), 4 * 100 * 2 * 192 * 30);
     }
 

@@ -21,6 +21,7 @@ pub mod params;
 mod parts;
 pub mod peft;
 pub mod plan;
+pub mod raw;
 pub mod run;
 pub mod save;
 pub mod shapes;

@@ -10,7 +10,9 @@ use super::load::Source;
 use super::params::LoraShape;
 use super::spec::{ModelSpec, Proj, Role, TensorSpec};
 use super::workspace::{Shape, Workspace};
+use crate::config::Optim;
 use crate::error::Result;
+use crate::kernels::adamw_8bit;
 use crate::kernels::head::HeadBuffers;
 use crate::kernels::pad4;
 use crate::kernels::weight::device_bytes;
@@ -83,25 +85,28 @@ impl Plan {
     }
 
     /// A trainable adapter: its tensors, their gradients and AdamW's two moments.
-    pub fn adapter(spec: &ModelSpec, shape: &LoraShape) -> Self {
-        let values = adapter_bytes(spec, shape);
-        Self::trained("adapter", values)
-    }
-
-    /// Training every weight: what [`Plan::model`] counts as f32 weights once more as gradients and twice as moments.
-    pub fn full(spec: &ModelSpec) -> Self {
-        let mut plan = Self::default();
-        let values: u64 = spec.tensors().map(|t| tensor_bytes(&t, DType::F32)).sum();
-        plan.add("gradients", values);
-        plan.add("optimizer", 2 * values);
+    pub fn adapter(spec: &ModelSpec, shape: &LoraShape, optim: Optim) -> Self {
+        let mut plan = Self::trained(adapter_tensors(spec, shape), optim);
+        plan.add("adapter", adapter_bytes(spec, shape));
         plan
     }
 
-    fn trained(owner: &str, values: u64) -> Self {
+    /// Training every weight: what [`Plan::model`] counts as f32 weights once more as gradients, and their moments.
+    pub fn full(spec: &ModelSpec, optim: Optim) -> Self {
+        Self::trained(spec.tensors().map(|t| tensor_bytes(&t, DType::F32)), optim)
+    }
+
+    /// Gradients and moments of f32 tensors of these many bytes each.
+    pub fn trained(tensors: impl IntoIterator<Item = u64>, optim: Optim) -> Self {
         let mut plan = Self::default();
-        plan.add(owner, values);
-        plan.add("gradients", values);
-        plan.add("optimizer", 2 * values);
+        for bytes in tensors {
+            plan.add("gradients", bytes);
+            let state = match optim {
+                Optim::Adamw => 2 * bytes,
+                Optim::Adamw8bit => adamw_8bit::state_bytes(bytes as usize / 4),
+            };
+            plan.add("optimizer", state);
+        }
         plan
     }
 
@@ -152,12 +157,17 @@ fn tensor_bytes(t: &TensorSpec, dtype: DType) -> u64 {
 
 /// Bytes of an adapter's A and B matrices on the device.
 pub fn adapter_bytes(spec: &ModelSpec, shape: &LoraShape) -> u64 {
-    let pair = |proj: Proj| {
-        let (out, inp) = spec.proj_dims(proj);
-        device_bytes(DType::F32, shape.rank, inp) + device_bytes(DType::F32, out, shape.rank)
+    adapter_tensors(spec, shape).sum()
+}
+
+/// The bytes of each of them.
+fn adapter_tensors(spec: &ModelSpec, shape: &LoraShape) -> impl Iterator<Item = u64> {
+    let pair = |proj: &Proj| {
+        let (out, inp) = spec.proj_dims(*proj);
+        [(shape.rank, inp), (out, shape.rank)].map(|(rows, cols)| device_bytes(DType::F32, rows, cols))
     };
-    let layer: u64 = shape.targets.iter().map(|p| pair(*p)).sum();
-    layer * spec.num_layers as u64
+    let layer: Vec<u64> = shape.targets.iter().flat_map(pair).collect();
+    std::iter::repeat_n(layer, spec.num_layers).flatten()
 }
 
 impl Workspace {

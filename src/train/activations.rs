@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(keep(auto, None).unwrap().kept_blocks, 1);
         assert_eq!(keep(auto, Some(5)).unwrap().kept_blocks, 1);
         assert_eq!(
-            keep(auto, budget(Some(bytes(9).div_ceil(9) * 10 + 77), 77))
+            keep(auto, budget(Some(bytes(9).div_ceil(9) * 10 + 80), 72))
                 .unwrap()
                 .kept_blocks,
             9

@@ -9,6 +9,7 @@ pub mod examples;
 pub mod interrupt;
 pub mod loss;
 pub mod memory;
+mod moments;
 pub mod preference;
 pub mod prompts;
 pub mod rl;

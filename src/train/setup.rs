@@ -219,6 +219,7 @@ impl Job {
     ) -> Result<Trainer<'a>> {
         let c = &self.config;
         let settings = Settings {
+            optim: c.optim,
             learning_rate: c.learning_rate,
             warmup_steps: c.warmup_steps,
             weight_decay: c.weight_decay,

@@ -281,9 +281,9 @@ impl Sizes<'_> {
         let mut plan = Plan::default();
         plan.extend("policy", &Plan::model(self.source, dtype, self.positions)?);
         match self.lora() {
-            Some(shape) => plan.extend("", &Plan::adapter(spec, &shape)),
+            Some(shape) => plan.extend("", &Plan::adapter(spec, &shape, c.optim)),
             None => {
-                plan.extend("", &Plan::full(spec));
+                plan.extend("", &Plan::full(spec, c.optim));
                 if c.beta > 0.0 {
                     plan.extend("reference", &Plan::model(self.source, dtype, self.positions)?);
                 }
@@ -313,9 +313,9 @@ impl Sizes<'_> {
         let policy = floor::weights(spec, |t| self.source.stored(t, self.base_dtype()?))?;
         plan.add("policy weights", policy);
         match self.lora() {
-            Some(shape) => plan.extend("", &floor::adapter(spec, &shape)),
+            Some(shape) => plan.extend("", &floor::adapter(spec, &shape, c.optim)),
             None => {
-                plan.extend("", &floor::full(spec));
+                plan.extend("", &floor::full(spec, c.optim));
                 if c.beta > 0.0 {
                     plan.add("reference weights", policy);
                 }

@@ -150,14 +150,13 @@ impl<E: Example> Job<E> {
         let (c, spec) = (&self.config, &self.source.spec);
         let mut plan = Plan::model(&self.source, dtype, self.data.most(E::longest))?;
         match &self.lora {
-            None => plan.extend("", &Plan::full(spec)),
+            None => plan.extend("", &Plan::full(spec, c.optim)),
             Some(shape) if c.head_only => plan.add("adapter", adapter_bytes(spec, shape)),
-            Some(shape) => plan.extend("", &Plan::adapter(spec, shape)),
+            Some(shape) => plan.extend("", &Plan::adapter(spec, shape, c.optim)),
         }
         if self.lora.is_some() && spec.head == Head::Score {
             let score = device_bytes(DType::F32, 1, spec.hidden_size);
-            plan.add("gradients", score);
-            plan.add("optimizer", 2 * score);
+            plan.extend("", &Plan::trained([score], c.optim));
         }
         plan.extend("", &Plan::workspace(spec, self.shape()?));
         Ok(plan)
@@ -228,6 +227,7 @@ pub fn total_steps(c: &SupervisedConfig, examples: usize) -> u64 {
 /// Out of memory.
 pub fn optimizer(c: &SupervisedConfig, model: &Model, total: u64) -> Result<Optimizer> {
     let settings = Settings {
+        optim: c.optim,
         learning_rate: c.learning_rate,
         warmup_steps: c.warmup_steps,
         weight_decay: c.weight_decay,

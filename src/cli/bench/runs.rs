@@ -7,7 +7,7 @@ use crate::bench::rollout;
 use crate::bench::train::{self, Settings};
 use crate::bench::{advantage, block};
 use crate::cli::Globals;
-use crate::config::{ActivationMemory, parse_bytes};
+use crate::config::{ActivationMemory, Optim, parse_bytes};
 use crate::error::{Context, Result};
 use crate::gpu::{Gpu, GpuOptions};
 use crate::tensor::DType;
@@ -124,6 +124,9 @@ pub(super) struct TrainArgs {
     /// What the activations that the backward pass reads may take (512MiB, 2GiB): as many of the last blocks' as fit are kept
     #[arg(long, value_name = "SIZE", conflicts_with = "no_checkpointing", value_parser = parse_bytes)]
     activation_memory: Option<u64>,
+    /// Optimiser: f32 moments, or moments of 8 bits
+    #[arg(long, value_enum, default_value = "adamw")]
+    optim: Optim,
     /// One block with every weight's gradient, in place of a model with an adapter: --batch sequences of
     /// --max-completion-length tokens
     #[arg(long)]
@@ -170,6 +173,9 @@ pub(super) struct E2eArgs {
     /// What the activations that the backward pass reads may take (512MiB, 2GiB): as many of the last blocks' as fit are kept
     #[arg(long, value_name = "SIZE", conflicts_with = "no_checkpointing", value_parser = parse_bytes)]
     activation_memory: Option<u64>,
+    /// Optimiser: f32 moments, or moments of 8 bits
+    #[arg(long, value_enum, default_value = "adamw")]
+    optim: Optim,
     /// Leave out the reference policy's log-probabilities, as a run with --beta 0 does
     #[arg(long)]
     no_reference: bool,
@@ -226,6 +232,7 @@ impl TrainArgs {
             token_budget: self.policy.token_budget,
             no_checkpointing: self.no_checkpointing,
             activation_memory: self.activation_memory.map(ActivationMemory::Bytes),
+            optim: self.optim,
             reference: false,
         };
         settings.validate()?;
@@ -257,6 +264,7 @@ impl E2eArgs {
             token_budget: self.policy.token_budget,
             no_checkpointing: self.no_checkpointing,
             activation_memory: self.activation_memory.map(ActivationMemory::Bytes),
+            optim: self.optim,
             reference: !self.no_reference,
         };
         settings.validate()?;
