@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::process::{Command, Output};
-use tea_wgpu::config::{ActivationMemory, Optim, TrainConfig, TrainFlags};
+use tea_wgpu::config::{ActivationMemory, Optim, Residency, TrainConfig, TrainFlags};
 use tea_wgpu::gpu::{Gpu, GpuOptions};
 use tea_wgpu::model::forward::KvCache;
 use tea_wgpu::model::load::Source;
@@ -175,7 +175,7 @@ const SOME: u64 = 2_000_000;
 #[test]
 fn the_peak_of_a_run_is_within_5_percent_of_its_plan() {
     type Set = fn(&mut TrainFlags);
-    let cases: [(&str, &str, &str, Set); 8] = [
+    let cases: [(&str, &str, &str, Set); 9] = [
         ("checkpointed", "f32", "f32", |_| ()),
         ("activations kept", "f32", "q8_0", |f| {
             f.no_checkpointing = Some(true);
@@ -187,6 +187,9 @@ fn the_peak_of_a_run_is_within_5_percent_of_its_plan() {
         ("q8_0 base, activations kept", "q8_0", "q4_0", |f| {
             f.no_checkpointing = Some(true);
             f.token_budget = Some(64);
+        }),
+        ("streamed judge", "f32", "f32", |f| {
+            f.reward_residency = Some(Residency::Stream);
         }),
         ("every weight, 8-bit moments", "f32", "q4_0", |f| {
             f.full = Some(true);

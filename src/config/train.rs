@@ -2,7 +2,7 @@
 
 use super::memory::one_of;
 use super::train_flags::{KlEstimator, LossType, TrainFlags};
-use super::{ActivationMemory, DataSet, Optim, TEMPLATE_DATE, TINY, at_least_one, not_negative};
+use super::{ActivationMemory, DataSet, Optim, Residency, TEMPLATE_DATE, TINY, at_least_one, not_negative};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -78,6 +78,8 @@ pub struct TrainConfig {
     pub base_dtype: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_dtype: Option<String>,
+    #[serde(default)]
+    pub reward_residency: Residency,
     pub raw: bool,
     pub template_date: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,6 +155,7 @@ impl TrainFlags {
             activation_memory: self.activation_memory,
             base_dtype: self.base_dtype,
             reward_dtype: self.reward_dtype,
+            reward_residency: self.reward_residency.unwrap_or_default(),
             raw: self.raw.unwrap_or(false),
             template_date: self.template_date.unwrap_or_else(|| TEMPLATE_DATE.into()),
             prompt_set: self.prompt_set,

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-use super::{ActivationMemory, DataSet, Optim};
+use super::{ActivationMemory, DataSet, Optim, Residency};
 
 /// How a sequence's log-probability is weighted in the loss (TRL's `loss_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -189,6 +189,10 @@ pub struct TrainFlags {
     /// Element type of the reward model (default: as for --base-dtype)
     #[arg(long)]
     pub reward_dtype: Option<String>,
+    /// Reward model on the device, or streamed block by block from the host's files: auto streams where the run does not fit in the
+    /// free memory otherwise, as far as that is known (default auto)
+    #[arg(long, value_enum)]
+    pub reward_residency: Option<Residency>,
     /// Do not wrap prompts in the model's chat template
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub raw: Option<bool>,

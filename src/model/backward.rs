@@ -96,6 +96,11 @@ impl Pass<'_> {
     fn backward_hidden(&self, rec: &mut Recorder, batch: &Loaded, first: usize) -> Result<()> {
         let (ws, model, m) = (self.ws, self.model, batch.m);
         let (c, layers) = (model.spec.hidden_size, model.spec.num_layers);
+        if model.streamed.is_some() {
+            return Err(Error::internal(
+                "a backward pass through a model that is streamed",
+            ));
+        }
         let g = ws.grads()?;
         let Some(dhidden) = &ws.dhidden else {
             return Err(Error::internal("no room for a backward pass"));

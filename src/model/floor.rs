@@ -7,6 +7,7 @@
 use super::params::LoraShape;
 use super::plan::{Plan, is_matrix};
 use super::spec::{ModelSpec, TensorSpec};
+use super::stream;
 use super::workspace::Shape;
 use crate::config::Optim;
 use crate::error::Result;
@@ -30,6 +31,26 @@ pub fn weights(spec: &ModelSpec, dtype: impl Fn(&TensorSpec) -> Result<DType>) -
             Ok(dtype.bytes_for(elements) as u64)
         })
         .sum()
+}
+
+/// As [`weights`] of a model whose blocks pass through a ring of [`stream::RING`] places: the smallest block counts for each.
+///
+/// # Errors
+/// Those of `dtype`.
+pub fn streamed_weights(spec: &ModelSpec, dtype: impl Fn(&TensorSpec) -> Result<DType>) -> Result<u64> {
+    let mut resident = 0;
+    let mut blocks = vec![0; spec.num_layers];
+    for t in spec.tensors() {
+        let elements: usize = t.shape.iter().product();
+        let stored = if is_matrix(&t) { dtype(&t)? } else { DType::F32 };
+        let bytes = stored.bytes_for(elements) as u64;
+        match t.layer.filter(|_| stream::passes(&t)) {
+            Some(layer) => blocks[layer] += bytes,
+            None => resident += bytes,
+        }
+    }
+    let block = blocks.iter().min().copied().unwrap_or(0);
+    Ok(resident + block * stream::RING.min(spec.num_layers) as u64)
 }
 
 /// An adapter under training: A (R, in) and B (out, R) of every target, their gradients and AdamW's two moments.

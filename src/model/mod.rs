@@ -28,6 +28,7 @@ pub mod shapes;
 pub mod source;
 pub mod spec;
 pub mod store;
+pub mod stream;
 mod watch;
 pub mod workspace;
 

@@ -9,6 +9,7 @@ use super::forward::KvCache;
 use super::load::Source;
 use super::params::LoraShape;
 use super::spec::{ModelSpec, Proj, Role, TensorSpec};
+use super::stream;
 use super::workspace::{Shape, Workspace};
 use crate::config::Optim;
 use crate::error::Result;
@@ -81,6 +82,23 @@ impl Plan {
             plan.add("weights", tensor_bytes(&t, dtype(&t)?));
         }
         plan.add("rope", 2 * (positions * spec.head_dim / 2 * 4) as u64);
+        Ok(plan)
+    }
+
+    /// As [`Plan::model`] of a model whose blocks' matrices pass through a ring of two places ([`stream`]).
+    ///
+    /// # Errors
+    /// As [`Plan::model`].
+    pub fn streamed(source: &Source, dtype: Option<DType>, positions: usize) -> Result<Self> {
+        let mut plan = Self::default();
+        for t in source.spec.tensors().filter(|t| !stream::passes(t)) {
+            plan.add("weights", tensor_bytes(&t, source.stored(&t, dtype)?));
+        }
+        plan.add(
+            "weights",
+            stream::ring_bytes(&source.spec, |t| source.stored(t, dtype))?,
+        );
+        plan.add("rope", 2 * (positions * source.spec.head_dim / 2 * 4) as u64);
         Ok(plan)
     }
 

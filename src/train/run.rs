@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 /// What kind of checkpoint this loop writes.
 const KIND: &str = "train";
 /// What makes a run smaller.
-const LOWER: &str = "--token-budget, --num-generations, --max-completion-length, --rollout-batch or --activation-memory, or \
-                     choose a smaller --base-dtype or --reward-dtype";
+const LOWER: &str = "--token-budget, --num-generations, --max-completion-length, --rollout-batch or --activation-memory, choose \
+                     a smaller --base-dtype or --reward-dtype, or --reward-residency stream";
 
 /// How to run.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use super::prompts::{self, Limit};
 use super::rl::{Prompt, Trainer};
 use super::sizes::{Fit, Sizes};
 use crate::advantage::{Alpha, Rule, RuleOptions};
-use crate::config::{Schedule, TrainConfig};
+use crate::config::{Residency, Schedule, TrainConfig};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::alias::alias;
@@ -70,7 +70,7 @@ pub struct Job {
     /// The longest prompt and response together, in tokens.
     pub positions: usize,
     date: TemplateDate,
-    fit: Fit,
+    pub(super) fit: Fit,
 }
 
 impl Job {
@@ -105,6 +105,7 @@ impl Job {
             judging = validation.prompts;
             judging.truncate(config.validation_size);
         }
+        let fit = Fit::of(&config);
         Ok(Self {
             config,
             rule,
@@ -114,7 +115,7 @@ impl Job {
             validation: judging,
             positions,
             date,
-            fit: Fit::default(),
+            fit,
         })
     }
 
@@ -178,6 +179,12 @@ impl Job {
             adapter: c.reward_adapter.as_deref(),
             dtype: parse_dtype("--reward-dtype", c.reward_dtype.as_deref())?,
             token_budget: sizes.reward_budget(),
+            residency: if self.fit.stream_reward {
+                Residency::Stream
+            } else {
+                Residency::Resident
+            },
+            free: None,
             positions: sizes.reward_positions(usize::MAX),
             raw: c.raw,
             date: self.date,

@@ -3,13 +3,13 @@
 use super::activations::{self, Keeping};
 use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
 use super::setup::{self, Job};
-use crate::config::TrainConfig;
+use crate::config::{Residency, TrainConfig};
 use crate::error::{Context, Error, Result};
 use crate::model::floor;
 use crate::model::load::Source;
 use crate::model::params::LoraShape;
 use crate::model::plan::Plan;
-use crate::model::spec::{Head, Proj};
+use crate::model::spec::{Head, Proj, TensorSpec};
 use crate::model::workspace::Shape;
 use crate::reward::{self, RewardModel};
 use crate::rollout::SamplerShape;
@@ -33,6 +33,18 @@ pub struct Sizes<'a> {
 pub struct Fit {
     /// Bytes that training activations may take under `--activation-memory auto`; `None` where the free memory is not known.
     pub activations: Option<u64>,
+    /// Whether the reward model is streamed.
+    pub stream_reward: bool,
+}
+
+impl Fit {
+    /// What the settings say by themselves.
+    pub fn of(config: &TrainConfig) -> Self {
+        Self {
+            activations: None,
+            stream_reward: config.reward_residency == Residency::Stream,
+        }
+    }
 }
 
 /// Element types that a run settled on, as settings write them.
@@ -84,7 +96,7 @@ impl Outline {
                 source: job.source,
                 reward,
                 positions: job.positions,
-                fit: Fit::default(),
+                fit: job.fit,
             });
         }
         setup::rule(&config)?;
@@ -97,11 +109,11 @@ impl Outline {
         };
         let positions = source.positions(prompt + config.max_completion_length)?;
         Ok(Self {
+            fit: Fit::of(&config),
             config,
             source,
             reward,
             positions,
-            fit: Fit::default(),
         })
     }
 
@@ -125,6 +137,11 @@ impl Outline {
         Ok(())
     }
 
+    /// Whether the reward model is streamed, as settled by [`Outline::choose_dtypes`].
+    pub fn streams_reward(&self) -> bool {
+        self.fit.stream_reward
+    }
+
     /// What the run takes, and the least it can do with ([`Sizes::plan`], [`Sizes::floor`]).
     ///
     /// # Errors
@@ -134,6 +151,9 @@ impl Outline {
         Ok((sizes.plan(cap, reward)?, sizes.floor(cap, reward)?))
     }
 }
+
+/// Element types of policy and reward model; `None` keeps what is stored.
+type Types = (Option<DType>, Option<DType>);
 
 impl Sizes<'_> {
     /// Rank of the adapter (0: every weight is trained).
@@ -212,14 +232,15 @@ impl Sizes<'_> {
     }
 
     /// The element types of policy and `reward` where the settings leave them open: those whose plan is the largest that
-    /// fits in `have` bytes, where that is known. What they leave then goes to activations, where that is `auto`.
+    /// fits in `have` bytes, where that is known. A reward model whose residency is `auto` is streamed where nothing fits otherwise.
+    /// What is left then goes to activations, where they are `auto`.
     ///
     /// # Errors
     /// As [`Sizes::plan`].
     pub fn choose(&self, cap: u64, have: Option<u64>, reward: Option<&Source>) -> Result<(Dtypes, Fit)> {
         let c = self.config;
-        let least = Sizes {
-            fit: Fit::default(),
+        let mut sized = Sizes {
+            fit: Fit::of(c),
             ..*self
         };
         let asked = parse_dtype("--reward-dtype", c.reward_dtype.as_deref())?;
@@ -233,17 +254,18 @@ impl Sizes<'_> {
             Some(source) => candidates(source, asked, have.is_some()).context("--reward-model")?,
             None => vec![None],
         };
-        let mut options = Vec::new();
-        for base in &base {
-            for judge in &judge {
-                let plan = least.plan_as(cap, *base, reward.map(|s| (s, *judge)))?;
-                options.push(((*base, *judge), plan.total()));
-            }
+        let (mut types, mut plan) = sized.largest(cap, have, &base, reward, &judge)?;
+        let over = have.is_some_and(|have| plan.total() > have);
+        if over && reward.is_some() && c.reward_residency == Residency::Auto {
+            sized.fit.stream_reward = true;
+            (types, plan) = sized.largest(cap, have, &base, reward, &judge)?;
+            log::warn!(
+                "{} does not fit in the free memory beside the rest: its blocks are streamed from the host (--reward-residency \
+                 resident keeps them on the device)",
+                c.reward_model
+            );
         }
-        let Some((base, judge)) = largest(options, have) else {
-            return Err(Error::internal("no element type to choose from"));
-        };
-        let plan = least.plan_as(cap, base, reward.map(|s| (s, judge)))?;
+        let (base, judge) = types;
         let rest = plan.total() - plan.bytes("training activations");
         let dtypes = Dtypes {
             base: settle("--base-dtype", &c.model, c.base_dtype.is_some(), base),
@@ -251,8 +273,29 @@ impl Sizes<'_> {
         };
         let fit = Fit {
             activations: activations::budget(have, rest),
+            ..sized.fit
         };
         Ok((dtypes, fit))
+    }
+
+    /// The types among `base` and `judge` whose plan is the largest that fits, with that plan.
+    fn largest(
+        &self,
+        cap: u64,
+        have: Option<u64>,
+        base: &[Option<DType>],
+        reward: Option<&Source>,
+        judge: &[Option<DType>],
+    ) -> Result<(Types, Plan)> {
+        let mut options = Vec::new();
+        for base in base {
+            for judge in judge {
+                let plan = self.plan_as(cap, *base, reward.map(|s| (s, *judge)))?;
+                let total = plan.total();
+                options.push((((*base, *judge), plan), total));
+            }
+        }
+        largest(options, have).ok_or_else(|| Error::internal("no element type to choose from"))
     }
 
     fn reward_dtype(&self, source: &Source) -> Result<Option<DType>> {
@@ -293,7 +336,12 @@ impl Sizes<'_> {
         plan.extend("sampling", &self.sampler_shape(cap).plan(spec));
         if let Some((reward, dtype)) = reward {
             let positions = self.reward_positions(reward.spec.max_position_embeddings);
-            plan.extend("reward model", &Plan::model(reward, dtype, positions)?);
+            let weights = if self.fit.stream_reward {
+                Plan::streamed(reward, dtype, positions)?
+            } else {
+                Plan::model(reward, dtype, positions)?
+            };
+            plan.extend("reward model", &weights);
             plan.extend(
                 "reward model",
                 &RewardModel::plan(&reward.spec, self.reward_budget()),
@@ -328,7 +376,12 @@ impl Sizes<'_> {
         plan.add("sampling kv cache", floor::kv_cache(spec, rows));
         if let Some(source) = reward {
             let dtype = self.reward_dtype(source)?;
-            let weights = floor::weights(&source.spec, |t| source.stored(t, dtype))?;
+            let stored = |t: &TensorSpec| source.stored(t, dtype);
+            let weights = if self.fit.stream_reward {
+                floor::streamed_weights(&source.spec, stored)?
+            } else {
+                floor::weights(&source.spec, stored)?
+            };
             plan.add("reward model weights", weights);
             let activations = floor::forward(&source.spec, self.reward_budget());
             plan.add("reward model activations", activations);
