@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod dtype;
 pub mod examples;
+pub mod fit;
 pub mod interrupt;
 pub mod loss;
 pub mod memory;

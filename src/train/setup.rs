@@ -1,9 +1,10 @@
 //! From settings to loaded models, prompts and buffers.
 
 use super::dtype::parse_dtype;
+use super::fit::Fit;
 use super::prompts::{self, Limit};
 use super::rl::{Prompt, Trainer};
-use super::sizes::{Fit, Sizes};
+use super::sizes::Sizes;
 use crate::advantage::{Alpha, Rule, RuleOptions};
 use crate::config::{Residency, Schedule, TrainConfig};
 use crate::error::{Context, Error, Result};

@@ -2,6 +2,7 @@
 
 use super::activations::{self, Keeping};
 use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
+use super::fit::{Dtypes, Fit};
 use super::setup::{self, Job};
 use crate::config::{Residency, TrainConfig};
 use crate::error::{Context, Error, Result};
@@ -26,43 +27,6 @@ pub struct Sizes<'a> {
     pub positions: usize,
     /// What follows from the free memory.
     pub fit: Fit,
-}
-
-/// What a run settled on by the free memory, beside element types. None of it changes results.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Fit {
-    /// Bytes that training activations may take under `--activation-memory auto`; `None` where the free memory is not known.
-    pub activations: Option<u64>,
-    /// Whether the reward model is streamed.
-    pub stream_reward: bool,
-}
-
-impl Fit {
-    /// What the settings say by themselves.
-    pub fn of(config: &TrainConfig) -> Self {
-        Self {
-            activations: None,
-            stream_reward: config.reward_residency == Residency::Stream,
-        }
-    }
-}
-
-/// Element types that a run settled on, as settings write them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dtypes {
-    base: Option<String>,
-    /// `None` where no model judges.
-    reward: Option<Option<String>>,
-}
-
-impl Dtypes {
-    /// Puts them into the settings.
-    pub fn write(self, c: &mut TrainConfig) {
-        c.base_dtype = self.base;
-        if let Some(reward) = self.reward {
-            c.reward_dtype = reward;
-        }
-    }
 }
 
 /// A run as `plan` sees it: opened from its files where the policy's weights are there, else from sizes alone.
@@ -255,15 +219,23 @@ impl Sizes<'_> {
             None => vec![None],
         };
         let (mut types, mut plan) = sized.largest(cap, have, &base, reward, &judge)?;
-        let over = have.is_some_and(|have| plan.total() > have);
-        if over && reward.is_some() && c.reward_residency == Residency::Auto {
-            sized.fit.stream_reward = true;
-            (types, plan) = sized.largest(cap, have, &base, reward, &judge)?;
-            log::warn!(
-                "{} does not fit in the free memory beside the rest: its blocks are streamed from the host (--reward-residency \
-                 resident keeps them on the device)",
-                c.reward_model
-            );
+        let fits = |plan: &Plan| have.is_none_or(|have| plan.total() <= have);
+        if !fits(&plan) && reward.is_some() && c.reward_residency == Residency::Auto {
+            let mut ring = sized;
+            ring.fit.stream_reward = true;
+            let streamed = ring.largest(cap, have, &base, reward, &judge)?;
+            // A model of no more blocks than the ring has places is resident either way.
+            if streamed.1.total() < plan.total() {
+                sized = ring;
+                (types, plan) = streamed;
+            }
+            if sized.fit.stream_reward && fits(&plan) {
+                log::warn!(
+                    "{} does not fit in the free memory beside the rest: its blocks are streamed from the host (--reward-residency \
+                     resident keeps them on the device)",
+                    c.reward_model
+                );
+            }
         }
         let (base, judge) = types;
         let rest = plan.total() - plan.bytes("training activations");
