@@ -24,6 +24,7 @@ fn spec(num_layers: usize) -> ModelSpec {
         head_dim: 8,
         vocab_size: 61,
         qkv_bias: true,
+        o_bias: true,
         max_position_embeddings: 64,
         ..Named::find("smollm2-135m").unwrap().spec()
     }
