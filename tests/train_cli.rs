@@ -905,14 +905,21 @@ fn a_streamed_judge_changes_nothing_but_the_memory() {
     let draws = "--max-completion-length 6 --seed 3";
     for (command, file) in [
         ("eval --samples 4 --num-prompts 2", "completions.jsonl"),
-        ("search --budget 12 --num-prompts 2", "search.jsonl"),
+        (
+            "search --budget 12 --samples 4 --width 2 --num-prompts 2",
+            "search.jsonl",
+        ),
     ] {
         let name = command.split(' ').next().unwrap();
         for residency in ["resident", "stream", "auto"] {
             let line =
                 format!("{command} {draws} --reward-residency {residency} --output {name}-{residency}");
             // So little that auto streams.
-            limited(&line, 1 << 20).code(0);
+            let ended = limited(&line, 1 << 20).code(0);
+            assert_eq!(
+                ended.stderr.contains("streamed from the host"),
+                residency == "auto"
+            );
         }
         let stored = |residency: &str| read(format!("{name}-{residency}/{file}"));
         assert!(stored("resident") == stored("stream"), "{name}");

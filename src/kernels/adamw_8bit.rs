@@ -158,8 +158,16 @@ pub fn second_value(code: u8) -> f64 {
 
 /// The code of `x` in 0 … 1.875 for 20 random bits.
 fn encode(x: f64, chance: u32, bias: i32, most: u8) -> u8 {
-    let below = (0..most).rev().find(|c| decode(*c, bias) <= x).unwrap_or(0);
-    let (from, to) = (decode(below, bias), decode(below + 1, bias));
+    let (mut below, mut above) = (0, most);
+    while above - below > 1 {
+        let middle = below + (above - below) / 2;
+        if decode(middle, bias) <= x {
+            below = middle;
+        } else {
+            above = middle;
+        }
+    }
+    let (from, to) = (decode(below, bias), decode(above, bias));
     let share = (x - from) / (to - from) * f64::from(1 << 20);
     below + u8::from(share + f64::from(chance) >= f64::from(1 << 20))
 }
