@@ -71,6 +71,7 @@ impl GrowthArgs {
             token_budget: self.token_budget,
             no_checkpointing: self.no_checkpointing,
             activation_memory: None,
+            optim: Default::default(),
             reference: false,
         };
         let model = self.models.first().map_or("", String::as_str);
