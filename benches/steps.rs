@@ -67,6 +67,8 @@ fn steps(c: &mut Criterion) {
         repetitions: repetitions as usize,
         token_budget: 2048,
         no_checkpointing: true,
+        activation_memory: None,
+        optim: Default::default(),
         reference: false,
     };
     c.bench_function("LoRA forward+backward 8×128", |b| {

@@ -3,7 +3,7 @@
 //! A draw is a pure function of a key and a counter (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
 //! SC 2011), so it depends neither on the order of draws nor on what else runs beside it. Counters are laid out as
 //! `(index, position, purpose, domain)`: domain 0 belongs to the GPU sampler (`shaders/sample_draw.wgsl`), domain 1
-//! to [`Stream`].
+//! to [`Stream`], domain 2 to the rounding of 8-bit optimiser state (`shaders/adamw_8bit_step.wgsl`).
 
 use rand::TryRng;
 use std::convert::Infallible;

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::process::{Command, Output};
-use tea_wgpu::config::{TrainConfig, TrainFlags};
+use tea_wgpu::config::{ActivationMemory, Optim, Residency, TrainConfig, TrainFlags};
 use tea_wgpu::gpu::{Gpu, GpuOptions};
 use tea_wgpu::model::forward::KvCache;
 use tea_wgpu::model::load::Source;
@@ -21,6 +21,7 @@ const SETTINGS: Settings = Settings {
     warmup_steps: 0,
     weight_decay: 0.0,
     max_grad_norm: 1.0,
+    optim: Optim::Adamw,
     schedule: tea_wgpu::config::Schedule::Constant,
     total_steps: 1,
 };
@@ -55,24 +56,24 @@ fn compare(gpu: &Gpu, plan: &Plan) {
     );
 }
 
-fn shape(rank: usize, backward: bool, keep_all: bool) -> Shape {
+fn shape(rank: usize, backward: bool, kept_blocks: usize) -> Shape {
     Shape {
         rows: 96,
         readouts: 64,
         rank,
         backward,
-        keep_all,
+        kept_blocks,
         vocabulary_head: true,
     }
 }
 
 #[test]
 fn training_an_adapter_takes_what_the_plan_says() {
-    for (name, keep_all) in [
-        ("llama_gqa", false),
-        ("llama_gqa_f16", true),
-        ("qwen2_bias", false),
-        ("qwen3_qknorm", true),
+    for (name, kept, optim) in [
+        ("llama_gqa", 1, Optim::Adamw),
+        ("llama_gqa_f16", 9, Optim::Adamw8bit),
+        ("qwen2_bias", 1, Optim::Adamw8bit),
+        ("qwen3_qknorm", 2, Optim::Adamw),
     ] {
         let (source, gpu) = (golden(name), device());
         let lora = LoraShape {
@@ -82,13 +83,14 @@ fn training_an_adapter_takes_what_the_plan_says() {
         };
         let mut model = source.load(&gpu, None, 64, None).unwrap();
         model.new_adapter(&lora, 1, true).unwrap();
-        let _optimizer = Optimizer::new(&gpu, model.trainable(), SETTINGS).unwrap();
-        let _ws = Workspace::new(&gpu, &model.spec, shape(5, true, keep_all)).unwrap();
+        let settings = Settings { optim, ..SETTINGS };
+        let _optimizer = Optimizer::new(&gpu, model.trainable(), settings).unwrap();
+        let _ws = Workspace::new(&gpu, &model.spec, shape(5, true, kept)).unwrap();
         let _cache = KvCache::new(&model, 200).unwrap();
 
         let mut plan = Plan::model(&source, None, 64).unwrap();
-        plan.extend("", &Plan::adapter(&source.spec, &lora));
-        plan.extend("", &Plan::workspace(&source.spec, shape(5, true, keep_all)));
+        plan.extend("", &Plan::adapter(&source.spec, &lora, optim));
+        plan.extend("", &Plan::workspace(&source.spec, shape(5, true, kept)));
         plan.extend("", &Plan::kv_cache(&source.spec, 200));
         compare(&gpu, &plan);
         // Exact where no scratch is shared.
@@ -104,18 +106,24 @@ fn training_an_adapter_takes_what_the_plan_says() {
         ] {
             assert_eq!(real[owner], plan.bytes(owner), "{name}: {owner}");
         }
+        // One partial sum of the norm a tensor as small as these, and the norm.
+        let scratch = 4 * (model.trainable().len() as u64 + 1);
+        assert_eq!(real["optimizer"], plan.bytes("optimizer") + scratch, "{name}");
     }
 }
 
 #[test]
 fn training_everything_takes_what_the_plan_says() {
-    let (source, gpu) = (golden("llama_tied"), device());
-    let mut model = source.load(&gpu, Some(DType::F32), 64, None).unwrap();
-    model.train_base().unwrap();
-    let _optimizer = Optimizer::new(&gpu, model.trainable(), SETTINGS).unwrap();
-    let mut plan = Plan::model(&source, Some(DType::F32), 64).unwrap();
-    plan.extend("", &Plan::full(&source.spec));
-    compare(&gpu, &plan);
+    for optim in [Optim::Adamw, Optim::Adamw8bit] {
+        let (source, gpu) = (golden("llama_tied"), device());
+        let mut model = source.load(&gpu, Some(DType::F32), 64, None).unwrap();
+        model.train_base().unwrap();
+        let settings = Settings { optim, ..SETTINGS };
+        let _optimizer = Optimizer::new(&gpu, model.trainable(), settings).unwrap();
+        let mut plan = Plan::model(&source, Some(DType::F32), 64).unwrap();
+        plan.extend("", &Plan::full(&source.spec, optim));
+        compare(&gpu, &plan);
+    }
 }
 
 #[test]
@@ -124,7 +132,7 @@ fn scoring_takes_what_the_plan_says() {
     let model = source.load(&gpu, Some(DType::BF16), 64, None).unwrap();
     let shape = Shape {
         vocabulary_head: false,
-        ..shape(0, false, false)
+        ..shape(0, false, 1)
     };
     let _ws = Workspace::new(&gpu, &model.spec, shape).unwrap();
     let mut plan = Plan::model(&source, Some(DType::BF16), 64).unwrap();
@@ -160,19 +168,33 @@ fn run_of(base: &str, reward: &str, set: impl FnOnce(&mut TrainFlags)) -> (Plan,
     (plan, least, gpu.memory().peak)
 }
 
+/// Bytes for the activations of two of the embedded policy's blocks, not of all.
+const SOME: u64 = 2_000_000;
+
 /// Policy, sampler, resident judge, reference, workspace and optimiser, from the settings to the last checkpoint.
 #[test]
 fn the_peak_of_a_run_is_within_5_percent_of_its_plan() {
     type Set = fn(&mut TrainFlags);
-    let cases: [(&str, &str, &str, Set); 6] = [
+    let cases: [(&str, &str, &str, Set); 9] = [
         ("checkpointed", "f32", "f32", |_| ()),
         ("activations kept", "f32", "q8_0", |f| {
             f.no_checkpointing = Some(true);
+        }),
+        ("some activations kept", "f32", "q4_0", |f| {
+            f.activation_memory = Some(ActivationMemory::Bytes(SOME));
         }),
         ("q4_0 base", "q4_0", "q4_0", |f| f.lora_rank = Some(5)),
         ("q8_0 base, activations kept", "q8_0", "q4_0", |f| {
             f.no_checkpointing = Some(true);
             f.token_budget = Some(64);
+        }),
+        ("streamed judge", "f32", "f32", |f| {
+            f.reward_residency = Some(Residency::Stream);
+        }),
+        ("every weight, 8-bit moments", "f32", "q4_0", |f| {
+            f.full = Some(true);
+            f.beta = Some(0.0);
+            f.optim = Some(Optim::Adamw8bit);
         }),
         ("every weight, with a reference", "f32", "bf16", |f| {
             f.full = Some(true)
@@ -191,6 +213,10 @@ fn the_peak_of_a_run_is_within_5_percent_of_its_plan() {
     for (name, base, reward, set) in cases {
         let (plan, least, peak) = run_of(base, reward, set);
         let off = plan.total().abs_diff(peak);
+        if name == "some activations kept" {
+            let bytes = plan.bytes("training activations");
+            assert!(bytes <= SOME && bytes > SOME / 4 * 3, "{plan}");
+        }
         assert!(off * 20 <= peak, "{name}: peak {peak}, planned\n{plan}");
         assert!(least.total() <= peak, "{name}: peak {peak}, least\n{least}");
         for (owner, bytes) in &least.rows {
@@ -264,6 +290,74 @@ fn a_plan_needs_sizes_alone() {
     let error = String::from_utf8(out.stderr).unwrap();
     assert_eq!(out.status.code(), Some(2));
     assert!(error.contains("--max-prompt-length"), "{error}");
+}
+
+/// What `plan --json` counts for the activations of training.
+fn activations(flags: &str, memory: Option<u64>) -> u64 {
+    let line =
+        format!("--model random:135m --reward-model random:135m --max-prompt-length 64 --json {flags}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"));
+    command
+        .arg("plan")
+        .args(line.split_whitespace())
+        .env("HF_HUB_OFFLINE", "1");
+    if let Some(bytes) = memory {
+        command.env("TEA_MEMORY_LIMIT", bytes.to_string());
+    }
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let plan: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    if let Some(have) = memory.filter(|have| *have >= 1 << 33) {
+        assert!(plan["total"].as_u64().unwrap() <= have);
+    }
+    plan["bytes"]["training activations"].as_u64().unwrap()
+}
+
+#[test]
+fn activations_fill_their_budget_block_by_block() {
+    let (one, all) = (activations("", None), activations("--no-checkpointing", None));
+    let block = (all - one) / 29;
+    assert_eq!(one + 29 * block, all);
+    let kept = |n: u64| one + (n - 1) * block;
+    for (budget, blocks) in [
+        (kept(1), 1),
+        (kept(8) - 1, 7),
+        (kept(8), 8),
+        (all, 30),
+        (all * 2, 30),
+    ] {
+        assert_eq!(
+            activations(&format!("--activation-memory {budget}"), None),
+            kept(blocks)
+        );
+    }
+    assert_eq!(
+        activations("--activation-memory 1GiB", None),
+        kept((((1 << 30) - one) / block) + 1)
+    );
+    // What a device's memory leaves beside the rest; types are given, so that only the blocks kept differ.
+    let auto = "--base-dtype q8_0 --reward-dtype q8_0 --activation-memory auto";
+    assert_eq!(activations(auto, Some(1)), one);
+    assert_eq!(activations(auto, Some(1 << 40)), all);
+    let some = activations(auto, Some(8 << 30));
+    assert!(some > one && some < all, "{one} {some} {all}");
+    for (flags, says) in [
+        (format!("--activation-memory {}", one - 1), one.to_string()),
+        ("--activation-memory lots".into(), "512MiB".into()),
+        (
+            "--activation-memory 1GiB --no-checkpointing".into(),
+            "--no-checkpointing".into(),
+        ),
+    ] {
+        let line = format!("--model random:135m --reward-model random:135m --max-prompt-length 64 {flags}");
+        let out = plan_command(&line);
+        let error = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(2), "{error}");
+        assert!(
+            error.contains("--activation-memory") && error.contains(&says),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -402,7 +402,7 @@ fn compare<E: Example>(place: &Place, source: Source, config: SupervisedConfig) 
     job.fit(&gpu).unwrap();
     let plan = job.plan(Some(DType::F32)).unwrap();
     let model = job.load(&gpu).unwrap();
-    let _ws = Workspace::new(&gpu, &model.spec, job.shape()).unwrap();
+    let _ws = Workspace::new(&gpu, &model.spec, job.shape().unwrap()).unwrap();
     let _optimizer = optimizer(&job.config, &model, 1).unwrap();
     let real = gpu.memory();
     for owner in ["weights", "adapter", "gradients", "activations", "head", "rope"] {
@@ -463,7 +463,7 @@ fn planned(place: &Place, line: &str, memory: Option<u64>) -> (u64, [String; 2])
 fn the_default_element_type_is_the_largest_that_fits() {
     let place = Place::new();
     // The embedded models' rows are long enough for blocks of 32, and they are stored in f32.
-    let line = "--token-budget 128 --rollout-batch 16 --prompts-per-step 1";
+    let line = "--token-budget 128 --rollout-batch 16 --prompts-per-step 1 --reward-residency resident";
     let mut all: Vec<(u64, [String; 2])> = Vec::new();
     for base in ["f32", "q8_0"] {
         for reward in ["f32", "q8_0"] {

@@ -267,6 +267,7 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
             "--num-iterations 2 --beta 0",
             "adapter_model.safetensors",
         ),
+        ("eight", "--optim adamw_8bit", "adapter_model.safetensors"),
     ];
     for (name, flags, weights) in variants {
         let (straight, parts) = (format!("{name}-straight"), format!("{name}-parts"));
@@ -317,6 +318,17 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
     place
         .run("train --output lora-parts --resume --steps 5 --full")
         .refused(&["model.embed_tokens.weight"]);
+    place
+        .run("train --output lora-parts --resume --steps 5 --optim adamw_8bit")
+        .refused(&["--resume", "--optim adamw, not adamw_8bit"]);
+    place
+        .run("train --output eight-parts --resume --steps 5 --optim adamw")
+        .refused(&["--resume", "--optim adamw_8bit, not adamw"]);
+    let size = |run: &str| {
+        let file = place.at(run).join("checkpoints/step_4/optimizer.safetensors");
+        std::fs::metadata(file).unwrap().len()
+    };
+    assert!(size("eight-parts") < size("lora-parts"));
     whole(&place.at("lora-parts/checkpoints/step_4"), 4);
     assert_eq!(place.metrics("lora-parts").len(), 4);
 }
@@ -484,6 +496,11 @@ fn settings_are_checked_before_anything_runs() {
         ),
         ("--advantage cat-bon --bon 0", &["--bon is 0"]),
         ("--kl-estimator k9", &["--kl-estimator", "k9"]),
+        (
+            "--reward-residency gone",
+            &["--reward-residency", "gone", "stream"],
+        ),
+        ("--optim sgd", &["--optim", "sgd", "adamw_8bit"]),
         ("--steps 0", &["--steps"]),
         ("--learning-rate nan", &["--learning-rate is NaN"]),
         ("--config infinite.toml", &["--beta is inf"]),
@@ -501,6 +518,10 @@ fn settings_are_checked_before_anything_runs() {
             &["--validation-top 10", "--validation-samples 4"],
         ),
         ("--validation-steps 0", &["--validation-steps"]),
+        (
+            "--activation-memory 1KiB",
+            &["--activation-memory 1024", "--token-budget"],
+        ),
     ];
     for (flags, parts) in usual {
         // Flags that stand in `flags` are left out of the usual ones: none may be given twice.
@@ -537,7 +558,7 @@ fn every_setting_parses_and_flags_win_over_the_file() {
     );
     let line = format!(
         "plan --json {MODELS} {STEP} --config run.toml --advantage grpo-z --loss-type grpo --kl-estimator k1 --epsilon 0.3 \
-         --beta 0 --allow-biased-sampling --temperature 0.7 --top-p 0.9 --min-p 0.1 --no-checkpointing --raw \
+         --optim adamw_8bit --activation-memory 1GiB --beta 0 --allow-biased-sampling --temperature 0.7 --top-p 0.9 --min-p 0.1 --raw \
          --rollout-batch 8 --base-dtype bf16 --reward-dtype f16 --template-date 2025-02-03 --max-grad-norm 0"
     );
     let plan: Value = serde_json::from_str(&place.run(&line).code(0).stdout).unwrap();
@@ -832,6 +853,78 @@ fn a_run_that_does_not_fit_is_refused_with_its_plan() {
         .unwrap();
     limited(&(total - 1).to_string()).refused(&["total"]);
     limited(&total.to_string()).code(0);
+}
+
+/// A judge of three blocks, of which two at a time are on the device, says what the whole one says.
+#[test]
+fn a_streamed_judge_changes_nothing_but_the_memory() {
+    const RUN: &str = "--steps 2 --prompts-per-step 1 --num-generations 4 --max-completion-length 8 --base-dtype f32 \
+                       --reward-dtype f32";
+    let place = Place::new();
+    let limited = |line: &str, bytes: u64| -> Ended {
+        let mut command = place.command(BIN);
+        command.args(line.split_whitespace());
+        command.env("TEA_MEMORY_LIMIT", bytes.to_string());
+        command.output().unwrap().into()
+    };
+    let plan = |flags: &str, bytes: u64| -> Value {
+        let line = format!("plan --json {RUN} {flags}");
+        serde_json::from_str(&limited(&line, bytes).code(0).stdout).unwrap()
+    };
+    let all = u64::MAX / 2;
+    let total = |plan: &Value| plan["total"].as_u64().unwrap();
+    let (whole, ring) = (plan("", all), plan("--reward-residency stream", all));
+    assert_eq!(
+        (&whole["reward_residency"], &ring["reward_residency"]),
+        (&"resident".into(), &"stream".into())
+    );
+    for (owner, bytes) in whole["bytes"].as_object().unwrap() {
+        let less = ring["bytes"][owner].as_u64() < bytes.as_u64();
+        assert_eq!(less, owner == "reward model weights", "{owner}");
+    }
+    assert!(ring["plan_over_formula"].as_f64().unwrap() > 1.0);
+    // auto streams where the whole judge does not fit, and not before.
+    assert_eq!(plan("", total(&whole)), whole);
+    assert_eq!(plan("", total(&whole) - 1), ring);
+    assert_eq!(plan("--reward-residency resident", 1000), whole);
+
+    limited(&format!("train {RUN} --output whole"), total(&whole)).code(0);
+    limited(&format!("train {RUN} --output ring"), total(&ring))
+        .code(0)
+        .says(&["tiny-reward", "streamed from the host", "--reward-residency"]);
+    assert_eq!(timeless(place.metrics("whole")), timeless(place.metrics("ring")));
+    let file = "checkpoints/step_2/adapter_model.safetensors";
+    let read = |path: String| std::fs::read(place.at(&path)).unwrap();
+    assert!(read(format!("whole/{file}")) == read(format!("ring/{file}")));
+    limited(
+        &format!("train {RUN} --output none --reward-residency resident"),
+        total(&ring),
+    )
+    .refused(&["Lower", "--reward-residency stream"]);
+
+    let draws = "--max-completion-length 6 --seed 3";
+    for (command, file) in [
+        ("eval --samples 4 --num-prompts 2", "completions.jsonl"),
+        (
+            "search --budget 12 --samples 4 --width 2 --num-prompts 2",
+            "search.jsonl",
+        ),
+    ] {
+        let name = command.split(' ').next().unwrap();
+        for residency in ["resident", "stream", "auto"] {
+            let line =
+                format!("{command} {draws} --reward-residency {residency} --output {name}-{residency}");
+            // So little that auto streams.
+            let ended = limited(&line, 1 << 20).code(0);
+            assert_eq!(
+                ended.stderr.contains("streamed from the host"),
+                residency == "auto"
+            );
+        }
+        let stored = |residency: &str| read(format!("{name}-{residency}/{file}"));
+        assert!(stored("resident") == stored("stream"), "{name}");
+        assert!(stored("resident") == stored("auto"), "{name}");
+    }
 }
 
 /// File sizes are limited to 15 KiB, so that writing fails as on a full disk, in the middle of a checkpoint: after the

@@ -141,6 +141,7 @@ fn run(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, f: fn(&str) -> f6
     // Small enough that every group is split over micro-batches.
     let ws = workspace(&model, 40, true);
     let settings = Settings {
+        optim: config.optim,
         learning_rate: config.learning_rate,
         warmup_steps: config.warmup_steps,
         weight_decay: config.weight_decay,

@@ -21,7 +21,7 @@ pub fn run(policy: &Policy, sequences: usize, length: usize, repetitions: usize)
         readouts: sequences,
         rank: 0,
         backward: true,
-        keep_all: true,
+        kept_blocks: usize::MAX,
         vocabulary_head: false,
     };
     let ws = Workspace::new(&model.gpu, &model.spec, shape)?;

@@ -78,7 +78,12 @@ pub fn operations(spec: &ModelSpec, rank: usize, s: &Settings) -> f64 {
     let logits = 2.0 * head * readouts;
     let sampling = 2.0 * (w + a) * (b * p + b * m * (t - 1.0)) + 4.0 * width * pairs + logits;
     let reference = if s.reference { forward(0.0) + logits } else { 0.0 };
-    let recomputed = if s.no_checkpointing { 0.0 } else { forward(a) };
+    // The last block's activations are still there.
+    let recomputed = if s.no_checkpointing {
+        0.0
+    } else {
+        forward(a) * (layers - 1.0) / layers
+    };
     let backward = 2.0 * w * rows + 4.0 * a * rows + 10.0 * width * pairs + 2.0 * logits;
     sampling + reference + forward(a) + logits + recomputed + backward
 }
@@ -168,6 +173,8 @@ mod tests {
             repetitions: 1,
             token_budget: 64,
             no_checkpointing: true,
+            activation_memory: None,
+            optim: Default::default(),
             reference: false,
         }
     }
@@ -195,11 +202,16 @@ mod tests {
         let mut s = base();
         (s.reference, s.no_checkpointing) = (true, false);
         let reference = forward - 2.0 * a * rows;
+        // The only block is not recomputed; of two, the first is.
+        assert_eq!(operations(&spec, 1, &s), 2.0 * forward + backward + reference);
         let recomputed = forward - 2.0 * head * readouts;
-        assert_eq!(
-            operations(&spec, 1, &s),
-            2.0 * forward + backward + reference + recomputed
-        );
+        let two = ModelSpec {
+            num_layers: 2,
+            ..spec
+        };
+        let kept = operations(&two, 1, &base());
+        s.reference = false;
+        assert_eq!(operations(&two, 1, &s), kept + recomputed);
     }
 
     /// A row a size, the first of each series at 1.

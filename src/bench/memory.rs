@@ -2,6 +2,7 @@
 
 use super::output::Row;
 use super::policy::Policy;
+use crate::config::Optim;
 use crate::error::{Error, Result};
 use crate::model::floor;
 use crate::model::params::Model;
@@ -16,6 +17,8 @@ use std::collections::BTreeMap;
 pub(super) struct Held<'a> {
     /// Forward and backward passes.
     pub(super) training: Shape,
+    /// The optimiser.
+    pub(super) optim: Optim,
     /// Sampling, with the tokens of a prompt and of a response and the responses a prompt.
     pub(super) sampling: Option<(SamplerShape, [usize; 3])>,
     /// The reward model and its passes.
@@ -30,8 +33,8 @@ pub(super) fn expected(policy: &Policy, held: &Held<'_>) -> Result<(Plan, Plan)>
     let (model, spec) = (&policy.model, &policy.model.spec);
     let (mut plan, mut least) = loaded(model)?;
     if let Some(lora) = &model.lora {
-        plan.extend("", &Plan::adapter(spec, lora));
-        least.extend("", &floor::adapter(spec, lora));
+        plan.extend("", &Plan::adapter(spec, lora, held.optim));
+        least.extend("", &floor::adapter(spec, lora, held.optim));
     }
     plan.extend("", &Plan::workspace(spec, held.training));
     least.extend("", &floor::training(spec, held.training));

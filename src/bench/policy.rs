@@ -59,7 +59,7 @@ impl Policy {
             }
             None if score => {
                 let source = Source::open_with_score(&s.model)?;
-                let model = source.load_reward(gpu, source.dtype(s.dtype)?, positions, None)?;
+                let model = source.load_reward(gpu, source.dtype(s.dtype)?, positions, None, false)?;
                 (last_part(&s.model), model)
             }
             None => {

@@ -4,14 +4,16 @@ use super::memory::{self, Held};
 use super::output::Row;
 use super::policy::{Policy, at_least_one};
 use super::timing::{Clock, median};
-use crate::config::Schedule;
+use crate::config::{ActivationMemory, Optim, Schedule};
 use crate::error::{Error, Result};
 use crate::gpu::Recorder;
 use crate::kernels::sample::SampleParams;
 use crate::model::run::{self, Group};
+use crate::model::spec::ModelSpec;
 use crate::model::workspace::{Shape, Workspace};
 use crate::optim::{Optimizer, Settings as OptimizerSettings};
 use crate::rollout::{Job, SampleConfig, Sampler, SamplerShape};
+use crate::train::activations::Keeping;
 use std::time::Instant;
 
 /// Sizes of a step.
@@ -31,6 +33,10 @@ pub struct Settings {
     pub token_budget: usize,
     /// Keep every layer's activations.
     pub no_checkpointing: bool,
+    /// What activations may take, in place of one block's.
+    pub activation_memory: Option<ActivationMemory>,
+    /// The optimiser.
+    pub optim: Optim,
     /// Score the reference policy, as a run with β > 0 does.
     pub reference: bool,
 }
@@ -63,17 +69,23 @@ impl Settings {
         self.batch * self.num_generations * self.max_completion_length
     }
 
-    fn workspace(&self, rank: usize) -> Shape {
+    fn workspace(&self, spec: &ModelSpec, rank: usize) -> Result<Shape> {
         let longest = self.prompt_length + self.max_completion_length;
         let rows = self.rows().min(self.token_budget.max(longest));
-        Shape {
+        let shape = Shape {
             rows,
             readouts: (rows + self.num_generations).min(self.targets()),
             rank,
             backward: true,
-            keep_all: self.no_checkpointing,
+            kept_blocks: 1,
             vocabulary_head: true,
-        }
+        };
+        let keeping = Keeping {
+            all: self.no_checkpointing,
+            memory: self.activation_memory,
+            auto: None,
+        };
+        keeping.apply(spec, shape)
     }
 
     fn name(&self) -> String {
@@ -135,6 +147,7 @@ impl<'a> Stage<'a> {
         }
         let (gpu, spec) = (&policy.model.gpu, &policy.model.spec);
         let settings = OptimizerSettings {
+            optim: s.optim,
             learning_rate: 1e-6,
             warmup_steps: 0,
             weight_decay: 0.0,
@@ -167,13 +180,13 @@ impl<'a> Stage<'a> {
                 readouts: s.batch * s.num_generations,
                 rank: 0,
                 backward: false,
-                keep_all: false,
+                kept_blocks: 1,
                 vocabulary_head: false,
             };
             Workspace::new(gpu, &r.model.spec, shape).map(|ws| (r, ws))
         });
         Ok(Self {
-            ws: Workspace::new(gpu, spec, s.workspace(policy.rank()))?,
+            ws: Workspace::new(gpu, spec, s.workspace(spec, policy.rank())?)?,
             optimizer: Optimizer::new(gpu, policy.model.trainable(), settings)?,
             sampler: sampler.transpose()?,
             reward: reward.transpose()?,
@@ -189,6 +202,7 @@ impl<'a> Stage<'a> {
         let lengths = [s.prompt_length, s.max_completion_length, s.num_generations];
         Held {
             training: self.ws.shape,
+            optim: s.optim,
             sampling: self.sampler.as_ref().map(|sampler| (sampler.shape(), lengths)),
             reward: self.reward.as_ref().map(|(reward, ws)| (*reward, ws.shape)),
         }
@@ -315,12 +329,17 @@ pub fn run(policy: &Policy, s: &Settings, reward: Option<&Policy>, sample: bool)
         gpu.memory().allocations - before.0,
         gpu.pipelines_made() - before.1,
     );
-    let checkpointing = if s.no_checkpointing {
-        "activations kept"
-    } else {
-        "checkpointed"
+    let spec = &policy.model.spec;
+    let checkpointing = match stage.ws.shape.kept(spec) {
+        1 => "checkpointed".to_string(),
+        n if n == spec.num_layers => "activations kept".to_string(),
+        n => format!("activations of {n} of {} blocks kept", spec.num_layers),
     };
-    let variant = format!("r{}, {checkpointing}", policy.rank());
+    let optim = match s.optim {
+        Optim::Adamw => String::new(),
+        other => format!(", {}", other.name()),
+    };
+    let variant = format!("r{}, {checkpointing}{optim}", policy.rank());
     let whole = median(&steps.iter().map(Phases::total).collect::<Vec<f64>>());
     let mut rows = Vec::new();
     let mut push = |phase: &str, samples: Vec<f64>, tokens: usize| {

@@ -14,6 +14,8 @@ fn settings() -> Settings {
         repetitions: 2,
         token_budget: 20,
         no_checkpointing: false,
+        activation_memory: None,
+        optim: Default::default(),
         reference: true,
     }
 }
@@ -35,7 +37,8 @@ fn sizes_add_up() {
     // A response's last token is predicted, not read.
     assert_eq!(s.rows(), 2 * (5 + 3 * 3));
     assert_eq!(s.targets(), 24);
-    assert_eq!(s.workspace(4).rows, 20);
+    let spec = crate::model::shapes::Named::find("135m").unwrap().spec();
+    assert_eq!(s.workspace(&spec, 4).unwrap().rows, 20);
     assert!(Settings { batch: 0, ..s }.validate().is_err());
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Globals;
 use super::demo_data::COMPLETION;
 use crate::advantage::Alpha;
-use crate::config::{TrainConfig, TrainFlags};
+use crate::config::{Residency, TrainConfig, TrainFlags};
 use crate::demo::{self, EVAL_SEED, Example, Kind};
 use crate::error::{Context, Error, Result};
 use crate::eval::compare::{Comparison, compare, save_plot};
@@ -157,6 +157,8 @@ impl Exam<'_> {
             dtype: None,
             token_budget: 4096,
             positions: usize::MAX,
+            residency: Residency::Resident,
+            free: None,
             raw: false,
             date: self.date,
         };

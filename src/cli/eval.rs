@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use super::Globals;
 use super::common::{Lines, SampleFlags};
 use crate::advantage::Alpha;
+use crate::config::Residency;
 use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
 use crate::eval::checkpoint::Trained;
 use crate::eval::record::Writer;
-use crate::eval::request::{Asked, Given, Request};
+use crate::eval::request::{Asked, Given, Judging, Request};
 use crate::eval::results::Results;
 use crate::eval::store::StoredEval;
 use crate::eval::weights::Hashes;
 use crate::tensor::DType;
-use crate::train::interrupt;
 use crate::train::prompts::{self, Purpose};
+use crate::train::{interrupt, memory};
 
 /// Sample a policy on held-out prompts, score every sample, and report best-of-n
 ///
@@ -119,6 +120,10 @@ struct SamplingArgs {
     /// Element type of the reward models
     #[arg(long)]
     reward_dtype: Option<DType>,
+    /// Reward models on the device, or streamed block by block from the host: auto streams one that does not fit in what is left of
+    /// the free memory, as far as that is known
+    #[arg(long, value_enum, default_value = "auto")]
+    reward_residency: Residency,
 }
 
 pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
@@ -136,7 +141,12 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     }
     interrupt::install_for("finishing the prompts in progress, which are then stored")?;
     let gpu = globals.open_gpu()?;
-    let mut loaded = job.load(&gpu, args.sampling.token_budget)?;
+    let judging = Judging {
+        token_budget: args.sampling.token_budget,
+        residency: args.sampling.reward_residency,
+        free: memory::free(&gpu)?,
+    };
+    let mut loaded = job.load(&gpu, judging)?;
     // Nothing is written or replaced before the models are known to load.
     let mut writer = match begun {
         Some(writer) => writer,

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Globals;
 use super::common::{Lines, SampleFlags, TOKEN_BUDGET};
-use crate::config::TEMPLATE_DATE;
+use crate::config::{Residency, TEMPLATE_DATE};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
@@ -291,6 +291,8 @@ fn reward(
         dtype: args.reward_dtype,
         token_budget: TOKEN_BUDGET,
         positions: MAX_REWARD_POSITIONS,
+        residency: Residency::Resident,
+        free: None,
         raw: args.raw,
         date: args.template_date,
     };

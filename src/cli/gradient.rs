@@ -76,7 +76,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
         readouts: rows,
         rank,
         backward: true,
-        keep_all: false,
+        kept_blocks: 1,
         vocabulary_head: true,
     };
     let ws = Workspace::new(&gpu, &model.spec, shape)?;

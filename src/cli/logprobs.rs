@@ -72,7 +72,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
         readouts: rows,
         rank,
         backward: false,
-        keep_all: false,
+        kept_blocks: 1,
         vocabulary_head: true,
     };
     let ws = Workspace::new(&gpu, &model.spec, shape)?;

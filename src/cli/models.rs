@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::common::TOKEN_BUDGET;
-use crate::config::{TEMPLATE_DATE, TINY};
+use crate::config::{Residency, TEMPLATE_DATE, TINY};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::reward::{self, Reward, RewardOptions};
@@ -45,6 +45,10 @@ pub(crate) struct ModelFlags {
     /// Element type of the reward model
     #[arg(long)]
     pub(crate) reward_dtype: Option<DType>,
+    /// Reward model on the device, or streamed block by block from the host: auto streams where it does not fit in what the policy
+    /// leaves of the free memory, as far as that is known
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) reward_residency: Residency,
     /// Do not wrap texts in the chat template
     #[arg(long)]
     pub(crate) raw: bool,
@@ -77,13 +81,15 @@ impl ModelFlags {
         })
     }
 
-    /// Loads the judge of this name.
-    pub(crate) fn judge(&self, gpu: &Gpu, name: &str) -> Result<Box<dyn Reward>> {
+    /// Loads the judge of this name; `free` bytes were free on the device before anything was put on it.
+    pub(crate) fn judge(&self, gpu: &Gpu, name: &str, free: Option<u64>) -> Result<Box<dyn Reward>> {
         let options = RewardOptions {
             adapter: self.reward_adapter.as_deref(),
             dtype: self.reward_dtype,
             token_budget: self.token_budget,
             positions: REWARD_POSITIONS,
+            residency: self.reward_residency,
+            free,
             raw: self.raw,
             date: self.template_date,
         };

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Globals;
 use super::common::{Lines, budget, check_ids, positions};
-use crate::config::TEMPLATE_DATE;
+use crate::config::{Residency, TEMPLATE_DATE};
 use crate::error::{Context, Error, Result};
 use crate::model::load::{Source, read_tokenizer};
 use crate::reward::{RewardModel, RewardOptions};
@@ -66,6 +66,8 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
         dtype: args.reward_dtype,
         token_budget: budget(args.token_budget, lengths())?,
         positions,
+        residency: Residency::Resident,
+        free: None,
         raw: args.raw,
         date: args.template_date,
     };

@@ -26,8 +26,8 @@ use crate::search::store::{SearchMeta, Store};
 use crate::search::{Predictor, Settings, TailLaw};
 use crate::tensor::DType;
 use crate::text::{Formatter, PromptContent, PromptRecord, sha256_hex};
-use crate::train::interrupt;
 use crate::train::prompts::{self, Purpose};
+use crate::train::{interrupt, memory};
 
 /// Search for each prompt's best response within a budget of N, guided by the tails of its rewards
 ///
@@ -294,8 +294,9 @@ fn search(globals: &Globals, args: &SearchArgs) -> Result<()> {
     let begun = if args.resume { Some(open()?) } else { None };
     interrupt::install_for("finishing the prompts in progress, which are then stored")?;
     let gpu = globals.open_gpu()?;
+    let free = memory::free(&gpu)?;
     let policy = args.policy(&gpu, &records, length)?;
-    let mut judge = args.models.judge(&gpu, &meta.reward_model)?;
+    let mut judge = args.models.judge(&gpu, &meta.reward_model, free)?;
     let session = Session {
         policy: &policy,
         records: &records,

@@ -115,6 +115,11 @@ impl PlanArgs {
         run.choose_dtypes(cap, have)?;
         let (plan, least) = run.plan(cap)?;
         let dtypes = [&run.config.base_dtype, &run.config.reward_dtype];
+        let residency = if run.streams_reward() {
+            "stream"
+        } else {
+            "resident"
+        };
         let ratio = plan.total() as f64 / least.total() as f64;
         if self.json {
             let rows = |plan: &Plan| -> serde_json::Map<String, serde_json::Value> {
@@ -122,7 +127,7 @@ impl PlanArgs {
                 plan.rows.iter().map(row).collect()
             };
             let text = serde_json::json!({
-                "bytes": rows(&plan), "total": plan.total(), "base_dtype": dtypes[0], "reward_dtype": dtypes[1],
+                "bytes": rows(&plan), "total": plan.total(), "base_dtype": dtypes[0], "reward_dtype": dtypes[1], "reward_residency": residency,
                 "formula_bytes": rows(&least), "formula_total": least.total(), "plan_over_formula": ratio,
             });
             say(format_args!(
@@ -132,7 +137,7 @@ impl PlanArgs {
         } else {
             let [base, reward] = dtypes.map(|d| d.as_deref().unwrap_or("as stored"));
             say(format_args!(
-                "policy {base}, reward model {reward}\n{plan}\n{:>12.1} MiB  is the least by the formula of \
+                "policy {base}, reward model {reward} ({residency})\n{plan}\n{:>12.1} MiB  is the least by the formula of \
                  docs/memory.md; the plan is {ratio:.3} times that",
                 least.total() as f64 / f64::from(1 << 20)
             ))?;

@@ -4,11 +4,17 @@
 //! The resolved settings are written beside a run's results.
 
 mod data_set;
+mod memory;
+mod optim;
+mod residency;
 mod supervised;
 mod train;
 mod train_flags;
 
 pub use data_set::DataSet;
+pub use memory::{ActivationMemory, parse_bytes};
+pub use optim::Optim;
+pub use residency::Residency;
 pub use supervised::{AdapterShape, Schedule, SupervisedConfig, SupervisedFlags};
 pub use train::TrainConfig;
 pub use train_flags::{KlEstimator, LossType, TrainFlags};

@@ -1,6 +1,7 @@
 //! Settings of `sft` and `reward`.
 
-use super::{TEMPLATE_DATE, at_least_one, not_negative};
+use super::memory::one_of;
+use super::{ActivationMemory, Optim, TEMPLATE_DATE, at_least_one, not_negative};
 use crate::error::{Context, Error, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,9 @@ pub struct SupervisedFlags {
     /// Examples in an optimiser step
     #[arg(long)]
     pub batch_size: Option<usize>,
+    /// Optimiser: AdamW with f32 moments, or with moments of 8 bits, which take a quarter of the memory (default adamw)
+    #[arg(long, value_enum)]
+    pub optim: Option<Optim>,
     /// Learning rate (default 1e-4 for LoRA, 1e-5 with --full)
     #[arg(long)]
     pub learning_rate: Option<f64>,
@@ -91,6 +95,11 @@ pub struct SupervisedFlags {
     /// Keep every layer's activations instead of recomputing them: faster, more memory
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub no_checkpointing: Option<bool>,
+    /// What the activations that backward passes read may take: as many of the last blocks' as fit are kept, the others
+    /// recomputed. A size (512MiB, 2GiB, bytes), or auto: what is left of the free memory, where that is known (default: one
+    /// block's)
+    #[arg(long, value_name = "SIZE|auto", conflicts_with = "no_checkpointing")]
+    pub activation_memory: Option<ActivationMemory>,
     /// Element type of the frozen weights: f32, f16, bf16, q8_0, q4_0 (default: the largest of f32, the stored type and q8_0
     /// that fits, where the free memory is known; a GGUF file's blocks stay as they are)
     #[arg(long)]
@@ -121,6 +130,8 @@ pub struct SupervisedConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
     pub batch_size: usize,
+    #[serde(default)]
+    pub optim: Optim,
     pub learning_rate: f64,
     pub warmup_steps: u64,
     pub lr_scheduler_type: Schedule,
@@ -136,6 +147,8 @@ pub struct SupervisedConfig {
     pub token_budget: usize,
     pub max_length: usize,
     pub no_checkpointing: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation_memory: Option<ActivationMemory>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_dtype: Option<String>,
     pub raw: bool,
@@ -164,6 +177,7 @@ impl SupervisedFlags {
             eval_fraction: self.eval_fraction.unwrap_or(0.05),
             steps: self.steps,
             batch_size: self.batch_size.unwrap_or(32),
+            optim: self.optim.unwrap_or_default(),
             learning_rate: self.learning_rate.unwrap_or(if full { 1e-5 } else { 1e-4 }),
             warmup_steps: self.warmup_steps.unwrap_or(10),
             lr_scheduler_type: self.lr_scheduler_type.unwrap_or(Schedule::Constant),
@@ -179,6 +193,7 @@ impl SupervisedFlags {
             token_budget: self.token_budget.unwrap_or(2048),
             max_length: self.max_length.unwrap_or(1024),
             no_checkpointing: self.no_checkpointing.unwrap_or(false),
+            activation_memory: self.activation_memory,
             base_dtype: self.base_dtype,
             raw: self.raw.unwrap_or(false),
             template_date: self.template_date.unwrap_or_else(|| TEMPLATE_DATE.into()),
@@ -232,6 +247,7 @@ impl SupervisedConfig {
             ("--max-grad-norm", self.max_grad_norm),
             ("--lora-alpha", self.lora_alpha),
         ])?;
+        one_of(self.activation_memory, self.no_checkpointing)?;
         if !(0.0..1.0).contains(&self.eval_fraction) {
             return Err(Error::user(format!(
                 "--eval-fraction is {}; it must be in [0, 1)",

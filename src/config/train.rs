@@ -1,7 +1,8 @@
 //! Settings of `train` and `plan`, resolved and checked.
 
+use super::memory::one_of;
 use super::train_flags::{KlEstimator, LossType, TrainFlags};
-use super::{DataSet, TEMPLATE_DATE, TINY, at_least_one, not_negative};
+use super::{ActivationMemory, DataSet, Optim, Residency, TEMPLATE_DATE, TINY, at_least_one, not_negative};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -51,6 +52,8 @@ pub struct TrainConfig {
     pub kl_estimator: KlEstimator,
     pub num_iterations: usize,
     pub epsilon: f64,
+    #[serde(default)]
+    pub optim: Optim,
     pub learning_rate: f64,
     pub warmup_steps: u64,
     pub weight_decay: f64,
@@ -70,9 +73,13 @@ pub struct TrainConfig {
     pub rollout_batch: usize,
     pub no_checkpointing: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation_memory: Option<ActivationMemory>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub base_dtype: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_dtype: Option<String>,
+    #[serde(default)]
+    pub reward_residency: Residency,
     pub raw: bool,
     pub template_date: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -127,6 +134,7 @@ impl TrainFlags {
             kl_estimator: self.kl_estimator.unwrap_or(KlEstimator::K3),
             num_iterations: self.num_iterations.unwrap_or(1),
             epsilon: self.epsilon.unwrap_or(0.2),
+            optim: self.optim.unwrap_or_default(),
             learning_rate: self.learning_rate.unwrap_or(default_rate(full, tiny)),
             warmup_steps: self.warmup_steps.unwrap_or(if tiny { 2 } else { 10 }),
             weight_decay: self.weight_decay.unwrap_or(0.0),
@@ -144,8 +152,10 @@ impl TrainFlags {
             token_budget: self.token_budget.unwrap_or(2048),
             rollout_batch: self.rollout_batch.unwrap_or(256),
             no_checkpointing: self.no_checkpointing.unwrap_or(false),
+            activation_memory: self.activation_memory,
             base_dtype: self.base_dtype,
             reward_dtype: self.reward_dtype,
+            reward_residency: self.reward_residency.unwrap_or_default(),
             raw: self.raw.unwrap_or(false),
             template_date: self.template_date.unwrap_or_else(|| TEMPLATE_DATE.into()),
             prompt_set: self.prompt_set,
@@ -186,6 +196,7 @@ impl TrainConfig {
             ("--token-budget", self.token_budget as u64),
             ("--rollout-batch", self.rollout_batch as u64),
         ])?;
+        one_of(self.activation_memory, self.no_checkpointing)?;
         if self.num_generations < 2 {
             return Err(Error::user(format!(
                 "--num-generations is {}; a group needs at least 2 responses to compare",

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-use super::DataSet;
+use super::{ActivationMemory, DataSet, Optim, Residency};
 
 /// How a sequence's log-probability is weighted in the loss (TRL's `loss_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -122,6 +122,9 @@ pub struct TrainFlags {
     /// PPO's clipping range
     #[arg(long)]
     pub epsilon: Option<f64>,
+    /// Optimiser: AdamW with f32 moments, or with moments of 8 bits, which take a quarter of the memory (default adamw)
+    #[arg(long, value_enum)]
+    pub optim: Option<Optim>,
     /// Learning rate (default 1e-4 for LoRA, 1e-5 with --full)
     #[arg(long)]
     pub learning_rate: Option<f64>,
@@ -174,6 +177,11 @@ pub struct TrainFlags {
     /// Keep every layer's activations instead of recomputing them: faster, more memory
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub no_checkpointing: Option<bool>,
+    /// What the activations that backward passes read may take: as many of the last blocks' as fit are kept, the others
+    /// recomputed. A size (512MiB, 2GiB, bytes), or auto: what is left of the free memory, where that is known (default: one
+    /// block's)
+    #[arg(long, value_name = "SIZE|auto", conflicts_with = "no_checkpointing")]
+    pub activation_memory: Option<ActivationMemory>,
     /// Element type of the frozen policy: f32, f16, bf16, q8_0, q4_0 (default: the largest of f32, the stored type and q8_0
     /// that fits, where the free memory is known; a GGUF file's blocks stay as they are)
     #[arg(long)]
@@ -181,6 +189,10 @@ pub struct TrainFlags {
     /// Element type of the reward model (default: as for --base-dtype)
     #[arg(long)]
     pub reward_dtype: Option<String>,
+    /// Reward model on the device, or streamed block by block from the host's files: auto streams where the run does not fit in the
+    /// free memory otherwise, as far as that is known (default auto)
+    #[arg(long, value_enum)]
+    pub reward_residency: Option<Residency>,
     /// Do not wrap prompts in the model's chat template
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub raw: Option<bool>,

@@ -8,7 +8,7 @@ use super::record::Writer;
 use super::run::{Policy, PolicyOptions, Sampling};
 use super::store::{StoredPrompt, VERSION};
 use super::weights::Hashes;
-use crate::config::{TEMPLATE_DATE, TINY, TrainConfig};
+use crate::config::{Residency, TEMPLATE_DATE, TINY, TrainConfig};
 use crate::demo;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -110,6 +110,17 @@ pub struct Job {
     pub prompts: Vec<StoredPrompt>,
     date: TemplateDate,
     asked: Asked,
+}
+
+/// How judges are loaded; none of it changes what they say.
+#[derive(Debug, Clone, Copy)]
+pub struct Judging {
+    /// Most tokens in one pass.
+    pub token_budget: usize,
+    /// Where their weights are kept.
+    pub residency: Residency,
+    /// Bytes that the device had free before anything was put on it, where that is known.
+    pub free: Option<u64>,
 }
 
 /// A policy with its judges on the device.
@@ -267,7 +278,7 @@ impl Job {
     ///
     /// # Errors
     /// A model or adapter that cannot be loaded, or a prompt that does not fit in the context.
-    pub fn load(&mut self, gpu: &Gpu, token_budget: usize) -> Result<Loaded> {
+    pub fn load(&mut self, gpu: &Gpu, judging: Judging) -> Result<Loaded> {
         let flag = |name: &str| self.asked.name(name);
         let contents: Vec<PromptContent> = self.prompts.iter().map(StoredPrompt::content).collect();
         let m = &mut self.meta;
@@ -287,7 +298,9 @@ impl Job {
             let options = RewardOptions {
                 adapter: adapter.map(Path::new),
                 dtype: asked,
-                token_budget,
+                token_budget: judging.token_budget,
+                residency: judging.residency,
+                free: judging.free,
                 positions: REWARD_POSITIONS,
                 raw,
                 date,

@@ -141,6 +141,22 @@ impl AdamW {
         step: 1,
         max_grad_norm: 1.0,
     };
+
+    /// What the shaders take: 1 − lr·decay, 1 − β₁, β₂, 1 − β₂, lr / (1 − β₁ᵗ), √(1 − β₂ᵗ), ε, the norm to clip at.
+    pub(super) fn coefficients(&self) -> [f32; 8] {
+        let t = f64::from(self.step);
+        [
+            1.0 - self.lr * self.weight_decay,
+            1.0 - self.beta1,
+            self.beta2,
+            1.0 - self.beta2,
+            self.lr / (1.0 - libm::pow(self.beta1, t)),
+            libm::sqrt(1.0 - libm::pow(self.beta2, t)),
+            self.eps,
+            self.max_grad_norm,
+        ]
+        .map(|x| x as f32)
+    }
 }
 
 impl Default for AdamW {
@@ -174,17 +190,17 @@ pub struct AdamWArgs<'a> {
 /// A GPU error.
 pub fn step(rec: &mut Recorder, args: &AdamWArgs<'_>, n: usize, adamw: AdamW) -> Result<()> {
     let lanes = lanes(rec, 64);
-    let t = f64::from(adamw.step);
+    let c = adamw.coefficients();
     let params = StepParams {
         n: n as u32,
-        decay: (1.0 - adamw.lr * adamw.weight_decay) as f32,
-        one_minus_beta1: (1.0 - adamw.beta1) as f32,
-        beta2: adamw.beta2 as f32,
-        one_minus_beta2: (1.0 - adamw.beta2) as f32,
-        step_size: (adamw.lr / (1.0 - libm::pow(adamw.beta1, t))) as f32,
-        second_correction: libm::sqrt(1.0 - libm::pow(adamw.beta2, t)) as f32,
-        eps: adamw.eps as f32,
-        max_norm: adamw.max_grad_norm as f32,
+        decay: c[0],
+        one_minus_beta1: c[1],
+        beta2: c[2],
+        one_minus_beta2: c[3],
+        step_size: c[4],
+        second_correction: c[5],
+        eps: c[6],
+        max_norm: c[7],
     };
     let bindings = [args.param, args.grad, args.m, args.v, args.norm].map(Into::into);
     rec.dispatch(

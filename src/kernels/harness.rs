@@ -24,6 +24,8 @@ pub enum Slot {
     Out(usize),
     /// Read and written: initial values.
     InOut(Vec<f32>),
+    /// Bytes in words, read and written: initial words, and what a byte stands for when it is compared.
+    Bytes(Vec<u32>, fn(u8) -> f32),
 }
 
 impl Slot {
@@ -101,6 +103,7 @@ impl Case {
                 Slot::In(bytes) => gpu.upload("case", bytes),
                 Slot::Out(n) => guarded(vec![CANARY; *n]),
                 Slot::InOut(values) => guarded(values.iter().map(|v| v.to_bits()).collect()),
+                Slot::Bytes(words, _) => guarded(words.clone()),
             })
             .collect()
     }
@@ -110,6 +113,7 @@ impl Case {
             Slot::In(_) => return Ok(None),
             Slot::Out(n) => *n,
             Slot::InOut(values) => values.len(),
+            Slot::Bytes(words, _) => words.len(),
         };
         let words: Vec<u32> = gpu.read(buffer, 0, n + GUARD)?;
         if words[n..].iter().any(|w| *w != CANARY) {
@@ -118,7 +122,11 @@ impl Case {
                 self.name
             )));
         }
-        Ok(Some(words[..n].iter().map(|w| f32::from_bits(*w)).collect()))
+        let words = &words[..n];
+        Ok(Some(match slot {
+            Slot::Bytes(_, value) => words.iter().flat_map(|w| w.to_le_bytes()).map(value).collect(),
+            _ => words.iter().map(|w| f32::from_bits(*w)).collect(),
+        }))
     }
 
     /// Runs the case twice, compares the bits of the two runs, and compares with the twin.

@@ -9,6 +9,7 @@
 //! same bits in sampling, scoring and training.
 
 pub mod adamw;
+pub mod adamw_8bit;
 pub mod advance;
 pub mod attention;
 pub mod ceiling;
@@ -46,6 +47,7 @@ pub struct Entry {
 pub fn table() -> Vec<Entry> {
     let mut all = Vec::new();
     all.extend(adamw::entries());
+    all.extend(adamw_8bit::entries());
     all.extend(advance::entries());
     all.extend(attention::entries());
     all.extend(ceiling::entries());

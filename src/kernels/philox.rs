@@ -6,12 +6,12 @@ use crate::error::Result;
 use crate::gpu::{Buffer, Kernel, Recorder};
 use crate::rng::philox4x32;
 
+/// WGSL part with `philox`.
+pub(super) const PHILOX: &str = include_str!("../../shaders/shared/philox.wgsl");
+
 static PHILOX_WORDS: Kernel = Kernel::portable(
     "philox_words",
-    &[
-        include_str!("../../shaders/philox_words.wgsl"),
-        include_str!("../../shaders/shared/philox.wgsl"),
-    ],
+    &[include_str!("../../shaders/philox_words.wgsl"), PHILOX],
 );
 
 #[repr(C)]

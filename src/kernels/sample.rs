@@ -24,7 +24,7 @@ static SAMPLE_DRAW: Kernel = Kernel::portable(
     "sample_draw",
     &[
         include_str!("../../shaders/sample_draw.wgsl"),
-        include_str!("../../shaders/shared/philox.wgsl"),
+        super::philox::PHILOX,
         SORTABLE,
     ],
 );

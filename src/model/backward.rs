@@ -1,6 +1,7 @@
 //! The backward pass: from one coefficient a readout to the gradient of every trainable tensor.
 //!
-//! With checkpointing (the default) each block's activations are recomputed from its saved input.
+//! Blocks whose activations the workspace no longer holds (with checkpointing, all but the last) are recomputed from their saved
+//! inputs by the same kernels in the same order, so that gradients have the same bits whatever is kept.
 
 use super::forward::{Keys, Pass};
 use super::params::{Block, Param};
@@ -95,6 +96,11 @@ impl Pass<'_> {
     fn backward_hidden(&self, rec: &mut Recorder, batch: &Loaded, first: usize) -> Result<()> {
         let (ws, model, m) = (self.ws, self.model, batch.m);
         let (c, layers) = (model.spec.hidden_size, model.spec.num_layers);
+        if model.streamed.is_some() {
+            return Err(Error::internal(
+                "a backward pass through a model that is streamed",
+            ));
+        }
         let g = ws.grads()?;
         let Some(dhidden) = &ws.dhidden else {
             return Err(Error::internal("no room for a backward pass"));
@@ -111,9 +117,11 @@ impl Pass<'_> {
         )?;
         for layer in (first..layers).rev() {
             let acts = ws.acts(layer);
-            if !ws.shape.keep_all {
+            // What backward reads it also overwrites, so that a second backward pass recomputes.
+            if acts.holds.take() != Some(layer) {
                 self.layer(rec, layer, (ws.input(layer), None), acts, m, &Keys::Packed)?;
             }
+            acts.holds.set(None);
             self.backward_layer(rec, layer, acts, g, m)?;
         }
         Ok(())

@@ -7,8 +7,11 @@
 use super::params::LoraShape;
 use super::plan::{Plan, is_matrix};
 use super::spec::{ModelSpec, TensorSpec};
+use super::stream;
 use super::workspace::Shape;
+use crate::config::Optim;
 use crate::error::Result;
+use crate::kernels::adamw_8bit;
 use crate::kernels::head::HeadBuffers;
 use crate::tensor::DType;
 
@@ -30,28 +33,53 @@ pub fn weights(spec: &ModelSpec, dtype: impl Fn(&TensorSpec) -> Result<DType>) -
         .sum()
 }
 
+/// As [`weights`] of a model whose blocks pass through a ring of [`stream::RING`] places: the smallest block counts for each.
+///
+/// # Errors
+/// Those of `dtype`.
+pub fn streamed_weights(spec: &ModelSpec, dtype: impl Fn(&TensorSpec) -> Result<DType>) -> Result<u64> {
+    let mut resident = 0;
+    let mut blocks = vec![0; spec.num_layers];
+    for t in spec.tensors() {
+        let elements: usize = t.shape.iter().product();
+        let stored = if is_matrix(&t) { dtype(&t)? } else { DType::F32 };
+        let bytes = stored.bytes_for(elements) as u64;
+        match t.layer.filter(|_| stream::passes(&t)) {
+            Some(layer) => blocks[layer] += bytes,
+            None => resident += bytes,
+        }
+    }
+    let block = blocks.iter().min().copied().unwrap_or(0);
+    Ok(resident + block * stream::RING.min(spec.num_layers) as u64)
+}
+
 /// An adapter under training: A (R, in) and B (out, R) of every target, their gradients and AdamW's two moments.
-pub fn adapter(spec: &ModelSpec, shape: &LoraShape) -> Plan {
+pub fn adapter(spec: &ModelSpec, shape: &LoraShape, optim: Optim) -> Plan {
     let sides = |p| {
         let (out, inp) = spec.proj_dims(p);
         out + inp
     };
     let layer: usize = shape.targets.iter().map(|p| sides(*p)).sum();
-    let bytes = (F32 * shape.rank * layer * spec.num_layers) as u64;
-    let mut plan = trained(bytes);
-    plan.add("adapter", bytes);
+    let values = shape.rank * layer * spec.num_layers;
+    let mut plan = trained(values, optim);
+    plan.add("adapter", (F32 * values) as u64);
     plan
 }
 
 /// Training every weight, beside the weights themselves.
-pub fn full(spec: &ModelSpec) -> Plan {
-    trained((F32 * spec.num_parameters()) as u64)
+pub fn full(spec: &ModelSpec, optim: Optim) -> Plan {
+    trained(spec.num_parameters(), optim)
 }
 
-fn trained(bytes: u64) -> Plan {
+fn trained(values: usize, optim: Optim) -> Plan {
     let mut plan = Plan::default();
-    plan.add("gradients", bytes);
-    plan.add("optimizer", 2 * bytes);
+    plan.add("gradients", (F32 * values) as u64);
+    let state = match optim {
+        Optim::Adamw => 2 * F32 * values,
+        // A byte a moment, and two f32 scales a block.
+        Optim::Adamw8bit => 2 * values + 2 * F32 * values.div_ceil(adamw_8bit::BLOCK),
+    };
+    plan.add("optimizer", state as u64);
     plan
 }
 
@@ -74,7 +102,7 @@ pub fn block_floats(spec: &ModelSpec, rank: usize) -> usize {
 /// Forward and backward passes over a batch of `shape.rows` rows and `shape.readouts` readouts.
 pub fn training(spec: &ModelSpec, shape: Shape) -> Plan {
     let (m, p, c) = (shape.rows, shape.readouts, spec.hidden_size);
-    let kept = if shape.keep_all { spec.num_layers } else { 1 };
+    let kept = shape.kept(spec);
     // The input of every block and of the final norm, with that norm's statistic.
     let inputs = (spec.num_layers + 1) * c + 1;
     // Token, attention ranges (4), last row that attends, first readout.
@@ -113,13 +141,13 @@ mod tests {
         Named::find("smollm2-135m").unwrap().spec()
     }
 
-    fn shape(keep_all: bool) -> Shape {
+    fn shape(kept_blocks: usize) -> Shape {
         Shape {
             rows: 1024,
             readouts: 1024,
             rank: 16,
             backward: true,
-            keep_all,
+            kept_blocks,
             vocabulary_head: true,
         }
     }
@@ -142,12 +170,14 @@ mod tests {
         };
         // q and o 576 + 576, k and v 576 + 192, gate, up and down 576 + 1536.
         let values = 16 * 30 * (2 * 1152 + 2 * 768 + 3 * 2112);
-        let plan = adapter(&spec, &lora);
+        let plan = adapter(&spec, &lora, Optim::Adamw);
         assert_eq!(
             ["adapter", "gradients", "optimizer"].map(|o| plan.bytes(o)),
             [4 * values, 4 * values, 8 * values]
         );
-        assert_eq!(full(&spec).bytes("optimizer"), 8 * 134_515_008);
+        let small = adapter(&spec, &lora, Optim::Adamw8bit);
+        assert_eq!(small.bytes("optimizer"), 2 * values + values / 256 * 8);
+        assert_eq!(full(&spec, Optim::Adamw).bytes("optimizer"), 8 * 134_515_008);
         assert_eq!(kv_cache(&spec, 100), 4 * 100 * 2 * 192 * 30);
     }
 
@@ -158,9 +188,10 @@ mod tests {
         assert_eq!(block_floats(&spec, 16), 7995);
         let (m, p) = (1024u64, 1024u64);
         let by_hand = |kept: u64| 4 * (m * (31 * 576 + 1 + kept * 7995 + 7) + p * (576 + 5) + 1024 * 576);
-        assert_eq!(training(&spec, shape(true)).bytes("activations"), by_hand(30));
-        assert_eq!(training(&spec, shape(false)).bytes("activations"), by_hand(1));
-        assert_eq!(training(&spec, shape(false)).bytes("head"), p * (4096 * 4 + 16));
+        assert_eq!(training(&spec, shape(99)).bytes("activations"), by_hand(30));
+        assert_eq!(training(&spec, shape(7)).bytes("activations"), by_hand(7));
+        assert_eq!(training(&spec, shape(1)).bytes("activations"), by_hand(1));
+        assert_eq!(training(&spec, shape(1)).bytes("head"), p * (4096 * 4 + 16));
         // 576 of the residual stream, 576 of the norm, gate and up.
         assert_eq!(forward(&spec, 10), 4 * 10 * (576 + 576 + 2 * 1536));
         let qwen = ModelSpec {
@@ -179,10 +210,10 @@ mod tests {
                     ..Named::find(name).unwrap().spec()
                 };
                 for rank in [0, 5, 16] {
-                    for keep_all in [false, true] {
+                    for kept_blocks in [1, 5, usize::MAX] {
                         let shape = Shape {
                             rank,
-                            ..shape(keep_all)
+                            ..shape(kept_blocks)
                         };
                         let (plan, least) = (Plan::workspace(&spec, shape), training(&spec, shape));
                         for (owner, bytes) in &least.rows {

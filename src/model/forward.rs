@@ -119,6 +119,7 @@ impl Pass<'_> {
         keys: &Keys<'_>,
     ) -> Result<()> {
         let (spec, block) = (&self.model.spec, &self.model.blocks[layer]);
+        acts.holds.set(Some(layer));
         let (c, d, eps) = (spec.hidden_size, spec.head_dim, spec.rms_norm_eps as f32);
         let (heads, kv_heads) = (spec.num_heads, spec.num_kv_heads);
         rmsnorm::forward(
@@ -235,7 +236,9 @@ impl Pass<'_> {
     pub fn forward(&self, rec: &mut Recorder, batch: &Loaded, keys: &Keys<'_>) -> Result<()> {
         let (ws, model) = (self.ws, self.model);
         embedding::forward(rec, &model.embed.value, &ws.tokens, ws.input(0), batch.m)?;
-        for layer in 0..model.spec.num_layers {
+        let layers = model.spec.num_layers;
+        self.stream(rec, 0..layers.min(1))?;
+        for layer in 0..layers {
             self.layer(
                 rec,
                 layer,
@@ -244,8 +247,22 @@ impl Pass<'_> {
                 batch.m,
                 keys,
             )?;
+            self.stream(rec, layer + 1..layers.min(layer + 2))?;
         }
         self.final_norm(rec, batch)
+    }
+
+    /// Where the model is streamed, has the device compute what is recorded, brings the weights of `next` (a block or none) while it
+    /// does, and waits, so that no more than one block's weights are on their way.
+    fn stream(&self, rec: &mut Recorder, next: std::ops::Range<usize>) -> Result<()> {
+        let Some(streamed) = &self.model.streamed else {
+            return Ok(());
+        };
+        rec.submit()?;
+        for layer in next {
+            streamed.fill(&self.model.gpu, layer, &self.model.blocks[layer])?;
+        }
+        self.model.gpu.wait()
     }
 
     fn final_norm(&self, rec: &mut Recorder, batch: &Loaded) -> Result<()> {

@@ -1,6 +1,7 @@
 //! From a name on the command line to a model on the device: files, specification, tokenizer, weights, adapter.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::gguf::Gguf;
 use super::params::{LoraShape, Model, Param};
@@ -9,6 +10,7 @@ use super::shapes::{Named, RANDOM};
 use super::source::{ModelFiles, resolve};
 use super::spec::{Head, ModelSpec, Role, TensorSpec};
 use super::store::WeightStore;
+use super::stream::{Ring, Streamed};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::weight::Weight;
@@ -25,7 +27,7 @@ pub struct Source {
     /// Sizes and options.
     pub spec: ModelSpec,
     /// Its weights, mapped.
-    pub store: WeightStore,
+    pub store: Arc<WeightStore>,
 }
 
 /// The element types `--base-dtype` and `--reward-dtype` take.
@@ -96,7 +98,7 @@ impl Source {
         let spec = spec.with_head(head);
         Self {
             name: name.to_string(),
-            store: WeightStore::described(&spec, name, dtype),
+            store: Arc::new(WeightStore::described(&spec, name, dtype)),
             files,
             spec,
         }
@@ -127,7 +129,7 @@ impl Source {
             name: name.to_string(),
             files,
             spec,
-            store,
+            store: Arc::new(store),
         })
     }
 
@@ -201,7 +203,23 @@ impl Source {
         if self.spec.head == Head::CausalLm {
             return Model::load(gpu, &self.spec, &self.store, dtype, positions).context(&self.name);
         }
+        self.scored(gpu, dtype, positions, score, None)
+            .context(&self.name)
+    }
+
+    /// A reward model on the device; with a ring, its blocks' matrices are the ring's.
+    fn scored(
+        &self,
+        gpu: &Gpu,
+        dtype: Option<DType>,
+        positions: usize,
+        score: Option<&[f32]>,
+        ring: Option<(&Ring, &Streamed)>,
+    ) -> Result<Model> {
         Model::build(gpu, &self.spec, positions, &mut |t| {
+            if let (Role::Weight(proj), Some(layer), Some((ring, streamed))) = (t.role, t.layer, ring) {
+                return Ok(ring.weight(streamed, layer, proj));
+            }
             if let (Role::Score, Some(values)) = (t.role, score) {
                 return Weight::upload(
                     gpu,
@@ -220,10 +238,24 @@ impl Source {
             }
             super::params::upload(gpu, t, &self.store.get(&t.name)?, dtype)
         })
-        .context(&self.name)
     }
 
-    /// Loads a reward model, its adapter (if any) put on it.
+    /// As [`Source::load`] of a reward model whose blocks' matrices stay in the files until they are needed ([`super::stream`]).
+    fn load_streamed(
+        &self,
+        gpu: &Gpu,
+        dtype: Option<DType>,
+        positions: usize,
+        score: Option<&[f32]>,
+    ) -> Result<Model> {
+        let streamed = Streamed::new(&self.spec, &self.store, |t| self.stored(t, dtype))?;
+        let ring = Ring::new(gpu, &streamed)?;
+        let mut model = self.scored(gpu, dtype, positions, score, Some((&ring, &streamed)))?;
+        model.streamed = Some(Arc::new(streamed));
+        Ok(model)
+    }
+
+    /// Loads a reward model, its adapter (if any) put on it; with `streamed`, only two blocks at a time are on the device.
     ///
     /// # Errors
     /// As [`Source::load`] and [`peft::read_adapter`].
@@ -233,12 +265,19 @@ impl Source {
         dtype: Option<DType>,
         positions: usize,
         adapter: Option<&Path>,
+        streamed: bool,
     ) -> Result<Model> {
         let adapter = adapter
             .map(|dir| peft::read_adapter(dir, &self.spec))
             .transpose()?;
         let score = adapter.as_ref().and_then(score_values);
-        let mut model = self.load(gpu, dtype, positions, score.as_deref())?;
+        let score = score.as_deref();
+        let mut model = if streamed {
+            self.load_streamed(gpu, dtype, positions, score)
+                .context(&self.name)?
+        } else {
+            self.load(gpu, dtype, positions, score)?
+        };
         if let Some(adapter) = &adapter {
             put_adapter(&mut model, adapter, false)?;
         }

@@ -21,12 +21,14 @@ pub mod params;
 mod parts;
 pub mod peft;
 pub mod plan;
+pub mod raw;
 pub mod run;
 pub mod save;
 pub mod shapes;
 pub mod source;
 pub mod spec;
 pub mod store;
+pub mod stream;
 mod watch;
 pub mod workspace;
 

@@ -3,11 +3,13 @@
 use super::peft::{lora_name, score_name};
 use super::spec::{Head, ModelSpec, Proj, Role, TensorSpec};
 use super::store::{HostTensor, WeightStore};
+use super::stream::Streamed;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu};
 use crate::kernels::rope::RopeTable;
 use crate::kernels::weight::Weight;
 use crate::tensor::DType;
+use std::sync::Arc;
 
 /// A tensor and, while it is trained, its gradient. Vectors are one-row matrices.
 #[derive(Debug, Clone)]
@@ -124,6 +126,8 @@ pub struct Model {
     pub lora: Option<LoraShape>,
     /// Rotary tables.
     pub rope: RopeTable,
+    /// Where the blocks' matrices come from, where they are not all on the device.
+    pub streamed: Option<Arc<Streamed>>,
 }
 
 /// A trainable tensor, as optimiser and checkpoints see it.
@@ -198,6 +202,7 @@ impl Model {
             head,
             lora: None,
             rope: RopeTable::new(gpu, &spec.inv_freq(), positions)?,
+            streamed: None,
         })
     }
 

@@ -9,8 +9,11 @@ use super::forward::KvCache;
 use super::load::Source;
 use super::params::LoraShape;
 use super::spec::{ModelSpec, Proj, Role, TensorSpec};
+use super::stream;
 use super::workspace::{Shape, Workspace};
+use crate::config::Optim;
 use crate::error::Result;
+use crate::kernels::adamw_8bit;
 use crate::kernels::head::HeadBuffers;
 use crate::kernels::pad4;
 use crate::kernels::weight::device_bytes;
@@ -82,26 +85,46 @@ impl Plan {
         Ok(plan)
     }
 
-    /// A trainable adapter: its tensors, their gradients and AdamW's two moments.
-    pub fn adapter(spec: &ModelSpec, shape: &LoraShape) -> Self {
-        let values = adapter_bytes(spec, shape);
-        Self::trained("adapter", values)
+    /// As [`Plan::model`] of a model whose blocks' matrices pass through a ring of two places ([`stream`]).
+    ///
+    /// # Errors
+    /// As [`Plan::model`].
+    pub fn streamed(source: &Source, dtype: Option<DType>, positions: usize) -> Result<Self> {
+        let mut plan = Self::default();
+        for t in source.spec.tensors().filter(|t| !stream::passes(t)) {
+            plan.add("weights", tensor_bytes(&t, source.stored(&t, dtype)?));
+        }
+        plan.add(
+            "weights",
+            stream::ring_bytes(&source.spec, |t| source.stored(t, dtype))?,
+        );
+        plan.add("rope", 2 * (positions * source.spec.head_dim / 2 * 4) as u64);
+        Ok(plan)
     }
 
-    /// Training every weight: what [`Plan::model`] counts as f32 weights once more as gradients and twice as moments.
-    pub fn full(spec: &ModelSpec) -> Self {
-        let mut plan = Self::default();
-        let values: u64 = spec.tensors().map(|t| tensor_bytes(&t, DType::F32)).sum();
-        plan.add("gradients", values);
-        plan.add("optimizer", 2 * values);
+    /// A trainable adapter: its tensors, their gradients and AdamW's two moments.
+    pub fn adapter(spec: &ModelSpec, shape: &LoraShape, optim: Optim) -> Self {
+        let mut plan = Self::trained(adapter_tensors(spec, shape), optim);
+        plan.add("adapter", adapter_bytes(spec, shape));
         plan
     }
 
-    fn trained(owner: &str, values: u64) -> Self {
+    /// Training every weight: what [`Plan::model`] counts as f32 weights once more as gradients, and their moments.
+    pub fn full(spec: &ModelSpec, optim: Optim) -> Self {
+        Self::trained(spec.tensors().map(|t| tensor_bytes(&t, DType::F32)), optim)
+    }
+
+    /// Gradients and moments of f32 tensors of these many bytes each.
+    pub fn trained(tensors: impl IntoIterator<Item = u64>, optim: Optim) -> Self {
         let mut plan = Self::default();
-        plan.add(owner, values);
-        plan.add("gradients", values);
-        plan.add("optimizer", 2 * values);
+        for bytes in tensors {
+            plan.add("gradients", bytes);
+            let state = match optim {
+                Optim::Adamw => 2 * bytes,
+                Optim::Adamw8bit => adamw_8bit::state_bytes(bytes as usize / 4),
+            };
+            plan.add("optimizer", state);
+        }
         plan
     }
 
@@ -152,15 +175,37 @@ fn tensor_bytes(t: &TensorSpec, dtype: DType) -> u64 {
 
 /// Bytes of an adapter's A and B matrices on the device.
 pub fn adapter_bytes(spec: &ModelSpec, shape: &LoraShape) -> u64 {
-    let pair = |proj: Proj| {
-        let (out, inp) = spec.proj_dims(proj);
-        device_bytes(DType::F32, shape.rank, inp) + device_bytes(DType::F32, out, shape.rank)
+    adapter_tensors(spec, shape).sum()
+}
+
+/// The bytes of each of them.
+fn adapter_tensors(spec: &ModelSpec, shape: &LoraShape) -> impl Iterator<Item = u64> {
+    let pair = |proj: &Proj| {
+        let (out, inp) = spec.proj_dims(*proj);
+        [(shape.rank, inp), (out, shape.rank)].map(|(rows, cols)| device_bytes(DType::F32, rows, cols))
     };
-    let layer: u64 = shape.targets.iter().map(|p| pair(*p)).sum();
-    layer * spec.num_layers as u64
+    let layer: Vec<u64> = shape.targets.iter().flat_map(pair).collect();
+    std::iter::repeat_n(layer, spec.num_layers).flatten()
 }
 
 impl Workspace {
+    /// The most blocks whose activations fit where [`Workspace::activation_bytes`] may be at most `budget`; `None` where not even one
+    /// block's do.
+    pub fn kept_within(spec: &ModelSpec, shape: Shape, budget: u64) -> Option<usize> {
+        let bytes = |kept_blocks| Self::activation_bytes(spec, Shape { kept_blocks, ..shape });
+        let room = budget.checked_sub(bytes(1))?;
+        // Two sets are never made for a model of one block, or without a backward pass.
+        let set = bytes(2) - bytes(1);
+        let more = room.checked_div(set).unwrap_or(0) as usize;
+        Some(
+            Shape {
+                kept_blocks: 1 + more,
+                ..shape
+            }
+            .kept(spec),
+        )
+    }
+
     /// Bytes that [`Workspace::new`] allocates, the vocabulary head's chunks ([`HeadBuffers::bytes`]) aside.
     pub fn activation_bytes(spec: &ModelSpec, shape: Shape) -> u64 {
         let (m, p, c, f) = (
@@ -185,11 +230,8 @@ impl Workspace {
             + if spec.qk_norm { heads } else { 0 };
         // Grads: dx, dnormed, dq, dk, dv, dattn, delta, dact, the adapter's, and the column of ones.
         let grads = 2 * c + 2 * q + 2 * kv + qk + spec.num_heads + f + rank + 4;
-        let (inputs, kept) = match (shape.backward, shape.keep_all) {
-            (false, _) => (1, 1),
-            (true, false) => (spec.num_layers + 1, 1),
-            (true, true) => (spec.num_layers + 1, spec.num_layers),
-        };
+        let inputs = if shape.backward { spec.num_layers + 1 } else { 1 };
+        let kept = shape.kept(spec);
         // tokens, meta (4), key ends, row starts, rstd; final norm.
         let a_row = 1 + 4 + 1 + 1 + 1 + c + inputs * c + kept * acts + if shape.backward { grads } else { 0 };
         // readout rows, targets, logp, lse, entropy, dlogp, scores (4); states and their gradients.

@@ -164,15 +164,60 @@ pub fn write_safetensors_with<'a>(
     headers: &[TensorHeader],
     mut data: impl FnMut(usize) -> Result<Cow<'a, [u8]>>,
 ) -> Result<()> {
+    let headers = headers
+        .iter()
+        .map(|(name, dtype, shape)| {
+            let kind = match dtype {
+                DType::F32 => "F32",
+                DType::F16 => "F16",
+                DType::BF16 => "BF16",
+                other => {
+                    return Err(Error::internal(format!(
+                        "tensor {name}: safetensors has no type {other}"
+                    )));
+                }
+            };
+            Ok(RawHeader {
+                name: name.clone(),
+                kind,
+                shape: shape.clone(),
+                bytes: dtype.bytes_for(shape.iter().product()),
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    write_raw(path, &headers, &mut data)
+}
+
+/// A tensor as a safetensors file describes it.
+#[derive(Debug, Clone)]
+pub struct RawHeader {
+    /// Its name.
+    pub name: String,
+    /// The format's name of its element type.
+    pub kind: &'static str,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its bytes.
+    pub bytes: usize,
+}
+
+/// As [`write_safetensors_with`], for any element type of the format.
+///
+/// # Errors
+/// As [`write_safetensors_with`].
+pub fn write_raw<'a>(
+    path: &Path,
+    headers: &[RawHeader],
+    data: &mut dyn FnMut(usize) -> Result<Cow<'a, [u8]>>,
+) -> Result<()> {
     let mut order: Vec<usize> = (0..headers.len()).collect();
-    order.sort_by_key(|&i| headers[i].1 != DType::F32);
+    order.sort_by_key(|&i| headers[i].kind != "F32");
     let json = safetensors_header(headers, &order)?;
     let mut failed = None;
     let written = write_atomic_with(path, |out| {
         out.write_all(&(json.len() as u64).to_le_bytes())?;
         out.write_all(&json)?;
         for &i in &order {
-            let (name, dtype, shape) = &headers[i];
             let bytes = match data(i) {
                 Ok(bytes) => bytes,
                 Err(e) => {
@@ -182,8 +227,9 @@ pub fn write_safetensors_with<'a>(
             };
             assert_eq!(
                 bytes.len(),
-                dtype.bytes_for(shape.iter().product()),
-                "bytes of tensor {name}"
+                headers[i].bytes,
+                "bytes of tensor {}",
+                headers[i].name
             );
             out.write_all(&bytes)?;
         }
@@ -195,23 +241,18 @@ pub fn write_safetensors_with<'a>(
     }
 }
 
-fn safetensors_header(headers: &[TensorHeader], order: &[usize]) -> Result<Vec<u8>> {
+fn safetensors_header(headers: &[RawHeader], order: &[usize]) -> Result<Vec<u8>> {
     let mut map = Map::new();
     map.insert("__metadata__".into(), json!({"format": "pt"}));
     let mut at = 0;
     for &i in order {
-        let (name, dtype, shape) = &headers[i];
-        let kind = match dtype {
-            DType::F32 => "F32",
-            DType::F16 => "F16",
-            DType::BF16 => "BF16",
-            other => {
-                return Err(Error::internal(format!(
-                    "tensor {name}: safetensors has no type {other}"
-                )));
-            }
-        };
-        let end = at + dtype.bytes_for(shape.iter().product());
+        let RawHeader {
+            name,
+            kind,
+            shape,
+            bytes,
+        } = &headers[i];
+        let end = at + bytes;
         let entry = json!({"dtype": kind, "shape": shape, "data_offsets": [at, end]});
         if map.insert(name.clone(), entry).is_some() {
             return Err(Error::internal(format!("tensor {name} written twice")));

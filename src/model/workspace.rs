@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Recorder};
 use crate::kernels::head::HeadBuffers;
 use crate::kernels::pad4;
+use std::cell::Cell;
 
 /// What a workspace must hold.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,14 +22,25 @@ pub struct Shape {
     pub rank: usize,
     /// Room for the backward pass.
     pub backward: bool,
-    /// Keep every layer's activations instead of recomputing them (`--no-checkpointing`).
-    pub keep_all: bool,
+    /// Sets of activations, each of one block: the backward pass finds those of the last blocks and computes the others again.
+    /// At least 1 is made (`--checkpointing`), at most one a block (`--no-checkpointing`).
+    pub kept_blocks: usize,
     /// Room for the vocabulary head's chunks.
     pub vocabulary_head: bool,
 }
 
+impl Shape {
+    /// Sets of activations that are made.
+    pub fn kept(&self, spec: &ModelSpec) -> usize {
+        let most = if self.backward { spec.num_layers.max(1) } else { 1 };
+        self.kept_blocks.clamp(1, most)
+    }
+}
+
 /// One layer's activations; M rows.
 pub(super) struct Acts {
+    /// The layer whose activations these are, until its backward pass has used them up.
+    pub(super) holds: Cell<Option<usize>>,
     pub(super) normed1: Buffer,       // (M, C)
     pub(super) rstd1: Buffer,         // (M)
     pub(super) q_raw: Option<Buffer>, // (M, H·D), before QK-norm
@@ -76,6 +88,8 @@ pub struct Workspace {
     pub(super) targets: Buffer,
     pub(super) starts: Buffer,
     pub(super) inputs: Vec<Buffer>, // x before each layer and after the last (M, C)
+    /// The first layer with a set of its own; those before it share the first set.
+    first_kept: usize,
     pub(super) acts: Vec<Acts>,
     pub(super) normed: Buffer, // (M, C) after the final norm
     pub(super) rstd: Buffer,
@@ -113,11 +127,6 @@ impl Workspace {
         let c = spec.hidden_size;
         let f32s = |name: &str, n: usize| gpu.alloc(&format!("activations/{name}"), n as u64 * 4);
         let layers = if backward { spec.num_layers + 1 } else { 1 };
-        let kept = if backward && shape.keep_all {
-            spec.num_layers
-        } else {
-            1
-        };
         Ok(Self {
             shape,
             tokens: f32s("tokens", m)?,
@@ -129,7 +138,8 @@ impl Workspace {
             inputs: (0..layers)
                 .map(|_| f32s("layer inputs", m * c))
                 .collect::<Result<_>>()?,
-            acts: (0..kept)
+            first_kept: spec.num_layers - shape.kept(spec).min(spec.num_layers),
+            acts: (0..shape.kept(spec))
                 .map(|_| Acts::new(gpu, spec, shape))
                 .collect::<Result<_>>()?,
             normed: f32s("final norm", m * c)?,
@@ -220,8 +230,11 @@ impl Workspace {
         &self.hidden
     }
 
+    /// Where a layer's activations go. The last layers have sets of their own. Those before them share the first set, which is free
+    /// again when the backward pass comes to them: that is why the last are kept and not the first, and nothing else is needed
+    /// for what is computed again. All blocks cost the same to recompute, so that no choice of as many saves more.
     pub(super) fn acts(&self, layer: usize) -> &Acts {
-        &self.acts[if self.acts.len() > 1 { layer } else { 0 }]
+        &self.acts[layer.saturating_sub(self.first_kept)]
     }
 
     pub(super) fn input(&self, layer: usize) -> &Buffer {
@@ -270,6 +283,7 @@ impl Acts {
             }
         };
         Ok(Self {
+            holds: Cell::new(None),
             normed1: f32s("norm", c)?,
             rstd1: f32s("rstd", 1)?,
             q_raw: norm("q", q)?,
@@ -319,3 +333,7 @@ impl Grads {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "workspace_tests.rs"]
+mod tests;

@@ -1,17 +1,24 @@
 //! AdamW over a model's trainable tensors, gradient clipping, learning-rate schedule.
 
-use crate::config::Schedule;
+mod state;
+
+pub use state::{Element, Part};
+
+use crate::config::{Optim, Schedule};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Recorder};
-use crate::kernels::adamw::{self, AdamW, AdamWArgs, NormScratch};
+use crate::kernels::adamw::{self, AdamW, NormScratch};
 use crate::kernels::pad4;
 use crate::kernels::weight::{Shard, Weight};
 use crate::model::params::Trainable;
 use crate::tensor::DType;
+use state::State;
 
 /// Settings of the optimiser that do not change during a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
+    /// Which optimiser.
+    pub optim: Optim,
     /// Learning rate after warm-up.
     pub learning_rate: f64,
     /// Steps of linear warm-up.
@@ -43,25 +50,12 @@ impl Settings {
     }
 }
 
-/// A tensor's moments on the host.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Moments {
-    /// The tensor's name.
-    pub name: String,
-    /// Its shape in files.
-    pub shape: Vec<usize>,
-    /// First moment, row-major.
-    pub m: Vec<f32>,
-    /// Second moment, row-major.
-    pub v: Vec<f32>,
-}
+/// Where [`Optimizer::restore`] gets the bytes of a part.
+pub type PartSource<'a> = dyn FnMut(&Part) -> Result<Vec<u8>> + 'a;
 
-/// Where [`Optimizer::restore`] gets its values: (name, "m" or "v", elements) → row-major f32.
-pub type MomentSource<'a> = dyn FnMut(&str, &str, usize) -> Result<Vec<f32>> + 'a;
-
-/// AdamW's state: first and second moments of every trainable tensor.
+/// AdamW with its state: first and second moments of every trainable tensor.
 pub struct Optimizer {
-    tensors: Vec<(Trainable, Weight, Weight)>,
+    tensors: Vec<(Trainable, State)>,
     scratch: NormScratch,
     norm: Buffer,
     settings: Settings,
@@ -78,15 +72,14 @@ impl Optimizer {
         if tensors.is_empty() {
             return Err(Error::internal("nothing is trainable"));
         }
-        let zeros = |t: &Trainable| Weight::zeros(gpu, "optimizer", t.value.rows, t.value.cols);
         let tensors = tensors
             .into_iter()
-            .map(|t| Ok((zeros(&t)?, zeros(&t)?, t)))
-            .map(|r| r.map(|(m, v, t)| (t, m, v)));
-        let tensors: Vec<(Trainable, Weight, Weight)> = tensors.collect::<Result<_>>()?;
+            .map(|t| Ok((State::new(gpu, &t, settings.optim)?, t)))
+            .map(|r| r.map(|(state, t)| (t, state)));
+        let tensors: Vec<(Trainable, State)> = tensors.collect::<Result<_>>()?;
         let sizes = tensors
             .iter()
-            .flat_map(|(t, _, _)| t.grad.shards.iter().map(|s| s.rows * pad4(t.grad.cols)));
+            .flat_map(|(t, _)| t.grad.shards.iter().map(|s| s.rows * pad4(t.grad.cols)));
         Ok(Self {
             scratch: NormScratch::new(gpu, sizes.collect::<Vec<_>>())?,
             tensors,
@@ -98,7 +91,7 @@ impl Optimizer {
 
     /// Sets every gradient to zero.
     pub fn zero_grad(&self, rec: &mut Recorder) {
-        for shard in self.tensors.iter().flat_map(|(t, _, _)| &t.grad.shards) {
+        for shard in self.tensors.iter().flat_map(|(t, _)| &t.grad.shards) {
             rec.zero(&shard.buffer);
         }
     }
@@ -111,7 +104,7 @@ impl Optimizer {
         let grads: Vec<(&Buffer, usize)> = self
             .tensors
             .iter()
-            .flat_map(|(t, _, _)| {
+            .flat_map(|(t, _)| {
                 t.grad
                     .shards
                     .iter()
@@ -137,24 +130,8 @@ impl Optimizer {
             step: (self.steps + 1) as u32,
             max_grad_norm: self.settings.max_grad_norm,
         };
-        for (t, m, v) in &self.tensors {
-            for (((p, g), m), v) in t
-                .value
-                .shards
-                .iter()
-                .zip(&t.grad.shards)
-                .zip(&m.shards)
-                .zip(&v.shards)
-            {
-                let args = AdamWArgs {
-                    param: &p.buffer,
-                    grad: &g.buffer,
-                    m: &m.buffer,
-                    v: &v.buffer,
-                    norm: &self.norm,
-                };
-                adamw::step(rec, &args, p.rows * pad4(t.value.cols), hyper)?;
-            }
+        for (number, (t, state)) in (0u64..).zip(&self.tensors) {
+            state.step(rec, t, (&self.norm, number), hyper)?;
         }
         self.zero_grad(rec);
         rec.submit()?;
@@ -167,36 +144,47 @@ impl Optimizer {
         self.settings.rate(self.steps)
     }
 
-    /// The moments of every tensor.
+    /// The state of every tensor, part by part, with its bytes.
     ///
     /// # Errors
     /// A GPU error.
-    pub fn read(&self, gpu: &Gpu) -> Result<Vec<Moments>> {
-        let one = |(t, m, v): &(Trainable, Weight, Weight)| {
-            Ok(Moments {
-                name: t.name.clone(),
-                shape: t.shape.clone(),
-                m: m.read_f32(gpu)?,
-                v: v.read_f32(gpu)?,
-            })
-        };
-        self.tensors.iter().map(one).collect()
+    pub fn read(&self, gpu: &Gpu) -> Result<Vec<(Part, Vec<u8>)>> {
+        let mut out = Vec::new();
+        for (t, state) in &self.tensors {
+            out.extend(state.parts(t).into_iter().zip(state.read(gpu)?));
+        }
+        Ok(out)
+    }
+
+    /// Which optimiser it is.
+    pub fn optim(&self) -> Optim {
+        self.settings.optim
     }
 
     /// The trainable tensors, in the order of [`Optimizer::read`].
     pub fn tensors(&self) -> impl Iterator<Item = &Trainable> {
-        self.tensors.iter().map(|(t, _, _)| t)
+        self.tensors.iter().map(|(t, _)| t)
     }
 
-    /// Puts back moments that [`Optimizer::read`] gave.
+    /// Puts back what [`Optimizer::read`] gave, after `steps` steps.
     ///
     /// # Errors
-    /// What `source` returns.
-    pub fn restore(&mut self, gpu: &Gpu, steps: u64, source: &mut MomentSource<'_>) -> Result<()> {
-        for (t, m, v) in &self.tensors {
-            let n = t.value.rows * t.value.cols;
-            write_f32(gpu, m, &source(&t.name, "m", n)?)?;
-            write_f32(gpu, v, &source(&t.name, "v", n)?)?;
+    /// What `source` returns, or bytes that do not fill a part.
+    pub fn restore(&mut self, gpu: &Gpu, steps: u64, source: &mut PartSource<'_>) -> Result<()> {
+        for (t, state) in &self.tensors {
+            let mut parts = Vec::new();
+            for part in state.parts(t) {
+                let bytes = source(&part)?;
+                if bytes.len() != part.bytes() {
+                    return Err(Error::internal(format!(
+                        "{} bytes for {}",
+                        bytes.len(),
+                        part.name
+                    )));
+                }
+                parts.push(bytes);
+            }
+            state.write(gpu, &parts)?;
         }
         self.steps = steps;
         Ok(())
@@ -229,36 +217,4 @@ pub fn write_f32(gpu: &Gpu, weight: &Weight, values: &[f32]) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn warm_up_is_linear_then_the_schedule_rules() {
-        let with = |schedule| Settings {
-            learning_rate: 1.0,
-            warmup_steps: 4,
-            weight_decay: 0.0,
-            max_grad_norm: 1.0,
-            schedule,
-            total_steps: 8,
-        };
-        let rates = |s| (0..9).map(|i| with(s).rate(i)).collect::<Vec<f64>>();
-        assert_eq!(
-            rates(Schedule::Constant),
-            [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
-        );
-        assert_eq!(
-            rates(Schedule::Linear),
-            [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
-        );
-        assert!((rates(Schedule::Cosine)[6] - 0.5).abs() < 1e-12);
-        assert_eq!(
-            Settings {
-                warmup_steps: 0,
-                ..with(Schedule::Constant)
-            }
-            .rate(0),
-            1.0
-        );
-    }
-}
+mod tests;

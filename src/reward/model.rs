@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{Item, Reward, check_finite};
+use crate::config::Residency;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::load::Source;
@@ -25,6 +26,10 @@ pub struct RewardOptions<'a> {
     pub token_budget: usize,
     /// Longest sequence that will be scored, in tokens (at most the model's context).
     pub positions: usize,
+    /// Where its weights are kept.
+    pub residency: Residency,
+    /// Bytes that the device had free before anything was put on it, where that is known: what `auto` goes by.
+    pub free: Option<u64>,
     /// Do not use the chat template.
     pub raw: bool,
     /// The date its template sees.
@@ -64,7 +69,24 @@ impl RewardModel {
     ) -> Result<Self> {
         let positions = options.positions.clamp(1, source.spec.max_position_embeddings);
         let dtype = source.dtype(options.dtype)?;
-        let model = source.load_reward(gpu, dtype, positions, options.adapter)?;
+        let streamed = match options.residency {
+            Residency::Resident => false,
+            Residency::Stream => true,
+            Residency::Auto => {
+                let mut plan = Plan::model(&source, dtype, positions)?;
+                plan.extend("", &Self::plan(&source.spec, options.token_budget));
+                let used = gpu.memory().current;
+                options.free.is_some_and(|free| used + plan.total() > free)
+            }
+        };
+        if streamed && options.residency == Residency::Auto {
+            log::warn!(
+                "{} does not fit in the free memory beside what is there: its blocks are streamed from the host \
+                 (--reward-residency resident keeps them on the device)",
+                source.name
+            );
+        }
+        let model = source.load_reward(gpu, dtype, positions, options.adapter, streamed)?;
         let ws = Workspace::new(gpu, &model.spec, shape(options.token_budget, rank(&model)))?;
         Ok(Self {
             name: source.name,
@@ -139,7 +161,7 @@ fn shape(rows: usize, rank: usize) -> Shape {
         readouts: rows.min(1024),
         rank,
         backward: false,
-        keep_all: false,
+        kept_blocks: 1,
         vocabulary_head: false,
     }
 }

@@ -31,7 +31,7 @@ impl SamplerShape {
             readouts: s,
             rank: self.rank,
             backward: false,
-            keep_all: false,
+            kept_blocks: 1,
             vocabulary_head: false,
         };
         let mut plan = Plan::default();

@@ -110,7 +110,7 @@ impl Sampler {
                 readouts,
                 rank: shape.rank,
                 backward: false,
-                keep_all: false,
+                kept_blocks: 1,
                 vocabulary_head: false,
             };
             Workspace::new(gpu, spec, shape)

@@ -10,7 +10,7 @@ use crate::config::{TINY, TrainConfig};
 use crate::error::{Context, Error, Result};
 use crate::eval::checkpoint::Trained;
 use crate::eval::meta::{Difference, EvalMeta};
-use crate::eval::request::{Asked, Given, Job, Request};
+use crate::eval::request::{Asked, Given, Job, Judging, Request};
 use crate::eval::results::Results;
 use crate::eval::weights::{self, Hashes};
 use crate::eval::{Bootstrap, StoredEval, StoredPrompt};
@@ -133,7 +133,12 @@ impl<'a> Device<'a> {
             Some(writer) if writer.done() == job.prompts.len() => writer,
             begun => {
                 let gpu = self.gpu()?;
-                let mut loaded = job.load(&gpu, JUDGE_BUDGET)?;
+                let judging = Judging {
+                    token_budget: JUDGE_BUDGET,
+                    residency: self.shared.reward_residency,
+                    free: memory::free(&gpu)?,
+                };
+                let mut loaded = job.load(&gpu, judging)?;
                 let mut writer = begun.map_or_else(|| job.writer(dir, (false, overwrite)), Ok)?;
                 let batch = self.eval.rollout_batch.unwrap_or(self.shared.rollout_batch);
                 job.fill(&mut writer, &mut loaded, batch, &interrupt::requested)?;

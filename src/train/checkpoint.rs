@@ -5,6 +5,7 @@
 //! the state that random numbers and data order need.
 
 use super::data::Identity;
+use super::moments;
 use super::selection::Best;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -13,7 +14,7 @@ use crate::model::peft::{self, AdapterConfig};
 use crate::model::save::{AtomicDir, recover, remove_leftovers, write_atomic};
 use crate::model::source::ModelFiles;
 use crate::model::store::{HostTensor, WeightStore};
-use crate::optim::{Moments, Optimizer, write_f32};
+use crate::optim::{Optimizer, write_f32};
 use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -170,7 +171,6 @@ pub struct Origin<'a> {
     pub config: &'a str,
 }
 
-const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "trainer_state.json";
 const MODEL: &str = "model.safetensors";
 const ADAPTER: &str = "adapter_model.safetensors";
@@ -215,12 +215,7 @@ fn write(
         Some(shape) => save_adapter(&out, model, optimizer, shape, origin)?,
         None => save_model(&out, model, origin)?,
     }
-    let mut moments = Vec::new();
-    for Moments { name, shape, m, v } in optimizer.read(&model.gpu)? {
-        moments.push((format!("{name}.m"), host(&shape, m)));
-        moments.push((format!("{name}.v"), host(&shape, v)));
-    }
-    out.write_safetensors(OPTIMIZER, &moments)?;
+    moments::save(&out, &model.gpu, optimizer)?;
     out.write("config.toml", origin.config.as_bytes())?;
     let text = serde_json::to_string_pretty(state).map_err(Error::internal)?;
     out.write(STATE, text.as_bytes())?;
@@ -343,17 +338,7 @@ pub fn load(
             &fetch(&values, &t.name, t.value.rows * t.value.cols)?,
         )?;
     }
-    let moments = WeightStore::open_safetensors(&dir.join(OPTIMIZER))?;
-    let (had, has) = (moments.names().count() / 2, optimizer.tensors().count());
-    if had != has {
-        return Err(Error::user(format!(
-            "--resume: the run was training {had} tensors, with these settings it would train {has}; resume with the settings \
-             the run was started with (--full, --head-only)"
-        )));
-    }
-    optimizer.restore(&model.gpu, state.optimizer_steps, &mut |name, which, n| {
-        fetch(&moments, &format!("{name}.{which}"), n)
-    })?;
+    moments::load(dir, &model.gpu, optimizer, state.optimizer_steps)?;
     Ok(state)
 }
 

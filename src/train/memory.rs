@@ -39,7 +39,6 @@ fn on_host(root: &Path) -> Option<u64> {
 /// # Errors
 /// A user error with the plan.
 pub fn fits(plan: &Plan, have: Option<u64>, lower: &str) -> Result<()> {
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     match have {
         Some(have) if plan.total() > have => Err(Error::user(format!(
             "this run needs {:.1} MiB of memory and the device has {:.1} MiB free:\n{plan}\nLower {lower}",
@@ -48,6 +47,11 @@ pub fn fits(plan: &Plan, have: Option<u64>, lower: &str) -> Result<()> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Bytes as MiB.
+pub(super) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 /// `MemAvailable` of Linux's meminfo, in bytes.

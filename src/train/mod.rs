@@ -1,13 +1,16 @@
 //! Training loops and checkpoints. Every loss is a stream of coefficients into one backward pass.
 
+pub mod activations;
 mod cgroup;
 pub mod checkpoint;
 pub mod data;
 pub mod dtype;
 pub mod examples;
+pub mod fit;
 pub mod interrupt;
 pub mod loss;
 pub mod memory;
+mod moments;
 pub mod preference;
 pub mod prompts;
 pub mod rl;

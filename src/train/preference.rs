@@ -209,7 +209,7 @@ pub fn train(gpu: &Gpu, config: SupervisedConfig, options: &RunOptions) -> Resul
     let mut job = Job::<Pair>::open(config, source, options)?;
     job.fit(gpu)?;
     let model = job.load(gpu)?;
-    let ws = Workspace::new(gpu, &model.spec, job.shape())?;
+    let ws = Workspace::new(gpu, &model.spec, job.shape()?)?;
     let (train, held_out) = (&job.data.train[..], &job.data.held_out[..]);
     if !job.config.head_only {
         let mut task = Preference {

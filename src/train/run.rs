@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 /// What kind of checkpoint this loop writes.
 const KIND: &str = "train";
 /// What makes a run smaller.
-const LOWER: &str = "--token-budget, --num-generations, --max-completion-length or --rollout-batch, or choose a smaller \
-                     --base-dtype or --reward-dtype";
+const LOWER: &str = "--token-budget, --num-generations, --max-completion-length, --rollout-batch or --activation-memory, choose \
+                     a smaller --base-dtype or --reward-dtype, or --reward-residency stream";
 
 /// How to run.
 #[derive(Debug, Clone)]
@@ -45,7 +45,7 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
     let toml = job.config.to_toml()?;
     let (model, reference) = job.policy(gpu)?;
     let mut reward = job.reward(gpu)?;
-    let ws = Workspace::new(gpu, &model.spec, job.shape())?;
+    let ws = Workspace::new(gpu, &model.spec, job.shape()?)?;
     let mut trainer = job.trainer(&model, reference.as_ref(), &ws)?;
     // Everything that can fail for a wrong setting has passed: only now may an older run be removed.
     let run = RunDir::open(&options.output, options.resume, options.overwrite)?;

@@ -1,11 +1,12 @@
 //! From settings to loaded models, prompts and buffers.
 
 use super::dtype::parse_dtype;
+use super::fit::Fit;
 use super::prompts::{self, Limit};
 use super::rl::{Prompt, Trainer};
 use super::sizes::Sizes;
 use crate::advantage::{Alpha, Rule, RuleOptions};
-use crate::config::{Schedule, TrainConfig};
+use crate::config::{Residency, Schedule, TrainConfig};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::alias::alias;
@@ -70,6 +71,7 @@ pub struct Job {
     /// The longest prompt and response together, in tokens.
     pub positions: usize,
     date: TemplateDate,
+    pub(super) fit: Fit,
 }
 
 impl Job {
@@ -104,6 +106,7 @@ impl Job {
             judging = validation.prompts;
             judging.truncate(config.validation_size);
         }
+        let fit = Fit::of(&config);
         Ok(Self {
             config,
             rule,
@@ -113,6 +116,7 @@ impl Job {
             validation: judging,
             positions,
             date,
+            fit,
         })
     }
 
@@ -122,23 +126,29 @@ impl Job {
             config: &self.config,
             source: &self.source,
             positions: self.positions,
+            fit: self.fit,
         }
     }
 
     /// The forward and backward buffers a run takes.
-    pub fn shape(&self) -> Shape {
+    ///
+    /// # Errors
+    /// As [`Sizes::shape`].
+    pub fn shape(&self) -> Result<Shape> {
         self.sizes().shape()
     }
 
     /// Settles the element types that were left open, and writes them into the settings so that a resumed run keeps them:
-    /// those whose plan is the largest that fits in `have` bytes, where that is known.
+    /// those whose plan is the largest that fits in `have` bytes, where that is known. What else depends on the free memory
+    /// is settled too, but not written: it does not change results.
     ///
     /// # Errors
     /// As [`Job::plan`].
     pub fn choose_dtypes(&mut self, cap: u64, have: Option<u64>) -> Result<()> {
         let reward = self.reward_source()?;
-        let chosen = self.sizes().choose(cap, have, reward.as_ref())?;
+        let (chosen, fit) = self.sizes().choose(cap, have, reward.as_ref())?;
         chosen.write(&mut self.config);
+        self.fit = fit;
         Ok(())
     }
 
@@ -170,6 +180,12 @@ impl Job {
             adapter: c.reward_adapter.as_deref(),
             dtype: parse_dtype("--reward-dtype", c.reward_dtype.as_deref())?,
             token_budget: sizes.reward_budget(),
+            residency: if self.fit.stream_reward {
+                Residency::Stream
+            } else {
+                Residency::Resident
+            },
+            free: None,
             positions: sizes.reward_positions(usize::MAX),
             raw: c.raw,
             date: self.date,
@@ -211,6 +227,7 @@ impl Job {
     ) -> Result<Trainer<'a>> {
         let c = &self.config;
         let settings = Settings {
+            optim: c.optim,
             learning_rate: c.learning_rate,
             warmup_steps: c.warmup_steps,
             weight_decay: c.weight_decay,

@@ -81,7 +81,7 @@ pub fn train(gpu: &Gpu, config: SupervisedConfig, options: &RunOptions) -> Resul
     job.fit(gpu)?;
     let model = job.load(gpu)?;
     let mut task = Sft {
-        ws: Workspace::new(gpu, &model.spec, job.shape())?,
+        ws: Workspace::new(gpu, &model.spec, job.shape()?)?,
         model: &model,
         train: &job.data.train,
         held_out: &job.data.held_out,

@@ -1,14 +1,16 @@
 //! What a run takes in memory, from its settings and its models' sizes; needs no weights, tokenizer or device.
 
+use super::activations::{self, Keeping};
 use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
+use super::fit::{Dtypes, Fit};
 use super::setup::{self, Job};
-use crate::config::TrainConfig;
+use crate::config::{Residency, TrainConfig};
 use crate::error::{Context, Error, Result};
 use crate::model::floor;
 use crate::model::load::Source;
 use crate::model::params::LoraShape;
 use crate::model::plan::Plan;
-use crate::model::spec::{Head, Proj};
+use crate::model::spec::{Head, Proj, TensorSpec};
 use crate::model::workspace::Shape;
 use crate::reward::{self, RewardModel};
 use crate::rollout::SamplerShape;
@@ -23,24 +25,8 @@ pub struct Sizes<'a> {
     pub source: &'a Source,
     /// The longest prompt and response together, in tokens.
     pub positions: usize,
-}
-
-/// Element types that a run settled on, as settings write them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dtypes {
-    base: Option<String>,
-    /// `None` where no model judges.
-    reward: Option<Option<String>>,
-}
-
-impl Dtypes {
-    /// Puts them into the settings.
-    pub fn write(self, c: &mut TrainConfig) {
-        c.base_dtype = self.base;
-        if let Some(reward) = self.reward {
-            c.reward_dtype = reward;
-        }
-    }
+    /// What follows from the free memory.
+    pub fit: Fit,
 }
 
 /// A run as `plan` sees it: opened from its files where the policy's weights are there, else from sizes alone.
@@ -51,6 +37,7 @@ pub struct Outline {
     source: Source,
     reward: Option<Source>,
     positions: usize,
+    fit: Fit,
 }
 
 impl Outline {
@@ -73,6 +60,7 @@ impl Outline {
                 source: job.source,
                 reward,
                 positions: job.positions,
+                fit: job.fit,
             });
         }
         setup::rule(&config)?;
@@ -85,6 +73,7 @@ impl Outline {
         };
         let positions = source.positions(prompt + config.max_completion_length)?;
         Ok(Self {
+            fit: Fit::of(&config),
             config,
             source,
             reward,
@@ -97,6 +86,7 @@ impl Outline {
             config: &self.config,
             source: &self.source,
             positions: self.positions,
+            fit: self.fit,
         }
     }
 
@@ -105,9 +95,15 @@ impl Outline {
     /// # Errors
     /// As [`Job::choose_dtypes`].
     pub fn choose_dtypes(&mut self, cap: u64, have: Option<u64>) -> Result<()> {
-        let chosen = self.sizes().choose(cap, have, self.reward.as_ref())?;
+        let (chosen, fit) = self.sizes().choose(cap, have, self.reward.as_ref())?;
         chosen.write(&mut self.config);
+        self.fit = fit;
         Ok(())
+    }
+
+    /// Whether the reward model is streamed, as settled by [`Outline::choose_dtypes`].
+    pub fn streams_reward(&self) -> bool {
+        self.fit.stream_reward
     }
 
     /// What the run takes, and the least it can do with ([`Sizes::plan`], [`Sizes::floor`]).
@@ -119,6 +115,9 @@ impl Outline {
         Ok((sizes.plan(cap, reward)?, sizes.floor(cap, reward)?))
     }
 }
+
+/// Element types of policy and reward model; `None` keeps what is stored.
+type Types = (Option<DType>, Option<DType>);
 
 impl Sizes<'_> {
     /// Rank of the adapter (0: every weight is trained).
@@ -141,20 +140,29 @@ impl Sizes<'_> {
     }
 
     /// The forward and backward buffers a run takes.
-    pub fn shape(&self) -> Shape {
+    ///
+    /// # Errors
+    /// `--activation-memory` is too little for them.
+    pub fn shape(&self) -> Result<Shape> {
         let c = self.config;
         let longest = self.positions;
         let step: usize =
             c.prompts_per_step * (self.positions + (c.num_generations - 1) * c.max_completion_length);
         let rows = c.token_budget.max(longest).min(step.max(longest));
-        Shape {
+        let keeping = Keeping {
+            all: c.no_checkpointing,
+            memory: c.activation_memory,
+            auto: self.fit.activations,
+        };
+        let shape = Shape {
             rows,
             readouts: rows + c.num_generations.min(rows),
             rank: self.rank(),
             backward: true,
-            keep_all: c.no_checkpointing,
+            kept_blocks: 1,
             vocabulary_head: true,
-        }
+        };
+        keeping.apply(&self.source.spec, shape)
     }
 
     /// The sampling buffers a run takes, where no buffer may be larger than `cap` bytes: fewer sequences are then
@@ -188,12 +196,17 @@ impl Sizes<'_> {
     }
 
     /// The element types of policy and `reward` where the settings leave them open: those whose plan is the largest that
-    /// fits in `have` bytes, where that is known.
+    /// fits in `have` bytes, where that is known. A reward model whose residency is `auto` is streamed where nothing fits otherwise.
+    /// What is left then goes to activations, where they are `auto`.
     ///
     /// # Errors
     /// As [`Sizes::plan`].
-    pub fn choose(&self, cap: u64, have: Option<u64>, reward: Option<&Source>) -> Result<Dtypes> {
+    pub fn choose(&self, cap: u64, have: Option<u64>, reward: Option<&Source>) -> Result<(Dtypes, Fit)> {
         let c = self.config;
+        let mut sized = Sizes {
+            fit: Fit::of(c),
+            ..*self
+        };
         let asked = parse_dtype("--reward-dtype", c.reward_dtype.as_deref())?;
         let base = if c.full {
             vec![self.base_dtype()?]
@@ -205,20 +218,56 @@ impl Sizes<'_> {
             Some(source) => candidates(source, asked, have.is_some()).context("--reward-model")?,
             None => vec![None],
         };
-        let mut options = Vec::new();
-        for base in &base {
-            for judge in &judge {
-                let plan = self.plan_as(cap, *base, reward.map(|s| (s, *judge)))?;
-                options.push(((*base, *judge), plan.total()));
+        let (mut types, mut plan) = sized.largest(cap, have, &base, reward, &judge)?;
+        let fits = |plan: &Plan| have.is_none_or(|have| plan.total() <= have);
+        if !fits(&plan) && reward.is_some() && c.reward_residency == Residency::Auto {
+            let mut ring = sized;
+            ring.fit.stream_reward = true;
+            let streamed = ring.largest(cap, have, &base, reward, &judge)?;
+            // A model of no more blocks than the ring has places is resident either way.
+            if streamed.1.total() < plan.total() {
+                sized = ring;
+                (types, plan) = streamed;
+            }
+            if sized.fit.stream_reward && fits(&plan) {
+                log::warn!(
+                    "{} does not fit in the free memory beside the rest: its blocks are streamed from the host (--reward-residency \
+                     resident keeps them on the device)",
+                    c.reward_model
+                );
             }
         }
-        let Some((base, judge)) = largest(options, have) else {
-            return Err(Error::internal("no element type to choose from"));
-        };
-        Ok(Dtypes {
+        let (base, judge) = types;
+        let rest = plan.total() - plan.bytes("training activations");
+        let dtypes = Dtypes {
             base: settle("--base-dtype", &c.model, c.base_dtype.is_some(), base),
             reward: reward.map(|_| settle("--reward-dtype", &c.reward_model, asked.is_some(), judge)),
-        })
+        };
+        let fit = Fit {
+            activations: activations::budget(have, rest),
+            ..sized.fit
+        };
+        Ok((dtypes, fit))
+    }
+
+    /// The types among `base` and `judge` whose plan is the largest that fits, with that plan.
+    fn largest(
+        &self,
+        cap: u64,
+        have: Option<u64>,
+        base: &[Option<DType>],
+        reward: Option<&Source>,
+        judge: &[Option<DType>],
+    ) -> Result<(Types, Plan)> {
+        let mut options = Vec::new();
+        for base in base {
+            for judge in judge {
+                let plan = self.plan_as(cap, *base, reward.map(|s| (s, *judge)))?;
+                let total = plan.total();
+                options.push((((*base, *judge), plan), total));
+            }
+        }
+        largest(options, have).ok_or_else(|| Error::internal("no element type to choose from"))
     }
 
     fn reward_dtype(&self, source: &Source) -> Result<Option<DType>> {
@@ -247,19 +296,24 @@ impl Sizes<'_> {
         let mut plan = Plan::default();
         plan.extend("policy", &Plan::model(self.source, dtype, self.positions)?);
         match self.lora() {
-            Some(shape) => plan.extend("", &Plan::adapter(spec, &shape)),
+            Some(shape) => plan.extend("", &Plan::adapter(spec, &shape, c.optim)),
             None => {
-                plan.extend("", &Plan::full(spec));
+                plan.extend("", &Plan::full(spec, c.optim));
                 if c.beta > 0.0 {
                     plan.extend("reference", &Plan::model(self.source, dtype, self.positions)?);
                 }
             }
         }
-        plan.extend("training", &Plan::workspace(spec, self.shape()));
+        plan.extend("training", &Plan::workspace(spec, self.shape()?));
         plan.extend("sampling", &self.sampler_shape(cap).plan(spec));
         if let Some((reward, dtype)) = reward {
             let positions = self.reward_positions(reward.spec.max_position_embeddings);
-            plan.extend("reward model", &Plan::model(reward, dtype, positions)?);
+            let weights = if self.fit.stream_reward {
+                Plan::streamed(reward, dtype, positions)?
+            } else {
+                Plan::model(reward, dtype, positions)?
+            };
+            plan.extend("reward model", &weights);
             plan.extend(
                 "reward model",
                 &RewardModel::plan(&reward.spec, self.reward_budget()),
@@ -279,22 +333,27 @@ impl Sizes<'_> {
         let policy = floor::weights(spec, |t| self.source.stored(t, self.base_dtype()?))?;
         plan.add("policy weights", policy);
         match self.lora() {
-            Some(shape) => plan.extend("", &floor::adapter(spec, &shape)),
+            Some(shape) => plan.extend("", &floor::adapter(spec, &shape, c.optim)),
             None => {
-                plan.extend("", &floor::full(spec));
+                plan.extend("", &floor::full(spec, c.optim));
                 if c.beta > 0.0 {
                     plan.add("reference weights", policy);
                 }
             }
         }
-        plan.extend("training", &floor::training(spec, self.shape()));
+        plan.extend("training", &floor::training(spec, self.shape()?));
         let s = self.sampler_shape(cap);
         let prompts = s.sequences.div_ceil(c.num_generations).max(1);
         let rows = prompts * self.longest_prompt() + s.sequences * (c.max_completion_length - 1);
         plan.add("sampling kv cache", floor::kv_cache(spec, rows));
         if let Some(source) = reward {
             let dtype = self.reward_dtype(source)?;
-            let weights = floor::weights(&source.spec, |t| source.stored(t, dtype))?;
+            let stored = |t: &TensorSpec| source.stored(t, dtype);
+            let weights = if self.fit.stream_reward {
+                floor::streamed_weights(&source.spec, stored)?
+            } else {
+                floor::weights(&source.spec, stored)?
+            };
             plan.add("reward model weights", weights);
             let activations = floor::forward(&source.spec, self.reward_budget());
             plan.add("reward model activations", activations);

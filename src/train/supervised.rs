@@ -1,5 +1,6 @@
 //! The loop that `sft` and `reward` share: batches in a seeded order, evaluation, checkpoints.
 
+use super::activations::{self, Keeping};
 use super::checkpoint::{self, Origin, RunDir, TrainerState};
 use super::data::{self, Identity};
 use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
@@ -24,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// What makes a run smaller.
-const LOWER: &str = "--token-budget or --max-length, or choose a smaller --base-dtype";
+const LOWER: &str = "--token-budget, --max-length or --activation-memory, or choose a smaller --base-dtype";
 
 /// One kind of supervised training.
 pub trait Task {
@@ -82,6 +83,8 @@ pub struct Job<E> {
     start: Option<PathBuf>,
     /// The adapter's shape, unless every weight is trained.
     lora: Option<LoraShape>,
+    /// Bytes that activations may take under `--activation-memory auto`.
+    auto: Option<u64>,
 }
 
 impl<E: Example> Job<E> {
@@ -112,21 +115,31 @@ impl<E: Example> Job<E> {
             source,
             data,
             lora,
+            auto: None,
         })
     }
 
     /// The forward and backward buffers a run takes.
-    pub fn shape(&self) -> Shape {
+    ///
+    /// # Errors
+    /// `--activation-memory` is too little for them.
+    pub fn shape(&self) -> Result<Shape> {
         let c = &self.config;
         let rows = c.token_budget.max(self.data.most(E::rows));
-        Shape {
+        let keeping = Keeping {
+            all: c.no_checkpointing,
+            memory: c.activation_memory,
+            auto: self.auto,
+        };
+        let shape = Shape {
             rows,
             readouts: rows,
             rank: self.lora.as_ref().map_or(0, |l| l.rank),
             backward: !c.head_only,
-            keep_all: c.no_checkpointing,
+            kept_blocks: 1,
             vocabulary_head: self.source.spec.head == Head::CausalLm,
-        }
+        };
+        keeping.apply(&self.source.spec, shape)
     }
 
     /// Bytes each part of the run takes, its weights loaded as `dtype`.
@@ -137,25 +150,26 @@ impl<E: Example> Job<E> {
         let (c, spec) = (&self.config, &self.source.spec);
         let mut plan = Plan::model(&self.source, dtype, self.data.most(E::longest))?;
         match &self.lora {
-            None => plan.extend("", &Plan::full(spec)),
+            None => plan.extend("", &Plan::full(spec, c.optim)),
             Some(shape) if c.head_only => plan.add("adapter", adapter_bytes(spec, shape)),
-            Some(shape) => plan.extend("", &Plan::adapter(spec, shape)),
+            Some(shape) => plan.extend("", &Plan::adapter(spec, shape, c.optim)),
         }
         if self.lora.is_some() && spec.head == Head::Score {
             let score = device_bytes(DType::F32, 1, spec.hidden_size);
-            plan.add("gradients", score);
-            plan.add("optimizer", 2 * score);
+            plan.extend("", &Plan::trained([score], c.optim));
         }
-        plan.extend("", &Plan::workspace(spec, self.shape()));
+        plan.extend("", &Plan::workspace(spec, self.shape()?));
         Ok(plan)
     }
 
-    /// Settles the element type where it was left open, the largest that fits, and refuses a run that does not fit.
+    /// Settles the element type where it was left open, the largest that fits, gives what it leaves to activations where that is
+    /// asked for, and refuses a run that does not fit.
     ///
     /// # Errors
     /// An unknown or unfit type, or the plan of a run that needs more than the device is known to have.
     pub fn fit(&mut self, gpu: &Gpu) -> Result<()> {
         let have = memory::free(gpu)?;
+        self.auto = None;
         let c = &self.config;
         let options = if c.full {
             vec![base_dtype(&self.source, c.base_dtype.as_deref(), true)?]
@@ -168,6 +182,8 @@ impl<E: Example> Job<E> {
             .map(|dtype| Ok((dtype, self.plan(dtype)?.total())))
             .collect::<Result<Vec<_>>>()?;
         let chosen = largest(sized, have).flatten();
+        let plan = self.plan(chosen)?;
+        self.auto = activations::budget(have, plan.total() - plan.bytes("activations"));
         memory::fits(&self.plan(chosen)?, have, LOWER)?;
         self.config.base_dtype = settle("--base-dtype", &c.model, c.base_dtype.is_some(), chosen);
         Ok(())
@@ -211,6 +227,7 @@ pub fn total_steps(c: &SupervisedConfig, examples: usize) -> u64 {
 /// Out of memory.
 pub fn optimizer(c: &SupervisedConfig, model: &Model, total: u64) -> Result<Optimizer> {
     let settings = Settings {
+        optim: c.optim,
         learning_rate: c.learning_rate,
         warmup_steps: c.warmup_steps,
         weight_decay: c.weight_decay,

@@ -64,7 +64,7 @@ pub(crate) fn workspace(model: &Model, rows: usize, backward: bool) -> Workspace
         readouts: rows,
         rank: 5,
         backward,
-        keep_all: false,
+        kept_blocks: 1,
         vocabulary_head: true,
     };
     Workspace::new(&model.gpu, &model.spec, shape).unwrap()

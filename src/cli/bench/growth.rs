@@ -70,6 +70,8 @@ impl GrowthArgs {
             repetitions: self.common.repetitions.into(),
             token_budget: self.token_budget,
             no_checkpointing: self.no_checkpointing,
+            activation_memory: None,
+            optim: Default::default(),
             reference: false,
         };
         let model = self.models.first().map_or("", String::as_str);

@@ -7,6 +7,7 @@ use crate::bench::rollout;
 use crate::bench::train::{self, Settings};
 use crate::bench::{advantage, block};
 use crate::cli::Globals;
+use crate::config::{ActivationMemory, Optim, parse_bytes};
 use crate::error::{Context, Result};
 use crate::gpu::{Gpu, GpuOptions};
 use crate::tensor::DType;
@@ -120,6 +121,12 @@ pub(super) struct TrainArgs {
     /// Keep every layer's activations instead of recomputing them
     #[arg(long)]
     no_checkpointing: bool,
+    /// What the activations that the backward pass reads may take (512MiB, 2GiB): as many of the last blocks' as fit are kept
+    #[arg(long, value_name = "SIZE", conflicts_with = "no_checkpointing", value_parser = parse_bytes)]
+    activation_memory: Option<u64>,
+    /// Optimiser: f32 moments, or moments of 8 bits
+    #[arg(long, value_enum, default_value = "adamw")]
+    optim: Optim,
     /// One block with every weight's gradient, in place of a model with an adapter: --batch sequences of
     /// --max-completion-length tokens
     #[arg(long)]
@@ -163,6 +170,12 @@ pub(super) struct E2eArgs {
     /// Keep every layer's activations instead of recomputing them
     #[arg(long)]
     no_checkpointing: bool,
+    /// What the activations that the backward pass reads may take (512MiB, 2GiB): as many of the last blocks' as fit are kept
+    #[arg(long, value_name = "SIZE", conflicts_with = "no_checkpointing", value_parser = parse_bytes)]
+    activation_memory: Option<u64>,
+    /// Optimiser: f32 moments, or moments of 8 bits
+    #[arg(long, value_enum, default_value = "adamw")]
+    optim: Optim,
     /// Leave out the reference policy's log-probabilities, as a run with --beta 0 does
     #[arg(long)]
     no_reference: bool,
@@ -218,6 +231,8 @@ impl TrainArgs {
             repetitions: self.common.repetitions.into(),
             token_budget: self.policy.token_budget,
             no_checkpointing: self.no_checkpointing,
+            activation_memory: self.activation_memory.map(ActivationMemory::Bytes),
+            optim: self.optim,
             reference: false,
         };
         settings.validate()?;
@@ -248,6 +263,8 @@ impl E2eArgs {
             repetitions: self.common.repetitions.into(),
             token_budget: self.policy.token_budget,
             no_checkpointing: self.no_checkpointing,
+            activation_memory: self.activation_memory.map(ActivationMemory::Bytes),
+            optim: self.optim,
             reference: !self.no_reference,
         };
         settings.validate()?;

@@ -1,5 +1,6 @@
 //! `diagnose alignment`: cosine of every rule's update with the oracle's.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -17,6 +18,7 @@ use crate::diagnose::alignment::{
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::text::PromptContent;
+use crate::train::memory;
 use crate::train::prompts::{self, Purpose};
 
 /// Cosine of every rule's update from m samples with the oracle's update from a whole pool
@@ -97,8 +99,14 @@ impl Args {
     pub(crate) fn run(&self, globals: &Globals) -> Result<()> {
         let settings = self.settings()?;
         let run = self.alignment_run()?;
-        let mut gpu = || globals.open_gpu();
-        let mut judge = |gpu: &Gpu| self.models.judge(gpu, &run.reward_model);
+        // What is free before the policy is there.
+        let free = Cell::new(None);
+        let mut gpu = || {
+            let gpu = globals.open_gpu()?;
+            free.set(memory::free(&gpu)?);
+            Ok(gpu)
+        };
+        let mut judge = |gpu: &Gpu| self.models.judge(gpu, &run.reward_model, free.get());
         let measured = measure(&mut gpu, &run, &mut judge)?;
         let found = align(&measured.pools, &settings)?;
         let value = Found {

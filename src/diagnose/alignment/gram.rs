@@ -126,7 +126,7 @@ impl<'a> GramBuilder<'a> {
             readouts: rows,
             rank: model.lora.as_ref().map_or(0, |l| l.rank),
             backward: true,
-            keep_all: false,
+            kept_blocks: 1,
             vocabulary_head: true,
         };
         let column = 4 * samples.max(1) as u64;

@@ -53,7 +53,7 @@ fn full_gradient(gpu: &Gpu, name: &str, prompt: &[u32], response: &[u32]) -> Vec
         readouts: 32,
         rank: 0,
         backward: true,
-        keep_all: true,
+        kept_blocks: usize::MAX,
         vocabulary_head: true,
     };
     let ws = Workspace::new(gpu, &model.spec, shape).unwrap();

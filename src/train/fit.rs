@@ -1,0 +1,40 @@
+//! What a run settles on by the memory that the device has free.
+
+use crate::config::{Residency, TrainConfig};
+
+/// What a run settled on by the free memory, beside element types. None of it changes results.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fit {
+    /// Bytes that training activations may take under `--activation-memory auto`; `None` where the free memory is not known.
+    pub activations: Option<u64>,
+    /// Whether the reward model is streamed.
+    pub stream_reward: bool,
+}
+
+impl Fit {
+    /// What the settings say by themselves.
+    pub fn of(config: &TrainConfig) -> Self {
+        Self {
+            activations: None,
+            stream_reward: config.reward_residency == Residency::Stream,
+        }
+    }
+}
+
+/// Element types that a run settled on, as settings write them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dtypes {
+    pub(super) base: Option<String>,
+    /// `None` where no model judges.
+    pub(super) reward: Option<Option<String>>,
+}
+
+impl Dtypes {
+    /// Puts them into the settings.
+    pub fn write(self, c: &mut TrainConfig) {
+        c.base_dtype = self.base;
+        if let Some(reward) = self.reward {
+            c.reward_dtype = reward;
+        }
+    }
+}
