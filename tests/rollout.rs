@@ -284,6 +284,26 @@ fn a_sample_depends_on_its_seed_alone() {
     }
 }
 
+/// Everything a sampler needs is made with it: later rounds, of other jobs too, allocate no buffer and make no pipeline.
+#[test]
+fn nothing_is_allocated_after_the_first_round() {
+    let gpu = open_gpu();
+    let g = Golden::open(&gpu, "llama_gqa");
+    let mut model = g.model(None);
+    g.add_adapter(&mut model, false);
+    let v = model.spec.vocab_size;
+    let all: Vec<Job> = (0..).zip(&prompts(v)).map(|(i, p)| job(p, i, 3)).collect();
+    let mut sampler = Sampler::new(&model, shape(5, 30)).unwrap();
+    let settings = config(17, &stops(v));
+    sampler.generate(&model, &all, &settings).unwrap();
+    let made = |gpu: &Gpu| (gpu.memory().allocations, gpu.pipelines_made());
+    let before = made(&gpu);
+    for jobs in [&all[..], &all[..4], &all[9..]] {
+        sampler.generate(&model, jobs, &settings).unwrap();
+    }
+    assert_eq!(made(&gpu), before);
+}
+
 #[test]
 fn completions_end_at_a_stop_token_or_at_the_limit() {
     let gpu = open_gpu();

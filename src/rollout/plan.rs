@@ -41,7 +41,8 @@ impl SamplerShape {
         plan.add("head", HeadBuffers::bytes(s));
         // A row: state, logits, threshold, log-sum-exp, entropy; token, logp, keys (4), cache row, length, limit; its output.
         let row = spec.hidden_size + pad4(spec.vocab_size) + 3 + 9 + 2 * OUT_TOKENS;
-        plan.add("sampler", 4 * (s * row + 9) as u64);
+        // A prefill pass: the cache row of each of its rows, the sequence of each of its readouts.
+        plan.add("sampler", 4 * (s * row + 9 + self.prefill_rows + s) as u64);
         plan
     }
 }

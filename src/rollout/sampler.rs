@@ -94,6 +94,8 @@ pub struct Sampler {
     logits: Buffer,    // (S, pad4(V))
     lse: Buffer,       // (S)
     entropy: Buffer,
+    prefill_rows: Buffer,    // (prefill rows) cache row of each row of a prefill pass
+    prefill_targets: Buffer, // (S) the row of `states` that each readout goes to
     rows: Rows,
 }
 
@@ -128,6 +130,8 @@ impl Sampler {
             logits: f32s("logits", s * pad4(spec.vocab_size))?,
             lse: f32s("lse", s)?,
             entropy: f32s("entropy", s)?,
+            prefill_rows: f32s("prefill rows", shape.prefill_rows)?,
+            prefill_targets: f32s("prefill targets", s)?,
             rows: Rows::new(gpu, s)?,
         })
     }
@@ -355,21 +359,21 @@ impl Sampler {
             adapter: true,
         };
         let loaded = self.prefill.load(rec, model, batch)?;
-        let rows_buffer = model.gpu.upload("sampler/prefill rows", cache_rows)?;
+        rec.write(&self.prefill_rows, 0, cache_rows)?;
         pass.forward(
             rec,
             &loaded,
             &Keys::Cached {
                 cache: &self.cache,
-                rows: &rows_buffer,
+                rows: &self.prefill_rows,
             },
         )?;
         if !targets.is_empty() {
-            let index = model.gpu.upload("sampler/prefill index", targets)?;
+            rec.write(&self.prefill_targets, 0, targets)?;
             rows::scatter(
                 rec,
                 self.prefill.hidden(),
-                &index,
+                &self.prefill_targets,
                 &self.states,
                 targets.len(),
                 model.spec.hidden_size,
