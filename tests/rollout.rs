@@ -284,6 +284,81 @@ fn a_sample_depends_on_its_seed_alone() {
     }
 }
 
+/// Everything a sampler needs is made with it: later rounds, of other jobs too, allocate no buffer and make no pipeline.
+#[test]
+fn nothing_is_allocated_after_the_first_round() {
+    let gpu = open_gpu();
+    let g = Golden::open(&gpu, "llama_gqa");
+    let mut model = g.model(None);
+    g.add_adapter(&mut model, false);
+    let v = model.spec.vocab_size;
+    let all: Vec<Job> = (0..).zip(&prompts(v)).map(|(i, p)| job(p, i, 3)).collect();
+    let mut sampler = Sampler::new(&model, shape(5, 30)).unwrap();
+    let settings = config(17, &stops(v));
+    sampler.generate(&model, &all, &settings).unwrap();
+    let made = |gpu: &Gpu| (gpu.memory().allocations, gpu.pipelines_made());
+    let before = made(&gpu);
+    for jobs in [&all[..], &all[..4], &all[9..]] {
+        sampler.generate(&model, jobs, &settings).unwrap();
+    }
+    assert_eq!(made(&gpu), before);
+}
+
+/// More samples than sequences, limits of all kinds, and caches from the least that serves the longest sample: samples
+/// wait, give way and go on from their tokens, and none of it changes a bit.
+#[test]
+fn waiting_and_giving_way_change_no_bit() {
+    let gpu = open_gpu();
+    let g = Golden::open(&gpu, "llama_gqa");
+    let mut model = g.model(None);
+    g.add_adapter(&mut model, false);
+    let v = model.spec.vocab_size;
+    let jobs: Vec<Job> = (0..)
+        .zip([2, 8, 4, 11, 0])
+        .map(|(i, p)| job(&prompts(v)[p], i, 9))
+        .collect();
+    let limits = [24, 9, 0, 40, 17];
+    // One stop token, so that most samples reach their limits.
+    let settings = config(40, &[5]);
+    let sample = |sequences: usize, cache_rows: usize| {
+        let shape = SamplerShape {
+            sequences,
+            cache_rows,
+            prefill_rows: 13,
+            rank: 5,
+        };
+        let mut sampler = Sampler::new(&model, shape).unwrap();
+        let groups = sampler
+            .generate_limited(&model, &jobs, &limits, &settings)
+            .unwrap();
+        (bits(&groups), sampler.stats())
+    };
+    let (want, stats) = sample(45, 2048);
+    let prompt_tokens: usize = jobs.iter().map(|j| j.tokens.len()).sum();
+    let empty = jobs[2].tokens.len();
+    assert_eq!(
+        (stats.sent_back, stats.prefill_tokens),
+        (0, prompt_tokens - empty)
+    );
+    assert!(
+        want[18..27]
+            .iter()
+            .all(|c| c.0.is_empty() && c.2 == Finish::Length)
+    );
+    let mut sent_back = 0;
+    for (sequences, cache_rows) in [(1, 80), (7, 80), (20, 80), (20, 136), (45, 200), (7, 2048)] {
+        let (got, stats) = sample(sequences, cache_rows);
+        assert!(got == want, "{sequences} sequences, {cache_rows} cache rows");
+        assert!(
+            stats.peak_pages <= cache_rows.div_ceil(8) + 1,
+            "{cache_rows} cache rows: {stats:?}"
+        );
+        assert!(stats.occupancy() > 0.0 && stats.occupancy() <= 1.0, "{stats:?}");
+        sent_back += stats.sent_back;
+    }
+    assert!(sent_back > 0);
+}
+
 #[test]
 fn completions_end_at_a_stop_token_or_at_the_limit() {
     let gpu = open_gpu();

@@ -1,4 +1,5 @@
-// Appended by the attention kernels whose lane is a query row; they bind `rows_meta`.
+// Appended by the attention kernels whose lane is a query row; they bind `rows_meta`, and append the `stored` that says
+// which row of k and v a row of its ranges is: attention_contiguous.wgsl or attention_paged.wgsl.
 
 // Storage rows (in vec4s) of eight neighbouring key positions.
 struct Rows { a: vec4<u32>, b: vec4<u32> }
@@ -32,7 +33,7 @@ fn is_uniform(c: SharedMeta, block: u32) -> bool {
 // Where key position `at` of a row with this meta lives; positions past `last` stand for `last`.
 fn key_row(t: vec4<u32>, at: u32, last: u32) -> u32 {
     let position = min(at, last);
-    return select(t.z + position - t.y, t.x + position, position < t.y);
+    return stored(select(t.z + position - t.y, t.x + position, position < t.y));
 }
 
 fn key_rows(t: vec4<u32>, block: u32, last: u32, stride: u32, offset: u32) -> Rows {

@@ -1,4 +1,5 @@
-//! `bench rollout`: tokens a second of prefill, of decoding, and of sampling groups.
+//! `bench rollout`: tokens a second of prefill, of decoding, and of sampling groups, with what the schedule made of them:
+//! the share of places that decoded a token, the tokens prefilled, and the most pages of the cache in use.
 
 use super::output::Row;
 use super::policy::{Policy, at_least_one};
@@ -64,16 +65,28 @@ struct Test {
     prompt: usize,
     samples: usize,
     length: usize,
+    /// Prompt i's samples have i + 1 parts in `prompts` of that length, and half of all samples fit at once.
+    uneven: bool,
 }
 
 impl Test {
     fn shape(&self, policy: &Policy, token_budget: usize) -> SamplerShape {
+        let all = self.prompts * self.samples;
+        let sequences = if self.uneven { all.div_ceil(2) } else { all };
         SamplerShape {
-            sequences: self.prompts * self.samples,
-            cache_rows: self.prompts * (self.prompt + self.samples * self.length),
+            sequences,
+            cache_rows: SamplerShape::rows_for(self.prompts, self.prompt, sequences, self.length),
             prefill_rows: (self.prompts * self.prompt).min(token_budget),
             rank: policy.rank(),
         }
+    }
+
+    /// Tokens of each prompt's samples.
+    fn limits(&self) -> Vec<usize> {
+        let part = |i: usize| (self.length * (i + 1)).div_ceil(self.prompts);
+        (0..self.prompts)
+            .map(|i| if self.uneven { part(i) } else { self.length })
+            .collect()
     }
 }
 
@@ -90,6 +103,7 @@ pub fn run(policy: &Policy, s: &Settings) -> Result<Vec<Row>> {
             prompt: *length,
             samples: 1,
             length: 1,
+            uneven: false,
         };
         // As llama-bench's pp: the prompt and the logits after it.
         rows.push(rate(policy, s, format!("pp{length}"), "", test, *length)?);
@@ -100,6 +114,7 @@ pub fn run(policy: &Policy, s: &Settings) -> Result<Vec<Row>> {
             prompt: 1,
             samples: *batch,
             length: s.decode_length,
+            uneven: false,
         };
         let tokens = batch * s.decode_length;
         let (name, variant) = (format!("tg{}", s.decode_length), format!("batch {batch}"));
@@ -108,19 +123,25 @@ pub fn run(policy: &Policy, s: &Settings) -> Result<Vec<Row>> {
     if let Some(row) = ratio(policy, &rows) {
         rows.push(row);
     }
-    let test = Test {
-        prompts: s.batch,
-        prompt: s.prompt_length,
-        samples: s.num_generations,
-        length: s.max_completion_length,
-    };
-    let tokens = s.batch * s.num_generations * s.max_completion_length;
     let name = format!(
         "sample {}×{}×{}",
         s.batch, s.num_generations, s.max_completion_length
     );
-    let variant = format!("prompts of {}", s.prompt_length);
-    rows.push(rate(policy, s, name, &variant, test, tokens)?);
+    for uneven in [false, true] {
+        let test = Test {
+            prompts: s.batch,
+            prompt: s.prompt_length,
+            samples: s.num_generations,
+            length: s.max_completion_length,
+            uneven,
+        };
+        let tokens = s.num_generations * test.limits().iter().sum::<usize>();
+        let variant = match uneven {
+            false => format!("prompts of {}", s.prompt_length),
+            true => format!("prompts of {}, uneven lengths, half at once", s.prompt_length),
+        };
+        rows.push(rate(policy, s, name.clone(), &variant, test, tokens)?);
+    }
     rows.extend(policy.memory_rows());
     Ok(rows)
 }
@@ -159,9 +180,10 @@ fn rate(
         seed: 1,
         step: 0,
     };
+    let limits = test.limits();
     let mut once = || -> Result<f64> {
         let begun = Instant::now();
-        sampler.generate(&policy.model, &jobs, &config)?;
+        sampler.generate_limited(&policy.model, &jobs, &limits, &config)?;
         Ok(begun.elapsed().as_secs_f64())
     };
     once()?;
@@ -173,6 +195,7 @@ fn rate(
         gpu.memory().allocations - before.0,
         gpu.pipelines_made() - before.1,
     );
+    let stats = sampler.stats();
     let row = Row {
         clock: Some(Clock::Wall),
         ..Row::of(samples, true)
@@ -180,5 +203,8 @@ fn rate(
     Ok(policy
         .row(name, variant, "tok/s", row)
         .with("allocations", made.0)
-        .with("pipelines", made.1))
+        .with("pipelines", made.1)
+        .with("occupancy", stats.occupancy())
+        .with("prefilled", stats.prefill_tokens)
+        .with("peak pages", stats.peak_pages))
 }

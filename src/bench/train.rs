@@ -158,9 +158,12 @@ impl<'a> Stage<'a> {
         let sampler = sample.then(|| {
             let shape = |sequences: usize| SamplerShape {
                 sequences,
-                cache_rows: sequences.div_ceil(s.num_generations) * s.prompt_length
-                    + s.prompt_length
-                    + sequences * s.max_completion_length,
+                cache_rows: SamplerShape::rows_for(
+                    (sequences.div_ceil(s.num_generations) + 1).min(s.batch),
+                    s.prompt_length,
+                    sequences,
+                    s.max_completion_length,
+                ),
                 prefill_rows: s.token_budget.min(s.batch * s.prompt_length),
                 rank: policy.rank(),
             };

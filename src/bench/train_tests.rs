@@ -141,17 +141,30 @@ fn sampling_rates_are_reported() {
     let rows = rollout::run(&policy, &s).unwrap();
     let tests: Vec<&str> = rows.iter().map(|r| r.test.as_str()).collect();
     assert_eq!(
-        tests[..6],
+        tests[..7],
         [
             "pp8",
             "pp16",
             "tg3",
             "tg3",
             "tg3 batch 4 over pp16",
+            "sample 2×3×4",
             "sample 2×3×4"
         ]
     );
     assert!(rows[..4].iter().all(|r| r.value > 0.0 && r.samples.len() == 2));
     let ratio = rows[3].value / rows[1].value;
     assert!((rows[4].value / ratio - 1.0).abs() < 1e-12);
+    // Every place decodes to the end where lengths are even and all fit; each prompt is computed once.
+    let extra = |at: usize, column: &str| rows[at].extra[column].as_f64().unwrap();
+    assert_eq!(
+        (
+            extra(5, "occupancy"),
+            extra(5, "prefilled"),
+            extra(5, "allocations")
+        ),
+        (1.0, 10.0, 0.0)
+    );
+    // Three sequences: limits of 4 first, then of 2, whose last window's first step ends them.
+    assert_eq!((extra(6, "occupancy"), extra(6, "prefilled")), (1.0, 10.0));
 }

@@ -236,7 +236,7 @@ fn completion_length(args: &Args, source: &Source, jobs: &[Job]) -> Result<usize
         .unwrap_or_else(|| 512.min(context + 1 - longest)))
 }
 
-/// Buffers for as many sequences at once as were asked for and one binding of the cache allows.
+/// Buffers for as many sequences at once as were asked for and one binding allows.
 fn sampler_shape(
     args: &Args,
     gpu: &Gpu,
@@ -245,18 +245,19 @@ fn sampler_shape(
     length: usize,
     rank: usize,
 ) -> SamplerShape {
-    let sequences = args.rollout_batch.min(jobs.len() * args.samples());
     let longest = jobs.iter().map(|j| j.tokens.len()).max().unwrap_or(1);
-    let prompts = sequences.div_ceil(args.samples()) + 1;
-    let row_bytes = (model.spec.num_kv_heads * model.spec.head_dim * 4) as u64;
-    let bound = (gpu.caps().max_binding / row_bytes) as usize;
     let all: usize = jobs.iter().map(|j| j.tokens.len()).sum();
-    SamplerShape {
-        sequences,
-        cache_rows: (sequences * length + longest * prompts.min(jobs.len())).min(bound),
-        prefill_rows: all.min(512),
-        rank,
-    }
+    let shape = |sequences: usize| {
+        let prompts = (sequences.div_ceil(args.samples()) + 1).min(jobs.len());
+        SamplerShape {
+            sequences,
+            cache_rows: SamplerShape::rows_for(prompts, longest, sequences, length),
+            prefill_rows: all.min(512),
+            rank,
+        }
+    };
+    let most = args.rollout_batch.min(jobs.len() * args.samples());
+    SamplerShape::within(gpu.caps().max_binding, &model.spec, most, shape)
 }
 
 fn sample(tokenizer: &Tokenizer, stop: &[u32], completion: Completion) -> Result<Sample> {

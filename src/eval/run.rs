@@ -186,11 +186,11 @@ impl Policy {
     fn sampler_shape(&self, n: usize, batch: usize) -> SamplerShape {
         let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(1);
         let shape = |sequences: usize| {
-            // A wave may begin and end in the middle of a prompt's samples.
+            // Samples of one prompt more may begin while the last of the others end.
             let prompts = (sequences.div_ceil(n) + 1).min(self.prompts.len());
             SamplerShape {
                 sequences,
-                cache_rows: prompts * longest + sequences * self.max_completion_length,
+                cache_rows: SamplerShape::rows_for(prompts, longest, sequences, self.max_completion_length),
                 prefill_rows: PREFILL.min(prompts * longest),
                 rank: self.model.lora.as_ref().map_or(0, |l| l.rank),
             }

@@ -21,15 +21,16 @@ use crate::error::Result;
 use crate::gpu::{Binding, Buffer, Kernel, Recorder};
 
 macro_rules! head_kernels {
-    ($op:literal, [$($part:literal),*]) => {
-        head_kernels!($op, [$($part),*], [("d64", "head_64.wgsl"), ("d128", "head_128.wgsl"), ("d256", "head_256.wgsl")])
+    ($op:literal, $parts:tt) => { head_kernels!($op, $op, $parts) };
+    ($name:literal, $op:literal, $parts:tt) => {
+        head_kernels!($name, $op, $parts, [("d64", "head_64.wgsl"), ("d128", "head_128.wgsl"), ("d256", "head_256.wgsl")])
     };
-    ($op:literal, $parts:tt, [$(($suffix:literal, $head:literal)),*]) => {
-        [$(head_kernels!(@one $op, $parts, $suffix, $head)),*]
+    ($name:literal, $op:literal, $parts:tt, [$(($suffix:literal, $head:literal)),*]) => {
+        [$(head_kernels!(@one $name, $op, $parts, $suffix, $head)),*]
     };
-    (@one $op:literal, [$($part:literal),*], $suffix:literal, $head:literal) => {
+    (@one $name:literal, $op:literal, [$($part:literal),*], $suffix:literal, $head:literal) => {
         Kernel::portable(
-            concat!($op, "_", $suffix),
+            concat!($name, "_", $suffix),
             &[
                 include_str!(concat!("../../shaders/", $op, ".wgsl")),
                 $(include_str!(concat!("../../shaders/shared/", $part)),)*
@@ -43,11 +44,28 @@ macro_rules! head_kernels {
 const HEADS: [usize; 3] = [64, 128, 256];
 static FORWARD: [Kernel; 3] = head_kernels!(
     "attention_forward",
-    ["attention_rows.wgsl", "attention_math.wgsl"]
+    [
+        "attention_rows.wgsl",
+        "attention_contiguous.wgsl",
+        "attention_math.wgsl"
+    ]
+);
+static FORWARD_PAGED: [Kernel; 3] = head_kernels!(
+    "attention_forward_paged",
+    "attention_forward",
+    [
+        "attention_rows.wgsl",
+        "attention_paged.wgsl",
+        "attention_math.wgsl"
+    ]
 );
 static QUERY_GRADIENT: [Kernel; 3] = head_kernels!(
     "attention_query_gradient",
-    ["attention_rows.wgsl", "attention_math.wgsl"]
+    [
+        "attention_rows.wgsl",
+        "attention_contiguous.wgsl",
+        "attention_math.wgsl"
+    ]
 );
 static KEY_GRADIENT: [Kernel; 3] = head_kernels!("attention_key_gradient", ["attention_math.wgsl"]);
 static VALUE_GRADIENT: [Kernel; 3] = head_kernels!("attention_value_gradient", ["attention_math.wgsl"]);
@@ -58,6 +76,10 @@ static DELTA: Kernel = Kernel::portable(
         include_str!("../../shaders/shared/attention_math.wgsl"),
     ],
 );
+
+/// Rows of a page of a KV cache: the key block. A page then never holds parts of two blocks of a prompt, and a response's
+/// last page wastes at most seven rows.
+pub const PAGE: usize = 8;
 
 /// Sizes of an attention call.
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +119,18 @@ fn dispatch(
     s: Shape,
     heads: usize,
 ) -> Result<()> {
+    dispatch_with(rec, kernels, &[], bindings, s, heads)
+}
+
+/// As [`dispatch`], with constants of the kernel's own.
+fn dispatch_with(
+    rec: &mut Recorder,
+    kernels: &'static [Kernel; 3],
+    own: &[(&'static str, f64)],
+    bindings: &[Binding<'_>],
+    s: Shape,
+    heads: usize,
+) -> Result<()> {
     debug_assert!(s.head_dim.is_multiple_of(4) && s.heads.is_multiple_of(s.kv_heads));
     let class = HEADS.iter().position(|d| s.head_dim <= *d);
     let Some(kernel) = class.and_then(|i| kernels.get(i)) else {
@@ -112,9 +146,14 @@ fn dispatch(
         scale: s.scale,
     };
     let lanes = lanes(rec);
+    let constants = [
+        &[("LANES", lanes as f64), ("D4", (s.head_dim / 4) as f64)][..],
+        own,
+    ]
+    .concat();
     rec.dispatch(
         kernel,
-        &[("LANES", lanes as f64), ("D4", (s.head_dim / 4) as f64)],
+        &constants,
         &params,
         bindings,
         [s.m.div_ceil(lanes) as u32, heads as u32, 1],
@@ -142,6 +181,35 @@ pub fn forward(
 ) -> Result<()> {
     let bindings = [q, k, v, meta, out, lse].map(Binding::from);
     dispatch(rec, &FORWARD, &bindings, shape, shape.heads)
+}
+
+/// Keys and values in pages of [`PAGE`] rows: row r of the ranges in `meta` is row `r % PAGE` of page `pages[r / PAGE]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Paged<'a> {
+    /// (pages · PAGE, KV·D)
+    pub k: &'a Buffer,
+    /// (pages · PAGE, KV·D)
+    pub v: &'a Buffer,
+    /// (≥ 1) u32: every entry is a page of `k` and `v`.
+    pub pages: &'a Buffer,
+}
+
+/// As [`forward`], over keys and values in pages: the same bits, wherever the pages are.
+///
+/// # Errors
+/// `head_dim` is above 256, or a GPU error.
+pub fn forward_paged(
+    rec: &mut Recorder,
+    q: &Buffer,
+    keys: Paged<'_>,
+    meta: &Buffer,
+    out: &Buffer,
+    lse: &Buffer,
+    shape: Shape,
+) -> Result<()> {
+    let bindings = [q, keys.k, keys.v, meta, out, lse, keys.pages].map(Binding::from);
+    let page = [("PAGE", PAGE as f64)];
+    dispatch_with(rec, &FORWARD_PAGED, &page, &bindings, shape, shape.heads)
 }
 
 /// Operands of [`backward`] over the packed layout (query row i and key row i are the same token).
@@ -235,6 +303,9 @@ pub fn entries() -> Vec<Entry> {
         entry(&FORWARD[0], cases::forward::<0>),
         entry(&FORWARD[1], cases::forward::<1>),
         entry(&FORWARD[2], cases::forward::<2>),
+        entry(&FORWARD_PAGED[0], cases::forward_paged::<0>),
+        entry(&FORWARD_PAGED[1], cases::forward_paged::<1>),
+        entry(&FORWARD_PAGED[2], cases::forward_paged::<2>),
         entry(&DELTA, cases::delta),
         entry(&QUERY_GRADIENT[0], cases::query_gradient::<0>),
         entry(&QUERY_GRADIENT[1], cases::query_gradient::<1>),

@@ -106,12 +106,13 @@ impl Batch {
         Ok(())
     }
 
-    /// Adds tokens at positions `from ..` of a sequence whose keys live at cache rows `start ..`, with the last row
-    /// read out `readouts` times.
-    pub fn push_cached(&mut self, tokens: &[u32], start: u32, from: u32, readouts: usize) {
+    /// Adds tokens at positions `from ..` of a sequence whose keys are where `[prefix_start, prefix_len, own_start]` says,
+    /// with the last row read out `readouts` times.
+    pub fn push_cached(&mut self, tokens: &[u32], keys: [u32; 3], from: u32, readouts: usize) {
+        let [start, prefix, own] = keys;
         self.tokens.extend_from_slice(tokens);
         self.meta
-            .extend((from..).take(tokens.len()).map(|p| [start, 0, start, p]));
+            .extend((from..).take(tokens.len()).map(|p| [start, prefix, own, p]));
         self.key_ends.resize(self.rows(), 0);
         let row = self.rows().saturating_sub(1) as u32;
         self.readouts

@@ -8,6 +8,7 @@ use super::spec::{Head, Proj};
 use super::workspace::{Acts, Loaded, Workspace};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Recorder};
+use crate::kernels::attention::PAGE;
 use crate::kernels::linear::{self, Write};
 use crate::kernels::{attention, elementwise, embedding, head, rmsnorm, rope, rows};
 
@@ -19,35 +20,55 @@ pub enum Keys<'a> {
     Cached {
         /// The cache.
         cache: &'a KvCache,
-        /// Cache row of each batch row (M) u32.
+        /// Cache row of each batch row (M) u32, distinct: page · PAGE + row of the page.
         rows: &'a Buffer,
     },
 }
 
-/// Keys and values of every layer: (rows, KV·D) each.
+/// Keys and values of every layer, (pages · PAGE, KV·D) each, and the table that says which pages the ranges of a pass's
+/// `meta` are in: their row r is row `r % PAGE` of page `table[r / PAGE]`.
 pub struct KvCache {
     layers: Vec<(Buffer, Buffer)>,
-    /// Rows held.
-    pub rows: usize,
+    table: Buffer, // (pages), all zero at first
+    /// Pages held.
+    pub pages: usize,
 }
 
 impl KvCache {
-    /// Bytes of a cache of `rows` rows.
+    /// Bytes of a cache for `rows` rows: whole pages, and their table.
     pub fn bytes(spec: &super::spec::ModelSpec, rows: usize) -> u64 {
-        (rows * spec.num_kv_heads * spec.head_dim * 4 * 2 * spec.num_layers) as u64
+        let pages = rows.div_ceil(PAGE).max(1);
+        let layer = pages * PAGE * spec.num_kv_heads * spec.head_dim * 2;
+        4 * (layer * spec.num_layers + pages) as u64
     }
 
-    /// Allocates a cache.
+    /// Allocates a cache of as many pages as hold `rows` rows.
     ///
     /// # Errors
     /// Out of memory.
     pub fn new(model: &Model, rows: usize) -> Result<Self> {
-        let bytes = (rows * model.spec.num_kv_heads * model.spec.head_dim * 4) as u64;
+        let pages = rows.div_ceil(PAGE).max(1);
+        let bytes = (pages * PAGE * model.spec.num_kv_heads * model.spec.head_dim * 4) as u64;
         let one = || model.gpu.alloc("kv cache", bytes);
         let layers = (0..model.spec.num_layers)
             .map(|_| Ok((one()?, one()?)))
             .collect::<Result<_>>()?;
-        Ok(Self { layers, rows })
+        let table = model.gpu.upload("kv cache/pages", &vec![0u32; pages])?;
+        Ok(Self { layers, table, pages })
+    }
+
+    /// Sets the first entries of the page table; `pages` are pages of this cache, no more than it has.
+    ///
+    /// # Errors
+    /// A GPU error, or pages that the cache does not have (a bug).
+    pub fn map(&self, rec: &mut Recorder, pages: &[u32]) -> Result<()> {
+        if pages.len() > self.pages || pages.iter().any(|p| *p as usize >= self.pages) {
+            return Err(Error::internal(format!(
+                "a page beyond the cache's {}",
+                self.pages
+            )));
+        }
+        rec.write(&self.table, 0, pages)
     }
 }
 
@@ -152,25 +173,7 @@ impl Pass<'_> {
             d,
             false,
         )?;
-        let (k, v) = match keys {
-            Keys::Packed => (&acts.k, &acts.v),
-            Keys::Cached { cache, rows } => {
-                let (k, v) = &cache.layers[layer];
-                rows::scatter(rec, &acts.k, rows, k, m, kv_heads * d)?;
-                rows::scatter(rec, &acts.v, rows, v, m, kv_heads * d)?;
-                (k, v)
-            }
-        };
-        attention::forward(
-            rec,
-            &acts.q,
-            k,
-            v,
-            &self.ws.meta,
-            &acts.attn,
-            &acts.lse,
-            self.attention(m),
-        )?;
+        self.attend(rec, layer, acts, m, keys)?;
         let bytes = (m * c * 4) as u64;
         rec.copy(x_in, 0, &acts.x_mid, 0, bytes);
         self.linear(
@@ -216,6 +219,25 @@ impl Pass<'_> {
         };
         rec.copy(&acts.x_mid, 0, out, 0, bytes);
         self.linear(rec, block, Proj::Down, acts, (&acts.act, out, m), Write::ADD)
+    }
+
+    /// Attention over the batch's own rows, or over the cache once they are in it.
+    fn attend(&self, rec: &mut Recorder, layer: usize, acts: &Acts, m: usize, keys: &Keys<'_>) -> Result<()> {
+        let (shape, meta) = (self.attention(m), &self.ws.meta);
+        match keys {
+            Keys::Packed => {
+                attention::forward(rec, &acts.q, &acts.k, &acts.v, meta, &acts.attn, &acts.lse, shape)
+            }
+            Keys::Cached { cache, rows } => {
+                let (k, v) = &cache.layers[layer];
+                let width = shape.kv_heads * shape.head_dim;
+                rows::scatter(rec, &acts.k, rows, k, m, width)?;
+                rows::scatter(rec, &acts.v, rows, v, m, width)?;
+                let pages = &cache.table;
+                let keys = attention::Paged { k, v, pages };
+                attention::forward_paged(rec, &acts.q, keys, meta, &acts.attn, &acts.lse, shape)
+            }
+        }
     }
 
     pub(super) fn attention(&self, m: usize) -> attention::Shape {

@@ -1,11 +1,19 @@
 //! Sampling from a policy: prefill, decode, scheduling. Token ids only.
 //!
-//! A prompt is computed once; all its samples attend to the same cache rows. Many tokens are decoded between two
-//! readbacks, and finished rows are dropped from the batch at each. A sample is a pure function of
-//! (run seed, step, prompt, sample): neither the batch it runs in nor the order of the work changes it.
+//! A prompt is computed once; all its samples attend to the same pages of the cache. Many tokens are decoded between two
+//! readbacks; at each, finished rows leave the batch and waiting samples take their places and pages. A sample is a pure
+//! function of (run seed, step, prompt, sample): neither the batch it runs in nor the order of the work changes it.
 
+mod job;
 mod plan;
+mod prefill;
 mod sampler;
+mod schedule;
+#[cfg(test)]
+mod schedule_tests;
 mod state;
+mod stats;
 
-pub use sampler::{Completion, Finish, Job, SampleConfig, Sampler, SamplerShape};
+pub use job::{Completion, Finish, Job, SampleConfig, SamplerShape};
+pub use sampler::Sampler;
+pub use stats::RolloutStats;

@@ -1,7 +1,8 @@
 //! What a sampler allocates, added up before it does.
 
-use super::sampler::SamplerShape;
+use super::job::SamplerShape;
 use super::state::OUT_TOKENS;
+use crate::kernels::attention::PAGE;
 use crate::kernels::head::HeadBuffers;
 use crate::kernels::pad4;
 use crate::model::plan::Plan;
@@ -9,18 +10,40 @@ use crate::model::spec::ModelSpec;
 use crate::model::workspace::Shape;
 
 impl SamplerShape {
-    /// The shape for `most` sequences at once, or for half as many as often as it takes until no buffer is larger than
-    /// `cap` bytes; `shape` sizes it for a number of sequences.
+    /// Cache rows, in whole pages, that `prompts` prompts of up to `prompt` tokens and `sequences` responses of up to
+    /// `length` take if all of them are in the cache at full length.
+    pub fn rows_for(prompts: usize, prompt: usize, sequences: usize, length: usize) -> usize {
+        prompts * prompt.next_multiple_of(PAGE) + sequences * length.next_multiple_of(PAGE)
+    }
+
+    /// The shape for `most` sequences at once where no buffer may be larger than `cap` bytes, or for half as many as often
+    /// as it takes; `shape` sizes it for a number of sequences at full length. Responses take pages as they grow, so that
+    /// a cache cut down to `cap` is kept as long as it holds three quarters of the sequences at full length.
     pub fn within(cap: u64, spec: &ModelSpec, most: usize, shape: impl Fn(usize) -> Self) -> Self {
-        let fits = |s: &Self| {
-            let cache = s.cache_rows * spec.num_kv_heads * spec.head_dim;
-            (cache.max(s.sequences * pad4(spec.vocab_size)) * 4) as u64 <= cap
-        };
+        let page = (PAGE * spec.num_kv_heads * spec.head_dim * 4) as u64;
+        let bound = ((cap / page) as usize).saturating_sub(1) * PAGE; // one page more is allocated
         let mut sequences = most;
-        while sequences > 1 && !fits(&shape(sequences)) {
+        loop {
+            let full = shape(sequences);
+            let logits = (sequences * pad4(spec.vocab_size) * 4) as u64 <= cap;
+            let least = shape((sequences * 3).div_ceil(4)).cache_rows;
+            if sequences <= 1 || (logits && full.cache_rows <= bound) {
+                return full;
+            }
+            if logits && least <= bound {
+                return Self {
+                    cache_rows: bound,
+                    ..full
+                };
+            }
             sequences = sequences.div_ceil(2);
         }
-        shape(sequences)
+    }
+
+    /// Pages of the cache: those that hold `cache_rows` rows, and one more, because a prompt and a response that take
+    /// them all may each leave a page unfilled.
+    pub(super) fn pages(&self) -> usize {
+        self.cache_rows.div_ceil(PAGE) + 1
     }
 
     /// The memory that [`Sampler::new`](super::Sampler::new) takes for a model.
@@ -37,11 +60,13 @@ impl SamplerShape {
         let mut plan = Plan::default();
         plan.extend("", &Plan::workspace(spec, pass(self.prefill_rows)));
         plan.extend("", &Plan::workspace(spec, pass(s)));
-        plan.extend("", &Plan::kv_cache(spec, self.cache_rows));
+        plan.extend("", &Plan::kv_cache(spec, self.pages() * PAGE));
         plan.add("head", HeadBuffers::bytes(s));
         // A row: state, logits, threshold, log-sum-exp, entropy; token, logp, keys (4), cache row, length, limit; its output.
         let row = spec.hidden_size + pad4(spec.vocab_size) + 3 + 9 + 2 * OUT_TOKENS;
-        plan.add("sampler", 4 * (s * row + 9) as u64);
+        // As many prompts: state, who reads it, where a prefill pass leaves it; and the cache row of each of a pass's rows.
+        let prompt = spec.hidden_size + 2;
+        plan.add("sampler", 4 * (s * (row + prompt) + 9 + self.prefill_rows) as u64);
         plan
     }
 }
@@ -65,12 +90,26 @@ mod tests {
             rank: 0,
         };
         let row = (spec.num_kv_heads * spec.head_dim * 4) as u64;
-        let sequences = |cap| SamplerShape::within(cap, &spec, 20, shape).sequences;
-        assert_eq!(sequences(u64::MAX), 20);
-        assert_eq!(sequences(row * 2000), 20);
-        assert_eq!(sequences(row * 2000 - 1), 10);
-        assert_eq!(sequences(row * 500), 5);
-        assert_eq!(sequences(1), 1);
+        let sizes = |cap| {
+            let s = SamplerShape::within(cap, &spec, 20, shape);
+            assert!(s.sequences == 1 || (s.pages() * PAGE) as u64 * row <= cap);
+            (s.sequences, s.cache_rows)
+        };
+        assert_eq!(sizes(u64::MAX), (20, 2000));
+        // One page is allocated beside the rows.
+        assert_eq!(sizes(row * 2008), (20, 2000));
+        assert_eq!(sizes(row * 2008 - 1), (20, 1992));
+        // Three quarters of the sequences at full length, and one row less.
+        assert_eq!(sizes(row * 1512), (20, 1504));
+        assert_eq!(sizes(row * 1504), (10, 1000));
+        assert_eq!(sizes(row * 508), (5, 496));
+        assert_eq!(sizes(1), (1, 100));
+    }
+
+    #[test]
+    fn rows_come_in_whole_pages() {
+        assert_eq!(SamplerShape::rows_for(2, 9, 3, 17), 2 * 16 + 3 * 24);
+        assert_eq!(SamplerShape::rows_for(1, 8, 1, 16), 24);
     }
 
     #[test]

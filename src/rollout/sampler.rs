@@ -1,100 +1,36 @@
 //! The sampling loop.
 
-use super::state::Rows;
+use super::job::{Completion, Job, SampleConfig, SamplerShape};
+use super::schedule::{Schedule, Turn, Work};
+use super::state::{Rows, Samples};
+use super::stats::RolloutStats;
 use crate::error::{Context, Error, Result};
 use crate::gpu::{Buffer, Recorder};
+use crate::kernels::attention::PAGE;
 use crate::kernels::head::{self, HeadBuffers};
-use crate::kernels::sample::SampleParams;
-use crate::kernels::{linear, pad4, rows};
-use crate::model::batch::Batch;
+use crate::kernels::{linear, pad4};
 use crate::model::forward::{Keys, KvCache, Pass};
 use crate::model::params::Model;
 use crate::model::workspace::{Loaded, Shape, Workspace, check_tokens};
-use crate::rng::seed_for;
-use serde::{Deserialize, Serialize};
-use std::ops::Range;
-
-/// A prompt and how many samples of it are wanted.
-#[derive(Debug, Clone)]
-pub struct Job {
-    /// The prompt's token ids.
-    pub tokens: Vec<u32>,
-    /// The prompt's number in its data set: part of every sample's seed.
-    pub prompt: u64,
-    /// Samples wanted: numbers `first .. first + samples` are part of their seeds.
-    pub samples: usize,
-    /// The first sample's number.
-    pub first: u64,
-}
-
-/// How to sample.
-#[derive(Debug, Clone)]
-pub struct SampleConfig {
-    /// Temperature and filters.
-    pub params: SampleParams,
-    /// Most tokens in a completion, the stop token included.
-    pub max_completion_length: usize,
-    /// Tokens that end a completion (at most 8).
-    pub stop: Vec<u32>,
-    /// The run's seed.
-    pub seed: u64,
-    /// The training step (0 elsewhere): part of every sample's seed.
-    pub step: u64,
-}
-
-/// Why a completion ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Finish {
-    /// A stop token was sampled (it is the last token).
-    Stop,
-    /// The length limit was reached.
-    Length,
-}
-
-/// One sampled response.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Completion {
-    /// Token ids, the stop token included.
-    pub tokens: Vec<u32>,
-    /// Natural-log probability of each token at temperature 1, given all before it.
-    pub logprobs: Vec<f32>,
-    /// Why it ended.
-    pub finish: Finish,
-}
-
-/// What a sampler must hold at once.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SamplerShape {
-    /// Sequences decoded together.
-    pub sequences: usize,
-    /// Rows of the KV cache: prompts once, plus `max_completion_length` a sequence.
-    pub cache_rows: usize,
-    /// Prompt tokens computed in one pass.
-    pub prefill_rows: usize,
-    /// Largest LoRA rank.
-    pub rank: usize,
-}
-
-/// What is sampled together: samples of jobs, as (job, samples).
-type Wave = Vec<(usize, Range<usize>)>;
-
-/// Tokens decoded between two readbacks.
-pub(super) const STEPS_PER_READ: usize = 8;
 
 /// Buffers for sampling from models of one shape.
 pub struct Sampler {
     shape: SamplerShape,
-    prefill: Workspace,
+    pub(super) prefill: Workspace,
     decode: Workspace,
-    cache: KvCache,
+    pub(super) cache: KvCache,
     head: HeadBuffers,
-    threshold: Buffer, // (S) lowest logit that the filters keep
-    states: Buffer,    // (S, C) hidden states that predict the next token
-    logits: Buffer,    // (S, pad4(V))
-    lse: Buffer,       // (S)
+    threshold: Buffer,                // (S) lowest logit that the filters keep
+    pub(super) prompt_states: Buffer, // (S, C) the states after cached prompts
+    pub(super) states: Buffer,        // (S, C) hidden states that predict the next token
+    logits: Buffer,                   // (S, pad4(V))
+    lse: Buffer,                      // (S)
     entropy: Buffer,
+    pub(super) prefill_rows: Buffer, // (prefill rows) cache row of each row of a prefill pass
+    pub(super) prefill_targets: Buffer, // (S) the prompt state that each of its readouts becomes
+    pub(super) new_slots: Buffer,    // (S) the prompt state of each row that begins
     rows: Rows,
+    stats: RolloutStats,
 }
 
 impl Sampler {
@@ -121,14 +57,19 @@ impl Sampler {
             shape,
             prefill: pass(shape.prefill_rows, s)?,
             decode: pass(s, s)?,
-            cache: KvCache::new(model, shape.cache_rows)?,
+            cache: KvCache::new(model, shape.pages() * PAGE)?,
             head: HeadBuffers::new(gpu, s)?,
             threshold: f32s("threshold", s)?,
+            prompt_states: f32s("prompt states", s * spec.hidden_size)?,
             states: f32s("states", s * spec.hidden_size)?,
             logits: f32s("logits", s * pad4(spec.vocab_size))?,
             lse: f32s("lse", s)?,
             entropy: f32s("entropy", s)?,
+            prefill_rows: f32s("prefill rows", shape.prefill_rows)?,
+            prefill_targets: f32s("prefill targets", s)?,
+            new_slots: f32s("new slots", s)?,
             rows: Rows::new(gpu, s)?,
+            stats: RolloutStats::default(),
         })
     }
 
@@ -137,9 +78,9 @@ impl Sampler {
         self.shape
     }
 
-    /// The most sequences that fit in one wave beside a prompt of `prompt` tokens.
-    fn fits(&self, prompt: usize, length: usize) -> usize {
-        (self.shape.cache_rows.saturating_sub(prompt) / length.max(1)).min(self.shape.sequences)
+    /// What the last [`Sampler::generate`] did.
+    pub fn stats(&self) -> RolloutStats {
+        self.stats
     }
 
     /// Samples every job; result `[job][sample]`, in the order asked for.
@@ -181,24 +122,30 @@ impl Sampler {
                 config.stop.len()
             )));
         }
-        let mut out: Vec<Vec<Option<Completion>>> = jobs.iter().map(|j| vec![None; j.samples]).collect();
-        for wave in self.waves(model, jobs, limits)? {
-            for (job, sample, completion) in self.wave(model, jobs, limits, &wave, config)? {
-                out[job][sample] = Some(completion);
-            }
+        let work = jobs
+            .iter()
+            .zip(limits)
+            .map(|(job, limit)| self.work(model, job, *limit))
+            .collect::<Result<Vec<_>>>()?;
+        let gpu = model.gpu.clone();
+        let mut samples = Samples::new(jobs, limits, config);
+        let mut schedule = Schedule::new(&work, self.shape.sequences, self.cache.pages);
+        let mut rec = Recorder::new(&gpu);
+        self.rows.reset(&gpu, &config.stop);
+        while let Some(turn) = schedule.next() {
+            self.window(&mut rec, model, (&schedule, &turn), &samples, config)?;
+            rec.submit()?;
+            let results = self
+                .rows
+                .harvest(&gpu, schedule.seats(), &mut samples, &config.stop)?;
+            schedule.drawn(&results);
         }
-        out.into_iter()
-            .map(|group| {
-                group
-                    .into_iter()
-                    .map(|c| c.ok_or_else(|| Error::internal("a sample was lost")))
-                    .collect()
-            })
-            .collect()
+        self.stats = schedule.stats();
+        samples.finish()
     }
 
-    /// Refuses prompts that cannot be sampled from.
-    fn check_job(&self, model: &Model, job: &Job, length: usize) -> Result<()> {
+    /// What a job asks of the schedule; refuses prompts that cannot be sampled from.
+    fn work(&self, model: &Model, job: &Job, length: usize) -> Result<Work> {
         let (number, prompt) = (job.prompt, job.tokens.len());
         if prompt == 0 {
             return Err(Error::user(format!(
@@ -214,7 +161,7 @@ impl Sampler {
                 model.rope.positions, model.spec.max_position_embeddings
             )));
         }
-        if self.fits(prompt, length) == 0 {
+        if prompt + length.max(1) > self.shape.cache_rows {
             return Err(Error::user(format!(
                 "prompt {number} has {prompt} tokens; with one completion of {length} it needs {} cache rows, and this run \
                  has {}. Shorten the prompt or lower --max-completion-length",
@@ -222,173 +169,46 @@ impl Sampler {
                 self.shape.cache_rows
             )));
         }
-        Ok(())
+        Ok(Work {
+            prompt,
+            // Nothing is drawn of samples of no tokens.
+            samples: if length == 0 { 0 } else { job.samples },
+            limit: length.max(1),
+        })
     }
 
-    /// Splits the jobs' samples into waves that fit.
-    fn waves(&self, model: &Model, jobs: &[Job], limits: &[usize]) -> Result<Vec<Wave>> {
-        let mut waves: Vec<Wave> = Vec::new();
-        let (mut free_rows, mut free_sequences) = (0, 0);
-        for (i, (job, &length)) in jobs.iter().zip(limits).enumerate() {
-            self.check_job(model, job, length)?;
-            let prompt = job.tokens.len();
-            let mut next = 0;
-            while next < job.samples {
-                let room = (free_rows.max(prompt) - prompt) / length.max(1);
-                let take = room.min(free_sequences).min(job.samples - next);
-                if take == 0 {
-                    waves.push(Vec::new());
-                    (free_rows, free_sequences) = (self.shape.cache_rows, self.shape.sequences);
-                    continue;
-                }
-                if let Some(wave) = waves.last_mut() {
-                    wave.push((i, next..next + take));
-                }
-                free_rows -= prompt + take * length;
-                free_sequences -= take;
-                next += take;
-            }
-        }
-        Ok(waves)
-    }
-
-    /// Samples one wave: prefill its prompts, draw the first token of each sample, decode the rest.
-    fn wave(
-        &mut self,
-        model: &Model,
-        jobs: &[Job],
-        limits: &[usize],
-        wave: &[(usize, Range<usize>)],
-        config: &SampleConfig,
-    ) -> Result<Vec<(usize, usize, Completion)>> {
-        let gpu = model.gpu.clone();
-        let mut rec = Recorder::new(&gpu);
-        self.rows.reset(&gpu, &config.stop);
-        let mut prompts = Vec::new();
-        let mut row = 0u32;
-        for (job, samples) in wave {
-            let tokens = &jobs[*job].tokens;
-            let (start, first) = (row, self.rows.len());
-            row += tokens.len() as u32;
-            for sample in samples.clone() {
-                let key = seed_for(
-                    config.seed,
-                    config.step,
-                    jobs[*job].prompt,
-                    jobs[*job].first + sample as u64,
-                );
-                self.rows.push(
-                    (*job, sample),
-                    key,
-                    (start, tokens.len() as u32, row),
-                    limits[*job],
-                );
-                row += limits[*job] as u32;
-            }
-            prompts.push(Prompt {
-                tokens,
-                start,
-                sequences: first as u32..self.rows.len() as u32,
-            });
-        }
-        self.prefill(&mut rec, model, &prompts)?;
-        self.rows.upload(&mut rec, &self.decode)?;
-        self.draw(&mut rec, model, config)?;
-        let mut done = Vec::new();
-        loop {
-            rec.submit()?;
-            self.rows.harvest(&gpu, &self.decode, &config.stop, &mut done)?;
-            if self.rows.len() == 0 {
-                return Ok(done);
-            }
-            self.rows.upload(&mut rec, &self.decode)?;
-            for _ in 0..STEPS_PER_READ.min(self.rows.longest_left()) {
-                self.step(&mut rec, model)?;
-                self.draw(&mut rec, model, config)?;
-            }
-        }
-    }
-
-    /// Computes prompts into the cache, as many as fit in one pass at a time, and leaves the state after each
-    /// prompt's last token in `states` for each of its sequences.
-    fn prefill(&self, rec: &mut Recorder, model: &Model, prompts: &[Prompt<'_>]) -> Result<()> {
-        let (mut batch, mut cache_rows, mut targets) = (Batch::default(), Vec::new(), Vec::new());
-        for prompt in prompts {
-            let mut from = 0;
-            while from < prompt.tokens.len() {
-                let room = self.shape.prefill_rows - batch.rows();
-                if room == 0 {
-                    self.prefill_pass(rec, model, &mut batch, &mut cache_rows, &mut targets)?;
-                    continue;
-                }
-                let to = prompt.tokens.len().min(from + room);
-                let readouts = if to == prompt.tokens.len() {
-                    prompt.sequences.clone()
-                } else {
-                    0..0
-                };
-                batch.push_cached(
-                    &prompt.tokens[from..to],
-                    prompt.start,
-                    from as u32,
-                    readouts.len(),
-                );
-                cache_rows.extend(prompt.start + from as u32..prompt.start + to as u32);
-                targets.extend(readouts);
-                from = to;
-            }
-        }
-        self.prefill_pass(rec, model, &mut batch, &mut cache_rows, &mut targets)
-    }
-
-    fn prefill_pass(
+    /// Records what a turn asks for: prefill, the first tokens of the rows that begin, and the window's steps.
+    fn window(
         &self,
         rec: &mut Recorder,
         model: &Model,
-        batch: &mut Batch,
-        cache_rows: &mut Vec<u32>,
-        targets: &mut Vec<u32>,
+        (schedule, turn): (&Schedule, &Turn),
+        samples: &Samples<'_>,
+        config: &SampleConfig,
     ) -> Result<()> {
-        let pass = Pass {
-            model,
-            ws: &self.prefill,
-            adapter: true,
-        };
-        let loaded = self.prefill.load(rec, model, batch)?;
-        let rows_buffer = model.gpu.upload("sampler/prefill rows", cache_rows)?;
-        pass.forward(
-            rec,
-            &loaded,
-            &Keys::Cached {
-                cache: &self.cache,
-                rows: &rows_buffer,
-            },
-        )?;
-        if !targets.is_empty() {
-            let index = model.gpu.upload("sampler/prefill index", targets)?;
-            rows::scatter(
-                rec,
-                self.prefill.hidden(),
-                &index,
-                &self.states,
-                targets.len(),
-                model.spec.hidden_size,
-            )?;
+        let (seats, table) = (schedule.seats(), schedule.table());
+        self.cache.map(rec, &table.pages)?;
+        self.rows.upload(rec, &self.decode, seats, samples)?;
+        self.prefill(rec, model, (schedule, turn), samples, &table)?;
+        if turn.new > 0 {
+            self.first_states(rec, model, schedule, turn.new)?;
+            self.draw(rec, model, turn.new, config)?;
         }
-        *batch = Batch::default();
-        cache_rows.clear();
-        targets.clear();
+        self.rows.place(rec, &self.decode, seats, samples, &table)?;
+        for _ in 0..turn.steps {
+            self.step(rec, model, seats.len())?;
+            self.draw(rec, model, seats.len(), config)?;
+        }
         Ok(())
     }
 
     /// One decode step: the last sampled token of every row through the model.
-    fn step(&self, rec: &mut Recorder, model: &Model) -> Result<()> {
+    fn step(&self, rec: &mut Recorder, model: &Model, m: usize) -> Result<()> {
         let pass = Pass {
             model,
             ws: &self.decode,
             adapter: true,
         };
-        let m = self.rows.len();
         let keys = Keys::Cached {
             cache: &self.cache,
             rows: self.rows.cache_rows(),
@@ -404,9 +224,9 @@ impl Sampler {
         Ok(())
     }
 
-    /// Logits from the states, a token for every active row, and the bookkeeping for the next step.
-    fn draw(&self, rec: &mut Recorder, model: &Model, config: &SampleConfig) -> Result<()> {
-        let (m, v) = (self.rows.len(), model.spec.vocab_size);
+    /// Logits from the states, a token for every active row of the first `m`, and the bookkeeping for the next step.
+    fn draw(&self, rec: &mut Recorder, model: &Model, m: usize, config: &SampleConfig) -> Result<()> {
+        let v = model.spec.vocab_size;
         linear::forward(
             rec,
             &self.states,
@@ -426,11 +246,4 @@ impl Sampler {
             &config.params,
         )
     }
-}
-
-/// A prompt of a wave: its tokens, its first cache row, and the sequences that continue it.
-struct Prompt<'a> {
-    tokens: &'a [u32],
-    start: u32,
-    sequences: Range<u32>,
 }

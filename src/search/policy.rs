@@ -2,7 +2,6 @@
 
 use crate::error::Result;
 use crate::eval::run::{self, Policy, Sampling};
-use crate::kernels::pad4;
 use crate::reward::Reward;
 use crate::rollout::{Completion, Finish, Job, SampleConfig, Sampler, SamplerShape};
 use crate::text::PromptContent;
@@ -87,22 +86,14 @@ fn shape(policy: &Policy, batch: usize, settings: &Settings, together: usize) ->
         let nodes = sequences.div_ceil(schedule.samples) + 1;
         SamplerShape {
             sequences,
-            cache_rows: nodes * (longest + prefix) + sequences * length,
+            cache_rows: SamplerShape::rows_for(nodes, longest + prefix, sequences, length),
             prefill_rows: PREFILL.min(nodes * (longest + prefix)),
             rank: model.lora.as_ref().map_or(0, |l| l.rank),
         }
     };
     let cap = model.gpu.caps().max_binding;
-    let fits = |s: &SamplerShape| {
-        let cache = s.cache_rows * model.spec.num_kv_heads * model.spec.head_dim;
-        (cache.max(s.sequences * pad4(model.spec.vocab_size)) * 4) as u64 <= cap
-    };
     let most = schedule.budget.saturating_mul(together);
-    let mut sequences = batch.min(most).max(1);
-    while sequences > 1 && !fits(&shape(sequences)) {
-        sequences = sequences.div_ceil(2);
-    }
-    shape(sequences)
+    SamplerShape::within(cap, &model.spec, batch.min(most).max(1), shape)
 }
 
 impl Draw for PolicyDraw<'_> {

@@ -165,16 +165,23 @@ impl Sizes<'_> {
         keeping.apply(&self.source.spec, shape)
     }
 
-    /// The sampling buffers a run takes, where no buffer may be larger than `cap` bytes: fewer sequences are then
-    /// sampled at once.
+    /// The sampling buffers a run takes, where no buffer may be larger than `cap` bytes: the cache is then smaller, or fewer
+    /// sequences are sampled at once ([`SamplerShape::within`]).
     pub fn sampler_shape(&self, cap: u64) -> SamplerShape {
         let (c, spec) = (self.config, &self.source.spec);
         let longest_prompt = self.longest_prompt();
         let shape = |sequences: usize| {
             let prompts = sequences.div_ceil(c.num_generations).max(1);
+            // Samples of one prompt more may begin while the last of the others end.
+            let cached = (prompts + 1).min(c.prompts_per_step.max(prompts));
             SamplerShape {
                 sequences,
-                cache_rows: (prompts + 1) * longest_prompt + sequences * c.max_completion_length,
+                cache_rows: SamplerShape::rows_for(
+                    cached,
+                    longest_prompt,
+                    sequences,
+                    c.max_completion_length,
+                ),
                 prefill_rows: c.token_budget.min(prompts * longest_prompt).max(1),
                 rank: self.rank(),
             }

@@ -6,7 +6,7 @@ use crate::bench::variants::{VariantName, forced, variants};
 use crate::error::Result;
 use crate::gpu::{Buffer, Gpu};
 use crate::kernels::attention::twin::{self, Meta};
-use crate::kernels::attention::{self, BackwardArgs, Shape};
+use crate::kernels::attention::{self, BackwardArgs, PAGE, Paged, Shape};
 use crate::kernels::harness::Gen;
 use crate::model::shapes::Named;
 
@@ -24,6 +24,8 @@ struct Call {
     shape: Shape,
     meta: Vec<Meta>,
     key_rows: usize,
+    /// In decoding, as in sampling, the page table of keys and values.
+    pages: Option<Vec<u32>>,
     variant: VariantName,
 }
 
@@ -54,7 +56,11 @@ impl Call {
                 ((0..m).map(row).collect(), m)
             }
         };
+        // A permutation: the prime divides no count of pages below it.
+        let table = |pages: usize| (0..pages).map(|i| (i * 7919 % pages) as u32).collect();
+        let paged = matches!(phase, Phase::Decode(_));
         Self {
+            pages: paged.then(|| table(key_rows / PAGE)),
             shape: Shape {
                 m,
                 heads: spec.num_heads,
@@ -169,15 +175,32 @@ fn forward(gpu: &Gpu, call: &Call) -> Result<Prepared> {
     let meta = gpu.upload("bench", &call.meta)?;
     let (out, lse) = (output(gpu, s.m * call.width())?, output(gpu, s.m * s.heads)?);
     let (result, variant) = (out.clone(), call.variant);
+    let table = match &call.pages {
+        Some(pages) => Some(gpu.upload("bench", pages)?),
+        None => None,
+    };
     Ok(Prepared {
         record: Box::new(move |rec| {
-            forced(rec, variant, |rec| {
-                attention::forward(rec, &qb, &kb, &vb, &meta, &out, &lse, s)
+            forced(rec, variant, |rec| match &table {
+                Some(pages) => {
+                    let keys = Paged {
+                        k: &kb,
+                        v: &vb,
+                        pages,
+                    };
+                    attention::forward_paged(rec, &qb, keys, &meta, &out, &lse, s)
+                }
+                None => attention::forward(rec, &qb, &kb, &vb, &meta, &out, &lse, s),
             })
         }),
         check: Box::new(move |gpu| {
-            let wide =
-                |x: &Matrix| -> Vec<f64> { x.values(call.key_rows).iter().map(|v| f64::from(*v)).collect() };
+            let wide = |x: &Matrix| -> Vec<f64> {
+                let rows: Vec<f64> = x.values(call.key_rows).iter().map(|v| f64::from(*v)).collect();
+                match &call.pages {
+                    Some(pages) => twin::unpaged(&rows, pages, call.kv_width()),
+                    None => rows,
+                }
+            };
             let (kw, vw) = (wide(&k), wide(&v));
             let mut worst = Worst::default();
             for row in [0, s.m / 3, s.m / 2, s.m - 1] {

@@ -161,7 +161,12 @@ impl AlignmentRun {
         let sequences = self.rollout_batch.min(self.samples);
         let shape = SamplerShape {
             sequences,
-            cache_rows: Self::longest(policy) + sequences * self.max_completion_length,
+            cache_rows: SamplerShape::rows_for(
+                1,
+                Self::longest(policy),
+                sequences,
+                self.max_completion_length,
+            ),
             prefill_rows: PREFILL.min(Self::longest(policy)),
             rank: model.lora.as_ref().map_or(0, |l| l.rank),
         };

@@ -2,7 +2,7 @@
 
 use super::super::harness::{Case, Gen, RecordFn, Slot, Tol, wide};
 use super::twin::{self, Meta};
-use super::{BackwardArgs, HEADS, Shape};
+use super::{BackwardArgs, HEADS, PAGE, Paged, Shape};
 use crate::error::Result;
 use crate::gpu::{Buffer, Recorder};
 
@@ -174,6 +174,70 @@ fn forward_case(
         flops: 4.0 * keys * (s.heads * s.head_dim) as f64,
     };
     (s.head_dim, case)
+}
+
+/// A page table of `pages` pages of a cache of as many: a permutation.
+fn scattered(pages: usize, g: &mut Gen) -> Vec<u32> {
+    let mut table: Vec<u32> = (0..pages as u32).collect();
+    let draws = g.below(pages, u32::MAX);
+    table.sort_by_key(|p| draws[*p as usize]);
+    table
+}
+
+/// The cases of [`forward`], their keys and values in scattered pages.
+pub(super) fn forward_paged<const CLASS: usize>() -> Vec<Case> {
+    let packed = SPECS.iter().filter(|s| in_class(CLASS, s.heads.2)).map(|s| {
+        let meta = pack(s.groups).0;
+        let rows = meta.len();
+        paged_case(s.name.into(), meta, rows, s.heads, s.scale)
+    });
+    let decodes = DECODES.iter().filter(|(_, _, heads)| in_class(CLASS, heads.2));
+    let decoded = decodes.map(|(m, rows, heads)| {
+        let meta = decode(*m, *rows, &mut Gen::new((m + rows).into()));
+        paged_case(format!("decode {m} rows"), meta, *rows as usize, *heads, 1.0)
+    });
+    packed.chain(decoded).collect()
+}
+
+fn paged_case(name: String, meta: Vec<Meta>, rows: usize, heads: (usize, usize, usize), scale: f32) -> Case {
+    let s = shape(meta.len(), heads);
+    let mut g = Gen::new((s.m * 13 + s.head_dim) as u64);
+    let q = g.uniform(s.m * s.heads * s.head_dim, scale);
+    let width = s.kv_heads * s.head_dim;
+    let pages = scattered(rows.div_ceil(PAGE), &mut g);
+    let kv = pages.len() * PAGE * width;
+    let (k, v) = (g.uniform(kv, 2.0), g.uniform(kv, 1.0));
+    let keys: f64 = meta.iter().map(|t| f64::from(t[3] + 1)).sum();
+    Case {
+        name: format!(
+            "attention_forward_paged {name} h{} kv{} d{}",
+            s.heads, s.kv_heads, s.head_dim
+        ),
+        slots: vec![
+            Slot::input(&q),
+            Slot::input(&k),
+            Slot::input(&v),
+            Slot::input(&meta),
+            Slot::input(&pages),
+            Slot::Out(q.len()),
+            Slot::Out(s.m * s.heads),
+        ],
+        record: Box::new(move |rec, b| {
+            let keys = Paged {
+                k: &b[1],
+                v: &b[2],
+                pages: &b[4],
+            };
+            super::forward_paged(rec, &b[0], keys, &b[3], &b[5], &b[6], s)
+        }),
+        expect: Box::new(move || {
+            let in_order = |kv: &[f32]| twin::unpaged(&wide(kv), &pages, width);
+            let (out, lse) = twin::forward(&wide(&q), &in_order(&k), &in_order(&v), &meta, s);
+            let (a, b) = (tol(&out, scale), tol(&lse, scale));
+            vec![(5, out, a), (6, lse, b)]
+        }),
+        flops: 4.0 * keys * (s.heads * s.head_dim) as f64,
+    }
 }
 
 /// Names the buffers of a backward case.

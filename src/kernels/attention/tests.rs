@@ -15,7 +15,13 @@ fn layouts() {
         ("kv_heads", offset_of!(Params, kv_heads)),
         ("scale", offset_of!(Params, scale)),
     ];
-    for kernels in [&FORWARD, &QUERY_GRADIENT, &KEY_GRADIENT, &VALUE_GRADIENT] {
+    for kernels in [
+        &FORWARD,
+        &FORWARD_PAGED,
+        &QUERY_GRADIENT,
+        &KEY_GRADIENT,
+        &VALUE_GRADIENT,
+    ] {
         kernels.iter().for_each(|k| assert_layout::<Params>(k, &members));
     }
     assert_layout::<DeltaParams>(&DELTA, &[("count", offset_of!(DeltaParams, count))]);
@@ -61,6 +67,17 @@ fn bits(v: &[f32]) -> Vec<u32> {
 
 /// Bits of out followed by lse, of each row.
 fn run_forward(gpu: &Gpu, q: &[f32], k: &Buffer, v: &Buffer, meta: &[Meta]) -> Vec<Vec<u32>> {
+    run(gpu, q, meta, |rec, q, meta, out, lse, s| {
+        forward(rec, q, k, v, meta, out, lse, s)
+    })
+}
+
+fn run(
+    gpu: &Gpu,
+    q: &[f32],
+    meta: &[Meta],
+    record: impl Fn(&mut Recorder, &Buffer, &Buffer, &Buffer, &Buffer, Shape) -> Result<()>,
+) -> Vec<Vec<u32>> {
     let s = Shape {
         m: meta.len(),
         ..SHAPE
@@ -70,7 +87,7 @@ fn run_forward(gpu: &Gpu, q: &[f32], k: &Buffer, v: &Buffer, meta: &[Meta]) -> V
     let out = gpu.alloc("out", (s.m * Q * 4) as u64).unwrap();
     let lse = gpu.alloc("lse", (s.m * 6 * 4) as u64).unwrap();
     let mut rec = Recorder::new(gpu);
-    forward(&mut rec, &q, k, v, &meta, &out, &lse, s).unwrap();
+    record(&mut rec, &q, &meta, &out, &lse, s).unwrap();
     rec.submit().unwrap();
     let out: Vec<f32> = gpu.read(&out, 0, s.m * Q).unwrap();
     let lse: Vec<f32> = gpu.read(&lse, 0, s.m * 6).unwrap();
@@ -125,6 +142,24 @@ fn forward_is_batch_invariant() {
     let (kb, vb) = (upload("k cache", &cache.0), upload("v cache", &cache.1));
     let cached = run_forward(&gpu, &q, &kb, &vb, &cached_meta);
     assert_eq!(cached, packed);
+    // The same cache in pages, their order turned round.
+    let pages = 1000 / PAGE;
+    let backwards = |x: &[f32]| -> Vec<f32> { x.chunks(PAGE * KV).rev().flatten().copied().collect() };
+    let (kb, vb) = (
+        upload("k pages", &backwards(&cache.0)),
+        upload("v pages", &backwards(&cache.1)),
+    );
+    let table: Vec<u32> = (0..pages as u32).rev().collect();
+    let table = gpu.upload("table", &table).unwrap();
+    let paged = run(&gpu, &q, &cached_meta, |rec, q, meta, out, lse, s| {
+        let keys = Paged {
+            k: &kb,
+            v: &vb,
+            pages: &table,
+        };
+        forward_paged(rec, q, keys, meta, out, lse, s)
+    });
+    assert_eq!(paged, packed);
 }
 
 /// Bits of dq, dk, dv of the given rows.

@@ -60,6 +60,13 @@ pub fn forward(q: &[f64], k: &[f64], v: &[f64], meta: &[Meta], s: Shape) -> (Vec
     (out, lse)
 }
 
+/// The rows of a cache in pages, in the order of its page table: what [`forward`] takes as k or v. `kv (pages · PAGE, width)`.
+pub fn unpaged(kv: &[f64], pages: &[u32], width: usize) -> Vec<f64> {
+    let size = super::PAGE * width;
+    let page = |p: &u32| &kv[*p as usize * size..(*p as usize + 1) * size];
+    pages.iter().flat_map(page).copied().collect()
+}
+
 /// Gradients of q, k and v, and Σ dout · out.
 pub struct Gradients {
     /// (M, H)
