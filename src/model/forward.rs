@@ -140,23 +140,16 @@ impl Pass<'_> {
             rmsnorm::forward(rec, q_raw, qn.vector(), &acts.q, q_rstd, m * heads, d, eps)?;
             rmsnorm::forward(rec, k_raw, kn.vector(), &acts.k, k_rstd, m * kv_heads, d, eps)?;
         }
-        rope::apply(rec, &acts.q, &self.ws.meta, &self.model.rope, m, heads, d, false)?;
-        rope::apply(
-            rec,
-            &acts.k,
-            &self.ws.meta,
-            &self.model.rope,
-            m,
-            kv_heads,
-            d,
-            false,
-        )?;
+        let (rope, meta) = (&self.model.rope, &self.ws.meta);
         let (k, v) = match keys {
-            Keys::Packed => (&acts.k, &acts.v),
+            Keys::Packed => {
+                rope::apply(rec, (&acts.q, &acts.k), meta, rope, self.heads(m), false)?;
+                (&acts.k, &acts.v)
+            }
             Keys::Cached { cache, rows } => {
                 let (k, v) = &cache.layers[layer];
-                rows::scatter(rec, &acts.k, rows, k, m, kv_heads * d)?;
-                rows::scatter(rec, &acts.v, rows, v, m, kv_heads * d)?;
+                let qkv = [&acts.q, &acts.k, &acts.v];
+                rope::apply_cached(rec, qkv, meta, rope, rows, (k, v), self.heads(m))?;
                 (k, v)
             }
         };
@@ -215,6 +208,16 @@ impl Pass<'_> {
         };
         rec.copy(&acts.x_mid, 0, out, 0, bytes);
         self.linear(rec, block, Proj::Down, acts, (&acts.act, out, m), Write::ADD)
+    }
+
+    pub(super) fn heads(&self, m: usize) -> rope::Shape {
+        let spec = &self.model.spec;
+        rope::Shape {
+            m,
+            heads: spec.num_heads,
+            kv_heads: spec.num_kv_heads,
+            head_dim: spec.head_dim,
+        }
     }
 
     pub(super) fn attention(&self, m: usize) -> attention::Shape {
