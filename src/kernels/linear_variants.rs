@@ -13,27 +13,59 @@ use super::weight::{ByType, of, weight_entries, weight_kernels};
 use crate::gpu::{DeviceKind, Gpu, Kernel, Recorder};
 use crate::tensor::DType;
 
-static FORWARD: ByType = weight_kernels!("linear_forward", "linear_forward.wgsl");
+static FORWARD: ByType = weight_kernels!(
+    portable,
+    "linear_forward",
+    ["linear_forward.wgsl", "linear_params.wgsl", "linear_output.wgsl"]
+);
 static FORWARD_1: ByType = weight_kernels!(
     subgroup8,
     "linear_forward_subgroup_1",
-    ["linear_forward_subgroup.wgsl", "rows_forward_1.wgsl"]
+    [
+        "linear_forward_subgroup.wgsl",
+        "rows_forward_1.wgsl",
+        "linear_params.wgsl",
+        "linear_output.wgsl"
+    ]
 );
 static FORWARD_4: ByType = weight_kernels!(
     subgroup8,
     "linear_forward_subgroup_4",
-    ["linear_forward_subgroup.wgsl", "rows_forward_4.wgsl"]
+    [
+        "linear_forward_subgroup.wgsl",
+        "rows_forward_4.wgsl",
+        "linear_params.wgsl",
+        "linear_output.wgsl"
+    ]
 );
 static FORWARD_16: ByType = weight_kernels!(
     subgroup8,
     "linear_forward_subgroup_16",
-    ["linear_forward_subgroup.wgsl", "rows_forward_16.wgsl"]
+    [
+        "linear_forward_subgroup.wgsl",
+        "rows_forward_16.wgsl",
+        "linear_params.wgsl",
+        "linear_output.wgsl"
+    ]
 );
-static FORWARD_GEMV: ByType = weight_kernels!("linear_forward_gemv", "linear_forward_gemv.wgsl");
+static FORWARD_GEMV: ByType = weight_kernels!(
+    portable,
+    "linear_forward_gemv",
+    [
+        "linear_forward_gemv.wgsl",
+        "linear_params.wgsl",
+        "linear_output.wgsl"
+    ]
+);
 static FORWARD_TILE: ByType = weight_kernels!(
     portable,
     "linear_forward_tile",
-    ["linear_forward_tile.wgsl", "tile_64.wgsl"]
+    [
+        "linear_forward_tile.wgsl",
+        "tile_64.wgsl",
+        "linear_params.wgsl",
+        "linear_output.wgsl"
+    ]
 );
 static INPUT_GRADIENT: ByType = weight_kernels!("linear_input_gradient", "linear_input_gradient.wgsl");
 static INPUT_GRADIENT_32: ByType = weight_kernels!(
@@ -62,6 +94,36 @@ static WEIGHT_GRADIENT_TILE: Kernel = Kernel::portable(
         include_str!("../../shaders/shared/tile_64.wgsl"),
     ],
 );
+
+/// A body of the forward product with the parts that make it several products of one x.
+macro_rules! slices_kernel {
+    ($make:ident, $name:literal, $($file:literal),*) => {
+        Kernel::$make($name, &[
+            $(include_str!(concat!("../../shaders/", $file)),)*
+            include_str!("../../shaders/shared/linear_params.wgsl"),
+            include_str!("../../shaders/shared/linear_slices.wgsl"),
+        ])
+    };
+}
+
+static SLICES: Kernel = slices_kernel!(portable, "linear_forward_slices", "linear_forward.wgsl");
+static SLICES_1: Kernel = slices_kernel!(
+    subgroup8,
+    "linear_forward_subgroup_1_slices",
+    "linear_forward_subgroup.wgsl",
+    "shared/rows_forward_1.wgsl"
+);
+static SLICES_4: Kernel = slices_kernel!(
+    subgroup8,
+    "linear_forward_subgroup_4_slices",
+    "linear_forward_subgroup.wgsl",
+    "shared/rows_forward_4.wgsl"
+);
+static SLICES_GEMV: Kernel =
+    slices_kernel!(portable, "linear_forward_gemv_slices", "linear_forward_gemv.wgsl");
+
+/// Rows up to which products of one x share a dispatch; with more, a kernel for many rows is worth its own.
+const SLICES_TO: usize = 16;
 
 /// The variant every op has.
 const PORTABLE: &str = "portable";
@@ -114,6 +176,23 @@ pub(super) struct Tile {
     pub(super) cols: usize,
     /// Workgroups count rows along x and columns along y, not the other way round.
     pub(super) rows_first: bool,
+    /// A forward kernel computes an adapter's second product as well (`LORA`).
+    pub(super) lora: bool,
+}
+
+impl Tile {
+    /// One workgroup a tile of an output of `[columns, rows]`.
+    pub(super) fn groups(&self, [columns, rows]: [usize; 2]) -> [u32; 3] {
+        let (across, down) = (
+            columns.div_ceil(self.cols) as u32,
+            rows.div_ceil(self.rows) as u32,
+        );
+        if self.rows_first {
+            [down, across, 1]
+        } else {
+            [across, down, 1]
+        }
+    }
 }
 
 /// The variant to run: the one that is forced if it is among the op's `choices`, else the best by the kind of adapter (the
@@ -145,14 +224,38 @@ pub(super) fn forward(rec: &Recorder, dtype: DType, m: usize) -> Tile {
         _ => "subgroup-16",
     };
     let on_gpu = if m < TILE_FROM { "gemv-8" } else { "tile-64" };
-    match choose(rec, &FORWARD_VARIANTS, on_cpu, on_gpu) {
+    let name = choose(rec, &FORWARD_VARIANTS, on_cpu, on_gpu);
+    let tile = match name {
         "subgroup-1" => of_subgroup(of(&FORWARD_1, dtype), 1),
         "subgroup-4" => of_subgroup(of(&FORWARD_4, dtype), 4),
         "subgroup-16" => of_subgroup(of(&FORWARD_16, dtype), 16),
         "gemv-8" => of_tile(of(&FORWARD_GEMV, dtype), 8, 32),
         "tile-64" => of_tile(of(&FORWARD_TILE, dtype), 64, 64),
         _ => of_portable(rec, of(&FORWARD, dtype), 2),
+    };
+    // Many rows hide a dispatch: the tile does without the registers.
+    let lora = name != "tile-64";
+    Tile { lora, ..tile }
+}
+
+/// Several `y (m, n)` of one x at once: the tile for `m` rows; none where a dispatch each is better.
+pub(super) fn slices(rec: &Recorder, m: usize) -> Option<Tile> {
+    let on_cpu = if m <= 2 { "subgroup-1" } else { "subgroup-4" };
+    if m > SLICES_TO {
+        return None;
     }
+    match choose(rec, &FORWARD_VARIANTS, on_cpu, "gemv-8") {
+        "subgroup-1" => Some(of_subgroup(&SLICES_1, 1)),
+        "subgroup-4" => Some(of_subgroup(&SLICES_4, 4)),
+        "gemv-8" => Some(of_tile(&SLICES_GEMV, 8, 32)),
+        PORTABLE => Some(of_portable(rec, &SLICES, 2)),
+        _ => None,
+    }
+}
+
+/// The kernels of [`slices`]: portable, subgroups of 1 and 4 rows, `gemv-8`.
+pub(super) fn slices_kernels() -> [&'static Kernel; 4] {
+    [&SLICES, &SLICES_1, &SLICES_4, &SLICES_GEMV]
 }
 
 /// `dx (m, k)`: the tile for `m` rows.
@@ -186,6 +289,7 @@ fn of_portable(rec: &Recorder, kernel: &'static Kernel, columns: usize) -> Tile 
         rows: 8,
         cols: columns * lanes,
         rows_first: false,
+        lora: false,
     }
 }
 
@@ -196,6 +300,7 @@ fn of_subgroup(kernel: &'static Kernel, rows: usize) -> Tile {
         rows,
         cols: 32,
         rows_first: false,
+        lora: false,
     }
 }
 
@@ -206,6 +311,7 @@ fn of_tile(kernel: &'static Kernel, rows: usize, cols: usize) -> Tile {
         rows,
         cols,
         rows_first: false,
+        lora: false,
     }
 }
 

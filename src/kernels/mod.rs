@@ -20,6 +20,8 @@ pub mod harness;
 pub mod head;
 pub mod linear;
 mod linear_cases;
+pub mod linear_fused;
+mod linear_fused_cases;
 pub mod linear_variants;
 pub mod philox;
 pub mod quant;
