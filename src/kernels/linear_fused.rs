@@ -5,12 +5,42 @@
 
 use super::linear::{self, ForwardParams, Write, lanes, product};
 use super::linear_fused_cases as cases;
-use super::linear_variants as variants;
+use super::linear_variants::{self as variants, PORTABLE, Tile, of_portable, of_subgroup, of_tile};
 use super::weight::Weight;
 use super::{Entry, pad4};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Recorder};
+use crate::gpu::{Binding, Buffer, Kernel, Recorder};
 use crate::tensor::DType;
+
+/// A body of the forward product with the parts that make it several products of one x.
+macro_rules! slices_kernel {
+    ($make:ident, $name:literal, $($file:literal),*) => {
+        Kernel::$make($name, &[
+            $(include_str!(concat!("../../shaders/", $file)),)*
+            include_str!("../../shaders/shared/linear_params.wgsl"),
+            include_str!("../../shaders/shared/linear_slices.wgsl"),
+        ])
+    };
+}
+
+static SLICES: Kernel = slices_kernel!(portable, "linear_forward_slices", "linear_forward.wgsl");
+static SLICES_1: Kernel = slices_kernel!(
+    subgroup8,
+    "linear_forward_subgroup_1_slices",
+    "linear_forward_subgroup.wgsl",
+    "shared/rows_forward_1.wgsl"
+);
+static SLICES_4: Kernel = slices_kernel!(
+    subgroup8,
+    "linear_forward_subgroup_4_slices",
+    "linear_forward_subgroup.wgsl",
+    "shared/rows_forward_4.wgsl"
+);
+static SLICES_GEMV: Kernel =
+    slices_kernel!(portable, "linear_forward_gemv_slices", "linear_forward_gemv.wgsl");
+
+/// Rows up to which products of one x share a dispatch; with more, a kernel for many rows is worth its own.
+const EACH_TO: usize = 16;
 
 /// What meets a product besides x and W, in this order; each step is rounded once, in every variant alike.
 #[derive(Clone, Copy, Default)]
@@ -54,7 +84,7 @@ pub fn forward_with(
     }
     let tile = variants::forward(rec, w.dtype, m);
     let all = (x, w, 0..w.rows);
-    let Some(second) = with.lora.filter(|s| !tile.lora || !is_plain(s.b)) else {
+    let Some(second) = with.lora.filter(|s| !tile.adds_lora() || !is_plain(s.b)) else {
         return product(rec, &tile, all, with, y, m, Write::SET);
     };
     let first = Epilogue {
@@ -78,7 +108,7 @@ pub fn forward_with(
 /// # Errors
 /// A GPU error.
 pub fn forward_each(rec: &mut Recorder, x: &Buffer, pairs: &[(&Weight, &Buffer)], m: usize) -> Result<()> {
-    if let (Some(tile), [(w0, y0), (w1, y1), rest @ ..]) = (variants::slices(rec, m), pairs)
+    if let (Some(tile), [(w0, y0), (w1, y1), rest @ ..]) = (each_tile(rec, m), pairs)
         && rest.len() <= 1
         && pairs
             .iter()
@@ -120,6 +150,20 @@ pub fn forward_each(rec: &mut Recorder, x: &Buffer, pairs: &[(&Weight, &Buffer)]
     Ok(())
 }
 
+/// The kernel for `m` rows of each: that of the variant which one product would take; none where a dispatch each is better.
+fn each_tile(rec: &Recorder, m: usize) -> Option<Tile> {
+    if m > EACH_TO {
+        return None;
+    }
+    match variants::forward(rec, DType::F32, m).variant {
+        PORTABLE => Some(of_portable(rec, &SLICES, 2)),
+        "subgroup-1" => Some(of_subgroup(&SLICES_1, 1)),
+        "subgroup-4" | "subgroup-16" => Some(of_subgroup(&SLICES_4, 4)),
+        "gemv-8" => Some(of_tile(&SLICES_GEMV, 8, 32)),
+        _ => None,
+    }
+}
+
 /// f32 in one buffer.
 fn is_plain(w: &Weight) -> bool {
     w.dtype == DType::F32 && w.shards.len() == 1
@@ -133,7 +177,7 @@ pub(super) fn entries() -> Vec<Entry> {
         cases::each_4,
         cases::each_gemv,
     ];
-    let kernels = variants::slices_kernels().into_iter();
+    let kernels = [&SLICES, &SLICES_1, &SLICES_4, &SLICES_GEMV].into_iter();
     kernels
         .zip(cases)
         .map(|(kernel, cases)| Entry { kernel, cases })

@@ -95,38 +95,8 @@ static WEIGHT_GRADIENT_TILE: Kernel = Kernel::portable(
     ],
 );
 
-/// A body of the forward product with the parts that make it several products of one x.
-macro_rules! slices_kernel {
-    ($make:ident, $name:literal, $($file:literal),*) => {
-        Kernel::$make($name, &[
-            $(include_str!(concat!("../../shaders/", $file)),)*
-            include_str!("../../shaders/shared/linear_params.wgsl"),
-            include_str!("../../shaders/shared/linear_slices.wgsl"),
-        ])
-    };
-}
-
-static SLICES: Kernel = slices_kernel!(portable, "linear_forward_slices", "linear_forward.wgsl");
-static SLICES_1: Kernel = slices_kernel!(
-    subgroup8,
-    "linear_forward_subgroup_1_slices",
-    "linear_forward_subgroup.wgsl",
-    "shared/rows_forward_1.wgsl"
-);
-static SLICES_4: Kernel = slices_kernel!(
-    subgroup8,
-    "linear_forward_subgroup_4_slices",
-    "linear_forward_subgroup.wgsl",
-    "shared/rows_forward_4.wgsl"
-);
-static SLICES_GEMV: Kernel =
-    slices_kernel!(portable, "linear_forward_gemv_slices", "linear_forward_gemv.wgsl");
-
-/// Rows up to which products of one x share a dispatch; with more, a kernel for many rows is worth its own.
-const SLICES_TO: usize = 16;
-
 /// The variant every op has.
-const PORTABLE: &str = "portable";
+pub(super) const PORTABLE: &str = "portable";
 /// Forward's variants, by name.
 const FORWARD_VARIANTS: [&str; 6] = [
     PORTABLE,
@@ -176,11 +146,17 @@ pub(super) struct Tile {
     pub(super) cols: usize,
     /// Workgroups count rows along x and columns along y, not the other way round.
     pub(super) rows_first: bool,
-    /// A forward kernel computes an adapter's second product as well (`LORA`).
-    pub(super) lora: bool,
+    /// The forward variant's name; the gradients leave it at [`PORTABLE`].
+    pub(super) variant: &'static str,
 }
 
 impl Tile {
+    /// Whether a forward kernel computes an adapter's second product as well (`LORA`). With many rows a dispatch is cheap, and the
+    /// tile does without the registers.
+    pub(super) fn adds_lora(&self) -> bool {
+        self.variant == PORTABLE || self.variant.starts_with("subgroup-") || self.variant == "gemv-8"
+    }
+
     /// One workgroup a tile of an output of `[columns, rows]`.
     pub(super) fn groups(&self, [columns, rows]: [usize; 2]) -> [u32; 3] {
         let (across, down) = (
@@ -233,29 +209,10 @@ pub(super) fn forward(rec: &Recorder, dtype: DType, m: usize) -> Tile {
         "tile-64" => of_tile(of(&FORWARD_TILE, dtype), 64, 64),
         _ => of_portable(rec, of(&FORWARD, dtype), 2),
     };
-    // Many rows hide a dispatch: the tile does without the registers.
-    let lora = name != "tile-64";
-    Tile { lora, ..tile }
-}
-
-/// Several `y (m, n)` of one x at once: the tile for `m` rows; none where a dispatch each is better.
-pub(super) fn slices(rec: &Recorder, m: usize) -> Option<Tile> {
-    let on_cpu = if m <= 2 { "subgroup-1" } else { "subgroup-4" };
-    if m > SLICES_TO {
-        return None;
+    Tile {
+        variant: name,
+        ..tile
     }
-    match choose(rec, &FORWARD_VARIANTS, on_cpu, "gemv-8") {
-        "subgroup-1" => Some(of_subgroup(&SLICES_1, 1)),
-        "subgroup-4" => Some(of_subgroup(&SLICES_4, 4)),
-        "gemv-8" => Some(of_tile(&SLICES_GEMV, 8, 32)),
-        PORTABLE => Some(of_portable(rec, &SLICES, 2)),
-        _ => None,
-    }
-}
-
-/// The kernels of [`slices`]: portable, subgroups of 1 and 4 rows, `gemv-8`.
-pub(super) fn slices_kernels() -> [&'static Kernel; 4] {
-    [&SLICES, &SLICES_1, &SLICES_4, &SLICES_GEMV]
 }
 
 /// `dx (m, k)`: the tile for `m` rows.
@@ -281,7 +238,7 @@ pub(super) fn weight_gradient(rec: &Recorder, n: usize) -> Tile {
     }
 }
 
-fn of_portable(rec: &Recorder, kernel: &'static Kernel, columns: usize) -> Tile {
+pub(super) fn of_portable(rec: &Recorder, kernel: &'static Kernel, columns: usize) -> Tile {
     let lanes = super::weight::lanes(rec);
     Tile {
         kernel,
@@ -289,29 +246,29 @@ fn of_portable(rec: &Recorder, kernel: &'static Kernel, columns: usize) -> Tile 
         rows: 8,
         cols: columns * lanes,
         rows_first: false,
-        lora: false,
+        variant: PORTABLE,
     }
 }
 
-fn of_subgroup(kernel: &'static Kernel, rows: usize) -> Tile {
+pub(super) fn of_subgroup(kernel: &'static Kernel, rows: usize) -> Tile {
     Tile {
         kernel,
         lanes: Some(8),
         rows,
         cols: 32,
         rows_first: false,
-        lora: false,
+        variant: PORTABLE,
     }
 }
 
-fn of_tile(kernel: &'static Kernel, rows: usize, cols: usize) -> Tile {
+pub(super) fn of_tile(kernel: &'static Kernel, rows: usize, cols: usize) -> Tile {
     Tile {
         kernel,
         lanes: None,
         rows,
         cols,
         rows_first: false,
-        lora: false,
+        variant: PORTABLE,
     }
 }
 

@@ -28,6 +28,7 @@ pub mod quant;
 pub(crate) mod reduce;
 pub mod rmsnorm;
 pub mod rope;
+mod rope_cases;
 pub mod rows;
 pub mod sample;
 pub mod weight;
