@@ -147,29 +147,7 @@ impl Pass<'_> {
             rmsnorm::forward(rec, q_raw, qn.vector(), &acts.q, q_rstd, m * heads, d, eps)?;
             rmsnorm::forward(rec, k_raw, kn.vector(), &acts.k, k_rstd, m * kv_heads, d, eps)?;
         }
-        let (rope, meta) = (&self.model.rope, &self.ws.meta);
-        let (k, v) = match keys {
-            Keys::Packed => {
-                rope::apply(rec, (&acts.q, &acts.k), meta, rope, self.heads(m), false)?;
-                (&acts.k, &acts.v)
-            }
-            Keys::Cached { cache, rows } => {
-                let (k, v) = &cache.layers[layer];
-                let qkv = [&acts.q, &acts.k, &acts.v];
-                rope::apply_cached(rec, qkv, meta, rope, rows, (k, v), self.heads(m))?;
-                (k, v)
-            }
-        };
-        attention::forward(
-            rec,
-            &acts.q,
-            k,
-            v,
-            &self.ws.meta,
-            &acts.attn,
-            &acts.lse,
-            self.attention(m),
-        )?;
+        self.attend(rec, layer, acts, m, keys)?;
         let residual = Epilogue {
             residual: Some(x_in),
             ..plain
@@ -199,6 +177,24 @@ impl Pass<'_> {
             ..plain
         };
         self.linear(rec, block, Proj::Down, acts, (&acts.act, out, m), residual)
+    }
+
+    /// Attention over the batch's own rows, or over the cache once they are in it.
+    fn attend(&self, rec: &mut Recorder, layer: usize, acts: &Acts, m: usize, keys: &Keys<'_>) -> Result<()> {
+        let (shape, meta, table) = (self.attention(m), &self.ws.meta, &self.model.rope);
+        let (k, v) = match keys {
+            Keys::Packed => {
+                rope::apply(rec, (&acts.q, &acts.k), meta, table, self.heads(m), false)?;
+                (&acts.k, &acts.v)
+            }
+            Keys::Cached { cache, rows } => {
+                let (k, v) = &cache.layers[layer];
+                let qkv = [&acts.q, &acts.k, &acts.v];
+                rope::apply_cached(rec, qkv, meta, table, rows, (k, v), self.heads(m))?;
+                (k, v)
+            }
+        };
+        attention::forward(rec, &acts.q, k, v, meta, &acts.attn, &acts.lse, shape)
     }
 
     /// act = silu(gate) · up, where `up` need not be kept in the product that makes it.
