@@ -1,47 +1,26 @@
-// y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ bias (N)] [+ y]
-// Appended: a shared/weight_*.wgsl part with `weight4`.
+// y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ linear_output.wgsl's]
+// Appended: shared/linear_params.wgsl, linear_output.wgsl and weight_*.wgsl (`weight4`).
 // Every output is one chain of fused multiply-adds along K in ascending order: the bits do not depend on M.
 // A workgroup is ROWS rows by 2 · LANES columns; the rows come from workgroup_id alone, so reads of x are uniform.
 
 override LANES: u32 = 8u;
 
-struct Params {
-    m: u32,
-    n: u32,
-    k4: u32,        // K / 4, rounded up
-    x_stride: u32,  // vec4s from one row of x to the next
-    y_stride: u32,  // floats from one row of y to the next
-    y_offset: u32,  // column of y where this weight's first row goes
-    w_section: u32, // words before the scales of a quantised weight
-    w_row: u32,     // first row of the weight to use
-    flags: u32,     // 1: add to y, 2: add the bias, 4: zero the padding columns n .. pad4(n)
-    alpha: f32,
-}
-var<immediate> p: Params;
-
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
 fn dot_chain(a: vec4<f32>, b: vec4<f32>, c: f32) -> f32 {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, c))));
 }
 
-fn store(row: u32, col: u32, value: f32) {
-    if row >= p.m { return; }
-    let at = row * p.y_stride + p.y_offset + col;
-    if col < p.n {
-        var v = p.alpha * value;
-        if (p.flags & 2u) != 0u { v += bias[p.y_offset + col]; }
-        if (p.flags & 1u) != 0u { v += y[at]; }
-        y[at] = v;
-    } else if (p.flags & 4u) != 0u && col < ((p.n + 3u) & ~3u) {
-        y[at] = 0.0;
-    }
+// h Bᵀ, the adapter's second product.
+fn second(row: u32, col: u32) -> f32 {
+    var s = 0.0;
+    for (var k = 0u; k < p.r4; k++) { s = dot_chain(hidden4(row, k), second4(col, k), s); }
+    return s;
 }
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+    begin(group.z);
     let c0 = group.x * 2u * LANES + local.x;
     let c1 = c0 + LANES;
     // Lanes past the edge compute on the last row of W and are not stored.
@@ -73,8 +52,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         let x6 = x[b6 + k]; s6 = dot_chain(x6, u, s6); t6 = dot_chain(x6, v, t6);
         let x7 = x[b7 + k]; s7 = dot_chain(x7, u, s7); t7 = dot_chain(x7, v, t7);
     }
-    store(row, c0, s0); store(row + 1u, c0, s1); store(row + 2u, c0, s2); store(row + 3u, c0, s3);
-    store(row + 4u, c0, s4); store(row + 5u, c0, s5); store(row + 6u, c0, s6); store(row + 7u, c0, s7);
-    store(row, c1, t0); store(row + 1u, c1, t1); store(row + 2u, c1, t2); store(row + 3u, c1, t3);
-    store(row + 4u, c1, t4); store(row + 5u, c1, t5); store(row + 6u, c1, t6); store(row + 7u, c1, t7);
+    // One place in the code that stores: sixteen take drivers long to compile.
+    var outputs = array<f32, 16>(s0, s1, s2, s3, s4, s5, s6, s7, t0, t1, t2, t3, t4, t5, t6, t7);
+    for (var i = 0u; i < 16u; i++) {
+        let r = row + (i & 7u);
+        let c = select(c0, c1, i >= 8u);
+        var h = 0.0;
+        if LORA { h = second(r, c); }
+        store_one(r, c, outputs[i], h);
+    }
 }

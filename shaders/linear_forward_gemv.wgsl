@@ -1,26 +1,10 @@
-// y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ bias (N)] [+ y], for few rows on GPUs: a decode step.
-// Appended: a shared/weight_*.wgsl part with `weight4`.
+// y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ linear_output.wgsl's], for few rows on GPUs: a decode step.
+// Appended: shared/linear_params.wgsl, linear_output.wgsl and weight_*.wgsl (`weight4`).
 // A workgroup is 8 rows by 32 columns, so W is read and dequantised once for all of up to 8 rows; a lane is four rows of one
 // column. 64 K of W and of x go through workgroup memory, so that lanes load along K and compute along N; the next 64 wait
 // in registers. The chain of every output is that of linear_forward.wgsl, bit for bit: past the end of K it adds zeros.
 
-struct Params {
-    m: u32,
-    n: u32,
-    k4: u32,        // K / 4, rounded up
-    x_stride: u32,  // vec4s from one row of x to the next
-    y_stride: u32,  // floats from one row of y to the next
-    y_offset: u32,  // column of y where this weight's first row goes
-    w_section: u32, // words before the scales of a quantised weight
-    w_row: u32,     // first row of the weight to use
-    flags: u32,     // 1: add to y, 2: add the bias, 4: zero the padding columns n .. pad4(n)
-    alpha: f32,
-}
-var<immediate> p: Params;
-
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
 // Eight vec4s of W that a lane loads for 64 K, and two of x.
 struct Chunk {
@@ -72,21 +56,9 @@ fn dot_chain(a: vec4<f32>, b: vec4<f32>, c: f32) -> f32 {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, c))));
 }
 
-fn store(row: u32, col: u32, value: f32) {
-    if row >= p.m { return; }
-    let at = row * p.y_stride + p.y_offset + col;
-    if col < p.n {
-        var v = p.alpha * value;
-        if (p.flags & 2u) != 0u { v += bias[p.y_offset + col]; }
-        if (p.flags & 1u) != 0u { v += y[at]; }
-        y[at] = v;
-    } else if (p.flags & 4u) != 0u && col < ((p.n + 3u) & ~3u) {
-        y[at] = 0.0;
-    }
-}
-
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    begin(group.z);
     let row = group.y * 8u;
     let col = group.x * 32u;
     let own_row = lane / 32u * 4u;
@@ -115,5 +87,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let r = row + own_row;
     let c = col + own_col;
-    store(r, c, s0); store(r + 1u, c, s1); store(r + 2u, c, s2); store(r + 3u, c, s3);
+    var t0 = 0.0; var t1 = 0.0; var t2 = 0.0; var t3 = 0.0;
+    if LORA {
+        for (var k = 0u; k < p.r4; k++) {
+            let b = second4(c, k);
+            t0 = dot_chain(hidden4(r, k), b, t0);
+            t1 = dot_chain(hidden4(r + 1u, k), b, t1);
+            t2 = dot_chain(hidden4(r + 2u, k), b, t2);
+            t3 = dot_chain(hidden4(r + 3u, k), b, t3);
+        }
+    }
+    store_one(r, c, s0, t0); store_one(r + 1u, c, s1, t1); store_one(r + 2u, c, s2, t2); store_one(r + 3u, c, s3, t3);
 }

@@ -1,28 +1,12 @@
-// y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ bias (N)] [+ y], for subgroups of exactly LANES threads.
-// Appended: shared/rows_forward_*.wgsl with `main`, a shared/weight_*.wgsl part with `weight4`.
+// y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ linear_output.wgsl's], for subgroups of exactly LANES threads.
+// Appended: shared/rows_forward_*.wgsl with `main`, shared/linear_params.wgsl, linear_output.wgsl and weight_*.wgsl (`weight4`).
 // A lane is four columns. x goes through registers: each lane loads one of the next LANES (8) values of a row, and they are
 // broadcast one after another. The chain of every output is that of linear_forward.wgsl, bit for bit: past the end of
 // K it adds zeros.
 
 override LANES: u32 = 8u;
 
-struct Params {
-    m: u32,
-    n: u32,
-    k4: u32,        // K / 4, rounded up
-    x_stride: u32,  // vec4s from one row of x to the next
-    y_stride: u32,  // floats from one row of y to the next
-    y_offset: u32,  // column of y where this weight's first row goes
-    w_section: u32, // words before the scales of a quantised weight
-    w_row: u32,     // first row of the weight to use
-    flags: u32,     // 1: add to y, 2: add the bias, 4: zero the padding columns n .. pad4(n)
-    alpha: f32,
-}
-var<immediate> p: Params;
-
 @group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
 // Eight consecutive K of four columns; a member is one K.
 struct Eight {
@@ -58,19 +42,18 @@ fn chain8(v: f32, w: Eight, s: vec4<f32>) -> vec4<f32> {
     return fma(vec4<f32>(subgroupBroadcast(v, 7u)), w.h, t);
 }
 
-fn store(row: u32, col: u32, value: vec4<f32>) {
-    if row >= p.m { return; }
-    let at = row * p.y_stride + p.y_offset + col;
-    for (var i = 0u; i < 4u; i++) {
-        if col + i < p.n {
-            var v = p.alpha * value[i];
-            if (p.flags & 2u) != 0u { v += bias[p.y_offset + col + i]; }
-            if (p.flags & 1u) != 0u { v += y[at + i]; }
-            y[at + i] = v;
-        } else if (p.flags & 4u) != 0u && col < p.n {
-            y[at + i] = 0.0;
-        }
-    }
+// Four consecutive R of four columns of B; a member is one R.
+struct Second { a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32> }
+
+fn second_weights(col: u32, k: u32) -> Second {
+    let q = second4(col, k); let r = second4(col + 1u, k); let s = second4(col + 2u, k); let t = second4(col + 3u, k);
+    return Second(vec4<f32>(q.x, r.x, s.x, t.x), vec4<f32>(q.y, r.y, s.y, t.y),
+                  vec4<f32>(q.z, r.z, s.z, t.z), vec4<f32>(q.w, r.w, s.w, t.w));
+}
+
+fn chain4(h: vec4<f32>, w: Second, s: vec4<f32>) -> vec4<f32> {
+    let t = fma(vec4<f32>(h.y), w.b, fma(vec4<f32>(h.x), w.a, s));
+    return fma(vec4<f32>(h.w), w.d, fma(vec4<f32>(h.z), w.c, t));
 }
 
 // The rows of W behind four columns; those past the edge compute on the last row and are not stored.

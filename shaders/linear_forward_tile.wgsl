@@ -1,24 +1,8 @@
-// y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ bias (N)] [+ y], in tiles of 64 × 64 through workgroup memory, for GPUs.
-// Appended: shared/tile_64.wgsl with `main`, a shared/weight_*.wgsl part with `weight4`.
+// y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ linear_output.wgsl's], in tiles of 64 × 64 through workgroup memory, for GPUs.
+// Appended: shared/tile_64.wgsl with `main`, shared/linear_params.wgsl, linear_output.wgsl and weight_*.wgsl (`weight4`).
 // The chain of every output is that of linear_forward.wgsl, bit for bit: past the end of K it adds zeros.
 
-struct Params {
-    m: u32,
-    n: u32,
-    k4: u32,        // K / 4, rounded up
-    x_stride: u32,  // vec4s from one row of x to the next
-    y_stride: u32,  // floats from one row of y to the next
-    y_offset: u32,  // column of y where this weight's first row goes
-    w_section: u32, // words before the scales of a quantised weight
-    w_row: u32,     // first row of the weight to use
-    flags: u32,     // 1: add to y, 2: add the bias, 4: zero the padding columns n .. pad4(n)
-    alpha: f32,
-}
-var<immediate> p: Params;
-
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
 fn steps() -> u32 {
     return p.k4 * 4u;
@@ -61,16 +45,5 @@ fn stage_right(at: u32, lane: u32, v: Four) {
 }
 
 fn store(row: u32, col: u32, value: vec4<f32>) {
-    if row >= p.m { return; }
-    let at = row * p.y_stride + p.y_offset + col;
-    for (var i = 0u; i < 4u; i++) {
-        if col + i < p.n {
-            var v = p.alpha * value[i];
-            if (p.flags & 2u) != 0u { v += bias[p.y_offset + col + i]; }
-            if (p.flags & 1u) != 0u { v += y[at + i]; }
-            y[at + i] = v;
-        } else if (p.flags & 4u) != 0u && col < p.n {
-            y[at + i] = 0.0;
-        }
-    }
+    store_four(row, col, value, vec4<f32>());
 }

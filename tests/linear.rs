@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use tea_wgpu::gpu::{Buffer, Gpu, GpuOptions, Recorder};
+use tea_wgpu::kernels::elementwise::swiglu_forward;
 use tea_wgpu::kernels::harness::Gen;
 use tea_wgpu::kernels::linear::{self, Write};
+use tea_wgpu::kernels::linear_fused::{Epilogue, Second, forward_each, forward_with};
 use tea_wgpu::kernels::linear_variants::variants;
 use tea_wgpu::kernels::weight::{SHARD_ROWS, Weight, device_bytes};
 use tea_wgpu::kernels::weight_cases::{TestWeight, test_cols};
@@ -227,6 +229,101 @@ fn variants_give_the_bits_of_the_portable_kernels() {
             same(&forward, &forwards);
             same(&input_gradient, &dxs);
             same(&weight_gradient, &dws);
+        }
+    }
+}
+
+/// What is fused with a product rounds as its steps do one by one, in every variant: sampling fuses, training need not.
+#[test]
+fn fused_steps_give_the_bits_of_separate_ones() {
+    let gpu = open();
+    let up = |v: &[f32]| gpu.upload("test", v).unwrap();
+    for (dtype, m, n) in [(DType::F32, 1, 36), (DType::Q8_0, 7, 68), (DType::Q4_1, 20, 36)] {
+        let (k, r) = (test_cols(dtype)[2], 5);
+        let mut g = Gen::new(6);
+        let weight = upload(&gpu, &TestWeight::random(&mut g, dtype, n, k, 1.0), u64::MAX);
+        let b = upload(&gpu, &TestWeight::random(&mut g, DType::F32, n, r, 1.0), u64::MAX);
+        let (x, h, bias) = (
+            up(&g.rows(m, k, 1.0)),
+            up(&g.rows(m, r, 1.0)),
+            up(&g.uniform(n, 1.0)),
+        );
+        let beside = g.rows(m, n, 2.0);
+        let (beside, copied) = (up(&beside), up(&beside));
+        let second = Second {
+            h: &h,
+            b: &b,
+            factor: 0.7,
+        };
+        for (bias, lora) in [(None, None), (Some(&bias), Some(second)), (None, Some(second))] {
+            let product = |rec: &mut Recorder, y: &Buffer, write| {
+                linear::forward(rec, &x, &weight, bias, y, m, write).unwrap();
+                if lora.is_some() {
+                    linear::forward(rec, &h, &b, None, y, m, Write::ADD.scaled(0.7)).unwrap();
+                }
+            };
+            let apart = |gate: bool| {
+                run(&gpu, m * n, |rec, y| {
+                    rec.force_variant(Some("portable"));
+                    if gate {
+                        let up = gpu.upload("up", &vec![f32::NAN; m * n]).unwrap();
+                        product(rec, &up, Write::SET);
+                        swiglu_forward(rec, &beside, &up, y, m * n).unwrap();
+                    } else {
+                        rec.copy(&copied, 0, y, 0, (m * n * 4) as u64);
+                        product(rec, y, Write::ADD);
+                    }
+                })
+            };
+            let fused = |gate: bool, variant| {
+                let with = Epilogue {
+                    bias,
+                    lora,
+                    residual: (!gate).then_some(&beside),
+                    gate: gate.then_some(&beside),
+                };
+                run(&gpu, m * n, |rec, y| {
+                    rec.force_variant(Some(variant));
+                    forward_with(rec, &x, &weight, &with, y, m).unwrap();
+                })
+            };
+            for gate in [false, true] {
+                let expected = apart(gate);
+                for variant in variants(&gpu, "linear_forward") {
+                    let what = format!("{dtype} {m} rows, gate {gate}, {variant}");
+                    assert!(expected == fused(gate, variant), "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// Products that share a dispatch give the bits that each gives alone.
+#[test]
+fn products_of_one_input_give_the_bits_of_each() {
+    let gpu = open();
+    let (n, k) = (5, 131);
+    let mut g = Gen::new(7);
+    let mut one = || upload(&gpu, &TestWeight::random(&mut g, DType::F32, n, k, 1.0), u64::MAX);
+    let weights = [one(), one(), one()];
+    for (m, count) in [(1, 3), (3, 2), (16, 3), (40, 3)] {
+        let x = gpu.upload("x", &Gen::new(8).rows(m, k, 1.0)).unwrap();
+        for variant in variants(&gpu, "linear_forward") {
+            let outputs = || [(); 3].map(|()| gpu.upload("y", &vec![f32::NAN; m * pad4(n)]).unwrap());
+            let (together, alone) = (outputs(), outputs());
+            let mut rec = Recorder::new(&gpu);
+            rec.force_variant(Some(variant));
+            let pairs: Vec<_> = weights.iter().zip(&together).take(count).collect();
+            forward_each(&mut rec, &x, &pairs, m).unwrap();
+            rec.force_variant(Some("portable"));
+            for (w, y) in weights.iter().zip(&alone).take(count) {
+                linear::forward(&mut rec, &x, w, None, y, m, Write::SET).unwrap();
+            }
+            rec.submit().unwrap();
+            let bits = |y: &Buffer| gpu.read::<u32>(y, 0, m * pad4(n)).unwrap();
+            for (a, b) in together.iter().zip(&alone).take(count) {
+                assert!(bits(a) == bits(b), "{m} rows, {count} products, {variant}");
+            }
         }
     }
 }

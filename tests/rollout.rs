@@ -6,10 +6,13 @@ mod common;
 
 use common::{Golden, open_gpu, workspace};
 use serde::Deserialize;
-use tea_wgpu::gpu::Gpu;
+use tea_wgpu::gpu::{Gpu, Recorder};
 use tea_wgpu::kernels::sample::SampleParams;
-use tea_wgpu::model::params::Model;
+use tea_wgpu::model::batch::Batch;
+use tea_wgpu::model::forward::{Keys, KvCache, Pass};
+use tea_wgpu::model::params::{LoraShape, Model};
 use tea_wgpu::model::run::{self, Group};
+use tea_wgpu::model::spec::Proj;
 use tea_wgpu::rollout::{Completion, Finish, Job, SampleConfig, Sampler, SamplerShape};
 use tea_wgpu::tensor::DType;
 use tea_wgpu::train::loss::k3;
@@ -445,4 +448,59 @@ fn what_cannot_be_sampled_is_refused_with_its_reason() {
         stops.contains("9 stop tokens") && stops.contains("at most 8"),
         "{stops}"
     );
+}
+
+/// Commands that a decode step of `m` rows records in `Pass::forward`.
+fn step_commands(model: &Model, adapter: bool, m: usize) -> usize {
+    let ws = workspace(model, m, false);
+    let mut batch = Batch::default();
+    for row in 0..m as u32 {
+        batch.push_cached(&[1], [row, 1, row + 1], 0, 1);
+    }
+    let cache = KvCache::new(model, m).unwrap();
+    let mut rec = Recorder::new(&model.gpu);
+    // What any adapter runs; the choice of a tile would add a dispatch for each second product.
+    rec.force_variant(Some("portable"));
+    let loaded = ws.load(&mut rec, model, &mut batch).unwrap();
+    let rows: Vec<u32> = (0..m as u32).collect();
+    let rows = model.gpu.upload("rows", &rows).unwrap();
+    let keys = Keys::Cached {
+        cache: &cache,
+        rows: &rows,
+    };
+    let before = model.gpu.commands_recorded();
+    let ws = &ws;
+    Pass { model, ws, adapter }
+        .forward(&mut rec, &loaded, &keys)
+        .unwrap();
+    let commands = model.gpu.commands_recorded() - before;
+    rec.submit().unwrap();
+    commands as usize
+}
+
+/// On software adapters half of a small step is the cost of its dispatches. A block is two norms, q, k, v, rotation with the
+/// cache's write, attention, o, gate, up, down; an adapter on every layer adds its A for q, k, v, for o, for gate and up, for down.
+#[test]
+fn a_decode_step_records_few_commands() {
+    let gpu = open_gpu();
+    let g = Golden::open(&gpu, "llama_gqa");
+    let mut model = g.model(None);
+    let layers = g.spec.num_layers;
+    // Embedding, last norm, readouts.
+    let around = 3;
+    assert_eq!(step_commands(&model, true, 1), around + 11 * layers);
+    let shape = LoraShape {
+        rank: 5,
+        alpha: 10.0,
+        targets: Proj::ALL.to_vec(),
+    };
+    model.new_adapter(&shape, 1, false).unwrap();
+    for m in [1, 16] {
+        assert_eq!(step_commands(&model, true, m), around + 15 * layers, "{m} rows");
+        assert_eq!(
+            step_commands(&model, false, m),
+            around + 11 * layers,
+            "{m} rows, adapter off"
+        );
+    }
 }

@@ -1,7 +1,8 @@
-// 1 row of y a workgroup. Goes with linear_forward_subgroup.wgsl.
+// 1 row of y a workgroup. Goes with linear_forward_subgroup.wgsl and linear_output.wgsl.
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
         @builtin(subgroup_invocation_id) lane: u32) {
+    begin(group.z);
     let col = (group.x * LANES + local.x) * 4u;
     let n = rows_of(col);
     let row = group.y;
@@ -13,5 +14,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         let w = weights(n, k);
         s0 = chain8(v0, w, s0);
     }
-    store(row, col, s0);
+    var t0 = vec4<f32>();
+    if LORA {
+        for (var k = 0u; k < p.r4; k++) {
+            let b = second_weights(col, k);
+            t0 = chain4(hidden4(row, k), b, t0);
+        }
+    }
+    store_four(row, col, s0, t0);
 }

@@ -1,7 +1,8 @@
-// 16 rows of y a workgroup, 16 K an iteration. Goes with linear_forward_subgroup.wgsl.
+// 16 rows of y a workgroup, 16 K an iteration. Goes with linear_forward_subgroup.wgsl and linear_output.wgsl.
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
         @builtin(subgroup_invocation_id) lane: u32) {
+    begin(group.z);
     let col = (group.x * LANES + local.x) * 4u;
     let n = rows_of(col);
     let row = group.y * 16u;
@@ -49,8 +50,35 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         s12 = chain8(v12, z, chain8(u12, w, s12)); s13 = chain8(v13, z, chain8(u13, w, s13));
         s14 = chain8(v14, z, chain8(u14, w, s14)); s15 = chain8(v15, z, chain8(u15, w, s15));
     }
-    store(row, col, s0); store(row + 1u, col, s1); store(row + 2u, col, s2); store(row + 3u, col, s3);
-    store(row + 4u, col, s4); store(row + 5u, col, s5); store(row + 6u, col, s6); store(row + 7u, col, s7);
-    store(row + 8u, col, s8); store(row + 9u, col, s9); store(row + 10u, col, s10); store(row + 11u, col, s11);
-    store(row + 12u, col, s12); store(row + 13u, col, s13); store(row + 14u, col, s14); store(row + 15u, col, s15);
+    var t0 = vec4<f32>(); var t1 = vec4<f32>(); var t2 = vec4<f32>(); var t3 = vec4<f32>();
+    var t4 = vec4<f32>(); var t5 = vec4<f32>(); var t6 = vec4<f32>(); var t7 = vec4<f32>();
+    var t8 = vec4<f32>(); var t9 = vec4<f32>(); var t10 = vec4<f32>(); var t11 = vec4<f32>();
+    var t12 = vec4<f32>(); var t13 = vec4<f32>(); var t14 = vec4<f32>(); var t15 = vec4<f32>();
+    if LORA {
+        for (var k = 0u; k < p.r4; k++) {
+            let b = second_weights(col, k);
+            t0 = chain4(hidden4(row, k), b, t0);
+            t1 = chain4(hidden4(row + 1u, k), b, t1);
+            t2 = chain4(hidden4(row + 2u, k), b, t2);
+            t3 = chain4(hidden4(row + 3u, k), b, t3);
+            t4 = chain4(hidden4(row + 4u, k), b, t4);
+            t5 = chain4(hidden4(row + 5u, k), b, t5);
+            t6 = chain4(hidden4(row + 6u, k), b, t6);
+            t7 = chain4(hidden4(row + 7u, k), b, t7);
+            t8 = chain4(hidden4(row + 8u, k), b, t8);
+            t9 = chain4(hidden4(row + 9u, k), b, t9);
+            t10 = chain4(hidden4(row + 10u, k), b, t10);
+            t11 = chain4(hidden4(row + 11u, k), b, t11);
+            t12 = chain4(hidden4(row + 12u, k), b, t12);
+            t13 = chain4(hidden4(row + 13u, k), b, t13);
+            t14 = chain4(hidden4(row + 14u, k), b, t14);
+            t15 = chain4(hidden4(row + 15u, k), b, t15);
+        }
+    }
+    // One place in the code that stores: sixteen take drivers long to compile.
+    var outputs = array<vec4<f32>, 16>(s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15);
+    var seconds = array<vec4<f32>, 16>(t0, t1, t2, t3, t4, t5, t6, t7, t8, t9, t10, t11, t12, t13, t14, t15);
+    for (var i = 0u; i < 16u; i++) {
+        store_four(row + i, col, outputs[i], seconds[i]);
+    }
 }

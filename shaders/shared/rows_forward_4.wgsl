@@ -1,7 +1,8 @@
-// 4 rows of y a workgroup. Goes with linear_forward_subgroup.wgsl.
+// 4 rows of y a workgroup. Goes with linear_forward_subgroup.wgsl and linear_output.wgsl.
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
         @builtin(subgroup_invocation_id) lane: u32) {
+    begin(group.z);
     let col = (group.x * LANES + local.x) * 4u;
     let n = rows_of(col);
     let row = group.y * 4u;
@@ -18,5 +19,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         let w = weights(n, k);
         s0 = chain8(v0, w, s0); s1 = chain8(v1, w, s1); s2 = chain8(v2, w, s2); s3 = chain8(v3, w, s3);
     }
-    store(row, col, s0); store(row + 1u, col, s1); store(row + 2u, col, s2); store(row + 3u, col, s3);
+    var t0 = vec4<f32>(); var t1 = vec4<f32>(); var t2 = vec4<f32>(); var t3 = vec4<f32>();
+    if LORA {
+        for (var k = 0u; k < p.r4; k++) {
+            let b = second_weights(col, k);
+            t0 = chain4(hidden4(row, k), b, t0);
+            t1 = chain4(hidden4(row + 1u, k), b, t1);
+            t2 = chain4(hidden4(row + 2u, k), b, t2);
+            t3 = chain4(hidden4(row + 3u, k), b, t3);
+        }
+    }
+    store_four(row, col, s0, t0); store_four(row + 1u, col, s1, t1);
+    store_four(row + 2u, col, s2, t2); store_four(row + 3u, col, s3, t3);
 }

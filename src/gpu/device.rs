@@ -6,6 +6,7 @@ use super::pipeline::{Kernel, Pipeline};
 use super::profile::Profile;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How to open a device.
@@ -84,7 +85,10 @@ pub(super) struct Inner {
     pub(super) fault: Arc<Mutex<Option<Error>>>,
     pub(super) staging: Mutex<Option<wgpu::Buffer>>,
     pub(super) profile: Option<Mutex<Profile>>,
-    pub(super) dummy: wgpu::Buffer,
+    /// Stand for unused bindings: one that is read, one that may be written.
+    pub(super) dummies: [wgpu::Buffer; 2],
+    /// Dispatches, copies and clears recorded.
+    commands: AtomicU64,
     pub(super) variant: Option<String>,
 }
 
@@ -147,11 +151,13 @@ impl Gpu {
         let (cache, cache_file) = super::pipeline::open_cache(&device, &adapter.get_info());
         let profile = (options.profile && report.timestamps)
             .then(|| Mutex::new(Profile::new(&device, queue.get_timestamp_period())));
-        let dummy = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("unused binding"),
-            size: 256,
-            usage: wgpu::BufferUsages::STORAGE,
-            mapped_at_creation: false,
+        let dummies = [(), ()].map(|()| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("unused binding"),
+                size: 256,
+                usage: wgpu::BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            })
         });
         log::info!(
             "device {}: {} ({}, {})",
@@ -173,7 +179,8 @@ impl Gpu {
             fault,
             staging: Mutex::default(),
             profile,
-            dummy,
+            dummies,
+            commands: AtomicU64::new(0),
             variant: std::env::var("TEA_VARIANT").ok().filter(|v| !v.is_empty()),
         })))
     }
@@ -347,6 +354,15 @@ impl Gpu {
         let made = Arc::new(Pipeline::new(self, kernel, constants)?);
         lock(&self.0.pipelines).insert(key, made.clone());
         Ok(made)
+    }
+
+    pub(super) fn count_command(&self) {
+        self.0.commands.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many dispatches, copies and clears were recorded since the device was opened.
+    pub fn commands_recorded(&self) -> u64 {
+        self.0.commands.load(Ordering::Relaxed)
     }
 
     /// How many pipelines were built since the device was opened.

@@ -70,7 +70,7 @@ impl Kernel {
 pub enum Binding<'a> {
     /// A whole buffer.
     Buffer(&'a Buffer),
-    /// An argument this call does not use; the shader must not touch it.
+    /// An argument this call does not use; the shader must not touch it. At most one that the shader may write.
     Unused,
 }
 
@@ -149,7 +149,8 @@ pub(super) struct Pipeline {
     pub(super) name: &'static str,
     pub(super) raw: wgpu::ComputePipeline,
     pub(super) layout: wgpu::BindGroupLayout,
-    pub(super) bindings: usize,
+    /// Whether the shader may write each binding.
+    pub(super) bindings: Vec<bool>,
     pub(super) immediate_bytes: u32,
 }
 
@@ -200,7 +201,7 @@ impl Pipeline {
             name: kernel.name,
             raw,
             layout,
-            bindings: reflection.bindings.len(),
+            bindings: reflection.bindings.iter().map(|(_, writes)| *writes).collect(),
             immediate_bytes: reflection.immediate_bytes,
         })
     }

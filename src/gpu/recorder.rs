@@ -75,13 +75,13 @@ impl Recorder {
         }
         let pipeline = self.gpu.pipeline(kernel, constants)?;
         let params = bytemuck::bytes_of(params);
-        if bindings.len() != pipeline.bindings || params.len() != pipeline.immediate_bytes as usize {
+        if bindings.len() != pipeline.bindings.len() || params.len() != pipeline.immediate_bytes as usize {
             return Err(Error::internal(format!(
                 "kernel {}: {} bindings and {} bytes of parameters given, the shader has {} and {}",
                 kernel.name,
                 bindings.len(),
                 params.len(),
-                pipeline.bindings,
+                pipeline.bindings.len(),
                 pipeline.immediate_bytes
             )));
         }
@@ -92,12 +92,13 @@ impl Recorder {
             )));
         }
         let entries: Vec<_> = (0u32..)
-            .zip(bindings)
-            .map(|(binding, b)| wgpu::BindGroupEntry {
+            .zip(bindings.iter().zip(&pipeline.bindings))
+            .map(|(binding, (b, writes))| wgpu::BindGroupEntry {
                 binding,
                 resource: match b {
                     Binding::Buffer(b) => b.raw().as_entire_binding(),
-                    Binding::Unused => self.gpu.0.dummy.as_entire_binding(),
+                    // What a shader may write is bound to nothing else.
+                    Binding::Unused => self.gpu.0.dummies[usize::from(*writes)].as_entire_binding(),
                 },
             })
             .collect();
@@ -116,6 +117,7 @@ impl Recorder {
             pass.set_immediates(0, params);
         }
         pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
+        self.gpu.count_command();
         self.dispatches += 1;
         if self.dispatches >= DISPATCHES_PER_SUBMIT {
             self.submit()?;
@@ -156,6 +158,7 @@ impl Recorder {
     /// Copies `bytes` from `source` at `from` to `target` at `to` (byte offsets, multiples of 4).
     pub fn copy(&mut self, source: &Buffer, from: u64, target: &Buffer, to: u64, bytes: u64) {
         if bytes > 0 {
+            self.gpu.count_command();
             self.encoder()
                 .copy_buffer_to_buffer(source.raw(), from, target.raw(), to, Some(bytes));
         }
@@ -163,6 +166,7 @@ impl Recorder {
 
     /// Sets a whole buffer to zero.
     pub fn zero(&mut self, buffer: &Buffer) {
+        self.gpu.count_command();
         self.encoder().clear_buffer(buffer.raw(), 0, None);
     }
 

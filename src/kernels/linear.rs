@@ -4,6 +4,7 @@
 //! multiply-adds in ascending order of the reduced index, so a row's bits do not depend on the other rows.
 
 use super::Entry;
+use super::linear_fused::{self as fused, Epilogue};
 use super::linear_variants as variants;
 use super::pad4;
 use super::weight::{Weight, section_words};
@@ -43,17 +44,19 @@ impl Write {
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct ForwardParams {
-    m: u32,
-    n: u32,
-    k4: u32,
-    x_stride: u32,
-    y_stride: u32,
-    y_offset: u32,
-    w_section: u32,
-    w_row: u32,
-    flags: u32,
-    alpha: f32,
+pub(super) struct ForwardParams {
+    pub(super) m: u32,
+    pub(super) n: u32,
+    pub(super) k4: u32,
+    pub(super) x_stride: u32,
+    pub(super) y_stride: u32,
+    pub(super) y_offset: u32,
+    pub(super) w_section: u32,
+    pub(super) w_row: u32,
+    pub(super) flags: u32,
+    pub(super) alpha: f32,
+    pub(super) r4: u32,
+    pub(super) beta: f32,
 }
 
 #[repr(C)]
@@ -117,7 +120,31 @@ pub fn forward_rows(
     m: usize,
     write: Write,
 ) -> Result<()> {
+    let tile = variants::forward(rec, w.dtype, m);
+    let with = Epilogue {
+        bias,
+        ..Epilogue::default()
+    };
+    product(rec, &tile, (x, w, range), &with, y, m, write)
+}
+
+/// The product with rows `range` of W and what `with` says, on a kernel that has room for it: one dispatch a shard.
+pub(super) fn product(
+    rec: &mut Recorder,
+    tile: &variants::Tile,
+    (x, w, range): (&Buffer, &Weight, Range<usize>),
+    with: &Epilogue<'_>,
+    y: &Buffer,
+    m: usize,
+    write: Write,
+) -> Result<()> {
     let width = range.len();
+    let old = write.accumulate && with.residual.is_none();
+    let (bias, residual) = (with.bias.is_some(), with.residual.is_some());
+    let flags = u32::from(old) | u32::from(bias) << 1 | u32::from(residual) << 3;
+    let mut constants = lanes(tile);
+    constants.extend(with.lora.map(|_| ("LORA", 1.0)));
+    constants.extend(with.gate.map(|_| ("SWIGLU", 1.0)));
     for (shard, row, rows, at) in w.parts(range) {
         let zero_pad = at + rows == width && !write.accumulate;
         let params = ForwardParams {
@@ -129,12 +156,21 @@ pub fn forward_rows(
             y_offset: at as u32,
             w_section: section_words(w.dtype, shard.rows, w.cols) as u32,
             w_row: row as u32,
-            flags: u32::from(write.accumulate) | u32::from(bias.is_some()) << 1 | u32::from(zero_pad) << 2,
+            flags: flags | u32::from(zero_pad) << 2,
             alpha: write.alpha,
+            r4: with.lora.map_or(0, |s| pad4(s.b.cols) / 4) as u32,
+            beta: with.lora.map_or(0.0, |s| s.factor),
         };
-        let tile = variants::forward(rec, w.dtype, m);
-        let bindings = [x.into(), (&shard.buffer).into(), bias.into(), y.into()];
-        dispatch(rec, &tile, &params, &bindings, [pad4(rows), m])?;
+        let bindings = [
+            x.into(),
+            (&shard.buffer).into(),
+            with.bias.into(),
+            y.into(),
+            with.residual.or(with.gate).into(),
+            with.lora.map(|s| s.h).into(),
+            with.lora.map(|s| &s.b.shards[0].buffer).into(),
+        ];
+        dispatch(rec, tile, &constants, &params, &bindings, [pad4(rows), m])?;
     }
     Ok(())
 }
@@ -200,7 +236,7 @@ pub fn input_gradient_rows(
         };
         let tile = variants::input_gradient(rec, w.dtype, m);
         let bindings = [dy.into(), (&shard.buffer).into(), dx.into()];
-        dispatch(rec, &tile, &params, &bindings, [pad4(w.cols), m])?;
+        dispatch(rec, &tile, &lanes(&tile), &params, &bindings, [pad4(w.cols), m])?;
     }
     Ok(())
 }
@@ -249,35 +285,41 @@ pub fn weight_gradient_rows(
         };
         let tile = variants::weight_gradient(rec, rows);
         let bindings = [Binding::from(dy), x.into(), (&shard.buffer).into()];
-        dispatch(rec, &tile, &params, &bindings, [pad4(dw.cols), rows])?;
+        dispatch(
+            rec,
+            &tile,
+            &lanes(&tile),
+            &params,
+            &bindings,
+            [pad4(dw.cols), rows],
+        )?;
     }
     Ok(())
+}
+
+/// The override constants of a kernel whose workgroup is open.
+pub(super) fn lanes(tile: &variants::Tile) -> Vec<(&'static str, f64)> {
+    let lanes = tile.lanes.map(|lanes| ("LANES", lanes as f64));
+    lanes.into_iter().collect()
 }
 
 /// One workgroup a tile of the output, `[columns, rows]`.
 fn dispatch<P: bytemuck::Pod>(
     rec: &mut Recorder,
     tile: &variants::Tile,
+    constants: &[(&'static str, f64)],
     params: &P,
     bindings: &[Binding<'_>],
-    [columns, rows]: [usize; 2],
+    output: [usize; 2],
 ) -> Result<()> {
-    let (across, down) = (
-        columns.div_ceil(tile.cols) as u32,
-        rows.div_ceil(tile.rows) as u32,
-    );
-    let groups = if tile.rows_first {
-        [down, across, 1]
-    } else {
-        [across, down, 1]
-    };
-    let constants = tile.lanes.map(|lanes| ("LANES", lanes as f64));
-    rec.dispatch(tile.kernel, constants.as_slice(), params, bindings, groups)
+    rec.dispatch(tile.kernel, constants, params, bindings, tile.groups(output))
 }
 
 /// The kernels of this op's three directions.
 pub fn entries() -> Vec<Entry> {
-    variants::entries()
+    let mut all = variants::entries();
+    all.extend(fused::entries());
+    all
 }
 
 #[cfg(test)]
@@ -307,7 +349,9 @@ mod tests {
                     w_section,
                     w_row,
                     flags,
-                    alpha
+                    alpha,
+                    r4,
+                    beta
                 }
             );
         }

@@ -2,6 +2,7 @@
 
 use super::harness::{Case, Gen, Slot, Tol};
 use super::linear::{self, Write};
+use super::linear_fused_cases as fused;
 use super::pad4;
 use super::weight::Weight;
 use super::weight_cases::{TestWeight, test_cols};
@@ -169,14 +170,14 @@ fn few_shapes(dtype: DType) -> Vec<Shape> {
 }
 
 /// A `rows × cols` activation without its padding, in f64.
-fn unpadded(values: &[f32], cols: usize) -> Vec<f64> {
+pub(super) fn unpadded(values: &[f32], cols: usize) -> Vec<f64> {
     let rows = values.chunks_exact(pad4(cols));
     rows.flat_map(|r| r[..cols].iter().map(|v| f64::from(*v)))
         .collect()
 }
 
 /// The inverse of [`unpadded`].
-fn repadded(values: &[f64], cols: usize) -> Vec<f64> {
+pub(super) fn repadded(values: &[f64], cols: usize) -> Vec<f64> {
     let mut out = vec![0.0; values.len() / cols * pad4(cols)];
     for (from, to) in values.chunks_exact(cols).zip(out.chunks_exact_mut(pad4(cols))) {
         to[..cols].copy_from_slice(from);
@@ -288,7 +289,9 @@ fn weight_gradient_case(g: &mut Gen, shape: Shape) -> Case {
 fn forward_cases<const TYPE: usize>(shapes: fn(DType) -> Vec<Shape>) -> Vec<Case> {
     let (dtype, mut g) = (DType::ALL[TYPE], Gen::new(10 + TYPE as u64));
     let case = |shape| forward_case(&mut g, dtype, shape);
-    shapes(dtype).into_iter().map(case).collect()
+    let mut cases: Vec<Case> = shapes(dtype).into_iter().map(case).collect();
+    cases.extend(fused::epilogue_cases(dtype));
+    cases
 }
 
 fn input_gradient_cases<const TYPE: usize>(shapes: fn(DType) -> Vec<Shape>) -> Vec<Case> {

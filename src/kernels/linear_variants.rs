@@ -13,27 +13,59 @@ use super::weight::{ByType, of, weight_entries, weight_kernels};
 use crate::gpu::{DeviceKind, Gpu, Kernel, Recorder};
 use crate::tensor::DType;
 
-static FORWARD: ByType = weight_kernels!("linear_forward", "linear_forward.wgsl");
+static FORWARD: ByType = weight_kernels!(
+    portable,
+    "linear_forward",
+    ["linear_forward.wgsl", "linear_params.wgsl", "linear_output.wgsl"]
+);
 static FORWARD_1: ByType = weight_kernels!(
     subgroup8,
     "linear_forward_subgroup_1",
-    ["linear_forward_subgroup.wgsl", "rows_forward_1.wgsl"]
+    [
+        "linear_forward_subgroup.wgsl",
+        "rows_forward_1.wgsl",
+        "linear_params.wgsl",
+        "linear_output.wgsl"
+    ]
 );
 static FORWARD_4: ByType = weight_kernels!(
     subgroup8,
     "linear_forward_subgroup_4",
-    ["linear_forward_subgroup.wgsl", "rows_forward_4.wgsl"]
+    [
+        "linear_forward_subgroup.wgsl",
+        "rows_forward_4.wgsl",
+        "linear_params.wgsl",
+        "linear_output.wgsl"
+    ]
 );
 static FORWARD_16: ByType = weight_kernels!(
     subgroup8,
     "linear_forward_subgroup_16",
-    ["linear_forward_subgroup.wgsl", "rows_forward_16.wgsl"]
+    [
+        "linear_forward_subgroup.wgsl",
+        "rows_forward_16.wgsl",
+        "linear_params.wgsl",
+        "linear_output.wgsl"
+    ]
 );
-static FORWARD_GEMV: ByType = weight_kernels!("linear_forward_gemv", "linear_forward_gemv.wgsl");
+static FORWARD_GEMV: ByType = weight_kernels!(
+    portable,
+    "linear_forward_gemv",
+    [
+        "linear_forward_gemv.wgsl",
+        "linear_params.wgsl",
+        "linear_output.wgsl"
+    ]
+);
 static FORWARD_TILE: ByType = weight_kernels!(
     portable,
     "linear_forward_tile",
-    ["linear_forward_tile.wgsl", "tile_64.wgsl"]
+    [
+        "linear_forward_tile.wgsl",
+        "tile_64.wgsl",
+        "linear_params.wgsl",
+        "linear_output.wgsl"
+    ]
 );
 static INPUT_GRADIENT: ByType = weight_kernels!("linear_input_gradient", "linear_input_gradient.wgsl");
 static INPUT_GRADIENT_32: ByType = weight_kernels!(
@@ -64,7 +96,7 @@ static WEIGHT_GRADIENT_TILE: Kernel = Kernel::portable(
 );
 
 /// The variant every op has.
-const PORTABLE: &str = "portable";
+pub(super) const PORTABLE: &str = "portable";
 /// Forward's variants, by name.
 const FORWARD_VARIANTS: [&str; 6] = [
     PORTABLE,
@@ -114,6 +146,29 @@ pub(super) struct Tile {
     pub(super) cols: usize,
     /// Workgroups count rows along x and columns along y, not the other way round.
     pub(super) rows_first: bool,
+    /// The forward variant's name; the gradients leave it at [`PORTABLE`].
+    pub(super) variant: &'static str,
+}
+
+impl Tile {
+    /// Whether a forward kernel computes an adapter's second product as well (`LORA`). With many rows a dispatch is cheap, and the
+    /// tile does without the registers.
+    pub(super) fn adds_lora(&self) -> bool {
+        self.variant == PORTABLE || self.variant.starts_with("subgroup-") || self.variant == "gemv-8"
+    }
+
+    /// One workgroup a tile of an output of `[columns, rows]`.
+    pub(super) fn groups(&self, [columns, rows]: [usize; 2]) -> [u32; 3] {
+        let (across, down) = (
+            columns.div_ceil(self.cols) as u32,
+            rows.div_ceil(self.rows) as u32,
+        );
+        if self.rows_first {
+            [down, across, 1]
+        } else {
+            [across, down, 1]
+        }
+    }
 }
 
 /// The variant to run: the one that is forced if it is among the op's `choices`, else the best by the kind of adapter (the
@@ -145,13 +200,18 @@ pub(super) fn forward(rec: &Recorder, dtype: DType, m: usize) -> Tile {
         _ => "subgroup-16",
     };
     let on_gpu = if m < TILE_FROM { "gemv-8" } else { "tile-64" };
-    match choose(rec, &FORWARD_VARIANTS, on_cpu, on_gpu) {
+    let name = choose(rec, &FORWARD_VARIANTS, on_cpu, on_gpu);
+    let tile = match name {
         "subgroup-1" => of_subgroup(of(&FORWARD_1, dtype), 1),
         "subgroup-4" => of_subgroup(of(&FORWARD_4, dtype), 4),
         "subgroup-16" => of_subgroup(of(&FORWARD_16, dtype), 16),
         "gemv-8" => of_tile(of(&FORWARD_GEMV, dtype), 8, 32),
         "tile-64" => of_tile(of(&FORWARD_TILE, dtype), 64, 64),
         _ => of_portable(rec, of(&FORWARD, dtype), 2),
+    };
+    Tile {
+        variant: name,
+        ..tile
     }
 }
 
@@ -178,7 +238,7 @@ pub(super) fn weight_gradient(rec: &Recorder, n: usize) -> Tile {
     }
 }
 
-fn of_portable(rec: &Recorder, kernel: &'static Kernel, columns: usize) -> Tile {
+pub(super) fn of_portable(rec: &Recorder, kernel: &'static Kernel, columns: usize) -> Tile {
     let lanes = super::weight::lanes(rec);
     Tile {
         kernel,
@@ -186,26 +246,29 @@ fn of_portable(rec: &Recorder, kernel: &'static Kernel, columns: usize) -> Tile 
         rows: 8,
         cols: columns * lanes,
         rows_first: false,
+        variant: PORTABLE,
     }
 }
 
-fn of_subgroup(kernel: &'static Kernel, rows: usize) -> Tile {
+pub(super) fn of_subgroup(kernel: &'static Kernel, rows: usize) -> Tile {
     Tile {
         kernel,
         lanes: Some(8),
         rows,
         cols: 32,
         rows_first: false,
+        variant: PORTABLE,
     }
 }
 
-fn of_tile(kernel: &'static Kernel, rows: usize, cols: usize) -> Tile {
+pub(super) fn of_tile(kernel: &'static Kernel, rows: usize, cols: usize) -> Tile {
     Tile {
         kernel,
         lanes: None,
         rows,
         cols,
         rows_first: false,
+        variant: PORTABLE,
     }
 }
 

@@ -1,12 +1,26 @@
 //! Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in the half-rotation layout of Hugging Face
-//! models: element `d` of a head pairs with element `d + D/2`.
+//! models: element `d` of a head pairs with element `d + D/2`. Queries and keys are turned in one dispatch, which in
+//! sampling puts keys and values into the cache as well.
 
-use super::harness::{Case, Gen, Slot, Tol, wide};
+use super::rope_cases::{apply_cases, cache_cases};
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Gpu, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder};
 
-static APPLY: Kernel = Kernel::portable("rope_apply", &[include_str!("../../shaders/rope_apply.wgsl")]);
+static APPLY: Kernel = Kernel::portable(
+    "rope_apply",
+    &[
+        include_str!("../../shaders/rope_apply.wgsl"),
+        include_str!("../../shaders/shared/rope.wgsl"),
+    ],
+);
+static CACHE: Kernel = Kernel::portable(
+    "rope_cache",
+    &[
+        include_str!("../../shaders/rope_cache.wgsl"),
+        include_str!("../../shaders/shared/rope.wgsl"),
+    ],
+);
 
 const LANES: usize = 64;
 
@@ -15,6 +29,7 @@ const LANES: usize = 64;
 struct Params {
     m: u32,
     heads: u32,
+    kv_heads: u32,
     half2: u32,
     positions: u32,
     sign: f32,
@@ -23,78 +38,120 @@ struct Params {
 /// Cosines and sines of every position, computed in float64 (WGSL promises only 2⁻¹¹ for its own).
 #[derive(Debug, Clone)]
 pub struct RopeTable {
-    /// `cos(position · inv_freq)`: (positions, D/2) f32.
-    pub cos: Buffer,
-    /// `sin(position · inv_freq)`: (positions, D/2) f32.
-    pub sin: Buffer,
+    /// Of `position · inv_freq`, (positions, D/4) of two cosines and their two sines, f32.
+    pub turns: Buffer,
     /// Rows: positions 0 .. `positions`.
     pub positions: usize,
-    /// Columns: half the head dimension.
+    /// Half the head dimension.
     pub half: usize,
 }
 
-/// (positions, D/2) cosines and sines.
-fn tables(inv_freq: &[f64], positions: usize) -> (Vec<f32>, Vec<f32>) {
-    let angles = || (0..positions).flat_map(|p| inv_freq.iter().map(move |f| p as f64 * f));
+/// (positions, D/4) of two cosines and their two sines.
+pub(super) fn turns(inv_freq: &[f64], positions: usize) -> Vec<f32> {
+    let pairs = (0..positions).flat_map(|p| inv_freq.chunks(2).map(move |f| (p as f64, f)));
     // libm, not the platform's: the same bits everywhere.
-    (
-        angles().map(|a| libm::cos(a) as f32).collect(),
-        angles().map(|a| libm::sin(a) as f32).collect(),
-    )
+    pairs
+        .flat_map(|(p, f)| {
+            [
+                libm::cos(p * f[0]),
+                libm::cos(p * f[1]),
+                libm::sin(p * f[0]),
+                libm::sin(p * f[1]),
+            ]
+        })
+        .map(|v| v as f32)
+        .collect()
 }
 
 impl RopeTable {
-    /// Tables for positions `0 .. positions` from the (already scaled) inverse frequencies, one a pair.
+    /// The table for positions `0 .. positions` from the (already scaled) inverse frequencies, one a pair, an even
+    /// number of them.
     ///
     /// # Errors
     /// Out of memory.
     pub fn new(gpu: &Gpu, inv_freq: &[f64], positions: usize) -> Result<Self> {
-        let (cos, sin) = tables(inv_freq, positions);
         Ok(Self {
-            cos: gpu.upload("rope/cos", &cos)?,
-            sin: gpu.upload("rope/sin", &sin)?,
+            turns: gpu.upload("rope/turns", &turns(inv_freq, positions))?,
             positions,
             half: inv_freq.len(),
         })
     }
 }
 
-/// Rotates every head of `x (m, heads·head_dim)` in place by its row's position, `meta (m) vec4<u32>`'s `.w`.
+/// Sizes of a rotation.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Rows.
+    pub m: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// D: a multiple of 4, twice the table's `half`.
+    pub head_dim: usize,
+}
+
+/// Turns every head of `q (m, heads·head_dim)` and `k (m, kv_heads·head_dim)` in place by its row's position,
+/// `meta (m) vec4<u32>`'s `.w`, which lies inside the table.
 ///
-/// `inverse` rotates by −θ, which is the gradient of the rotation. `head_dim` is a multiple of 4 and twice
-/// `table.half`; positions lie inside the table.
+/// `inverse` turns by −θ, which is the gradient of the rotation.
 ///
 /// # Errors
 /// A GPU error.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "operands and sizes of one op; a struct would only rename them"
-)]
 pub fn apply(
     rec: &mut Recorder,
-    x: &Buffer,
+    (q, k): (&Buffer, &Buffer),
     meta: &Buffer,
     table: &RopeTable,
-    m: usize,
-    heads: usize,
-    head_dim: usize,
+    shape: Shape,
     inverse: bool,
 ) -> Result<()> {
-    debug_assert!(head_dim.is_multiple_of(4) && head_dim == 2 * table.half);
+    let bindings = [q.into(), k.into(), meta.into(), (&table.turns).into()];
+    let heads = shape.heads + shape.kv_heads;
+    dispatch(rec, &APPLY, &bindings, table, shape, heads, inverse)
+}
+
+/// As [`apply`] for `q`; the turned `k` and `v (m, kv_heads·head_dim)` go to the rows `rows (m)` u32, distinct, of
+/// `k_cache` and `v_cache (…, kv_heads·head_dim)`. Other rows keep their values; an index past the end drops its row.
+///
+/// # Errors
+/// A GPU error.
+pub fn apply_cached(
+    rec: &mut Recorder,
+    [q, k, v]: [&Buffer; 3],
+    meta: &Buffer,
+    table: &RopeTable,
+    rows: &Buffer,
+    (k_cache, v_cache): (&Buffer, &Buffer),
+    shape: Shape,
+) -> Result<()> {
+    let bindings = [q, k, meta, &table.turns, v, rows, k_cache, v_cache].map(Binding::from);
+    let heads = shape.heads + 2 * shape.kv_heads;
+    dispatch(rec, &CACHE, &bindings, table, shape, heads, false)
+}
+
+/// `heads` heads a row take part.
+fn dispatch(
+    rec: &mut Recorder,
+    kernel: &'static Kernel,
+    bindings: &[Binding<'_>],
+    table: &RopeTable,
+    shape: Shape,
+    heads: usize,
+    inverse: bool,
+) -> Result<()> {
+    let d = shape.head_dim;
+    debug_assert!(d.is_multiple_of(4) && d == 2 * table.half);
     let params = Params {
-        m: m as u32,
-        heads: heads as u32,
-        half2: (head_dim / 4) as u32,
+        m: shape.m as u32,
+        heads: shape.heads as u32,
+        kv_heads: shape.kv_heads as u32,
+        half2: (d / 4) as u32,
         positions: table.positions as u32,
         sign: if inverse { -1.0 } else { 1.0 },
     };
-    rec.dispatch(
-        &APPLY,
-        &[("LANES", LANES as f64)],
-        &params,
-        &[x.into(), meta.into(), (&table.cos).into(), (&table.sin).into()],
-        fold(m * heads * head_dim / 4, LANES),
-    )
+    let groups = fold(shape.m * heads * d / 4, LANES);
+    rec.dispatch(kernel, &[("LANES", LANES as f64)], &params, bindings, groups)
 }
 
 /// The rotation in float64: x (m, heads·head_dim), one position a row.
@@ -116,90 +173,34 @@ pub fn twin(x: &[f64], positions: &[u32], inv_freq: &[f64], heads: usize, invers
 
 /// The op's rows in the kernel table.
 pub fn entries() -> Vec<Entry> {
-    vec![Entry {
-        kernel: &APPLY,
-        cases,
-    }]
-}
-
-/// Inverse frequencies θ^(−2d/D).
-fn inv_freq(head_dim: usize) -> Vec<f64> {
-    let exponent = |d: usize| -2.0 * d as f64 / head_dim as f64;
-    (0..head_dim / 2).map(|d| 1e4f64.powf(exponent(d))).collect()
-}
-
-fn cases() -> Vec<Case> {
-    // (rows, heads, head_dim, |x|, inverse)
-    let shapes = [
-        (1, 1, 4, 1.0, false),
-        (1, 9, 64, 1.0, false),
-        (3, 5, 20, 1.0, false),
-        (7, 2, 40, 1e4, false),
-        (64, 3, 64, 1.0, true),
-        (131, 4, 24, 3.0, true),
-        (65, 2, 128, 1.0, false),
-    ];
-    shapes.map(case).into()
-}
-
-fn case((m, heads, dim, scale, inverse): (usize, usize, usize, f32, bool)) -> Case {
-    const POSITIONS: usize = 3001;
-    let mut g = Gen::new((m * 100 + dim) as u64);
-    let x = g.uniform(m * heads * dim, scale);
-    let mut positions = g.below(m, POSITIONS as u32);
-    positions[m - 1] = POSITIONS as u32 - 1;
-    let meta: Vec<u32> = positions.iter().flat_map(|p| [7, 8, 9, *p]).collect();
-    let (cos, sin) = tables(&inv_freq(dim), POSITIONS);
-    Case {
-        name: format!("rope_apply m{m} h{heads} d{dim} |x|{scale:e} inverse {inverse}"),
-        slots: vec![
-            Slot::InOut(x.clone()),
-            Slot::input(&meta),
-            Slot::input(&cos),
-            Slot::input(&sin),
-        ],
-        record: Box::new(move |rec, b| {
-            let table = RopeTable {
-                cos: b[2].clone(),
-                sin: b[3].clone(),
-                positions: POSITIONS,
-                half: dim / 2,
-            };
-            apply(rec, &b[0], &b[1], &table, m, heads, dim, inverse)
-        }),
-        expect: Box::new(move || {
-            let y = twin(&wide(&x), &positions, &inv_freq(dim), heads, inverse);
-            let tol = Tol {
-                atol: 3e-7 * f64::from(scale),
-                rtol: 0.0,
-                why: "f32 cosine and sine, difference of two products",
-            };
-            vec![(0, y, tol)]
-        }),
-        flops: 6.0 * (m * heads * dim / 2) as f64,
-    }
+    let entry = |kernel, cases| Entry { kernel, cases };
+    vec![entry(&APPLY, apply_cases), entry(&CACHE, cache_cases)]
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::super::harness::{assert_gradient, assert_layout, check_entries, numeric_gradient};
+    use super::super::harness::{Gen, assert_gradient, assert_layout, check_entries, numeric_gradient, wide};
+    use super::super::rope_cases::{Data, POSITIONS, inv_freq};
     use super::*;
     use crate::gpu::GpuOptions;
     use std::mem::offset_of;
 
     #[test]
     fn layout() {
-        assert_layout::<Params>(
-            &APPLY,
-            &[
-                ("m", offset_of!(Params, m)),
-                ("heads", offset_of!(Params, heads)),
-                ("half2", offset_of!(Params, half2)),
-                ("positions", offset_of!(Params, positions)),
-                ("sign", offset_of!(Params, sign)),
-            ],
-        );
+        for kernel in [&APPLY, &CACHE] {
+            assert_layout::<Params>(
+                kernel,
+                &[
+                    ("m", offset_of!(Params, m)),
+                    ("heads", offset_of!(Params, heads)),
+                    ("kv_heads", offset_of!(Params, kv_heads)),
+                    ("half2", offset_of!(Params, half2)),
+                    ("positions", offset_of!(Params, positions)),
+                    ("sign", offset_of!(Params, sign)),
+                ],
+            );
+        }
     }
 
     #[test]
@@ -211,10 +212,44 @@ mod tests {
     fn table_holds_float64_values() {
         let gpu = Gpu::open(&GpuOptions::default()).unwrap();
         let table = RopeTable::new(&gpu, &[1.0, 1e-3], 1000).unwrap();
-        let sin: Vec<f32> = gpu.read(&table.sin, 0, 2000).unwrap();
-        let cos: Vec<f32> = gpu.read(&table.cos, 0, 2000).unwrap();
-        assert!((f64::from(sin[999 * 2]) - 999f64.sin()).abs() < 6e-8);
-        assert!((f64::from(cos[999 * 2 + 1]) - 0.999f64.cos()).abs() < 6e-8);
+        let turns: Vec<f32> = gpu.read(&table.turns, 0, 4000).unwrap();
+        let last = &turns[999 * 4..];
+        let want = [999f64.cos(), 0.999f64.cos(), 999f64.sin(), 0.999f64.sin()];
+        for (got, want) in last.iter().zip(want) {
+            assert!((f64::from(*got) - want).abs() < 6e-8);
+        }
+    }
+
+    /// Sampling puts the bits into the cache that training attends to.
+    #[test]
+    fn the_cache_gets_the_bits_of_the_rotation_in_place() {
+        let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+        let data = Data::new((5, 3, 2, 20, 1.0, false));
+        let shape = data.shape;
+        let table = RopeTable::new(&gpu, &inv_freq(20), POSITIONS).unwrap();
+        let up = |v: &[f32]| gpu.upload("test", v).unwrap();
+        let meta: Vec<u32> = data.positions.iter().flat_map(|p| [0, 0, 0, *p]).collect();
+        let meta = gpu.upload("test", &meta).unwrap();
+        let (q, k, qc, kc) = (up(&data.q), up(&data.k), up(&data.q), up(&data.k));
+        let rows = gpu.upload("test", &[0u32, 1, 2, 3, 4]).unwrap();
+        let caches = [&data.k, &data.v].map(|like| up(&vec![f32::NAN; like.len()]));
+        let mut rec = Recorder::new(&gpu);
+        apply(&mut rec, (&q, &k), &meta, &table, shape, false).unwrap();
+        let to = (&caches[0], &caches[1]);
+        apply_cached(
+            &mut rec,
+            [&qc, &kc, &up(&data.v)],
+            &meta,
+            &table,
+            &rows,
+            to,
+            shape,
+        )
+        .unwrap();
+        rec.submit().unwrap();
+        let bits = |b: &Buffer, n: usize| gpu.read::<u32>(b, 0, n).unwrap();
+        assert_eq!(bits(&q, data.q.len()), bits(&qc, data.q.len()));
+        assert_eq!(bits(&k, data.k.len()), bits(&caches[0], data.k.len()));
     }
 
     #[test]

@@ -136,8 +136,7 @@ impl Pass<'_> {
         m: usize,
     ) -> Result<()> {
         let (spec, block) = (&self.model.spec, &self.model.blocks[layer]);
-        let (c, d) = (spec.hidden_size, spec.head_dim);
-        let (heads, kv_heads) = (spec.num_heads, spec.num_kv_heads);
+        let c = spec.hidden_size;
         // MLP: dx is the gradient of the block's output and, through the residual, of its middle.
         self.linear_backward(
             rec,
@@ -204,8 +203,8 @@ impl Pass<'_> {
             dv: &g.dv,
         };
         attention::backward(rec, &args, self.attention(m))?;
-        rope::apply(rec, &g.dq, &self.ws.meta, &self.model.rope, m, heads, d, true)?;
-        rope::apply(rec, &g.dk, &self.ws.meta, &self.model.rope, m, kv_heads, d, true)?;
+        let (meta, table) = (&self.ws.meta, &self.model.rope);
+        rope::apply(rec, (&g.dq, &g.dk), meta, table, self.heads(m), true)?;
         let (dq, dk) = self.qk_norm_backward(rec, block, acts, g, m)?;
         self.linear_backward(
             rec,

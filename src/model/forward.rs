@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Recorder};
 use crate::kernels::attention::PAGE;
 use crate::kernels::linear::{self, Write};
+use crate::kernels::linear_fused::{self as fused, Epilogue, Second};
 use crate::kernels::{attention, elementwise, embedding, head, rmsnorm, rope, rows};
 
 /// Where keys and values live while a pass runs.
@@ -90,7 +91,7 @@ impl Pass<'_> {
         linear.lora.as_ref().zip(self.model.lora.as_ref())
     }
 
-    /// y = x Wᵀ + bias + (alpha/R)·(x Aᵀ) Bᵀ, or y += that.
+    /// y = x Wᵀ + bias + (alpha/R)·h Bᵀ and what `with` adds; h is what [`lora_down`](Self::lora_down) left.
     pub(super) fn linear(
         &self,
         rec: &mut Recorder,
@@ -98,35 +99,38 @@ impl Pass<'_> {
         proj: Proj,
         acts: &Acts,
         (x, y, m): (&Buffer, &Buffer, usize),
-        write: Write,
+        with: Epilogue<'_>,
     ) -> Result<()> {
         let l = block.linear(proj);
-        let bias = l.bias.as_ref().map(Param::vector);
-        linear::forward(rec, x, &l.weight.value, bias, y, m, write)?;
-        if let Some((t, b, scale)) = self.lora_down(rec, block, proj, acts, x, m)? {
-            linear::forward(rec, t, &b.value, None, y, m, Write::ADD.scaled(scale))?;
+        let mut with = Epilogue {
+            bias: l.bias.as_ref().map(Param::vector),
+            ..with
+        };
+        if let Some((pair, shape)) = self.lora(l) {
+            with.lora = Some(Second {
+                h: hidden(acts, proj)?,
+                b: &pair.b.value,
+                factor: shape.scale(),
+            });
         }
-        Ok(())
+        fused::forward_with(rec, x, &l.weight.value, &with, y, m)
     }
 
-    /// x Aᵀ (M, R) into the layer's activations, where the adapter targets `proj`; with B and the branch's scale.
-    fn lora_down<'l>(
+    /// h = x Aᵀ (M, R) of those of `projs`, which share x, that the adapter targets, into the layer's activations.
+    fn lora_down(
         &self,
         rec: &mut Recorder,
-        block: &'l Block,
-        proj: Proj,
-        acts: &'l Acts,
-        x: &Buffer,
-        m: usize,
-    ) -> Result<Option<(&'l Buffer, &'l Param, f32)>> {
-        let Some((pair, shape)) = self.lora(block.linear(proj)) else {
-            return Ok(None);
-        };
-        let t = acts.lora[proj as usize]
-            .as_ref()
-            .ok_or_else(|| Error::internal("no room for the adapter"))?;
-        linear::forward(rec, x, &pair.a.value, None, t, m, Write::SET)?;
-        Ok(Some((t, &pair.b, shape.scale())))
+        block: &Block,
+        projs: &[Proj],
+        acts: &Acts,
+        (x, m): (&Buffer, usize),
+    ) -> Result<()> {
+        let targeted = projs.iter().filter_map(|proj| {
+            let (pair, _) = self.lora(block.linear(*proj))?;
+            Some(hidden(acts, *proj).map(|h| (&pair.a.value, h)))
+        });
+        let pairs: Vec<_> = targeted.collect::<Result<_>>()?;
+        fused::forward_each(rec, x, &pairs, m)
     }
 
     /// Runs one block on `x_in`, leaving its activations in `acts` and its output in `x_out`.
@@ -155,35 +159,23 @@ impl Pass<'_> {
         )?;
         let q_raw = acts.q_raw.as_ref().unwrap_or(&acts.q);
         let k_raw = acts.k_raw.as_ref().unwrap_or(&acts.k);
-        self.linear(rec, block, Proj::Q, acts, (&acts.normed1, q_raw, m), Write::SET)?;
-        self.linear(rec, block, Proj::K, acts, (&acts.normed1, k_raw, m), Write::SET)?;
-        self.linear(rec, block, Proj::V, acts, (&acts.normed1, &acts.v, m), Write::SET)?;
+        let plain = Epilogue::default();
+        let x = &acts.normed1;
+        self.lora_down(rec, block, &[Proj::Q, Proj::K, Proj::V], acts, (x, m))?;
+        self.linear(rec, block, Proj::Q, acts, (x, q_raw, m), plain)?;
+        self.linear(rec, block, Proj::K, acts, (x, k_raw, m), plain)?;
+        self.linear(rec, block, Proj::V, acts, (x, &acts.v, m), plain)?;
         if let (Some((qn, kn)), Some(q_rstd), Some(k_rstd)) = (&block.qk_norm, &acts.q_rstd, &acts.k_rstd) {
             rmsnorm::forward(rec, q_raw, qn.vector(), &acts.q, q_rstd, m * heads, d, eps)?;
             rmsnorm::forward(rec, k_raw, kn.vector(), &acts.k, k_rstd, m * kv_heads, d, eps)?;
         }
-        rope::apply(rec, &acts.q, &self.ws.meta, &self.model.rope, m, heads, d, false)?;
-        rope::apply(
-            rec,
-            &acts.k,
-            &self.ws.meta,
-            &self.model.rope,
-            m,
-            kv_heads,
-            d,
-            false,
-        )?;
         self.attend(rec, layer, acts, m, keys)?;
-        let bytes = (m * c * 4) as u64;
-        rec.copy(x_in, 0, &acts.x_mid, 0, bytes);
-        self.linear(
-            rec,
-            block,
-            Proj::O,
-            acts,
-            (&acts.attn, &acts.x_mid, m),
-            Write::ADD,
-        )?;
+        let residual = Epilogue {
+            residual: Some(x_in),
+            ..plain
+        };
+        self.lora_down(rec, block, &[Proj::O], acts, (&acts.attn, m))?;
+        self.linear(rec, block, Proj::O, acts, (&acts.attn, &acts.x_mid, m), residual)?;
         rmsnorm::forward(
             rec,
             &acts.x_mid,
@@ -194,49 +186,64 @@ impl Pass<'_> {
             c,
             eps,
         )?;
-        self.linear(
-            rec,
-            block,
-            Proj::Gate,
-            acts,
-            (&acts.normed2, &acts.gate, m),
-            Write::SET,
-        )?;
-        self.linear(
-            rec,
-            block,
-            Proj::Up,
-            acts,
-            (&acts.normed2, &acts.up, m),
-            Write::SET,
-        )?;
-        elementwise::swiglu_forward(rec, &acts.gate, &acts.up, &acts.act, m * spec.intermediate_size)?;
+        // The backward pass needs `up` of the layers it will not recompute, and of the one it just did.
+        let keep_up = self.ws.shape.backward && (self.ws.keeps(layer) || x_out.is_none());
+        self.mlp_in(rec, block, acts, m, keep_up)?;
+        self.lora_down(rec, block, &[Proj::Down], acts, (&acts.act, m))?;
         // A recomputed layer's output is not needed again, but the adapter's A x of `down` is.
         let Some(out) = x_out else {
-            return self
-                .lora_down(rec, block, Proj::Down, acts, &acts.act, m)
-                .map(drop);
+            return Ok(());
         };
-        rec.copy(&acts.x_mid, 0, out, 0, bytes);
-        self.linear(rec, block, Proj::Down, acts, (&acts.act, out, m), Write::ADD)
+        let residual = Epilogue {
+            residual: Some(&acts.x_mid),
+            ..plain
+        };
+        self.linear(rec, block, Proj::Down, acts, (&acts.act, out, m), residual)
     }
 
     /// Attention over the batch's own rows, or over the cache once they are in it.
     fn attend(&self, rec: &mut Recorder, layer: usize, acts: &Acts, m: usize, keys: &Keys<'_>) -> Result<()> {
-        let (shape, meta) = (self.attention(m), &self.ws.meta);
+        let (shape, meta, table) = (self.attention(m), &self.ws.meta, &self.model.rope);
         match keys {
             Keys::Packed => {
+                rope::apply(rec, (&acts.q, &acts.k), meta, table, self.heads(m), false)?;
                 attention::forward(rec, &acts.q, &acts.k, &acts.v, meta, &acts.attn, &acts.lse, shape)
             }
             Keys::Cached { cache, rows } => {
                 let (k, v) = &cache.layers[layer];
-                let width = shape.kv_heads * shape.head_dim;
-                rows::scatter(rec, &acts.k, rows, k, m, width)?;
-                rows::scatter(rec, &acts.v, rows, v, m, width)?;
+                let qkv = [&acts.q, &acts.k, &acts.v];
+                rope::apply_cached(rec, qkv, meta, table, rows, (k, v), self.heads(m))?;
                 let pages = &cache.table;
                 let keys = attention::Paged { k, v, pages };
                 attention::forward_paged(rec, &acts.q, keys, meta, &acts.attn, &acts.lse, shape)
             }
+        }
+    }
+
+    /// act = silu(gate) · up, where `up` need not be kept in the product that makes it.
+    fn mlp_in(&self, rec: &mut Recorder, block: &Block, acts: &Acts, m: usize, keep_up: bool) -> Result<()> {
+        let (plain, x) = (Epilogue::default(), &acts.normed2);
+        self.lora_down(rec, block, &[Proj::Gate, Proj::Up], acts, (x, m))?;
+        self.linear(rec, block, Proj::Gate, acts, (x, &acts.gate, m), plain)?;
+        if keep_up {
+            self.linear(rec, block, Proj::Up, acts, (x, &acts.up, m), plain)?;
+            let n = m * self.model.spec.intermediate_size;
+            return elementwise::swiglu_forward(rec, &acts.gate, &acts.up, &acts.act, n);
+        }
+        let gated = Epilogue {
+            gate: Some(&acts.gate),
+            ..plain
+        };
+        self.linear(rec, block, Proj::Up, acts, (x, &acts.act, m), gated)
+    }
+
+    pub(super) fn heads(&self, m: usize) -> rope::Shape {
+        let spec = &self.model.spec;
+        rope::Shape {
+            m,
+            heads: spec.num_heads,
+            kv_heads: spec.num_kv_heads,
+            head_dim: spec.head_dim,
         }
     }
 
@@ -377,4 +384,10 @@ impl Pass<'_> {
         let padded: Vec<f32> = self.model.gpu.read(&self.ws.scores, 0, batch.p * 4)?;
         Ok(padded.into_iter().step_by(4).collect())
     }
+}
+
+/// Where the adapter's A x of a layer lives.
+fn hidden(acts: &Acts, proj: Proj) -> Result<&Buffer> {
+    let h = acts.lora[proj as usize].as_ref();
+    h.ok_or_else(|| Error::internal("no room for the adapter"))
 }

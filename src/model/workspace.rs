@@ -230,6 +230,11 @@ impl Workspace {
         &self.hidden
     }
 
+    /// Whether the backward pass finds block `layer`'s activations as the forward pass left them.
+    pub(super) fn keeps(&self, layer: usize) -> bool {
+        layer >= self.first_kept
+    }
+
     /// Where a layer's activations go. The last layers have sets of their own. Those before them share the first set, which is free
     /// again when the backward pass comes to them: that is why the last are kept and not the first, and nothing else is needed
     /// for what is computed again. All blocks cost the same to recompute, so that no choice of as many saves more.

@@ -54,7 +54,7 @@ const OPS: [Op; 6] = [
     },
     Op {
         name: "rope",
-        columns: |m| m.spec().num_heads * m.spec().head_dim,
+        columns: |m| (m.spec().num_heads + m.spec().num_kv_heads) * m.spec().head_dim,
         flops: 3.0,
         floats: 2.0,
         build: rotation,
@@ -194,18 +194,27 @@ fn norm_backward(gpu: &Gpu, at: At, c: usize) -> Result<Prepared> {
     ))
 }
 
-/// Rotation in place: the values differ after each run, the work does not. The first run is the one that is checked.
-fn rotation(gpu: &Gpu, at: At, c: usize) -> Result<Prepared> {
+/// Rotation in place of queries, which are checked, and keys: the values differ after each run, the work does not. The first run
+/// is the one that is checked.
+fn rotation(gpu: &Gpu, at: At, _: usize) -> Result<Prepared> {
     let spec = at.model.spec();
     let (heads, d, m) = (spec.num_heads, spec.head_dim, at.m);
+    let c = heads * d;
     let inv_freq = spec.inv_freq();
     let table = RopeTable::new(gpu, &inv_freq, m)?;
     let meta: Vec<[u32; 4]> = (0..m as u32).map(|i| [0, 0, 0, i]).collect();
     let [x] = matrices::<1>(m, c);
     let (xb, meta) = (x.upload(gpu, m)?, gpu.upload("bench", &meta)?);
+    let shape = rope::Shape {
+        m,
+        heads,
+        kv_heads: spec.num_kv_heads,
+        head_dim: d,
+    };
+    let keys = output(gpu, m * spec.num_kv_heads * d)?;
     let result = xb.clone();
     Ok(prepared(
-        move |rec| rope::apply(rec, &xb, &meta, &table, m, heads, d, false),
+        move |rec| rope::apply(rec, (&xb, &keys), &meta, &table, shape, false),
         at.variant,
         result,
         (m, c),
