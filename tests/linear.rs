@@ -238,7 +238,9 @@ fn variants_give_the_bits_of_the_portable_kernels() {
 fn fused_steps_give_the_bits_of_separate_ones() {
     let gpu = open();
     let up = |v: &[f32]| gpu.upload("test", v).unwrap();
-    for (dtype, m, n) in [(DType::F32, 1, 36), (DType::Q8_0, 7, 68), (DType::Q4_1, 20, 36)] {
+    // One type, not that of the cases against the twin: software adapters take long to compile every combination.
+    let dtype = DType::Q8_0;
+    for (m, n) in [(1, 36), (7, 68), (20, 36)] {
         let (k, r) = (test_cols(dtype)[2], 5);
         let mut g = Gen::new(6);
         let weight = upload(&gpu, &TestWeight::random(&mut g, dtype, n, k, 1.0), u64::MAX);
