@@ -228,7 +228,7 @@ mod tests {
             Series::of("--num-generations", &model, &base(), &[2, 6], |s, m| {
                 s.num_generations = m;
             }),
-            Series::of_models(&[model.clone()], &base()),
+            Series::of_models(std::slice::from_ref(&model), &base()),
         ];
         let rows = run(&series, None, 4, &open).unwrap();
         let column = |name: &str| {
