@@ -11,15 +11,13 @@ use std::time::Instant;
 pub const GROUPS: usize = 10_000;
 /// Rewards a group.
 const M: usize = 64;
-/// Samples of each rule.
-const REPETITIONS: usize = 5;
 
 /// Seconds of every rule of training over `groups` groups of 64 rewards on the CPU in float64, as `train` computes them, and their
-/// share of a step of `step` seconds.
+/// share of a step of `step` seconds; the medians of `repetitions` samples.
 ///
 /// # Errors
 /// A rule that does not fit groups of 64 (a bug).
-pub fn rows(groups: usize, step: f64) -> Result<Vec<Row>> {
+pub fn rows(groups: usize, repetitions: usize, step: f64) -> Result<Vec<Row>> {
     // Sums of three uniform numbers: nearly normal.
     let uniform = Gen::new(64).uniform(3 * groups * M, 1.0);
     let rewards: Vec<f64> = uniform
@@ -29,11 +27,11 @@ pub fn rows(groups: usize, step: f64) -> Result<Vec<Row>> {
     Rule::ALL
         .iter()
         .filter(|rule| rule.trains())
-        .map(|rule| row(rule, &rewards, step))
+        .map(|rule| row(rule, &rewards, repetitions, step))
         .collect()
 }
 
-fn row(rule: &Rule, rewards: &[f64], step: f64) -> Result<Row> {
+fn row(rule: &Rule, rewards: &[f64], repetitions: usize, step: f64) -> Result<Row> {
     let once = || -> Result<f64> {
         let begun = Instant::now();
         for (place, group) in (0u64..).zip(rewards.chunks(M)) {
@@ -42,7 +40,7 @@ fn row(rule: &Rule, rewards: &[f64], step: f64) -> Result<Row> {
         }
         Ok(begun.elapsed().as_secs_f64())
     };
-    let samples = (0..REPETITIONS).map(|_| once()).collect::<Result<Vec<f64>>>()?;
+    let samples = (0..repetitions).map(|_| once()).collect::<Result<Vec<f64>>>()?;
     let seconds = median(&samples);
     let row = Row {
         test: format!("advantages of {} groups of {M}", rewards.len() / M),
@@ -62,7 +60,7 @@ mod tests {
 
     #[test]
     fn every_rule_of_training_has_a_row() {
-        let rows = rows(50, 2.0).unwrap();
+        let rows = rows(50, 3, 2.0).unwrap();
         assert_eq!(rows.len(), Rule::ALL.iter().filter(|r| r.trains()).count());
         for row in &rows {
             let share = row.extra["% of step"].as_f64().unwrap();

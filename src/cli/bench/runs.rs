@@ -283,7 +283,7 @@ impl E2eArgs {
             let mut rows = train::run(&policy, &settings, judge.transpose()?.as_ref(), true)?;
             let step = rows.iter().find(|r| r.test.starts_with("step "));
             let step = step.map_or(f64::NAN, |r| r.value);
-            rows.extend(advantage::rows(advantage::GROUPS, step)?);
+            rows.extend(advantage::rows(advantage::GROUPS, settings.repetitions, step)?);
             Ok(rows)
         })
     }
