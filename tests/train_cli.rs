@@ -314,6 +314,10 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
     place
         .run("train --output lora-parts --resume --steps 5 --prompts-per-step 3")
         .refused(&["--resume", "--prompts-per-step 2, not 3"]);
+    // Where the adapter has cooperative matrices it is the run that refuses, elsewhere the adapter.
+    place
+        .run("train --output lora-parts --resume --steps 5 --matmul-precision medium")
+        .refused(&["--matmul-precision highest", "medium"]);
     place
         .run("train --output lora-parts --resume --steps 5 --full")
         .refused(&["model.embed_tokens.weight"]);
@@ -538,7 +542,8 @@ fn every_setting_parses_and_flags_win_over_the_file() {
     let line = format!(
         "plan --json {MODELS} {STEP} --config run.toml --advantage grpo-z --loss-type grpo --kl-estimator k1 --epsilon 0.3 \
          --beta 0 --allow-biased-sampling --temperature 0.7 --top-p 0.9 --min-p 0.1 --no-checkpointing --raw \
-         --rollout-batch 8 --base-dtype bf16 --reward-dtype f16 --template-date 2025-02-03 --max-grad-norm 0"
+         --rollout-batch 8 --base-dtype bf16 --reward-dtype f16 --template-date 2025-02-03 --max-grad-norm 0 \
+         --matmul-precision medium"
     );
     let plan: Value = serde_json::from_str(&place.run(&line).code(0).stdout).unwrap();
     let rows = plan["bytes"].as_object().unwrap();

@@ -4,11 +4,13 @@
 //! The resolved settings are written beside a run's results.
 
 mod data_set;
+mod precision;
 mod supervised;
 mod train;
 mod train_flags;
 
 pub use data_set::DataSet;
+pub use precision::MatmulPrecision;
 pub use supervised::{AdapterShape, Schedule, SupervisedConfig, SupervisedFlags};
 pub use train::TrainConfig;
 pub use train_flags::{KlEstimator, LossType, TrainFlags};

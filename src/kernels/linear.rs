@@ -132,7 +132,7 @@ pub fn forward_rows(
             flags: u32::from(write.accumulate) | u32::from(bias.is_some()) << 1 | u32::from(zero_pad) << 2,
             alpha: write.alpha,
         };
-        let tile = variants::forward(rec, w.dtype, m);
+        let tile = variants::forward(rec, w.dtype, [m, rows, w.cols]);
         let bindings = [x.into(), (&shard.buffer).into(), bias.into(), y.into()];
         dispatch(rec, &tile, &params, &bindings, [pad4(rows), m])?;
     }
@@ -198,7 +198,7 @@ pub fn input_gradient_rows(
             flags: u32::from(!chain) | u32::from(chain && at > 0) << 1,
             alpha: if chain && !last { 1.0 } else { write.alpha },
         };
-        let tile = variants::input_gradient(rec, w.dtype, m);
+        let tile = variants::input_gradient(rec, w.dtype, [m, rows, w.cols]);
         let bindings = [dy.into(), (&shard.buffer).into(), dx.into()];
         dispatch(rec, &tile, &params, &bindings, [pad4(w.cols), m])?;
     }
@@ -247,7 +247,7 @@ pub fn weight_gradient_rows(
             flags: u32::from(write.accumulate),
             alpha: write.alpha,
         };
-        let tile = variants::weight_gradient(rec, rows);
+        let tile = variants::weight_gradient(rec, [m, rows, dw.cols]);
         let bindings = [Binding::from(dy), x.into(), (&shard.buffer).into()];
         dispatch(rec, &tile, &params, &bindings, [pad4(dw.cols), rows])?;
     }

@@ -6,6 +6,7 @@ use super::pad4;
 use super::weight::Weight;
 use super::weight_cases::{TestWeight, test_cols};
 use crate::tensor::DType;
+use half::f16;
 use std::ops::Range;
 
 /// Twin of [`linear::forward`]: `y (m, n) = alpha · x (m, k) · Wᵀ (n, k) [+ bias] [+ y]`, nothing padded.
@@ -63,6 +64,8 @@ struct Shape {
     write: Write,
     /// Size of the activations.
     scale: f32,
+    /// The operands are rounded to f16.
+    half: bool,
 }
 
 impl Shape {
@@ -75,6 +78,7 @@ impl Shape {
             bias: false,
             write: Write::SET,
             scale: 1.0,
+            half: false,
         }
     }
 
@@ -99,6 +103,13 @@ impl Shape {
     /// `terms` products of a value within ±`a` and one within ±`b`: each partial sum is rounded once.
     fn tol(&self, terms: usize, a: f32, b: f32) -> Tol {
         let product = f64::from(a) * f64::from(b) * f64::from(self.write.alpha.abs().max(1.0));
+        if self.half {
+            return Tol {
+                atol: 4.0 * terms as f64 * product / (1 << 24) as f64,
+                rtol: 4.0 / (1 << 24) as f64,
+                why: "products of f16 are exact in f32; matrix units may cut, not round, each sum, and add several at once",
+            };
+        }
         Tol {
             atol: terms as f64 * product / (1 << 24) as f64,
             rtol: 4.0 / (1 << 24) as f64,
@@ -168,6 +179,54 @@ fn few_shapes(dtype: DType) -> Vec<Shape> {
     ]
 }
 
+/// For the kernels that round to f16: the tile's edges, values that overflow f16, and gradients that underflow it.
+fn half_shapes(dtype: DType) -> Vec<Shape> {
+    let [_, _, c, _] = test_cols(dtype);
+    let mut all = few_shapes(dtype);
+    all.extend([1e6, 1e-9].map(|scale| Shape {
+        scale,
+        ..Shape::new(5, 37, c)
+    }));
+    for shape in &mut all {
+        shape.half = true;
+    }
+    all
+}
+
+/// Rounded to f16; finite values beyond its range become its largest.
+fn to_half(v: f64) -> f64 {
+    f64::from(f16::from_f32((v as f32).clamp(-65504.0, 65504.0)))
+}
+
+fn half(values: Vec<f64>, wanted: bool) -> Vec<f64> {
+    let round = |v| if wanted { to_half(v) } else { v };
+    values.into_iter().map(round).collect()
+}
+
+/// As [`half`] after each row was scaled by a power of two that brings its largest value to 2¹⁴ … 2¹⁵, and scaled back.
+fn half_rows(mut values: Vec<f64>, cols: usize, wanted: bool) -> Vec<f64> {
+    if wanted {
+        for row in values.chunks_exact_mut(cols) {
+            let peak = row.iter().fold(0.0f64, |a, v| a.max(v.abs()));
+            let exponent = if peak > 0.0 { peak.log2().floor() } else { 0.0 };
+            let scale = 2.0f64.powi(14 - exponent.clamp(-100.0, 100.0) as i32);
+            row.iter_mut().for_each(|v| *v = to_half(*v * scale) / scale);
+        }
+    }
+    values
+}
+
+/// As [`half_rows`] by columns.
+fn half_columns(values: Vec<f64>, cols: usize, wanted: bool) -> Vec<f64> {
+    let rows = values.len() / cols;
+    let turned = |v: &[f64], rows: usize, cols: usize| -> Vec<f64> {
+        let places = (0..cols).flat_map(|c| (0..rows).map(move |r| r * cols + c));
+        places.map(|i| v[i]).collect()
+    };
+    let columns = half_rows(turned(&values, rows, cols), rows, wanted);
+    turned(&columns, cols, rows)
+}
+
 /// A `rows × cols` activation without its padding, in f64.
 fn unpadded(values: &[f32], cols: usize) -> Vec<f64> {
     let rows = values.chunks_exact(pad4(cols));
@@ -223,10 +282,11 @@ fn forward_case(g: &mut Gen, dtype: DType, shape: Shape) -> Case {
             linear::forward_rows(rec, &b[0], &w, range.clone(), bias, &b[3], m, write)
         }),
         expect: Box::new(move || {
-            let w = rows_of(&weight, &shape.range);
+            let w = half(rows_of(&weight, &shape.range), shape.half);
+            let x = half(unpadded(&x, k), shape.half);
             let bias: Vec<f64> = bias.iter().map(|b| f64::from(*b)).collect();
             let mut y = unpadded(&old, width);
-            forward_twin(&unpadded(&x, k), &w, has_bias.then_some(&bias), &mut y, k, write);
+            forward_twin(&x, &w, has_bias.then_some(&bias), &mut y, k, write);
             vec![(3, repadded(&y, width), shape.tol(k, shape.scale, 2.0))]
         }),
     }
@@ -253,8 +313,9 @@ fn input_gradient_case(g: &mut Gen, dtype: DType, shape: Shape) -> Case {
         }),
         expect: Box::new(move || {
             let mut dx = unpadded(&old, k);
-            let w = rows_of(&weight, &shape.range);
-            input_gradient_twin(&unpadded(&dy, width), &w, &mut dx, k, write);
+            let w = half(rows_of(&weight, &shape.range), shape.half);
+            let dy = half_rows(unpadded(&dy, width), width, shape.half);
+            input_gradient_twin(&dy, &w, &mut dx, k, write);
             vec![(2, repadded(&dx, k), shape.tol(width, shape.scale, 2.0))]
         }),
     }
@@ -262,8 +323,14 @@ fn input_gradient_case(g: &mut Gen, dtype: DType, shape: Shape) -> Case {
 
 fn weight_gradient_case(g: &mut Gen, shape: Shape) -> Case {
     let (m, n, k, width) = (shape.m, shape.n, shape.k, shape.range.len());
-    let dy = g.rows(m, width, 1.0);
-    let x = g.rows(m, k, shape.scale);
+    // The one whose range is tested: f16 gradients are scaled into range, activations are cut to it.
+    let (dy_scale, x_scale) = if shape.half {
+        (shape.scale, 1.0)
+    } else {
+        (1.0, shape.scale)
+    };
+    let dy = g.rows(m, width, dy_scale);
+    let x = g.rows(m, k, x_scale);
     let old = g.rows(n, k, 1.0);
     // Rows outside the range keep what they hold, so the output is always read.
     let slots = vec![Slot::input(&dy), Slot::input(&x), Slot::InOut(old.clone())];
@@ -279,7 +346,9 @@ fn weight_gradient_case(g: &mut Gen, shape: Shape) -> Case {
         expect: Box::new(move || {
             let mut dw = unpadded(&old, k);
             let part = &mut dw[shape.range.start * k..shape.range.end * k];
-            weight_gradient_twin(&unpadded(&dy, width), &unpadded(&x, k), part, k, write);
+            let dy = half_columns(unpadded(&dy, width), width, shape.half);
+            let x = half(unpadded(&x, k), shape.half);
+            weight_gradient_twin(&dy, &x, part, k, write);
             vec![(2, repadded(&dw, k), shape.tol(m, shape.scale, 1.0))]
         }),
     }
@@ -288,7 +357,9 @@ fn weight_gradient_case(g: &mut Gen, shape: Shape) -> Case {
 fn forward_cases<const TYPE: usize>(shapes: fn(DType) -> Vec<Shape>) -> Vec<Case> {
     let (dtype, mut g) = (DType::ALL[TYPE], Gen::new(10 + TYPE as u64));
     let case = |shape| forward_case(&mut g, dtype, shape);
-    shapes(dtype).into_iter().map(case).collect()
+    // Only gradients are scaled out of f16's subnormal range, which adapters may flush.
+    let all = shapes(dtype).into_iter().filter(|s| !s.half || s.scale >= 1.0);
+    all.map(case).collect()
 }
 
 fn input_gradient_cases<const TYPE: usize>(shapes: fn(DType) -> Vec<Shape>) -> Vec<Case> {
@@ -322,6 +393,10 @@ forced! {
     input_gradient_portable = input_gradient_cases, shapes, "portable";
     input_gradient_32 = input_gradient_cases, shapes, "subgroup-32";
     input_gradient_tile = input_gradient_cases, few_shapes, "tile-64";
+    forward_coop_8 = forward_cases, half_shapes, "coop-8";
+    forward_coop_16 = forward_cases, half_shapes, "coop-16";
+    input_gradient_coop_8 = input_gradient_cases, half_shapes, "coop-8";
+    input_gradient_coop_16 = input_gradient_cases, half_shapes, "coop-16";
 }
 
 pub(super) fn weight_gradient_portable() -> Vec<Case> {
@@ -334,6 +409,14 @@ pub(super) fn weight_gradient_16() -> Vec<Case> {
 
 pub(super) fn weight_gradient_tile() -> Vec<Case> {
     weight_gradient_cases(few_shapes, "tile-64")
+}
+
+pub(super) fn weight_gradient_coop_8() -> Vec<Case> {
+    weight_gradient_cases(half_shapes, "coop-8")
+}
+
+pub(super) fn weight_gradient_coop_16() -> Vec<Case> {
+    weight_gradient_cases(half_shapes, "coop-16")
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ pub mod rmsnorm;
 pub mod rope;
 pub mod rows;
 pub mod sample;
+pub mod tune;
 pub mod weight;
 pub mod weight_cases;
 

@@ -27,6 +27,7 @@ pub mod shapes;
 pub mod source;
 pub mod spec;
 pub mod store;
+mod tuning;
 mod watch;
 pub mod workspace;
 

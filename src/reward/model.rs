@@ -65,6 +65,7 @@ impl RewardModel {
         let positions = options.positions.clamp(1, source.spec.max_position_embeddings);
         let dtype = source.dtype(options.dtype)?;
         let model = source.load_reward(gpu, dtype, positions, options.adapter)?;
+        model.tune()?;
         let ws = Workspace::new(gpu, &model.spec, shape(options.token_budget, rank(&model)))?;
         Ok(Self {
             name: source.name,

@@ -53,6 +53,7 @@ fn save(dir: &Path, name: &str, step: u64, best: Option<Best>) {
         data_position: step,
         seed: 1,
         device: "none".into(),
+        matmul_precision: Default::default(),
         best,
         data: None,
     };
