@@ -21,19 +21,17 @@ fn main(
     let c = quarter % 2u * 32u;
     var s00 = Sum(); var s01 = Sum(); var s10 = Sum(); var s11 = Sum();
     let chunks = (steps() + STEPS - 1u) / STEPS;
-    // Chunk i is put into one half while the one before it is computed on in the other.
-    for (var i = 0u; i <= chunks; i++) {
-        if i < chunks { stage(i, rows, cols, lane); }
-        if i > 0u {
-            let half = ((i + 1u) & 1u) * HALF;
-            let a0 = left_fragment(half, r, 0u);
-            let a1 = left_fragment(half, r + 16u, 0u);
-            let b0 = right_fragment(half, c, 0u);
-            let b1 = right_fragment(half, c + 16u, 0u);
-            s00 = coopMultiplyAdd(a0, b0, s00); s01 = coopMultiplyAdd(a0, b1, s01);
-            s10 = coopMultiplyAdd(a1, b0, s10); s11 = coopMultiplyAdd(a1, b1, s11);
-        }
+    // One barrier a chunk: whoever is past it fills the other half, which nobody reads any more.
+    for (var i = 0u; i < chunks; i++) {
+        stage(i, rows, cols, lane);
         workgroupBarrier();
+        let half = (i & 1u) * HALF;
+        let a0 = left_fragment(half, r, 0u);
+        let a1 = left_fragment(half, r + 16u, 0u);
+        let b0 = right_fragment(half, c, 0u);
+        let b1 = right_fragment(half, c + 16u, 0u);
+        s00 = coopMultiplyAdd(a0, b0, s00); s01 = coopMultiplyAdd(a0, b1, s01);
+        s10 = coopMultiplyAdd(a1, b0, s10); s11 = coopMultiplyAdd(a1, b1, s11);
     }
     let at = quarter * 256u;
     let stride = WIDE;

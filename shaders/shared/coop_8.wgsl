@@ -24,31 +24,29 @@ fn main(
     var s20 = Sum(); var s21 = Sum(); var s22 = Sum(); var s23 = Sum();
     var s30 = Sum(); var s31 = Sum(); var s32 = Sum(); var s33 = Sum();
     let chunks = (steps() + STEPS - 1u) / STEPS;
-    // Chunk i is put into one half while the one before it is computed on in the other.
-    for (var i = 0u; i <= chunks; i++) {
-        if i < chunks { stage(i, rows, cols, lane); }
-        if i > 0u {
-            let half = ((i + 1u) & 1u) * HALF;
-            for (var k = 0u; k < STEPS; k += 8u) {
-                let b0 = right_fragment(half, c, k);
-                let b1 = right_fragment(half, c + 8u, k);
-                let b2 = right_fragment(half, c + 16u, k);
-                let b3 = right_fragment(half, c + 24u, k);
-                let a0 = left_fragment(half, r, k);
-                s00 = coopMultiplyAdd(a0, b0, s00); s01 = coopMultiplyAdd(a0, b1, s01);
-                s02 = coopMultiplyAdd(a0, b2, s02); s03 = coopMultiplyAdd(a0, b3, s03);
-                let a1 = left_fragment(half, r + 8u, k);
-                s10 = coopMultiplyAdd(a1, b0, s10); s11 = coopMultiplyAdd(a1, b1, s11);
-                s12 = coopMultiplyAdd(a1, b2, s12); s13 = coopMultiplyAdd(a1, b3, s13);
-                let a2 = left_fragment(half, r + 16u, k);
-                s20 = coopMultiplyAdd(a2, b0, s20); s21 = coopMultiplyAdd(a2, b1, s21);
-                s22 = coopMultiplyAdd(a2, b2, s22); s23 = coopMultiplyAdd(a2, b3, s23);
-                let a3 = left_fragment(half, r + 24u, k);
-                s30 = coopMultiplyAdd(a3, b0, s30); s31 = coopMultiplyAdd(a3, b1, s31);
-                s32 = coopMultiplyAdd(a3, b2, s32); s33 = coopMultiplyAdd(a3, b3, s33);
-            }
-        }
+    // One barrier a chunk: whoever is past it fills the other half, which nobody reads any more.
+    for (var i = 0u; i < chunks; i++) {
+        stage(i, rows, cols, lane);
         workgroupBarrier();
+        let half = (i & 1u) * HALF;
+        for (var k = 0u; k < STEPS; k += 8u) {
+            let b0 = right_fragment(half, c, k);
+            let b1 = right_fragment(half, c + 8u, k);
+            let b2 = right_fragment(half, c + 16u, k);
+            let b3 = right_fragment(half, c + 24u, k);
+            let a0 = left_fragment(half, r, k);
+            s00 = coopMultiplyAdd(a0, b0, s00); s01 = coopMultiplyAdd(a0, b1, s01);
+            s02 = coopMultiplyAdd(a0, b2, s02); s03 = coopMultiplyAdd(a0, b3, s03);
+            let a1 = left_fragment(half, r + 8u, k);
+            s10 = coopMultiplyAdd(a1, b0, s10); s11 = coopMultiplyAdd(a1, b1, s11);
+            s12 = coopMultiplyAdd(a1, b2, s12); s13 = coopMultiplyAdd(a1, b3, s13);
+            let a2 = left_fragment(half, r + 16u, k);
+            s20 = coopMultiplyAdd(a2, b0, s20); s21 = coopMultiplyAdd(a2, b1, s21);
+            s22 = coopMultiplyAdd(a2, b2, s22); s23 = coopMultiplyAdd(a2, b3, s23);
+            let a3 = left_fragment(half, r + 24u, k);
+            s30 = coopMultiplyAdd(a3, b0, s30); s31 = coopMultiplyAdd(a3, b1, s31);
+            s32 = coopMultiplyAdd(a3, b2, s32); s33 = coopMultiplyAdd(a3, b3, s33);
+        }
     }
     let stride = WIDE;
     let at = quarter * 256u;

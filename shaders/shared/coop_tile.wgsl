@@ -20,7 +20,7 @@ const RIGHT_STRIDE = RIGHT_LINE + PAD;
 const RIGHT_AT = EDGE * STEPS / LEFT_LINE * LEFT_STRIDE;
 const HALF = RIGHT_AT + EDGE * STEPS / RIGHT_LINE * RIGHT_STRIDE;
 
-// Two halves: one is computed on while the other is filled.
+// Two halves, filled in turn: some subgroups compute on one while others fill the other.
 var<workgroup> tile: array<f16, 2u * HALF>;
 // 256 outputs of each of four subgroups; before that, what lanes know of the rows' exponents.
 var<workgroup> sums: array<f32, 1024>;

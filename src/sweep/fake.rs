@@ -185,6 +185,7 @@ pub(super) fn write_eval(dir: &Path, gain: f64, prompts: usize) {
         max_completion_length: 8,
         raw: false,
         template_date: None,
+        matmul_precision: Default::default(),
         base_dtype: None,
         reward_dtype: None,
         also_reward_dtype: None,
