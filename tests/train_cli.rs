@@ -532,6 +532,46 @@ fn settings_are_checked_before_anything_runs() {
     }
 }
 
+/// A run that measures kernel variants, with a cache of its own: bits as without, a file that is used, and mended when damaged.
+#[test]
+fn tuning_keeps_its_choices_and_changes_no_bit() {
+    let place = Place::new();
+    let cache = place.at("cache");
+    let train = |line: &str| -> Ended {
+        let mut command = place.command(BIN);
+        command
+            .env("XDG_CACHE_HOME", &cache)
+            .env("TEA_TUNE", "1")
+            .env_remove("TEA_VARIANT")
+            .env_remove("TEA_LANES");
+        let line = format!("train {MODELS} {STEP} --steps 1 {line}");
+        command.args(line.split_whitespace()).output().unwrap().into()
+    };
+    let files = || -> Vec<PathBuf> {
+        let found = std::fs::read_dir(cache.join("tea-wgpu/tuned"));
+        found.map_or_else(|_| Vec::new(), |all| all.map(|e| e.unwrap().path()).collect())
+    };
+    let weights = |run: &str| {
+        let step = place.at(run).join("checkpoints/step_1");
+        std::fs::read(step.join("adapter_model.safetensors")).unwrap()
+    };
+    train("--no-tune --output plain").code(0);
+    assert_eq!(files(), Vec::<PathBuf>::new());
+    train("--output tuned").code(0);
+    assert!(weights("plain") == weights("tuned"));
+    let [file] = &files()[..] else {
+        panic!("{:?}", files())
+    };
+    let choices = || -> usize {
+        let table: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        table["choices"].as_array().unwrap().len()
+    };
+    assert!(choices() > 0);
+    std::fs::write(file, "{ \"key\": 3").unwrap();
+    train("--output again").code(0);
+    assert!(weights("plain") == weights("again") && choices() > 0);
+}
+
 #[test]
 fn every_setting_parses_and_flags_win_over_the_file() {
     let place = Place::new();
