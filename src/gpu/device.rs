@@ -385,6 +385,11 @@ impl Gpu {
                 self.0.report.name
             )));
         }
+        if half && self.0.caps.kind == DeviceKind::Cpu {
+            log::warn!(
+                "--matmul-precision medium is slower than highest on a CPU adapter, which has no matrix units"
+            );
+        }
         self.0.half_products.store(half, Ordering::Relaxed);
         Ok(())
     }

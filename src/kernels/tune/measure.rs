@@ -17,6 +17,10 @@ const ROUNDS: usize = 5;
 const SAMPLE: f64 = 1e-3;
 /// Most runs in a sample.
 const MOST_RUNS: f64 = 50.0;
+/// Seconds of a run of the default above which a product with fewer columns is measured in its place.
+const LONG: f64 = 0.01;
+/// The fewest columns then, and what their number is a multiple of: the longest block of a quantised weight.
+const LEAST_COLS: usize = 256;
 /// A variant that takes this many times the best one's time when it is warmed up is not timed again.
 const HOPELESS: f64 = 3.0;
 /// Another variant than the default is taken where its time is at most this share of the default's: less is noise.
@@ -94,19 +98,46 @@ impl Product {
 
 /// Times every class, in order, until the time is up.
 pub(super) fn all(gpu: &Gpu, classes: &[Class], until: Option<Instant>) -> Result<Vec<Choice>> {
-    let in_time = |_: &&Class| until.is_none_or(|end| Instant::now() < end);
-    classes.iter().take_while(in_time).map(|c| one(gpu, *c)).collect()
+    let in_time = || until.is_none_or(|end| Instant::now() < end);
+    let mut out = Vec::new();
+    for class in classes {
+        match one(gpu, *class, &in_time)? {
+            Some(choice) => out.push(choice),
+            None => break,
+        }
+    }
+    Ok(out)
 }
 
-fn one(gpu: &Gpu, class: Class) -> Result<Choice> {
-    let product = Product::new(gpu, class)?;
-    // The first run builds the pipeline, the second says how long one takes.
-    let mut warm = Vec::new();
-    for variant in exact_variants(gpu, class.op) {
-        product.seconds(gpu, variant, 1)?;
-        warm.push((variant, product.seconds(gpu, variant, 1)?));
+/// Seconds of one run, after one that builds the pipeline.
+fn warmed_up(gpu: &Gpu, product: &Product, variant: &'static str) -> Result<f64> {
+    product.seconds(gpu, variant, 1)?;
+    product.seconds(gpu, variant, 1)
+}
+
+/// The choice for one class; `None` where the time is up before every variant was tried.
+fn one(gpu: &Gpu, mut class: Class, in_time: &dyn Fn() -> bool) -> Result<Option<Choice>> {
+    if !in_time() {
+        return Ok(None);
     }
     let default = class.default_variant(gpu);
+    let mut product = Product::new(gpu, class)?;
+    let mut usual = warmed_up(gpu, &product, default)?;
+    if usual > LONG && class.cols > LEAST_COLS {
+        let cols = (class.cols as f64 * LONG / usual) as usize / LEAST_COLS * LEAST_COLS;
+        class.cols = cols.max(LEAST_COLS);
+        product = Product::new(gpu, class)?;
+        usual = product.seconds(gpu, default, 1)?;
+    }
+    let mut warm = vec![(default, usual)];
+    for variant in exact_variants(gpu, class.op) {
+        if !in_time() {
+            return Ok(None);
+        }
+        if variant != default {
+            warm.push((variant, warmed_up(gpu, &product, variant)?));
+        }
+    }
     let best = warm.iter().fold(f64::INFINITY, |least, (_, s)| least.min(*s));
     let mut times = warm.clone();
     times.retain(|(name, s)| *name == default || *s <= HOPELESS * best);
@@ -117,7 +148,7 @@ fn one(gpu: &Gpu, class: Class) -> Result<Choice> {
             *least = least.min(product.seconds(gpu, variant, *runs)?);
         }
     }
-    Ok(Choice::new(&class, winner(default, &times), &times))
+    Ok(Some(Choice::new(&class, winner(default, &times), &times)))
 }
 
 /// The fastest, or the default where that is about as fast.
