@@ -20,6 +20,7 @@ pub mod harness;
 pub mod head;
 pub mod linear;
 mod linear_cases;
+mod linear_half;
 pub mod linear_variants;
 pub mod philox;
 pub mod quant;
