@@ -7,7 +7,7 @@ use tea_wgpu::kernels::elementwise::swiglu_forward;
 use tea_wgpu::kernels::harness::Gen;
 use tea_wgpu::kernels::linear::{self, Write};
 use tea_wgpu::kernels::linear_fused::{Epilogue, Second, forward_each, forward_with};
-use tea_wgpu::kernels::linear_variants::variants;
+use tea_wgpu::kernels::linear_variants::{exact_variants, variants};
 use tea_wgpu::kernels::weight::{SHARD_ROWS, Weight, device_bytes};
 use tea_wgpu::kernels::weight_cases::{TestWeight, test_cols};
 use tea_wgpu::kernels::{dequantize, embedding, pad4};
@@ -121,7 +121,7 @@ fn variants_give_the_bits_of_whole_weights_for_sharded_ones() {
         })
     };
     let expected = gradient(&whole, "portable");
-    for variant in variants(&gpu, "linear_input_gradient") {
+    for variant in exact_variants(&gpu, "linear_input_gradient") {
         assert!(expected == gradient(&split, variant), "{variant}");
     }
 }
@@ -182,7 +182,7 @@ fn variants_give_the_bits_of_the_portable_kernels() {
         "linear_input_gradient",
         "linear_weight_gradient",
     ]
-    .map(|op| variants(&gpu, op)[1..].to_vec());
+    .map(|op| exact_variants(&gpu, op)[1..].to_vec());
     println!("{}: forward {forwards:?}, dx {dxs:?}, dw {dws:?}", report.name);
     let only = |all: &[&'static str]| -> Vec<&str> {
         let fits = |v: &&str| subgroup8 || !v.starts_with("subgroup-");
@@ -264,9 +264,9 @@ fn fused_steps_give_the_bits_of_separate_ones() {
                     linear::forward(rec, &h, &b, None, y, m, Write::ADD.scaled(0.7)).unwrap();
                 }
             };
-            let apart = |gate: bool| {
+            let apart = |gate: bool, variant| {
                 run(&gpu, m * n, |rec, y| {
-                    rec.force_variant(Some("portable"));
+                    rec.force_variant(Some(variant));
                     if gate {
                         let up = gpu.upload("up", &vec![f32::NAN; m * n]).unwrap();
                         product(rec, &up, Write::SET);
@@ -290,10 +290,9 @@ fn fused_steps_give_the_bits_of_separate_ones() {
                 })
             };
             for gate in [false, true] {
-                let expected = apart(gate);
                 for variant in variants(&gpu, "linear_forward") {
                     let what = format!("{dtype} {m} rows, gate {gate}, {variant}");
-                    assert!(expected == fused(gate, variant), "{what}");
+                    assert!(apart(gate, variant) == fused(gate, variant), "{what}");
                 }
             }
         }
@@ -310,7 +309,7 @@ fn products_of_one_input_give_the_bits_of_each() {
     let weights = [one(), one(), one()];
     for (m, count) in [(1, 3), (3, 2), (16, 3), (40, 3)] {
         let x = gpu.upload("x", &Gen::new(8).rows(m, k, 1.0)).unwrap();
-        for variant in variants(&gpu, "linear_forward") {
+        for variant in exact_variants(&gpu, "linear_forward") {
             let outputs = || [(); 3].map(|()| gpu.upload("y", &vec![f32::NAN; m * pad4(n)]).unwrap());
             let (together, alone) = (outputs(), outputs());
             let mut rec = Recorder::new(&gpu);
@@ -328,4 +327,105 @@ fn products_of_one_input_give_the_bits_of_each() {
             }
         }
     }
+}
+
+/// The cooperative variants this adapter runs; none is printed, not passed over in silence.
+fn coop_variants(gpu: &Gpu) -> Vec<&'static str> {
+    let all = variants(gpu, "linear_forward");
+    let coop: Vec<&str> = all.into_iter().filter(|v| v.starts_with("coop-")).collect();
+    println!("{}: cooperative variants {coop:?}", gpu.report().name);
+    let listed = gpu
+        .report()
+        .coop
+        .iter()
+        .any(|s| s.m == s.n && s.m == s.k && s.ab == "f16" && s.c == "f32");
+    assert_eq!(
+        coop.is_empty(),
+        !listed || !gpu.report().f16 || !gpu.report().subgroups
+    );
+    coop
+}
+
+/// On cooperative matrices too, a row's bits depend on the row alone: alone, last of 8, or in the middle of 150, which is another
+/// place of another tile.
+#[test]
+fn a_rows_bits_do_not_depend_on_the_batch_on_cooperative_matrices() {
+    let gpu = open();
+    for variant in coop_variants(&gpu) {
+        for dtype in [DType::F32, DType::Q4_0] {
+            let (n, k) = (100, test_cols(dtype)[1]);
+            let mut g = Gen::new(6);
+            let weight = upload(&gpu, &TestWeight::random(&mut g, dtype, n, k, 1.0), u64::MAX);
+            for forward in [true, false] {
+                let (inputs, width) = if forward { (k, n) } else { (n, k) };
+                // Rows of very different sizes: a gradient's scale must be its own row's.
+                let x: Vec<f32> = (0..150)
+                    .flat_map(|r| g.rows(1, inputs, 10.0f32.powi(r % 13 - 6)))
+                    .collect();
+                let result = |m: usize, rows: &[f32]| {
+                    let x = gpu.upload("x", rows).unwrap();
+                    run(&gpu, m * pad4(width), |r, y| {
+                        r.force_variant(Some(variant));
+                        if forward {
+                            linear::forward(r, &x, &weight, None, y, m, Write::SET).unwrap();
+                        } else {
+                            linear::input_gradient(r, &x, &weight, y, m, Write::SET).unwrap();
+                        }
+                    })
+                };
+                let (cols, out) = (pad4(inputs), pad4(width));
+                let many = result(150, &x);
+                let row = &many[77 * out..78 * out];
+                assert!(
+                    result(1, &x[77 * cols..78 * cols]) == row,
+                    "{variant} {dtype} {forward}"
+                );
+                assert!(
+                    result(8, &x[70 * cols..78 * cols])[7 * out..] == *row,
+                    "{variant} {dtype} {forward}"
+                );
+            }
+        }
+    }
+}
+
+/// The setting moves every product to cooperative matrices and back, and is refused where there are none.
+#[test]
+fn the_precision_setting_chooses_cooperative_matrices_or_is_refused() {
+    use tea_wgpu::config::MatmulPrecision::{Highest, Medium};
+    let gpu = open();
+    if gpu.forced_variant().is_some() {
+        return;
+    }
+    let coop = coop_variants(&gpu);
+    let Some(best) = coop.last() else {
+        let error = gpu.set_matmul_precision(Medium).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(
+            text.contains("--matmul-precision medium") && text.contains("use --matmul-precision highest"),
+            "{text}"
+        );
+        assert_eq!(gpu.matmul_precision(), Highest);
+        return;
+    };
+    let mut g = Gen::new(7);
+    let weight = upload(
+        &gpu,
+        &TestWeight::random(&mut g, DType::F32, 40, 72, 1.0),
+        u64::MAX,
+    );
+    let x = gpu.upload("x", &g.rows(9, 72, 1.0)).unwrap();
+    let product = |variant| {
+        run(&gpu, 9 * 40, |r, y| {
+            r.force_variant(variant);
+            linear::forward(r, &x, &weight, None, y, 9, Write::SET).unwrap();
+        })
+    };
+    let (exact, rounded) = (product(None), product(Some(*best)));
+    assert!(exact != rounded);
+    gpu.set_matmul_precision(Medium).unwrap();
+    assert!(product(None) == rounded && product(Some("portable")) == exact);
+    gpu.set_matmul_precision(Highest).unwrap();
+    assert!(product(None) == exact);
 }

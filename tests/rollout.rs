@@ -6,10 +6,12 @@ mod common;
 
 use common::{Golden, open_gpu, workspace};
 use serde::Deserialize;
+use tea_wgpu::config::MatmulPrecision;
 use tea_wgpu::gpu::{Gpu, Recorder};
 use tea_wgpu::kernels::sample::SampleParams;
 use tea_wgpu::model::batch::Batch;
 use tea_wgpu::model::forward::{Keys, KvCache, Pass};
+use tea_wgpu::model::load::Source;
 use tea_wgpu::model::params::{LoraShape, Model};
 use tea_wgpu::model::run::{self, Group};
 use tea_wgpu::model::spec::Proj;
@@ -207,6 +209,73 @@ fn sampler_and_trainer_agree_to_the_bit_on_small_weights() {
         assert_eq!(model.head_param().value.dtype, dtype);
         check_mismatch(&model, &format!("qwen3_qknorm {dtype}"));
     }
+}
+
+/// Sets the device to products on cooperative matrices; says so where it has none.
+fn on_cooperative_matrices(gpu: &Gpu) -> bool {
+    let set = gpu.set_matmul_precision(MatmulPrecision::Medium);
+    if let Err(why) = &set {
+        println!("not tested here: {why}");
+        assert!(gpu.report().coop_side().is_none());
+    }
+    set.is_ok()
+}
+
+/// `--matmul-precision medium` takes them for one row as for many, so that nothing of this changes.
+#[test]
+fn sampler_and_trainer_agree_to_the_bit_on_cooperative_matrices() {
+    let gpu = open_gpu();
+    if !on_cooperative_matrices(&gpu) {
+        return;
+    }
+    for (name, dtype) in [("llama_gqa", None), ("qwen3_qknorm", Some(DType::Q8_0))] {
+        let g = Golden::open(&gpu, name);
+        let mut model = g.model(dtype);
+        g.add_adapter(&mut model, false);
+        check_mismatch(&model, name);
+    }
+}
+
+/// How far `medium` is from `highest`, on the embedded policy: log-probabilities of 600 tokens.
+#[test]
+fn products_of_cooperative_matrices_are_close_to_those_of_f32() {
+    let gpu = open_gpu();
+    let source = Source::open_causal("tiny").unwrap();
+    let model = source.load(&gpu, Some(DType::F32), 64, None).unwrap();
+    let v = model.spec.vocab_size as u32;
+    let suffixes: Vec<Vec<u32>> = (0..30)
+        .map(|i| {
+            (0..20)
+                .map(|t| (i * 7919 + t * 104_729 + t * t * 31) % v)
+                .collect()
+        })
+        .collect();
+    let groups = [Group {
+        prefix: &[1, 5, 9],
+        suffixes: suffixes.iter().map(|s| &s[..]).collect(),
+    }];
+    let ws = workspace(&model, 110, false);
+    let log_probs = || -> Vec<f64> {
+        let all = run::log_probs(&model, &ws, &groups, true).unwrap();
+        all.into_iter().flatten().flatten().map(f64::from).collect()
+    };
+    let exact = log_probs();
+    if !on_cooperative_matrices(&gpu) {
+        return;
+    }
+    let rounded = log_probs();
+    assert_eq!(exact.len(), 600);
+    let off: Vec<f64> = exact.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).collect();
+    let worst = off.iter().fold(0.0f64, |a, b| a.max(*b));
+    let rms = (off.iter().map(|d| d * d).sum::<f64>() / off.len() as f64).sqrt();
+    let size = exact.iter().map(|v| v.abs()).sum::<f64>() / exact.len() as f64;
+    println!("medium against highest: rms {rms:.2e}, worst {worst:.2e}, of {size:.2} nats on average");
+    // An operand is off by 2⁻¹² at most (relative), a product by 2⁻¹¹; the errors of a sum's terms are independent of each other, so
+    // that a logit is off by about 2⁻¹² of its terms' root sum of squares, a few times that after all layers.
+    assert!(
+        worst > 0.0 && rms < 2e-3 && worst < 1e-2,
+        "rms {rms}, worst {worst}"
+    );
 }
 
 #[test]

@@ -315,6 +315,10 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
     place
         .run("train --output lora-parts --resume --steps 5 --prompts-per-step 3")
         .refused(&["--resume", "--prompts-per-step 2, not 3"]);
+    // Where the adapter has cooperative matrices it is the run that refuses, elsewhere the adapter.
+    place
+        .run("train --output lora-parts --resume --steps 5 --matmul-precision medium")
+        .refused(&["--matmul-precision highest", "medium"]);
     place
         .run("train --output lora-parts --resume --steps 5 --full")
         .refused(&["model.embed_tokens.weight"]);
@@ -549,6 +553,46 @@ fn settings_are_checked_before_anything_runs() {
     }
 }
 
+/// A run that measures kernel variants, with a cache of its own: bits as without, a file that is used, and mended when damaged.
+#[test]
+fn tuning_keeps_its_choices_and_changes_no_bit() {
+    let place = Place::new();
+    let cache = place.at("cache");
+    let train = |line: &str| -> Ended {
+        let mut command = place.command(BIN);
+        command
+            .env("XDG_CACHE_HOME", &cache)
+            .env("TEA_TUNE", "1")
+            .env_remove("TEA_VARIANT")
+            .env_remove("TEA_LANES");
+        let line = format!("train {MODELS} {STEP} --steps 1 {line}");
+        command.args(line.split_whitespace()).output().unwrap().into()
+    };
+    let files = || -> Vec<PathBuf> {
+        let found = std::fs::read_dir(cache.join("tea-wgpu/tuned"));
+        found.map_or_else(|_| Vec::new(), |all| all.map(|e| e.unwrap().path()).collect())
+    };
+    let weights = |run: &str| {
+        let step = place.at(run).join("checkpoints/step_1");
+        std::fs::read(step.join("adapter_model.safetensors")).unwrap()
+    };
+    train("--no-tune --output plain").code(0);
+    assert_eq!(files(), Vec::<PathBuf>::new());
+    train("--output tuned").code(0);
+    assert!(weights("plain") == weights("tuned"));
+    let [file] = &files()[..] else {
+        panic!("{:?}", files())
+    };
+    let choices = || -> usize {
+        let table: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        table["choices"].as_array().unwrap().len()
+    };
+    assert!(choices() > 0);
+    std::fs::write(file, "{ \"key\": 3").unwrap();
+    train("--output again").code(0);
+    assert!(weights("plain") == weights("again") && choices() > 0);
+}
+
 #[test]
 fn every_setting_parses_and_flags_win_over_the_file() {
     let place = Place::new();
@@ -559,7 +603,8 @@ fn every_setting_parses_and_flags_win_over_the_file() {
     let line = format!(
         "plan --json {MODELS} {STEP} --config run.toml --advantage grpo-z --loss-type grpo --kl-estimator k1 --epsilon 0.3 \
          --optim adamw_8bit --activation-memory 1GiB --beta 0 --allow-biased-sampling --temperature 0.7 --top-p 0.9 --min-p 0.1 --raw \
-         --rollout-batch 8 --base-dtype bf16 --reward-dtype f16 --template-date 2025-02-03 --max-grad-norm 0"
+         --rollout-batch 8 --base-dtype bf16 --reward-dtype f16 --template-date 2025-02-03 --max-grad-norm 0 \
+         --matmul-precision medium"
     );
     let plan: Value = serde_json::from_str(&place.run(&line).code(0).stdout).unwrap();
     let rows = plan["bytes"].as_object().unwrap();

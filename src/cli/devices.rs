@@ -7,8 +7,10 @@ use super::common::Lines;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterReport, Gpu, GpuOptions, list_adapters};
 use crate::kernels::harness::{Case, Slot};
+use crate::kernels::tune::{self, Choice, Class};
 use crate::kernels::weight::GPU_LANES;
 use crate::kernels::{self, Entry};
+use crate::tensor::DType;
 
 /// List GPU adapters: limits, features, kernel variants, and a self-test of every kernel
 ///
@@ -16,6 +18,7 @@ use crate::kernels::{self, Entry};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tea-wgpu devices
+  tea-wgpu devices --no-self-test --tune
   tea-wgpu devices --json | jq '.adapters[].kind'
   tea-wgpu devices --device llvmpipe")]
 pub(crate) struct Args {
@@ -25,6 +28,9 @@ pub(crate) struct Args {
     /// Only list; run no kernels
     #[arg(long)]
     no_self_test: bool,
+    /// Measure which variants of the matrix products are fastest here, whatever is known, print the times and keep the choice
+    #[arg(long)]
+    tune: bool,
 }
 
 #[derive(Serialize)]
@@ -37,6 +43,8 @@ struct Device {
     /// Kernel → variant.
     variants: Vec<Variant>,
     self_test: Vec<Check>,
+    /// Which variants of the matrix products were found fastest, where that was measured.
+    tuned: Vec<Choice>,
 }
 
 #[derive(Serialize)]
@@ -69,8 +77,8 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     let devices: Vec<Device> = list_adapters()
         .into_iter()
         .filter(|r| only.is_none_or(|i| i == r.index))
-        .map(|report| inspect(report, !args.no_self_test))
-        .collect();
+        .map(|report| inspect(report, !args.no_self_test, args.tune))
+        .collect::<Result<_>>()?;
     let mut out = Lines::new();
     if args.json {
         out.push(&All { adapters: &devices })?;
@@ -90,7 +98,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     ))
 }
 
-fn inspect(report: AdapterReport, test: bool) -> Device {
+fn inspect(report: AdapterReport, test: bool, tune: bool) -> Result<Device> {
     let mut usable = report.unusable.is_none();
     let mut lanes = report.kind.lanes(GPU_LANES);
     let table: Vec<Entry> = kernels::table()
@@ -112,8 +120,8 @@ fn inspect(report: AdapterReport, test: bool) -> Device {
     } else {
         Vec::new()
     };
-    let mut self_test = Vec::new();
-    if usable && test {
+    let (mut self_test, mut tuned) = (Vec::new(), Vec::new());
+    if usable {
         let options = GpuOptions {
             device: Some(report.index.to_string()),
             ..GpuOptions::default()
@@ -121,7 +129,10 @@ fn inspect(report: AdapterReport, test: bool) -> Device {
         match Gpu::open(&options) {
             Ok(gpu) => {
                 lanes = gpu.caps().lanes(GPU_LANES);
-                self_test = table.iter().filter_map(|e| check(&gpu, e)).collect();
+                if test {
+                    self_test = table.iter().filter_map(|e| check(&gpu, e)).collect();
+                }
+                tuned = choices(&gpu, tune)?;
             }
             Err(e) => {
                 self_test.push(Check {
@@ -134,12 +145,63 @@ fn inspect(report: AdapterReport, test: bool) -> Device {
         }
         usable = self_test.iter().all(|c| c.ok);
     }
-    Device {
+    Ok(Device {
         report,
         usable,
         lanes,
         variants,
         self_test,
+        tuned,
+    })
+}
+
+/// What is known of the matrix products' variants, or is measured now: on square weights of 2048, and a rank of 16.
+fn choices(gpu: &Gpu, measure: bool) -> Result<Vec<Choice>> {
+    const SIDE: usize = 2048;
+    const RANK: usize = 16;
+    if !measure {
+        return Ok(tune::file_of(gpu).map_or_else(Vec::new, |file| tune::stored(gpu, &file).choices));
+    }
+    let mut classes = Vec::new();
+    for dtype in [
+        DType::F32,
+        DType::F16,
+        DType::Q8_0,
+        DType::Q4_0,
+        DType::Q4_1,
+        DType::Q4K,
+    ] {
+        classes.extend(Class::forward(dtype, SIDE, SIDE));
+        classes.push(Class::input_gradient(dtype, SIDE, SIDE));
+    }
+    for (n, k) in [(RANK, SIDE), (SIDE, RANK)] {
+        classes.extend(Class::forward(DType::F32, n, k));
+        classes.push(Class::input_gradient(DType::F32, n, k));
+        classes.push(Class::weight_gradient(n, k));
+    }
+    classes.push(Class::weight_gradient(SIDE, SIDE));
+    Ok(tune::retune(gpu, &classes)?.choices)
+}
+
+/// The choices as lines: what was taken, and what the others took.
+fn describe_choices(choices: &[Choice], out: &mut Lines) {
+    if choices.is_empty() {
+        out.text("   matrix products: variants by the table of defaults (measured by train, eval and search, or by devices --tune)");
+        return;
+    }
+    out.text("   matrix products, measured (ms):");
+    for c in choices {
+        let [rows, cols, sum] = c.shape;
+        let times: Vec<String> = c.ms.iter().map(|(name, ms)| format!("{name} {ms:.3}")).collect();
+        out.text(&format!(
+            "     {} {} rows {}, {} ({rows}×{cols}×{sum}): {}; {}",
+            c.op,
+            c.dtype,
+            c.rows,
+            c.width,
+            c.variant,
+            times.join(", ")
+        ));
     }
 }
 
@@ -255,4 +317,5 @@ fn describe(device: &Device, verbose: bool, out: &mut Lines) {
         let all = device.self_test.len();
         out.text(&format!("   self-test: {} of {all} kernels ok", all - failed));
     }
+    describe_choices(&device.tuned, out);
 }

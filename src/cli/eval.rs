@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Globals;
 use super::common::{Lines, SampleFlags};
 use crate::advantage::Alpha;
-use crate::config::Residency;
+use crate::config::{MatmulPrecision, Residency};
 use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
 use crate::eval::checkpoint::Trained;
@@ -114,6 +114,9 @@ struct SamplingArgs {
     /// Date that chat templates see (YYYY-MM-DD)
     #[arg(long, value_name = "DATE")]
     template_date: Option<String>,
+    /// Matrix products in f32 (highest), or with operands rounded to f16 and sums in f32 on cooperative matrices (medium)
+    #[arg(long, value_enum, default_value_t)]
+    matmul_precision: MatmulPrecision,
     /// Element type of the policy: f32, f16, bf16, q8_0, q4_0 (default: f32 where small, else as stored)
     #[arg(long, visible_alias = "dtype")]
     base_dtype: Option<DType>,
@@ -140,7 +143,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
         return finish(args, writer.eval(), alpha);
     }
     interrupt::install_for("finishing the prompts in progress, which are then stored")?;
-    let gpu = globals.open_gpu()?;
+    let gpu = globals.open_gpu_for_long()?;
     let judging = Judging {
         token_budget: args.sampling.token_budget,
         residency: args.sampling.reward_residency,
@@ -196,6 +199,7 @@ impl Args {
         Ok(Request {
             asked: Asked::Flags,
             params: s.draw.params()?,
+            matmul_precision: s.matmul_precision,
             trained: self.trained()?,
             model: self.model.clone(),
             adapter: self.adapter.clone(),

@@ -30,7 +30,8 @@ mod train;
 use clap::{Parser, Subcommand};
 
 use crate::error::Result;
-use crate::gpu::{Gpu, GpuOptions};
+use crate::gpu::{Gpu, GpuOptions, Tune};
+use crate::kernels::tune;
 
 /// Post-train language models for best-of-N on any Vulkan, Metal or DX12 GPU
 #[derive(Debug, Parser)]
@@ -48,6 +49,9 @@ pub(crate) struct Globals {
     /// GPU to run on: an index or part of a name from `tea-wgpu devices` [env: TEA_DEVICE]
     #[arg(long, global = true, value_name = "NAME|INDEX")]
     device: Option<String>,
+    /// Take kernel variants from the table of defaults, not from what was measured on this adapter [env: TEA_TUNE=0]
+    #[arg(long, global = true)]
+    no_tune: bool,
     /// Say more on standard error: -v what is done, -vv details
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
@@ -59,13 +63,38 @@ impl Globals {
         let device = self.device.clone().or_else(|| std::env::var("TEA_DEVICE").ok());
         GpuOptions {
             device,
+            tune: self.tune(Tune::Stored),
             ..GpuOptions::default()
         }
     }
 
-    /// Opens the chosen device.
+    /// `wanted`, unless --no-tune or TEA_TUNE=0 forbid it. A debug build does not tune unless TEA_TUNE=1 asks for it: what tests run
+    /// must depend on no clock and write nothing to the user's cache.
+    fn tune(&self, wanted: Tune) -> Tune {
+        let asked = match std::env::var("TEA_TUNE").as_deref() {
+            Ok("0") => false,
+            Ok("1") => true,
+            _ => !cfg!(debug_assertions),
+        };
+        if asked && !self.no_tune { wanted } else { Tune::Off }
+    }
+
+    /// Opens the chosen device, for a command that is over too soon for measuring to pay.
     pub(crate) fn open_gpu(&self) -> Result<Gpu> {
-        Gpu::open(&self.gpu_options())
+        let gpu = Gpu::open(&self.gpu_options())?;
+        tune::load(&gpu);
+        Ok(gpu)
+    }
+
+    /// Opens the chosen device, for a command that runs long: variants that were never measured here will be.
+    pub(crate) fn open_gpu_for_long(&self) -> Result<Gpu> {
+        let options = GpuOptions {
+            tune: self.tune(Tune::Measure),
+            ..self.gpu_options()
+        };
+        let gpu = Gpu::open(&options)?;
+        tune::load(&gpu);
+        Ok(gpu)
     }
 
     fn start_log(&self) {

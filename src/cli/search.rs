@@ -10,6 +10,7 @@ use super::demo_data::COMPLETION;
 use super::models::ModelFlags;
 use super::search_predict;
 use crate::advantage::Alpha;
+use crate::config::MatmulPrecision;
 use crate::config::TINY;
 use crate::demo;
 use crate::error::{Context, Error, Result};
@@ -66,6 +67,9 @@ enum Command {
 struct SearchArgs {
     #[command(flatten)]
     models: ModelFlags,
+    /// Matrix products in f32 (highest), or with operands rounded to f16 and sums in f32 on cooperative matrices (medium)
+    #[arg(long, value_enum, default_value_t)]
+    matmul_precision: MatmulPrecision,
     /// Take the first P prompts of the file, or this many of the embedded set (default: all; 100 embedded)
     #[arg(long, value_name = "P")]
     num_prompts: Option<usize>,
@@ -252,6 +256,7 @@ impl SearchArgs {
             max_completion_length: length,
             raw: m.raw,
             template_date: m.template_date.to_string(),
+            matmul_precision: self.matmul_precision,
             base_dtype: dtype(m.base_dtype),
             reward_dtype: dtype(m.reward_dtype),
         })
@@ -293,7 +298,8 @@ fn search(globals: &Globals, args: &SearchArgs) -> Result<()> {
     let open = || Store::open(dir, &meta, args.resume);
     let begun = if args.resume { Some(open()?) } else { None };
     interrupt::install_for("finishing the prompts in progress, which are then stored")?;
-    let gpu = globals.open_gpu()?;
+    let gpu = globals.open_gpu_for_long()?;
+    gpu.set_matmul_precision(meta.matmul_precision)?;
     let free = memory::free(&gpu)?;
     let policy = args.policy(&gpu, &records, length)?;
     let mut judge = args.models.judge(&gpu, &meta.reward_model, free)?;

@@ -79,7 +79,7 @@ impl SftArgs {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
         let (config, options) = self.common.resolve()?;
         interrupt::install()?;
-        let outcome = sft::train(&globals.open_gpu()?, config, &options)?;
+        let outcome = sft::train(&globals.open_gpu_for_long()?, config, &options)?;
         summary(&outcome, &["loss"], "examples")
     }
 }
@@ -88,7 +88,7 @@ impl RewardArgs {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
         let (config, options) = self.common.resolve()?;
         interrupt::install()?;
-        let outcome = preference::train(&globals.open_gpu()?, config, &options)?;
+        let outcome = preference::train(&globals.open_gpu_for_long()?, config, &options)?;
         summary(&outcome, &["accuracy", "loss"], "pairs")
     }
 }

@@ -50,7 +50,7 @@ impl Args {
             return dry_run(&sweep, &output);
         }
         interrupt::install()?;
-        let open = || globals.open_gpu();
+        let open = || globals.open_gpu_for_long();
         let mut device = Device::new(&sweep, &open)?;
         let bootstrap = Bootstrap {
             resamples: self.resamples as usize,

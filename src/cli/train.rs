@@ -88,7 +88,7 @@ impl Args {
         let stored = self.resume.then(|| run.config());
         let config = self.settings.resolve(stored.as_deref())?;
         interrupt::install()?;
-        let gpu = globals.open_gpu()?;
+        let gpu = globals.open_gpu_for_long()?;
         let options = RunOptions {
             output: self.output,
             resume: self.resume,

@@ -6,6 +6,7 @@
 mod data_set;
 mod memory;
 mod optim;
+mod precision;
 mod residency;
 mod supervised;
 mod train;
@@ -14,6 +15,7 @@ mod train_flags;
 pub use data_set::DataSet;
 pub use memory::{ActivationMemory, parse_bytes};
 pub use optim::Optim;
+pub use precision::MatmulPrecision;
 pub use residency::Residency;
 pub use supervised::{AdapterShape, Schedule, SupervisedConfig, SupervisedFlags};
 pub use train::TrainConfig;

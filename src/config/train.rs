@@ -2,7 +2,10 @@
 
 use super::memory::one_of;
 use super::train_flags::{KlEstimator, LossType, TrainFlags};
-use super::{ActivationMemory, DataSet, Optim, Residency, TEMPLATE_DATE, TINY, at_least_one, not_negative};
+use super::{
+    ActivationMemory, DataSet, MatmulPrecision, Optim, Residency, TEMPLATE_DATE, TINY, at_least_one,
+    not_negative,
+};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -47,6 +50,8 @@ pub struct TrainConfig {
     pub top_k: u32,
     pub min_p: f64,
     pub allow_biased_sampling: bool,
+    #[serde(default, skip_serializing_if = "MatmulPrecision::is_highest")]
+    pub matmul_precision: MatmulPrecision,
     pub loss_type: LossType,
     pub beta: f64,
     pub kl_estimator: KlEstimator,
@@ -129,6 +134,7 @@ impl TrainFlags {
             top_k: self.top_k.unwrap_or(0),
             min_p: self.min_p.unwrap_or(0.0),
             allow_biased_sampling: self.allow_biased_sampling.unwrap_or(false),
+            matmul_precision: self.matmul_precision.unwrap_or_default(),
             loss_type: self.loss_type.unwrap_or(LossType::DrGrpo),
             beta: self.beta.unwrap_or(0.02),
             kl_estimator: self.kl_estimator.unwrap_or(KlEstimator::K3),

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-use super::{ActivationMemory, DataSet, Optim, Residency};
+use super::{ActivationMemory, DataSet, MatmulPrecision, Optim, Residency};
 
 /// How a sequence's log-probability is weighted in the loss (TRL's `loss_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -110,6 +110,10 @@ pub struct TrainFlags {
     /// How a response's tokens are weighted
     #[arg(long, value_enum)]
     pub loss_type: Option<LossType>,
+    /// Matrix products in f32 (highest), or with operands rounded to f16 and sums in f32 on cooperative matrices (medium): faster
+    /// on GPUs that have them, refused by adapters that have none. Sampling, scoring and training round alike
+    #[arg(long, value_enum)]
+    pub matmul_precision: Option<MatmulPrecision>,
     /// Weight of the KL term
     #[arg(long)]
     pub beta: Option<f64>,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::store::StoredEval;
+use crate::config::MatmulPrecision;
 use crate::error::{Context, Error, Result};
 use crate::text::journal::first_difference;
 
@@ -75,6 +76,9 @@ pub struct EvalMeta {
     /// versions where none was asked for).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_dtype: Option<String>,
+    /// What matrix products of the policy and its judges rounded.
+    #[serde(default, skip_serializing_if = "MatmulPrecision::is_highest")]
+    pub matmul_precision: MatmulPrecision,
     /// Element type of the judge's matrices, in the same way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_dtype: Option<String>,

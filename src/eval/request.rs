@@ -8,7 +8,7 @@ use super::record::Writer;
 use super::run::{Policy, PolicyOptions, Sampling};
 use super::store::{StoredPrompt, VERSION};
 use super::weights::Hashes;
-use crate::config::{Residency, TEMPLATE_DATE, TINY, TrainConfig};
+use crate::config::{MatmulPrecision, Residency, TEMPLATE_DATE, TINY, TrainConfig};
 use crate::demo;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -80,6 +80,8 @@ pub struct Request {
     pub seed: u64,
     /// How tokens are drawn.
     pub params: SampleParams,
+    /// What matrix products may round.
+    pub matmul_precision: MatmulPrecision,
     /// Most tokens in a response.
     pub max_completion_length: Option<usize>,
     /// Do not use chat templates.
@@ -180,6 +182,7 @@ impl Request {
                 .base_dtype
                 .clone()
                 .or_else(|| run.and_then(|c| c.base_dtype.clone())),
+            matmul_precision: self.matmul_precision,
             reward_dtype,
             step: self.trained.as_ref().map(|t| t.step),
             run: self.trained.as_ref().map(Trained::meta),
@@ -282,6 +285,7 @@ impl Job {
         let flag = |name: &str| self.asked.name(name);
         let contents: Vec<PromptContent> = self.prompts.iter().map(StoredPrompt::content).collect();
         let m = &mut self.meta;
+        gpu.set_matmul_precision(m.matmul_precision)?;
         let asked = parse(&flag("--base-dtype"), m.base_dtype.as_deref())?;
         m.base_dtype = name(Source::open_causal(&m.model)?.dtype(asked)?);
         let options = PolicyOptions {

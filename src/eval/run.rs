@@ -115,6 +115,7 @@ impl Policy {
         if let Some(dir) = options.adapter {
             load_adapter(&mut model, dir, false)?;
         }
+        model.tune()?;
         Ok(Self {
             model,
             tokenizer,

@@ -23,6 +23,7 @@ fn meta(prompts: usize, samples: usize, also: bool) -> EvalMeta {
         max_completion_length: 8,
         raw: false,
         template_date: None,
+        matmul_precision: Default::default(),
         base_dtype: None,
         reward_dtype: None,
         also_reward_dtype: None,

@@ -101,8 +101,21 @@ impl AdapterReport {
             && (self.subgroups || !kernel.needs_subgroups)
             && kernel.subgroup_size.is_none_or(|n| self.subgroup_size == (n, n))
             && kernel
+                .subgroups
+                .is_none_or(|n| n * self.subgroup_size.1 <= self.max_invocations.min(256))
+            && kernel
                 .needs_coop
                 .is_none_or(|wanted| self.coop.iter().any(|shape| shape.is(&wanted)))
+    }
+
+    /// The larger side of the cooperative matrices that kernels multiply on here ([`Kernel::coop8`], [`Kernel::coop16`]);
+    /// `None` where neither runs.
+    pub fn coop_side(&self) -> Option<u32> {
+        const SIDES: [(u32, Kernel); 2] = [
+            (16, Kernel::coop16("matmul", &[])),
+            (8, Kernel::coop8("matmul", &[])),
+        ];
+        SIDES.iter().find(|(_, k)| self.runs(k)).map(|(side, _)| *side)
     }
 }
 

@@ -4,10 +4,11 @@ use super::adapters::{self, AdapterReport, DeviceKind};
 use super::buffer::{Buffer, MemoryReport, Tracker};
 use super::pipeline::{Kernel, Pipeline};
 use super::profile::Profile;
+use crate::config::MatmulPrecision;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// How to open a device.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +22,20 @@ pub struct GpuOptions {
     /// Threads in a kernel's workgroup, a power of two from 8 to 256, in place of those by the kind of adapter; `None` takes
     /// the environment's `TEA_LANES`. It lets a CPU adapter run the workgroups that a GPU gets.
     pub lanes: Option<u32>,
+    /// Whether the best kernel variants are looked up or measured.
+    pub tune: Tune,
+}
+
+/// Where choices among kernel variants of equal bits come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Tune {
+    /// From the table of defaults, by the kind of adapter.
+    #[default]
+    Off,
+    /// From what was measured on this adapter earlier, where there is such.
+    Stored,
+    /// As `Stored`; what is missing is measured when a model is loaded.
+    Measure,
 }
 
 /// What kernels may ask of the adapter when they choose a variant.
@@ -90,6 +105,9 @@ pub(super) struct Inner {
     /// Dispatches, copies and clears recorded.
     commands: AtomicU64,
     pub(super) variant: Option<String>,
+    choices: RwLock<HashMap<u64, &'static str>>,
+    tune: Tune,
+    half_products: AtomicBool,
 }
 
 /// An open device. Cheap to clone; every clone is the same device.
@@ -182,6 +200,9 @@ impl Gpu {
             dummies,
             commands: AtomicU64::new(0),
             variant: std::env::var("TEA_VARIANT").ok().filter(|v| !v.is_empty()),
+            choices: RwLock::default(),
+            tune: options.tune,
+            half_products: AtomicBool::new(false),
         })))
     }
 
@@ -363,6 +384,63 @@ impl Gpu {
     /// How many dispatches, copies and clears were recorded since the device was opened.
     pub fn commands_recorded(&self) -> u64 {
         self.0.commands.load(Ordering::Relaxed)
+    }
+
+    /// What matrix products recorded from here on may round. A run sets it before its first one; a new device has `highest`.
+    ///
+    /// # Errors
+    /// The adapter has no cooperative matrices that [`AdapterReport::coop_side`] knows. It is refused rather than ignored, since the
+    /// setting is recorded with what was computed.
+    pub fn set_matmul_precision(&self, precision: MatmulPrecision) -> Result<()> {
+        let half = precision == MatmulPrecision::Medium;
+        if half && self.0.report.coop_side().is_none() {
+            return Err(Error::user(format!(
+                "--matmul-precision medium: adapter {} has no cooperative matrices of 8×8×8 or 16×16×16 with f16 operands and f32 \
+                 sums (`tea-wgpu devices` lists what it has); use --matmul-precision highest, or another adapter with --device",
+                self.0.report.name
+            )));
+        }
+        if half && self.0.caps.kind == DeviceKind::Cpu {
+            log::warn!(
+                "--matmul-precision medium is slower than highest on a CPU adapter, which has no matrix units"
+            );
+        }
+        self.0.half_products.store(half, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What matrix products may round.
+    pub fn matmul_precision(&self) -> MatmulPrecision {
+        match self.0.half_products.load(Ordering::Relaxed) {
+            true => MatmulPrecision::Medium,
+            false => MatmulPrecision::Highest,
+        }
+    }
+
+    /// Whether shaders run without the driver's bounds and loop checks.
+    pub fn trusts_shaders(&self) -> bool {
+        self.0.trusted
+    }
+
+    /// Where choices among kernel variants come from ([`GpuOptions::tune`]).
+    pub fn tune(&self) -> Tune {
+        self.0.tune
+    }
+
+    /// The variant that the environment's `TEA_VARIANT` asks for.
+    pub fn forced_variant(&self) -> Option<&str> {
+        self.0.variant.as_deref()
+    }
+
+    /// The kernel variant that [`set_choices`](Self::set_choices) names for a class of work.
+    pub fn choice(&self, class: u64) -> Option<&'static str> {
+        let choices = self.0.choices.read().unwrap_or_else(PoisonError::into_inner);
+        choices.get(&class).copied()
+    }
+
+    /// Sets the variants that were found best, by class of work, in place of earlier ones.
+    pub fn set_choices(&self, choices: HashMap<u64, &'static str>) {
+        *self.0.choices.write().unwrap_or_else(PoisonError::into_inner) = choices;
     }
 
     /// How many pipelines were built since the device was opened.

@@ -14,7 +14,8 @@ mod recorder;
 
 pub use adapters::{AdapterReport, CoopShape, DeviceKind, list_adapters};
 pub use buffer::{Buffer, MemoryReport};
-pub use device::{Caps, Gpu, GpuOptions};
-pub use pipeline::{Binding, Coop, Kernel, Reflection, reflect};
+pub use device::{Caps, Gpu, GpuOptions, Tune};
+pub use pipeline::{Binding, COOP_SUBGROUPS, Coop, Kernel, Reflection, reflect};
+pub(crate) use pipeline::{cache_dir, write_cache};
 pub use profile::ProfileRow;
 pub use recorder::Recorder;

@@ -33,9 +33,14 @@ pub struct Kernel {
     pub needs_subgroups: bool,
     /// Needs subgroups of exactly this many threads, one workgroup each.
     pub subgroup_size: Option<u32>,
+    /// Needs a workgroup of this many of the adapter's largest subgroups.
+    pub subgroups: Option<u32>,
     /// Needs cooperative matrices of this shape.
     pub needs_coop: Option<Coop>,
 }
+
+/// Subgroups that multiply in a workgroup of [`Kernel::coop8`] and [`Kernel::coop16`].
+pub const COOP_SUBGROUPS: u32 = 4;
 
 impl Kernel {
     /// A kernel that runs on every adapter.
@@ -46,6 +51,7 @@ impl Kernel {
             needs_f16: false,
             needs_subgroups: false,
             subgroup_size: None,
+            subgroups: None,
             needs_coop: None,
         }
     }
@@ -55,6 +61,32 @@ impl Kernel {
         Self {
             needs_subgroups: true,
             subgroup_size: Some(8),
+            ..Self::portable(name, parts)
+        }
+    }
+
+    /// A kernel of 8 × 8 × 8 cooperative matrices, f16 in and f32 sums, in workgroups of four subgroups.
+    pub const fn coop8(name: &'static str, parts: &'static [&'static str]) -> Self {
+        Self::coop(name, parts, 8)
+    }
+
+    /// As [`Kernel::coop8`] with 16 × 16 × 16.
+    pub const fn coop16(name: &'static str, parts: &'static [&'static str]) -> Self {
+        Self::coop(name, parts, 16)
+    }
+
+    const fn coop(name: &'static str, parts: &'static [&'static str], side: u32) -> Self {
+        Self {
+            needs_f16: true,
+            needs_subgroups: true,
+            subgroups: Some(COOP_SUBGROUPS),
+            needs_coop: Some(Coop {
+                m: side,
+                n: side,
+                k: side,
+                ab: "f16",
+                c: "f32",
+            }),
             ..Self::portable(name, parts)
         }
     }
@@ -241,7 +273,7 @@ pub(super) fn open_cache(
         return (None, None);
     }
     let file = wgpu::util::pipeline_cache_key(info)
-        .zip(cache_dir())
+        .zip(cache_dir("pipelines"))
         .map(|(key, dir)| {
             // The driver's version is part of the name: wgpu's key alone does not change with it.
             let version: String = info
@@ -264,12 +296,13 @@ pub(super) fn open_cache(
     (Some(cache), file)
 }
 
-fn cache_dir() -> Option<PathBuf> {
+/// A directory of the user's cache for files of this kind; it need not be there.
+pub(crate) fn cache_dir(kind: &str) -> Option<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|h| Path::new(&h).join(".cache")))
         .or_else(|| std::env::var_os("LOCALAPPDATA").map(PathBuf::from))?;
-    Some(base.join("tea-wgpu").join("pipelines"))
+    Some(base.join("tea-wgpu").join(kind))
 }
 
 /// Best effort: a cache that cannot be written costs time at the next start, nothing else.
@@ -277,12 +310,17 @@ pub(super) fn save_cache(cache: Option<&wgpu::PipelineCache>, file: Option<&Path
     let (Some(data), Some(file)) = (cache.and_then(wgpu::PipelineCache::get_data), file) else {
         return;
     };
+    write_cache(file, &data);
+}
+
+/// Writes a file of the cache whole or not at all; best effort.
+pub(crate) fn write_cache(file: &Path, data: &[u8]) {
     let Some(dir) = file.parent() else { return };
     let temporary = dir.join(format!(".tmp-{}", std::process::id()));
     let written = std::fs::create_dir_all(dir)
         .and_then(|()| std::fs::write(&temporary, data))
         .and_then(|()| std::fs::rename(&temporary, file));
     if let Err(e) = written {
-        log::debug!("pipeline cache not saved to {}: {e}", file.display());
+        log::debug!("not saved to {}: {e}", file.display());
     }
 }

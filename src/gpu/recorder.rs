@@ -46,7 +46,7 @@ impl Recorder {
 
     /// The variant that [`force_variant`](Self::force_variant) or the environment's `TEA_VARIANT` asks for.
     pub fn forced_variant(&self) -> Option<&str> {
-        self.variant.or(self.gpu.0.variant.as_deref())
+        self.variant.or(self.gpu.forced_variant())
     }
 
     fn encoder(&mut self) -> &mut wgpu::CommandEncoder {

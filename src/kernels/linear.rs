@@ -120,7 +120,7 @@ pub fn forward_rows(
     m: usize,
     write: Write,
 ) -> Result<()> {
-    let tile = variants::forward(rec, w.dtype, m);
+    let tile = variants::forward(rec, w.dtype, [m, range.len(), w.cols]);
     let with = Epilogue {
         bias,
         ..Epilogue::default()
@@ -234,7 +234,7 @@ pub fn input_gradient_rows(
             flags: u32::from(!chain) | u32::from(chain && at > 0) << 1,
             alpha: if chain && !last { 1.0 } else { write.alpha },
         };
-        let tile = variants::input_gradient(rec, w.dtype, m);
+        let tile = variants::input_gradient(rec, w.dtype, [m, rows, w.cols]);
         let bindings = [dy.into(), (&shard.buffer).into(), dx.into()];
         dispatch(rec, &tile, &lanes(&tile), &params, &bindings, [pad4(w.cols), m])?;
     }
@@ -283,7 +283,7 @@ pub fn weight_gradient_rows(
             flags: u32::from(write.accumulate),
             alpha: write.alpha,
         };
-        let tile = variants::weight_gradient(rec, rows);
+        let tile = variants::weight_gradient(rec, [m, rows, dw.cols]);
         let bindings = [Binding::from(dy), x.into(), (&shard.buffer).into()];
         dispatch(
             rec,

@@ -3,6 +3,7 @@
 use super::harness::{Case, Gen, Slot, Tol};
 use super::linear::{self, Write};
 use super::linear_fused_cases as fused;
+use super::linear_half::{half, half_columns, half_rows};
 use super::pad4;
 use super::weight::Weight;
 use super::weight_cases::{TestWeight, test_cols};
@@ -64,6 +65,8 @@ struct Shape {
     write: Write,
     /// Size of the activations.
     scale: f32,
+    /// The operands are rounded to f16.
+    half: bool,
 }
 
 impl Shape {
@@ -76,6 +79,7 @@ impl Shape {
             bias: false,
             write: Write::SET,
             scale: 1.0,
+            half: false,
         }
     }
 
@@ -100,6 +104,13 @@ impl Shape {
     /// `terms` products of a value within ±`a` and one within ±`b`: each partial sum is rounded once.
     fn tol(&self, terms: usize, a: f32, b: f32) -> Tol {
         let product = f64::from(a) * f64::from(b) * f64::from(self.write.alpha.abs().max(1.0));
+        if self.half {
+            return Tol {
+                atol: 4.0 * terms as f64 * product / (1 << 24) as f64,
+                rtol: 4.0 / (1 << 24) as f64,
+                why: "products of f16 are exact in f32; matrix units may cut, not round, each sum, and add several at once",
+            };
+        }
         Tol {
             atol: terms as f64 * product / (1 << 24) as f64,
             rtol: 4.0 / (1 << 24) as f64,
@@ -169,6 +180,20 @@ fn few_shapes(dtype: DType) -> Vec<Shape> {
     ]
 }
 
+/// For the kernels that round to f16: the tile's edges, values that overflow f16, and gradients that underflow it.
+fn half_shapes(dtype: DType) -> Vec<Shape> {
+    let [_, _, c, _] = test_cols(dtype);
+    let mut all = few_shapes(dtype);
+    all.extend([1e6, 1e-9].map(|scale| Shape {
+        scale,
+        ..Shape::new(5, 37, c)
+    }));
+    for shape in &mut all {
+        shape.half = true;
+    }
+    all
+}
+
 /// A `rows × cols` activation without its padding, in f64.
 pub(super) fn unpadded(values: &[f32], cols: usize) -> Vec<f64> {
     let rows = values.chunks_exact(pad4(cols));
@@ -224,10 +249,11 @@ fn forward_case(g: &mut Gen, dtype: DType, shape: Shape) -> Case {
             linear::forward_rows(rec, &b[0], &w, range.clone(), bias, &b[3], m, write)
         }),
         expect: Box::new(move || {
-            let w = rows_of(&weight, &shape.range);
+            let w = half(rows_of(&weight, &shape.range), shape.half);
+            let x = half(unpadded(&x, k), shape.half);
             let bias: Vec<f64> = bias.iter().map(|b| f64::from(*b)).collect();
             let mut y = unpadded(&old, width);
-            forward_twin(&unpadded(&x, k), &w, has_bias.then_some(&bias), &mut y, k, write);
+            forward_twin(&x, &w, has_bias.then_some(&bias), &mut y, k, write);
             vec![(3, repadded(&y, width), shape.tol(k, shape.scale, 2.0))]
         }),
     }
@@ -254,8 +280,9 @@ fn input_gradient_case(g: &mut Gen, dtype: DType, shape: Shape) -> Case {
         }),
         expect: Box::new(move || {
             let mut dx = unpadded(&old, k);
-            let w = rows_of(&weight, &shape.range);
-            input_gradient_twin(&unpadded(&dy, width), &w, &mut dx, k, write);
+            let w = half(rows_of(&weight, &shape.range), shape.half);
+            let dy = half_rows(unpadded(&dy, width), width, shape.half);
+            input_gradient_twin(&dy, &w, &mut dx, k, write);
             vec![(2, repadded(&dx, k), shape.tol(width, shape.scale, 2.0))]
         }),
     }
@@ -263,8 +290,14 @@ fn input_gradient_case(g: &mut Gen, dtype: DType, shape: Shape) -> Case {
 
 fn weight_gradient_case(g: &mut Gen, shape: Shape) -> Case {
     let (m, n, k, width) = (shape.m, shape.n, shape.k, shape.range.len());
-    let dy = g.rows(m, width, 1.0);
-    let x = g.rows(m, k, shape.scale);
+    // The one whose range is tested: f16 gradients are scaled into range, activations are cut to it.
+    let (dy_scale, x_scale) = if shape.half {
+        (shape.scale, 1.0)
+    } else {
+        (1.0, shape.scale)
+    };
+    let dy = g.rows(m, width, dy_scale);
+    let x = g.rows(m, k, x_scale);
     let old = g.rows(n, k, 1.0);
     // Rows outside the range keep what they hold, so the output is always read.
     let slots = vec![Slot::input(&dy), Slot::input(&x), Slot::InOut(old.clone())];
@@ -280,7 +313,9 @@ fn weight_gradient_case(g: &mut Gen, shape: Shape) -> Case {
         expect: Box::new(move || {
             let mut dw = unpadded(&old, k);
             let part = &mut dw[shape.range.start * k..shape.range.end * k];
-            weight_gradient_twin(&unpadded(&dy, width), &unpadded(&x, k), part, k, write);
+            let dy = half_columns(unpadded(&dy, width), width, shape.half);
+            let x = half(unpadded(&x, k), shape.half);
+            weight_gradient_twin(&dy, &x, part, k, write);
             vec![(2, repadded(&dw, k), shape.tol(m, shape.scale, 1.0))]
         }),
     }
@@ -289,8 +324,14 @@ fn weight_gradient_case(g: &mut Gen, shape: Shape) -> Case {
 fn forward_cases<const TYPE: usize>(shapes: fn(DType) -> Vec<Shape>) -> Vec<Case> {
     let (dtype, mut g) = (DType::ALL[TYPE], Gen::new(10 + TYPE as u64));
     let case = |shape| forward_case(&mut g, dtype, shape);
-    let mut cases: Vec<Case> = shapes(dtype).into_iter().map(case).collect();
-    cases.extend(fused::epilogue_cases(dtype));
+    let shapes = shapes(dtype);
+    let rounds = shapes.iter().any(|s| s.half);
+    // Only gradients are scaled out of f16's subnormal range, which adapters may flush.
+    let all = shapes.into_iter().filter(|s| !s.half || s.scale >= 1.0);
+    let mut cases: Vec<Case> = all.map(case).collect();
+    if !rounds {
+        cases.extend(fused::epilogue_cases(dtype));
+    }
     cases
 }
 
@@ -325,6 +366,10 @@ forced! {
     input_gradient_portable = input_gradient_cases, shapes, "portable";
     input_gradient_32 = input_gradient_cases, shapes, "subgroup-32";
     input_gradient_tile = input_gradient_cases, few_shapes, "tile-64";
+    forward_coop_8 = forward_cases, half_shapes, "coop-8";
+    forward_coop_16 = forward_cases, half_shapes, "coop-16";
+    input_gradient_coop_8 = input_gradient_cases, half_shapes, "coop-8";
+    input_gradient_coop_16 = input_gradient_cases, half_shapes, "coop-16";
 }
 
 pub(super) fn weight_gradient_portable() -> Vec<Case> {
@@ -337,6 +382,14 @@ pub(super) fn weight_gradient_16() -> Vec<Case> {
 
 pub(super) fn weight_gradient_tile() -> Vec<Case> {
     weight_gradient_cases(few_shapes, "tile-64")
+}
+
+pub(super) fn weight_gradient_coop_8() -> Vec<Case> {
+    weight_gradient_cases(half_shapes, "coop-8")
+}
+
+pub(super) fn weight_gradient_coop_16() -> Vec<Case> {
+    weight_gradient_cases(half_shapes, "coop-16")
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ pub fn forward_with(
     if with.residual.is_some() && with.gate.is_some() {
         return Err(Error::internal("a product with a residual and a gate"));
     }
-    let tile = variants::forward(rec, w.dtype, m);
+    let tile = variants::forward(rec, w.dtype, [m, w.rows, w.cols]);
     let all = (x, w, 0..w.rows);
     let Some(second) = with.lora.filter(|s| !tile.adds_lora() || !is_plain(s.b)) else {
         return product(rec, &tile, all, with, y, m, Write::SET);
@@ -93,7 +93,7 @@ pub fn forward_with(
         ..*with
     };
     product(rec, &tile, all, &first, y, m, Write::SET)?;
-    let tile = variants::forward(rec, second.b.dtype, m);
+    let tile = variants::forward(rec, second.b.dtype, [m, second.b.rows, second.b.cols]);
     let rest = Epilogue {
         gate: with.gate,
         ..Epilogue::default()
@@ -108,7 +108,8 @@ pub fn forward_with(
 /// # Errors
 /// A GPU error.
 pub fn forward_each(rec: &mut Recorder, x: &Buffer, pairs: &[(&Weight, &Buffer)], m: usize) -> Result<()> {
-    if let (Some(tile), [(w0, y0), (w1, y1), rest @ ..]) = (each_tile(rec, m), pairs)
+    if let [(w0, y0), (w1, y1), rest @ ..] = pairs
+        && let Some(tile) = each_tile(rec, [m, w0.rows, w0.cols])
         && rest.len() <= 1
         && pairs
             .iter()
@@ -150,12 +151,12 @@ pub fn forward_each(rec: &mut Recorder, x: &Buffer, pairs: &[(&Weight, &Buffer)]
     Ok(())
 }
 
-/// The kernel for `m` rows of each: that of the variant which one product would take; none where a dispatch each is better.
-fn each_tile(rec: &Recorder, m: usize) -> Option<Tile> {
+/// The kernel for `m` rows of products with W (n, k) each: that of the variant which one product would take; none where a dispatch each is better.
+fn each_tile(rec: &Recorder, [m, n, k]: [usize; 3]) -> Option<Tile> {
     if m > EACH_TO {
         return None;
     }
-    match variants::forward(rec, DType::F32, m).variant {
+    match variants::forward(rec, DType::F32, [m, n, k]).variant {
         PORTABLE => Some(of_portable(rec, &SLICES, 2)),
         "subgroup-1" => Some(of_subgroup(&SLICES_1, 1)),
         "subgroup-4" | "subgroup-16" => Some(of_subgroup(&SLICES_4, 4)),

@@ -1,16 +1,22 @@
 //! Which kernel a matrix product runs on.
 //!
-//! Every variant computes the chain of the portable one, so the choice may depend on the number of rows and changes no bit.
+//! Every variant but `coop-N` computes the chain of the portable one, so the choice may depend on the number of rows and on
+//! what was measured ([`tune`](super::tune)), and changes no bit.
 //! * `subgroup-N` takes N rows a workgroup of eight threads that are one subgroup: on a CPU adapter a value that all lanes
 //!   read is a load and a bounds check each time, a broadcast between registers is neither.
 //! * `tile-64` takes 64 × 64 outputs a workgroup, 8 × 8 a thread, with both operands in workgroup memory: on a GPU a value
 //!   from memory then meets 64 others.
 //! * `gemv-8` takes up to 8 rows by 32 columns: a decode step reads and dequantises each weight once.
+//! * `coop-8` and `coop-16` take 64 × 64 outputs a workgroup on cooperative matrices of that side. They round their operands to
+//!   f16 and add in the matrix unit's order, which is the same for every row: other bits than the chain's, so they are taken for
+//!   all products or for none ([`MatmulPrecision`]).
 
 use super::Entry;
 use super::linear_cases as cases;
+use super::tune::Class;
 use super::weight::{ByType, of, weight_entries, weight_kernels};
-use crate::gpu::{DeviceKind, Gpu, Kernel, Recorder};
+use crate::config::MatmulPrecision;
+use crate::gpu::{COOP_SUBGROUPS, DeviceKind, Gpu, Kernel, Recorder};
 use crate::tensor::DType;
 
 static FORWARD: ByType = weight_kernels!(
@@ -87,6 +93,58 @@ static WEIGHT_GRADIENT_16: Kernel = Kernel::subgroup8(
     &[include_str!("../../shaders/linear_weight_gradient_subgroup.wgsl")],
 );
 
+static FORWARD_COOP_8: ByType = weight_kernels!(
+    coop8,
+    "linear_forward_coop_8",
+    [
+        "linear_forward_coop.wgsl",
+        "coop_tile.wgsl",
+        "coop_8.wgsl",
+        "linear_params.wgsl",
+        "linear_output.wgsl"
+    ]
+);
+static FORWARD_COOP_16: ByType = weight_kernels!(
+    coop16,
+    "linear_forward_coop_16",
+    [
+        "linear_forward_coop.wgsl",
+        "coop_tile.wgsl",
+        "coop_16.wgsl",
+        "linear_params.wgsl",
+        "linear_output.wgsl"
+    ]
+);
+static INPUT_GRADIENT_COOP_8: ByType = weight_kernels!(
+    coop8,
+    "linear_input_gradient_coop_8",
+    ["linear_input_gradient_coop.wgsl", "coop_tile.wgsl", "coop_8.wgsl"]
+);
+static INPUT_GRADIENT_COOP_16: ByType = weight_kernels!(
+    coop16,
+    "linear_input_gradient_coop_16",
+    [
+        "linear_input_gradient_coop.wgsl",
+        "coop_tile.wgsl",
+        "coop_16.wgsl"
+    ]
+);
+static WEIGHT_GRADIENT_COOP_8: Kernel = Kernel::coop8(
+    "linear_weight_gradient_coop_8",
+    &[
+        include_str!("../../shaders/linear_weight_gradient_coop.wgsl"),
+        include_str!("../../shaders/shared/coop_tile.wgsl"),
+        include_str!("../../shaders/shared/coop_8.wgsl"),
+    ],
+);
+static WEIGHT_GRADIENT_COOP_16: Kernel = Kernel::coop16(
+    "linear_weight_gradient_coop_16",
+    &[
+        include_str!("../../shaders/linear_weight_gradient_coop.wgsl"),
+        include_str!("../../shaders/shared/coop_tile.wgsl"),
+        include_str!("../../shaders/shared/coop_16.wgsl"),
+    ],
+);
 static WEIGHT_GRADIENT_TILE: Kernel = Kernel::portable(
     "linear_weight_gradient_tile",
     &[
@@ -97,19 +155,26 @@ static WEIGHT_GRADIENT_TILE: Kernel = Kernel::portable(
 
 /// The variant every op has.
 pub(super) const PORTABLE: &str = "portable";
+/// The ops, by the names of their kernels.
+pub const OPS: [&str; 3] = [FORWARD_OP, INPUT_GRADIENT_OP, WEIGHT_GRADIENT_OP];
+pub(super) const FORWARD_OP: &str = "linear_forward";
+pub(super) const INPUT_GRADIENT_OP: &str = "linear_input_gradient";
+pub(super) const WEIGHT_GRADIENT_OP: &str = "linear_weight_gradient";
 /// Forward's variants, by name.
-const FORWARD_VARIANTS: [&str; 6] = [
+const FORWARD_VARIANTS: [&str; 8] = [
     PORTABLE,
     "subgroup-1",
     "subgroup-4",
     "subgroup-16",
     "gemv-8",
     "tile-64",
+    "coop-8",
+    "coop-16",
 ];
 /// The input gradient's variants, by name.
-const INPUT_GRADIENT_VARIANTS: [&str; 3] = [PORTABLE, "subgroup-32", "tile-64"];
+const INPUT_GRADIENT_VARIANTS: [&str; 5] = [PORTABLE, "subgroup-32", "tile-64", "coop-8", "coop-16"];
 /// The weight gradient's variants, by name.
-const WEIGHT_GRADIENT_VARIANTS: [&str; 3] = [PORTABLE, "subgroup-16", "tile-64"];
+const WEIGHT_GRADIENT_VARIANTS: [&str; 5] = [PORTABLE, "subgroup-16", "tile-64", "coop-8", "coop-16"];
 
 /// Rows of y or dx from which a GPU takes `tile-64`. This and [`WEIGHT_TILE_FROM`] are guesses, made without a GPU at hand:
 /// a tile's idle rows cost arithmetic, two passes of `gemv-8` cost a second read of W.
@@ -118,21 +183,41 @@ const TILE_FROM: usize = 16;
 /// which would leave three quarters of a tile idle, stays with it.
 const WEIGHT_TILE_FROM: usize = 32;
 
-/// The variants of a linear op (`linear_forward`, `linear_input_gradient`, `linear_weight_gradient`) that this adapter runs,
-/// by name, the portable one first; empty for another op.
-pub fn variants(gpu: &Gpu, op: &str) -> Vec<&'static str> {
-    let all: &[&'static str] = match op {
-        "linear_forward" => &FORWARD_VARIANTS,
-        "linear_input_gradient" => &INPUT_GRADIENT_VARIANTS,
-        "linear_weight_gradient" => &WEIGHT_GRADIENT_VARIANTS,
+/// An op's variants, by name; none for another op.
+fn named(op: &str) -> &'static [&'static str] {
+    match op {
+        FORWARD_OP => &FORWARD_VARIANTS,
+        INPUT_GRADIENT_OP => &INPUT_GRADIENT_VARIANTS,
+        WEIGHT_GRADIENT_OP => &WEIGHT_GRADIENT_VARIANTS,
         _ => &[],
-    };
-    all.iter().copied().filter(|name| runs(gpu, name)).collect()
+    }
+}
+
+/// The variants of a linear op ([`OPS`]) that this adapter runs, by name, the portable one first; empty for another op.
+pub fn variants(gpu: &Gpu, op: &str) -> Vec<&'static str> {
+    let all = named(op).iter().copied();
+    all.filter(|name| runs(gpu, name)).collect()
+}
+
+/// Those of [`variants`] that give the portable kernel's bits.
+pub fn exact_variants(gpu: &Gpu, op: &str) -> Vec<&'static str> {
+    let all = variants(gpu, op).into_iter();
+    all.filter(|name| is_exact(name)).collect()
+}
+
+fn is_exact(variant: &str) -> bool {
+    !variant.starts_with("coop-")
 }
 
 /// All kernels of a variant ask the same of an adapter.
 fn runs(gpu: &Gpu, variant: &str) -> bool {
-    !variant.starts_with("subgroup-") || gpu.report().runs(&WEIGHT_GRADIENT_16)
+    let kernel = match variant {
+        "coop-8" => &WEIGHT_GRADIENT_COOP_8,
+        "coop-16" => &WEIGHT_GRADIENT_COOP_16,
+        _ if variant.starts_with("subgroup-") => &WEIGHT_GRADIENT_16,
+        _ => return true,
+    };
+    gpu.report().runs(kernel)
 }
 
 /// A kernel and the tile of the output that one of its workgroups computes.
@@ -171,42 +256,60 @@ impl Tile {
     }
 }
 
-/// The variant to run: the one that is forced if it is among the op's `choices`, else the best by the kind of adapter (the
-/// portable one where the lanes are forced, since the others fix them).
-fn choose(
-    rec: &Recorder,
-    choices: &[&'static str],
-    on_cpu: &'static str,
-    on_gpu: &'static str,
-) -> &'static str {
-    let caps = rec.gpu().caps();
+/// The variant to run: the one that is forced if it is among the op's; the cooperative one where the precision allows it; the
+/// portable one where the lanes are forced, since the others fix them; the one that measuring found best; else the best guess by
+/// the kind of adapter.
+fn choose(rec: &Recorder, class: &Class) -> &'static str {
+    let gpu = rec.gpu();
     let forced = rec
         .forced_variant()
-        .and_then(|name| choices.iter().copied().find(|c| *c == name));
-    let best = match caps.kind {
-        _ if caps.forced_lanes.is_some() => PORTABLE,
-        DeviceKind::Cpu => on_cpu,
-        _ => on_gpu,
-    };
-    let name = forced.unwrap_or(best);
-    if runs(rec.gpu(), name) { name } else { PORTABLE }
+        .and_then(|name| named(class.op).iter().copied().find(|c| *c == name));
+    let name = forced.or_else(|| of_precision(gpu)).unwrap_or_else(|| {
+        if gpu.caps().forced_lanes.is_some() {
+            return PORTABLE;
+        }
+        let tuned = gpu.choice(class.key()).filter(|name| is_exact(name));
+        tuned.unwrap_or_else(|| default_of(gpu.caps().kind, class))
+    });
+    if runs(gpu, name) { name } else { PORTABLE }
 }
 
-/// `y (m, n)`: the tile for `m` rows.
-pub(super) fn forward(rec: &Recorder, dtype: DType, m: usize) -> Tile {
-    let on_cpu = match m {
-        0..=2 => "subgroup-1",
-        3..=8 => "subgroup-4",
-        _ => "subgroup-16",
-    };
-    let on_gpu = if m < TILE_FROM { "gemv-8" } else { "tile-64" };
-    let name = choose(rec, &FORWARD_VARIANTS, on_cpu, on_gpu);
+/// What `medium` takes for every product; a device that is set to it has one of the two.
+fn of_precision(gpu: &Gpu) -> Option<&'static str> {
+    match (gpu.matmul_precision(), gpu.report().coop_side()) {
+        (MatmulPrecision::Medium, Some(16)) => Some("coop-16"),
+        (MatmulPrecision::Medium, Some(_)) => Some("coop-8"),
+        _ => None,
+    }
+}
+
+/// The table of defaults, for an adapter on which nothing was measured.
+pub(super) fn default_of(kind: DeviceKind, class: &Class) -> &'static str {
+    let on_cpu = kind == DeviceKind::Cpu;
+    match (class.op, class.rows) {
+        (FORWARD_OP, 0..=2) if on_cpu => "subgroup-1",
+        (FORWARD_OP, 3..=8) if on_cpu => "subgroup-4",
+        (FORWARD_OP, _) if on_cpu => "subgroup-16",
+        (FORWARD_OP, rows) if rows < TILE_FROM => "gemv-8",
+        (INPUT_GRADIENT_OP, _) if on_cpu => "subgroup-32",
+        (INPUT_GRADIENT_OP, rows) if rows < TILE_FROM => PORTABLE,
+        (WEIGHT_GRADIENT_OP, _) if on_cpu => "subgroup-16",
+        (WEIGHT_GRADIENT_OP, rows) if rows < WEIGHT_TILE_FROM => PORTABLE,
+        _ => "tile-64",
+    }
+}
+
+/// `y (m, n)` with W (n, k) of `dtype`.
+pub(super) fn forward(rec: &Recorder, dtype: DType, [m, n, k]: [usize; 3]) -> Tile {
+    let name = choose(rec, &Class::new(FORWARD_OP, dtype, [m, n, k]));
     let tile = match name {
         "subgroup-1" => of_subgroup(of(&FORWARD_1, dtype), 1),
         "subgroup-4" => of_subgroup(of(&FORWARD_4, dtype), 4),
         "subgroup-16" => of_subgroup(of(&FORWARD_16, dtype), 16),
         "gemv-8" => of_tile(of(&FORWARD_GEMV, dtype), 8, 32),
         "tile-64" => of_tile(of(&FORWARD_TILE, dtype), 64, 64),
+        "coop-8" => of_coop(rec, of(&FORWARD_COOP_8, dtype)),
+        "coop-16" => of_coop(rec, of(&FORWARD_COOP_16, dtype)),
         _ => of_portable(rec, of(&FORWARD, dtype), 2),
     };
     Tile {
@@ -215,25 +318,27 @@ pub(super) fn forward(rec: &Recorder, dtype: DType, m: usize) -> Tile {
     }
 }
 
-/// `dx (m, k)`: the tile for `m` rows.
-pub(super) fn input_gradient(rec: &Recorder, dtype: DType, m: usize) -> Tile {
-    let on_gpu = if m < TILE_FROM { PORTABLE } else { "tile-64" };
-    match choose(rec, &INPUT_GRADIENT_VARIANTS, "subgroup-32", on_gpu) {
+/// `dx (m, k)` with W (n, k) of `dtype`.
+pub(super) fn input_gradient(rec: &Recorder, dtype: DType, [m, n, k]: [usize; 3]) -> Tile {
+    match choose(rec, &Class::new(INPUT_GRADIENT_OP, dtype, [m, k, n])) {
         "subgroup-32" => Tile {
             rows_first: true,
             ..of_subgroup(of(&INPUT_GRADIENT_32, dtype), 32)
         },
         "tile-64" => of_tile(of(&INPUT_GRADIENT_TILE, dtype), 64, 64),
+        "coop-8" => of_coop(rec, of(&INPUT_GRADIENT_COOP_8, dtype)),
+        "coop-16" => of_coop(rec, of(&INPUT_GRADIENT_COOP_16, dtype)),
         _ => of_portable(rec, of(&INPUT_GRADIENT, dtype), 4),
     }
 }
 
-/// `dw (n, k)`: the tile for `n` rows.
-pub(super) fn weight_gradient(rec: &Recorder, n: usize) -> Tile {
-    let on_gpu = if n < WEIGHT_TILE_FROM { PORTABLE } else { "tile-64" };
-    match choose(rec, &WEIGHT_GRADIENT_VARIANTS, "subgroup-16", on_gpu) {
+/// `dw (n, k)` from `m` rows.
+pub(super) fn weight_gradient(rec: &Recorder, [m, n, k]: [usize; 3]) -> Tile {
+    match choose(rec, &Class::new(WEIGHT_GRADIENT_OP, DType::F32, [n, k, m])) {
         "subgroup-16" => of_subgroup(&WEIGHT_GRADIENT_16, 16),
         "tile-64" => of_tile(&WEIGHT_GRADIENT_TILE, 64, 64),
+        "coop-8" => of_coop(rec, &WEIGHT_GRADIENT_COOP_8),
+        "coop-16" => of_coop(rec, &WEIGHT_GRADIENT_COOP_16),
         _ => of_portable(rec, &WEIGHT_GRADIENT, 4),
     }
 }
@@ -272,11 +377,19 @@ pub(super) fn of_tile(kernel: &'static Kernel, rows: usize, cols: usize) -> Tile
     }
 }
 
+fn of_coop(rec: &Recorder, kernel: &'static Kernel) -> Tile {
+    Tile {
+        lanes: Some((COOP_SUBGROUPS * rec.gpu().report().subgroup_size.1) as usize),
+        ..of_tile(kernel, 64, 64)
+    }
+}
+
 /// The kernels of all variants, each with the cases that force it.
 pub(super) fn entries() -> Vec<Entry> {
     let entry = |kernel, cases| Entry { kernel, cases };
     use cases::{
-        forward_1, forward_4, forward_16, forward_gemv, forward_portable, forward_tile, input_gradient_32,
+        forward_1, forward_4, forward_16, forward_coop_8, forward_coop_16, forward_gemv, forward_portable,
+        forward_tile, input_gradient_32, input_gradient_coop_8, input_gradient_coop_16,
         input_gradient_portable, input_gradient_tile,
     };
     weight_entries!(FORWARD, forward_portable)
@@ -285,13 +398,19 @@ pub(super) fn entries() -> Vec<Entry> {
         .chain(weight_entries!(FORWARD_16, forward_16))
         .chain(weight_entries!(FORWARD_GEMV, forward_gemv))
         .chain(weight_entries!(FORWARD_TILE, forward_tile))
+        .chain(weight_entries!(FORWARD_COOP_8, forward_coop_8))
+        .chain(weight_entries!(FORWARD_COOP_16, forward_coop_16))
         .chain(weight_entries!(INPUT_GRADIENT, input_gradient_portable))
         .chain(weight_entries!(INPUT_GRADIENT_32, input_gradient_32))
         .chain(weight_entries!(INPUT_GRADIENT_TILE, input_gradient_tile))
+        .chain(weight_entries!(INPUT_GRADIENT_COOP_8, input_gradient_coop_8))
+        .chain(weight_entries!(INPUT_GRADIENT_COOP_16, input_gradient_coop_16))
         .chain([
             entry(&WEIGHT_GRADIENT, cases::weight_gradient_portable),
             entry(&WEIGHT_GRADIENT_16, cases::weight_gradient_16),
             entry(&WEIGHT_GRADIENT_TILE, cases::weight_gradient_tile),
+            entry(&WEIGHT_GRADIENT_COOP_8, cases::weight_gradient_coop_8),
+            entry(&WEIGHT_GRADIENT_COOP_16, cases::weight_gradient_coop_16),
         ])
         .collect()
 }
@@ -312,17 +431,13 @@ mod tests {
     fn a_forced_variant_is_the_one_that_runs() {
         let gpu = Gpu::open(&Default::default()).unwrap();
         let mut rec = Recorder::new(&gpu);
-        for op in [
-            "linear_forward",
-            "linear_input_gradient",
-            "linear_weight_gradient",
-        ] {
+        for op in OPS {
             for variant in variants(&gpu, op) {
                 rec.force_variant(Some(variant));
                 let tile = match op {
-                    "linear_forward" => forward(&rec, DType::Q8_0, 100),
-                    "linear_input_gradient" => input_gradient(&rec, DType::Q8_0, 100),
-                    _ => weight_gradient(&rec, 100),
+                    FORWARD_OP => forward(&rec, DType::Q8_0, [100; 3]),
+                    INPUT_GRADIENT_OP => input_gradient(&rec, DType::Q8_0, [100; 3]),
+                    _ => weight_gradient(&rec, [100; 3]),
                 };
                 let rest = tile.kernel.name.strip_prefix(op).unwrap();
                 let words: Vec<&str> = rest.split('_').collect();
@@ -332,10 +447,17 @@ mod tests {
                     variant != PORTABLE,
                     "{op} {variant}: {rest}"
                 );
-                let special = ["subgroup", "tile", "gemv"].iter().any(|w| words.contains(w));
+                let special = ["subgroup", "tile", "gemv", "coop"]
+                    .iter()
+                    .any(|w| words.contains(w));
                 assert_eq!(special, variant != PORTABLE, "{op} {variant}: {rest}");
-                if let Some(rows) = variant.split('-').nth(1) {
-                    assert_eq!(tile.rows.to_string(), rows, "{op} {variant}");
+                if let Some(number) = variant.split('-').nth(1) {
+                    let size = match word {
+                        // The side of its matrices.
+                        "coop" => tile.kernel.needs_coop.unwrap().m.to_string(),
+                        _ => tile.rows.to_string(),
+                    };
+                    assert_eq!(size, number, "{op} {variant}");
                 }
             }
         }
@@ -361,7 +483,7 @@ mod tests {
                 DeviceKind::Cpu => "linear_forward_f32",
                 _ => "linear_forward_tile_f32",
             };
-            let kernel = forward(&rec, DType::F32, 100).kernel.name;
+            let kernel = forward(&rec, DType::F32, [100; 3]).kernel.name;
             assert_eq!(kernel, name);
         }
     }

@@ -23,6 +23,7 @@ pub mod linear;
 mod linear_cases;
 pub mod linear_fused;
 mod linear_fused_cases;
+mod linear_half;
 pub mod linear_variants;
 pub mod philox;
 pub mod quant;
@@ -32,6 +33,7 @@ pub mod rope;
 mod rope_cases;
 pub mod rows;
 pub mod sample;
+pub mod tune;
 pub mod weight;
 pub mod weight_cases;
 

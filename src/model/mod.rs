@@ -29,6 +29,7 @@ pub mod source;
 pub mod spec;
 pub mod store;
 pub mod stream;
+mod tuning;
 mod watch;
 pub mod workspace;
 

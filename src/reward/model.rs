@@ -87,6 +87,7 @@ impl RewardModel {
             );
         }
         let model = source.load_reward(gpu, dtype, positions, options.adapter, streamed)?;
+        model.tune()?;
         let ws = Workspace::new(gpu, &model.spec, shape(options.token_budget, rank(&model)))?;
         Ok(Self {
             name: source.name,

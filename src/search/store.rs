@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::estimate::Predictor;
 use super::line::Line;
 use crate::advantage::Alpha;
+use crate::config::MatmulPrecision;
 use crate::error::{Context, Error, Result};
 use crate::model::save::write_atomic;
 use crate::text::journal;
@@ -71,6 +72,9 @@ pub struct SearchMeta {
     pub raw: bool,
     /// The date that chat templates saw.
     pub template_date: String,
+    /// What matrix products of the policy and the judge rounded.
+    #[serde(default, skip_serializing_if = "MatmulPrecision::is_highest")]
+    pub matmul_precision: MatmulPrecision,
     /// Element type asked for the policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_dtype: Option<String>,

@@ -113,6 +113,7 @@ impl<'a> Device<'a> {
             samples: e.samples.unwrap_or(if c.model == TINY { 64 } else { 256 }),
             seed: e.seed.unwrap_or(1),
             params: SampleParams::PLAIN,
+            matmul_precision: c.matmul_precision,
             max_completion_length: Some(c.max_completion_length),
             raw: c.raw,
             template_date: Some(c.template_date.clone()),

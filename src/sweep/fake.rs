@@ -53,6 +53,7 @@ fn save(dir: &Path, name: &str, step: u64, best: Option<Best>) {
         data_position: step,
         seed: 1,
         device: "none".into(),
+        matmul_precision: Default::default(),
         best,
         data: None,
     };
@@ -184,6 +185,7 @@ pub(super) fn write_eval(dir: &Path, gain: f64, prompts: usize) {
         max_completion_length: 8,
         raw: false,
         template_date: None,
+        matmul_precision: Default::default(),
         base_dtype: None,
         reward_dtype: None,
         also_reward_dtype: None,

@@ -7,6 +7,7 @@
 use super::data::Identity;
 use super::moments;
 use super::selection::Best;
+use crate::config::MatmulPrecision;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::params::{LoraShape, Model};
@@ -35,6 +36,9 @@ pub struct TrainerState {
     pub seed: u64,
     /// The adapter that wrote it: bit-exact resumption is promised on the same device only.
     pub device: String,
+    /// What matrix products rounded.
+    #[serde(default, skip_serializing_if = "MatmulPrecision::is_highest")]
+    pub matmul_precision: MatmulPrecision,
     /// The best checkpoint so far, where checkpoints are selected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
@@ -342,12 +346,20 @@ pub fn load(
     Ok(state)
 }
 
-/// Refuses to go on from a checkpoint of another seed, and says where bits may differ.
+/// Refuses to go on from a checkpoint of another seed or precision, and says where bits may differ.
 fn continues(state: &TrainerState, seed: u64, gpu: &Gpu) -> Result<()> {
     if state.seed != seed {
         return Err(Error::user(format!(
             "--resume: the run was started with --seed {}, not {seed}",
             state.seed
+        )));
+    }
+    let (had, has) = (state.matmul_precision, gpu.matmul_precision());
+    if had != has {
+        return Err(Error::user(format!(
+            "--resume: the run was started with --matmul-precision {}, not {}",
+            had.name(),
+            has.name()
         )));
     }
     let device = &gpu.report().name;

@@ -43,6 +43,7 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
     memory::fits(&job.plan(cap)?, have, LOWER)?;
     RunDir::check(&options.output, options.resume, options.overwrite)?;
     let toml = job.config.to_toml()?;
+    gpu.set_matmul_precision(job.config.matmul_precision)?;
     let (model, reference) = job.policy(gpu)?;
     let mut reward = job.reward(gpu)?;
     let ws = Workspace::new(gpu, &model.spec, job.shape()?)?;
@@ -88,6 +89,7 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
                 data_position: done * job.config.prompts_per_step as u64,
                 seed: job.config.seed,
                 device: gpu.report().name.clone(),
+                matmul_precision: gpu.matmul_precision(),
                 best: selection.as_ref().and_then(Selection::best),
                 data: Some(data.clone()),
             };

@@ -28,6 +28,7 @@ fn state(best: Option<Best>) -> TrainerState {
         data_position: 8,
         seed: 1,
         device: "d".into(),
+        matmul_precision: Default::default(),
         best,
         data: None,
     }

@@ -209,9 +209,11 @@ impl Job {
                 None
             };
             model.train_base()?;
+            model.tune()?;
             return Ok((model, reference));
         };
         model.new_adapter(&shape, self.config.seed, true)?;
+        model.tune()?;
         Ok((model, None))
     }
 

@@ -203,6 +203,7 @@ impl<E: Example> Job<E> {
         let mut model = source.load(gpu, dtype, self.data.most(E::longest), score)?;
         let Some(shape) = &self.lora else {
             model.train_base()?;
+            model.tune()?;
             return Ok(model);
         };
         match &self.start {
@@ -212,6 +213,7 @@ impl<E: Example> Job<E> {
         if scored {
             model.train_score()?;
         }
+        model.tune()?;
         Ok(model)
     }
 }
@@ -298,6 +300,7 @@ pub fn run<E: Example>(
                 data_position: position,
                 seed: c.seed,
                 device: model.gpu.report().name.clone(),
+                matmul_precision: model.gpu.matmul_precision(),
                 best: None,
                 data: Some(data.clone()),
             };

@@ -69,7 +69,9 @@ fn a_step_of_the_embedded_models_is_measured() {
         let row = rows.iter().find(|r| r["test"] == test.as_str());
         assert!(row.is_some_and(|r| r["value"].as_f64().unwrap() > 0.0), "{phase}");
     }
-    let rules = rows.iter().filter(|r| r["test"] == "advantages of 10000 groups of 64");
+    let rules = rows
+        .iter()
+        .filter(|r| r["test"] == "advantages of 10000 groups of 64");
     assert!(rules.count() > 8, "{rows:?}");
     let refused = "train --model tiny --batch 0";
     bench(refused).refused(&["--batch"]);

@@ -184,7 +184,11 @@ fn case(op: &'static str, p: Product) -> BenchCase {
         flops: 2.0 * (m * n * k) as f64,
         bytes,
         memory: bytes,
-        rate: Rate::F32,
+        rate: if p.variant.starts_with("coop-") {
+            Rate::Coop
+        } else {
+            Rate::F32
+        },
         build: Box::new(move |gpu| match op {
             "linear_forward" => forward(gpu, &p),
             "linear_input_gradient" => input_gradient(gpu, &p),
