@@ -184,3 +184,7 @@ impl Reward for RewardModel {
         Ok(rewards)
     }
 }
+
+#[cfg(test)]
+#[path = "model_tests.rs"]
+mod tests;

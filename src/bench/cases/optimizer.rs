@@ -7,6 +7,7 @@ use crate::bench::variants::{VariantName, forced, variants};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::adamw::{self, AdamW, AdamWArgs, NormScratch};
+use crate::kernels::adamw_8bit::{self, AdamW8bitArgs};
 use crate::kernels::group_advantage::{GroupBuffers, GroupReducer, twin};
 use crate::kernels::harness::Gen;
 use crate::model::params::LoraShape;
@@ -28,6 +29,9 @@ pub(super) fn cases(wanted: &Wanted<'_>) -> Vec<BenchCase> {
         let n = adapter_bytes(&model.spec(), &lora) as usize / 4;
         for variant in variants(wanted.gpu, "adamw", None) {
             out.push(adamw_case(model.name, n, variant));
+        }
+        for variant in variants(wanted.gpu, "adamw_8bit", None) {
+            out.push(adamw_8bit_case(model.name, n, variant));
         }
     }
     for rule in Rule::ALL.iter().filter(|r| r.trains()) {
@@ -92,6 +96,62 @@ fn adamw_case(model: &str, n: usize, variant: VariantName) -> BenchCase {
                         let (mut p, mut m, mut v) = ([f64::from(param[i])], [0.0], [0.0]);
                         let g = [f64::from(grad[i])];
                         adamw::step_twin(&mut p, &g, &mut m, &mut v, squares.sqrt(), AdamW::DEFAULT);
+                        worst.add(one(gpu, &result, i)?, p[0]);
+                    }
+                    Ok(worst.relative())
+                }),
+            })
+        }),
+    }
+}
+
+/// A first step with 8-bit moments over one tensor of an adapter's size.
+fn adamw_8bit_case(model: &str, n: usize, variant: VariantName) -> BenchCase {
+    BenchCase {
+        op: "adamw_8bit",
+        variant,
+        dtype: None,
+        model: model.into(),
+        phase: Phase::Training,
+        shape: format!("{n} weights of a rank-16 adapter"),
+        flops: 40.0 * n as f64,
+        bytes: 16.0 * n as f64, // parameter read and written, gradient read, two codes read and written
+        memory: 10.0 * n as f64,
+        rate: Rate::F32,
+        build: Box::new(move |gpu| {
+            let mut g = Gen::new(n as u64);
+            let (param, grad) = (g.uniform(n, 1.0), g.uniform(n, 0.01));
+            let result = gpu.upload("bench", &param)?;
+            let b = [
+                result.clone(),
+                gpu.upload("bench", &grad)?,
+                output(gpu, n / 4)?,
+                output(gpu, n / 4)?,
+                output(gpu, 2 * n.div_ceil(adamw_8bit::BLOCK))?,
+                gpu.upload("bench", &[1.0f32])?,
+            ];
+            Ok(Prepared {
+                record: Box::new(move |rec| {
+                    let args = AdamW8bitArgs {
+                        param: &b[0],
+                        grad: &b[1],
+                        m: &b[2],
+                        v: &b[3],
+                        scales: &b[4],
+                        norm: &b[5],
+                        tensor: 0,
+                        first: 0,
+                    };
+                    forced(rec, variant, |rec| {
+                        adamw_8bit::step(rec, &args, n, AdamW::DEFAULT)
+                    })
+                }),
+                check: Box::new(move |gpu| {
+                    let mut worst = Worst::default();
+                    for i in [0, n / 3, n / 2, n - 1] {
+                        // From moments of 0 the first step is that of f32 ones.
+                        let (mut p, mut m, mut v) = ([f64::from(param[i])], [0.0], [0.0]);
+                        adamw::step_twin(&mut p, &[f64::from(grad[i])], &mut m, &mut v, 1.0, AdamW::DEFAULT);
                         worst.add(one(gpu, &result, i)?, p[0]);
                     }
                     Ok(worst.relative())
