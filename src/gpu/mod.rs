@@ -7,6 +7,7 @@
 
 mod adapters;
 mod buffer;
+mod choices;
 mod device;
 mod pipeline;
 mod profile;

@@ -13,145 +13,17 @@
 
 use super::Entry;
 use super::linear_cases as cases;
+use super::linear_kernels::{
+    FORWARD, FORWARD_1, FORWARD_4, FORWARD_16, FORWARD_COOP_8, FORWARD_COOP_16, FORWARD_GEMV, FORWARD_TILE,
+    INPUT_GRADIENT, INPUT_GRADIENT_32, INPUT_GRADIENT_COOP_8, INPUT_GRADIENT_COOP_16, INPUT_GRADIENT_TILE,
+    WEIGHT_GRADIENT, WEIGHT_GRADIENT_16, WEIGHT_GRADIENT_COOP_8, WEIGHT_GRADIENT_COOP_16,
+    WEIGHT_GRADIENT_TILE,
+};
 use super::tune::Class;
-use super::weight::{ByType, of, weight_entries, weight_kernels};
+use super::weight::{of, weight_entries};
 use crate::config::MatmulPrecision;
 use crate::gpu::{COOP_SUBGROUPS, DeviceKind, Gpu, Kernel, Recorder};
 use crate::tensor::DType;
-
-static FORWARD: ByType = weight_kernels!(
-    portable,
-    "linear_forward",
-    ["linear_forward.wgsl", "linear_params.wgsl", "linear_output.wgsl"]
-);
-static FORWARD_1: ByType = weight_kernels!(
-    subgroup8,
-    "linear_forward_subgroup_1",
-    [
-        "linear_forward_subgroup.wgsl",
-        "rows_forward_1.wgsl",
-        "linear_params.wgsl",
-        "linear_output.wgsl"
-    ]
-);
-static FORWARD_4: ByType = weight_kernels!(
-    subgroup8,
-    "linear_forward_subgroup_4",
-    [
-        "linear_forward_subgroup.wgsl",
-        "rows_forward_4.wgsl",
-        "linear_params.wgsl",
-        "linear_output.wgsl"
-    ]
-);
-static FORWARD_16: ByType = weight_kernels!(
-    subgroup8,
-    "linear_forward_subgroup_16",
-    [
-        "linear_forward_subgroup.wgsl",
-        "rows_forward_16.wgsl",
-        "linear_params.wgsl",
-        "linear_output.wgsl"
-    ]
-);
-static FORWARD_GEMV: ByType = weight_kernels!(
-    portable,
-    "linear_forward_gemv",
-    [
-        "linear_forward_gemv.wgsl",
-        "linear_params.wgsl",
-        "linear_output.wgsl"
-    ]
-);
-static FORWARD_TILE: ByType = weight_kernels!(
-    portable,
-    "linear_forward_tile",
-    [
-        "linear_forward_tile.wgsl",
-        "tile_64.wgsl",
-        "linear_params.wgsl",
-        "linear_output.wgsl"
-    ]
-);
-static INPUT_GRADIENT: ByType = weight_kernels!("linear_input_gradient", "linear_input_gradient.wgsl");
-static INPUT_GRADIENT_32: ByType = weight_kernels!(
-    subgroup8,
-    "linear_input_gradient_subgroup",
-    ["linear_input_gradient_subgroup.wgsl"]
-);
-static INPUT_GRADIENT_TILE: ByType = weight_kernels!(
-    portable,
-    "linear_input_gradient_tile",
-    ["linear_input_gradient_tile.wgsl", "tile_64.wgsl"]
-);
-static WEIGHT_GRADIENT: Kernel = Kernel::portable(
-    "linear_weight_gradient",
-    &[include_str!("../../shaders/linear_weight_gradient.wgsl")],
-);
-static WEIGHT_GRADIENT_16: Kernel = Kernel::subgroup8(
-    "linear_weight_gradient_subgroup",
-    &[include_str!("../../shaders/linear_weight_gradient_subgroup.wgsl")],
-);
-
-static FORWARD_COOP_8: ByType = weight_kernels!(
-    coop8,
-    "linear_forward_coop_8",
-    [
-        "linear_forward_coop.wgsl",
-        "coop_tile.wgsl",
-        "coop_8.wgsl",
-        "linear_params.wgsl",
-        "linear_output.wgsl"
-    ]
-);
-static FORWARD_COOP_16: ByType = weight_kernels!(
-    coop16,
-    "linear_forward_coop_16",
-    [
-        "linear_forward_coop.wgsl",
-        "coop_tile.wgsl",
-        "coop_16.wgsl",
-        "linear_params.wgsl",
-        "linear_output.wgsl"
-    ]
-);
-static INPUT_GRADIENT_COOP_8: ByType = weight_kernels!(
-    coop8,
-    "linear_input_gradient_coop_8",
-    ["linear_input_gradient_coop.wgsl", "coop_tile.wgsl", "coop_8.wgsl"]
-);
-static INPUT_GRADIENT_COOP_16: ByType = weight_kernels!(
-    coop16,
-    "linear_input_gradient_coop_16",
-    [
-        "linear_input_gradient_coop.wgsl",
-        "coop_tile.wgsl",
-        "coop_16.wgsl"
-    ]
-);
-static WEIGHT_GRADIENT_COOP_8: Kernel = Kernel::coop8(
-    "linear_weight_gradient_coop_8",
-    &[
-        include_str!("../../shaders/linear_weight_gradient_coop.wgsl"),
-        include_str!("../../shaders/shared/coop_tile.wgsl"),
-        include_str!("../../shaders/shared/coop_8.wgsl"),
-    ],
-);
-static WEIGHT_GRADIENT_COOP_16: Kernel = Kernel::coop16(
-    "linear_weight_gradient_coop_16",
-    &[
-        include_str!("../../shaders/linear_weight_gradient_coop.wgsl"),
-        include_str!("../../shaders/shared/coop_tile.wgsl"),
-        include_str!("../../shaders/shared/coop_16.wgsl"),
-    ],
-);
-static WEIGHT_GRADIENT_TILE: Kernel = Kernel::portable(
-    "linear_weight_gradient_tile",
-    &[
-        include_str!("../../shaders/linear_weight_gradient_tile.wgsl"),
-        include_str!("../../shaders/shared/tile_64.wgsl"),
-    ],
-);
 
 /// The variant every op has.
 pub(super) const PORTABLE: &str = "portable";

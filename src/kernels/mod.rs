@@ -24,6 +24,7 @@ mod linear_cases;
 pub mod linear_fused;
 mod linear_fused_cases;
 mod linear_half;
+mod linear_kernels;
 pub mod linear_variants;
 pub mod philox;
 pub mod quant;

@@ -27,7 +27,7 @@ pub struct Session<'a> {
     pub true_score: bool,
 }
 
-/// Rounds fill the sampler this many times, so that few sequences run in waves that are not full.
+/// Rounds fill the sampler this many times, so that few steps run with empty places.
 const WAVES: usize = 2;
 
 impl Session<'_> {
