@@ -12,7 +12,7 @@ impl Gpu {
     /// What matrix products recorded from here on may round. A run sets it before its first one; a new device has `highest`.
     ///
     /// # Errors
-    /// The adapter has no cooperative matrices that [`AdapterReport::coop_side`] knows. It is refused rather than ignored, since the
+    /// The adapter has no cooperative matrices that [`AdapterReport::coop_side`](super::AdapterReport::coop_side) knows. It is refused rather than ignored, since the
     /// setting is recorded with what was computed.
     pub fn set_matmul_precision(&self, precision: MatmulPrecision) -> Result<()> {
         let half = precision == MatmulPrecision::Medium;
@@ -45,7 +45,7 @@ impl Gpu {
         self.0.trusted
     }
 
-    /// Where choices among kernel variants come from ([`GpuOptions::tune`]).
+    /// Where choices among kernel variants come from ([`GpuOptions::tune`](super::GpuOptions::tune)).
     pub fn tune(&self) -> Tune {
         self.0.tune
     }
