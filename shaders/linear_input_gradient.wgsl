@@ -1,23 +1,9 @@
 // dx (M, K) = alpha · dy (M, N) · W (N, K) [+ dx]
-// Appended: a shared/weight_*.wgsl part with `weight4`.
+// Appended: shared/linear_input_gradient_params.wgsl, a shared/weight_*.wgsl part with `weight4`.
 // One chain of fused multiply-adds along N in ascending order: the bits do not depend on M.
 // A workgroup is 8 rows by LANES groups of four columns.
 
 override LANES: u32 = 8u;
-
-struct Params {
-    m: u32,
-    n: u32,
-    k4: u32,         // K / 4, rounded up
-    dy_stride: u32,  // vec4s
-    dx_stride: u32,  // vec4s
-    dy_offset: u32,  // column of dy that meets this weight's first row; a multiple of 4
-    w_section: u32,
-    w_row: u32,      // first row of the weight to use
-    flags: u32,      // 1: add to dx, 2: the chain goes on from dx
-    alpha: f32,
-}
-var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> dx: array<vec4<f32>>;

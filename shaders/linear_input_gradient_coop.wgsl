@@ -1,21 +1,8 @@
 // dx (M, K) = alpha · dy (M, N) · W (N, K) [+ dx] on cooperative matrices: dy and W rounded to f16, sums in f32.
-// Appended: shared/coop_tile.wgsl, shared/coop_8.wgsl or coop_16.wgsl with `main`, a shared/weight_*.wgsl part with `weight4`.
+// Appended: shared/linear_input_gradient_params.wgsl, coop_tile.wgsl, coop_8.wgsl or coop_16.wgsl with `main`, and a
+// weight_*.wgsl part with `weight4`.
 enable f16;
 enable wgpu_cooperative_matrix;
-
-struct Params {
-    m: u32,
-    n: u32,
-    k4: u32,         // K / 4, rounded up
-    dy_stride: u32,  // vec4s
-    dx_stride: u32,  // vec4s
-    dy_offset: u32,  // column of dy that meets this weight's first row; a multiple of 4
-    w_section: u32,
-    w_row: u32,      // first row of the weight to use
-    flags: u32,      // 1: add to dx, 2: the sum goes on from dx
-    alpha: f32,
-}
-var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> dx: array<vec4<f32>>;

@@ -1,23 +1,10 @@
 // dx (M, K) = alpha · dy (M, N) · W (N, K) [+ dx], for subgroups of exactly LANES (8) threads.
-// Appended: a shared/weight_*.wgsl part with `weight4`.
+// Appended: shared/linear_input_gradient_params.wgsl, a shared/weight_*.wgsl part with `weight4`.
 // A workgroup is 32 rows by LANES groups of four columns, and workgroups of the same columns follow each other: their part
 // of W stays in the cache. Each lane loads one of the next eight values of a row of dy; they are broadcast one after another. The chain of every output is that of linear_input_gradient.wgsl, bit for bit: past
 // the end of N it adds zeros.
 
 override LANES: u32 = 8u;
-struct Params {
-    m: u32,
-    n: u32,
-    k4: u32,         // K / 4, rounded up
-    dy_stride: u32,  // vec4s
-    dx_stride: u32,  // vec4s
-    dy_offset: u32,  // column of dy that meets this weight's first row; a multiple of 4
-    w_section: u32,
-    w_row: u32,      // first row of the weight to use
-    flags: u32,      // 1: add to dx, 2: the chain goes on from dx
-    alpha: f32,
-}
-var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> dy: array<f32>;
 @group(0) @binding(2) var<storage, read_write> dx: array<vec4<f32>>;

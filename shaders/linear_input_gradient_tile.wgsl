@@ -1,20 +1,6 @@
 // dx (M, K) = alpha · dy (M, N) · W (N, K) [+ dx], in tiles of 64 × 64 through workgroup memory, for GPUs.
-// Appended: shared/tile_64.wgsl with `main`, a shared/weight_*.wgsl part with `weight4`.
+// Appended: shared/linear_input_gradient_params.wgsl, shared/tile_64.wgsl with `main`, a shared/weight_*.wgsl part with `weight4`.
 // The chain of every output is that of linear_input_gradient.wgsl, bit for bit: past the end of N it adds zeros.
-
-struct Params {
-    m: u32,
-    n: u32,
-    k4: u32,         // K / 4, rounded up
-    dy_stride: u32,  // vec4s
-    dx_stride: u32,  // vec4s
-    dy_offset: u32,  // column of dy that meets this weight's first row; a multiple of 4
-    w_section: u32,
-    w_row: u32,      // first row of the weight to use
-    flags: u32,      // 1: add to dx, 2: the chain goes on from dx
-    alpha: f32,
-}
-var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> dx: array<vec4<f32>>;

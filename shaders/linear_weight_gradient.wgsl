@@ -1,21 +1,9 @@
 // dw (N, K) = alpha · dyᵀ (N, M) · x (M, K) [+ dw]
+// Appended: shared/linear_weight_gradient_params.wgsl.
 // One chain of fused multiply-adds along M in ascending order.
 // A workgroup is 8 rows of dw by LANES groups of four columns; reads of dy are uniform.
 
 override LANES: u32 = 8u;
-
-struct Params {
-    m: u32,
-    n: u32,
-    k4: u32,         // K / 4, rounded up
-    dy_stride: u32,  // vec4s
-    x_stride: u32,   // vec4s
-    dy_offset: u32,  // column of dy that meets dw's first row; a multiple of 4
-    dw_row: u32,     // first row of dw to write
-    flags: u32,      // 1: add to dw
-    alpha: f32,
-}
-var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;

@@ -57,25 +57,41 @@ pub(super) static FORWARD_TILE: ByType = weight_kernels!(
         "linear_output.wgsl"
     ]
 );
-pub(super) static INPUT_GRADIENT: ByType =
-    weight_kernels!("linear_input_gradient", "linear_input_gradient.wgsl");
+pub(super) static INPUT_GRADIENT: ByType = weight_kernels!(
+    portable,
+    "linear_input_gradient",
+    ["linear_input_gradient.wgsl", "linear_input_gradient_params.wgsl"]
+);
 pub(super) static INPUT_GRADIENT_32: ByType = weight_kernels!(
     subgroup8,
     "linear_input_gradient_subgroup",
-    ["linear_input_gradient_subgroup.wgsl"]
+    [
+        "linear_input_gradient_subgroup.wgsl",
+        "linear_input_gradient_params.wgsl"
+    ]
 );
 pub(super) static INPUT_GRADIENT_TILE: ByType = weight_kernels!(
     portable,
     "linear_input_gradient_tile",
-    ["linear_input_gradient_tile.wgsl", "tile_64.wgsl"]
+    [
+        "linear_input_gradient_tile.wgsl",
+        "tile_64.wgsl",
+        "linear_input_gradient_params.wgsl"
+    ]
 );
 pub(super) static WEIGHT_GRADIENT: Kernel = Kernel::portable(
     "linear_weight_gradient",
-    &[include_str!("../../shaders/linear_weight_gradient.wgsl")],
+    &[
+        include_str!("../../shaders/linear_weight_gradient.wgsl"),
+        include_str!("../../shaders/shared/linear_weight_gradient_params.wgsl"),
+    ],
 );
 pub(super) static WEIGHT_GRADIENT_16: Kernel = Kernel::subgroup8(
     "linear_weight_gradient_subgroup",
-    &[include_str!("../../shaders/linear_weight_gradient_subgroup.wgsl")],
+    &[
+        include_str!("../../shaders/linear_weight_gradient_subgroup.wgsl"),
+        include_str!("../../shaders/shared/linear_weight_gradient_params.wgsl"),
+    ],
 );
 
 pub(super) static FORWARD_COOP_8: ByType = weight_kernels!(
@@ -103,7 +119,12 @@ pub(super) static FORWARD_COOP_16: ByType = weight_kernels!(
 pub(super) static INPUT_GRADIENT_COOP_8: ByType = weight_kernels!(
     coop8,
     "linear_input_gradient_coop_8",
-    ["linear_input_gradient_coop.wgsl", "coop_tile.wgsl", "coop_8.wgsl"]
+    [
+        "linear_input_gradient_coop.wgsl",
+        "coop_tile.wgsl",
+        "coop_8.wgsl",
+        "linear_input_gradient_params.wgsl"
+    ]
 );
 pub(super) static INPUT_GRADIENT_COOP_16: ByType = weight_kernels!(
     coop16,
@@ -111,13 +132,15 @@ pub(super) static INPUT_GRADIENT_COOP_16: ByType = weight_kernels!(
     [
         "linear_input_gradient_coop.wgsl",
         "coop_tile.wgsl",
-        "coop_16.wgsl"
+        "coop_16.wgsl",
+        "linear_input_gradient_params.wgsl"
     ]
 );
 pub(super) static WEIGHT_GRADIENT_COOP_8: Kernel = Kernel::coop8(
     "linear_weight_gradient_coop_8",
     &[
         include_str!("../../shaders/linear_weight_gradient_coop.wgsl"),
+        include_str!("../../shaders/shared/linear_weight_gradient_params.wgsl"),
         include_str!("../../shaders/shared/coop_tile.wgsl"),
         include_str!("../../shaders/shared/coop_8.wgsl"),
     ],
@@ -126,6 +149,7 @@ pub(super) static WEIGHT_GRADIENT_COOP_16: Kernel = Kernel::coop16(
     "linear_weight_gradient_coop_16",
     &[
         include_str!("../../shaders/linear_weight_gradient_coop.wgsl"),
+        include_str!("../../shaders/shared/linear_weight_gradient_params.wgsl"),
         include_str!("../../shaders/shared/coop_tile.wgsl"),
         include_str!("../../shaders/shared/coop_16.wgsl"),
     ],
@@ -134,6 +158,7 @@ pub(super) static WEIGHT_GRADIENT_TILE: Kernel = Kernel::portable(
     "linear_weight_gradient_tile",
     &[
         include_str!("../../shaders/linear_weight_gradient_tile.wgsl"),
+        include_str!("../../shaders/shared/linear_weight_gradient_params.wgsl"),
         include_str!("../../shaders/shared/tile_64.wgsl"),
     ],
 );
