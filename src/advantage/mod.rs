@@ -15,6 +15,7 @@ pub mod cat_bon;
 pub mod chow;
 pub mod grpo;
 pub mod grpo_z;
+mod last;
 pub mod oracle;
 pub mod pareto;
 pub mod pkpo;

@@ -9,6 +9,7 @@
 //! `V_N = λ₁ + κ_L(ξ)·λ₂`, `κ_L(ξ) = (2−ξ)·((1−ξ)·G(ξ) − 1)`: κ_L does for λ₂ what κ does for the standard deviation.
 
 use super::alpha::Alpha;
+use super::last::Last;
 use super::tail::{normal_isf, normal_pdf, normal_sf};
 
 /// Factors of the product over j that are taken one by one; the others enter through power sums.
@@ -31,8 +32,15 @@ pub struct ParetoCurve {
 }
 
 impl ParetoCurve {
-    /// The curve of best-of-`n` (at least 1) with a tail of share α.
+    /// The curve of best-of-`n` (at least 1) with a tail of share α. A thread remembers its last one.
     pub fn new(alpha: Alpha, n: u64) -> Self {
+        thread_local! {
+            static LAST: Last<(Alpha, u64), ParetoCurve> = const { Last::new() };
+        }
+        LAST.with(|last| last.get((alpha, n), || Self::compute(alpha, n)))
+    }
+
+    fn compute(alpha: Alpha, n: u64) -> Self {
         let direct = n.min(DIRECT);
         let power = |k: usize| k as i32 + 1;
         Self {
@@ -138,6 +146,13 @@ pub fn shape_of(skewness: f64) -> f64 {
 
 /// L-skewness of the normal law's upper-α tail (0.248 at α = 0.2): the shape that Gaussian rewards have.
 pub fn gaussian_skewness(alpha: Alpha) -> f64 {
+    thread_local! {
+        static LAST: Last<Alpha, f64> = const { Last::new() };
+    }
+    LAST.with(|last| last.get(alpha, || integrate_skewness(alpha)))
+}
+
+fn integrate_skewness(alpha: Alpha) -> f64 {
     // By parts, E[r·v^j | r ≥ z] is (φ(z) − j·∫φ² v^(j−1)/α dy)/α with v = S/α; Gauss and Legendre's five points on
     // each of 64 pieces of [z, z + 9], beyond which φ² is below 1e-35.
     const PIECES: u32 = 64;

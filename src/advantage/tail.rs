@@ -4,11 +4,10 @@
 //! the rewards is Gaussian, the expected best of N is `V_N ≈ μ + κ(α, N)·s`, with μ and s the mean and standard
 //! deviation of the rewards above the upper-α quantile.
 
-use std::cell::Cell;
-
 use serde::Serialize;
 
 use super::alpha::Alpha;
+use super::last::Last;
 use crate::error::{Error, Result};
 
 /// Density of the standard normal law.
@@ -70,18 +69,12 @@ pub fn normal_isf(p: f64) -> f64 {
 /// share one.
 pub fn expected_max_normal(n: u64) -> f64 {
     thread_local! {
-        static LAST: Cell<(u64, f64)> = const { Cell::new((1, 0.0)) };
+        static LAST: Last<u64, f64> = const { Last::new() };
     }
     if n <= 1 {
         return 0.0;
     }
-    let (known, value) = LAST.get();
-    if known == n {
-        return value;
-    }
-    let value = integrate_max_normal(n);
-    LAST.set((n, value));
-    value
+    LAST.with(|last| last.get(n, || integrate_max_normal(n)))
 }
 
 fn integrate_max_normal(n: u64) -> f64 {
