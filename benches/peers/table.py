@@ -45,13 +45,8 @@ def verdict(ratio, found):
     return "aim" if ratio >= aim else "floor" if ratio >= floor else "BELOW"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ours", nargs="+", required=True, help="files of `tea-wgpu bench … -o jsonl`")
-    parser.add_argument("--peers", nargs="+", required=True, help="files of the peers' scripts")
-    args = parser.parse_args()
-    ours = [r for path in args.ours for r in rows.read(path) if not r.get("skipped")]
-    peers = [r for path in args.peers for r in rows.read(path)]
+def show(ours, peers):
+    """Prints the table; rows of a peer that have none of ours are named on standard error."""
     print("| work | peer | on | peer's | ours | unit | ours/peer (speed) | floor | aim | |")
     print("| --- | --- | --- | --: | --: | --- | --: | --: | --: | --- |")
     unmatched = []
@@ -69,6 +64,16 @@ def main():
             )
     for p in unmatched:
         print(f"no row of ours for {p['peer']}: {p['test']} {p['variant']}", file=sys.stderr)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ours", nargs="+", required=True, help="files of `tea-wgpu bench … -o jsonl`")
+    parser.add_argument("--peers", nargs="+", required=True, help="files of the peers' scripts")
+    args = parser.parse_args()
+    ours = [r for path in args.ours for r in rows.read(path) if not r.get("skipped")]
+    peers = [r for path in args.peers for r in rows.read(path)]
+    show(ours, peers)
 
 
 if __name__ == "__main__":
