@@ -68,6 +68,7 @@ fn steps(c: &mut Criterion) {
         token_budget: 2048,
         no_checkpointing: true,
         activation_memory: None,
+        dtype: Default::default(),
         optim: Default::default(),
         reference: false,
     };

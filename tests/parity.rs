@@ -96,6 +96,7 @@ impl Golden {
             rank: 5,
             backward,
             kept_blocks,
+            half: false,
             vocabulary_head,
         };
         Workspace::new(&self.gpu, &self.spec, shape).unwrap()

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::process::{Command, Output};
-use tea_wgpu::config::{ActivationMemory, Optim, Residency, TrainConfig, TrainFlags};
+use tea_wgpu::config::{ActivationMemory, FloatDtype, Optim, Residency, TrainConfig, TrainFlags};
 use tea_wgpu::gpu::{Gpu, GpuOptions};
 use tea_wgpu::model::forward::KvCache;
 use tea_wgpu::model::load::Source;
@@ -63,17 +63,20 @@ fn shape(rank: usize, backward: bool, kept_blocks: usize) -> Shape {
         rank,
         backward,
         kept_blocks,
+        half: false,
         vocabulary_head: true,
     }
 }
 
 #[test]
 fn training_an_adapter_takes_what_the_plan_says() {
-    for (name, kept, optim) in [
-        ("llama_gqa", 1, Optim::Adamw),
-        ("llama_gqa_f16", 9, Optim::Adamw8bit),
-        ("qwen2_bias", 1, Optim::Adamw8bit),
-        ("qwen3_qknorm", 2, Optim::Adamw),
+    for (name, kept, half, optim) in [
+        ("llama_gqa", 1, false, Optim::Adamw),
+        ("llama_gqa_f16", 9, false, Optim::Adamw8bit),
+        ("llama_gqa", 9, true, Optim::Adamw8bit),
+        ("qwen2_bias", 1, false, Optim::Adamw8bit),
+        ("qwen3_qknorm", 2, true, Optim::Adamw),
+        ("qwen3_qknorm", 2, false, Optim::Adamw),
     ] {
         let (source, gpu) = (golden(name), device());
         let lora = LoraShape {
@@ -83,14 +86,18 @@ fn training_an_adapter_takes_what_the_plan_says() {
         };
         let mut model = source.load(&gpu, None, 64, None).unwrap();
         model.new_adapter(&lora, 1, true).unwrap();
+        let wanted = Shape {
+            half,
+            ..shape(5, true, kept)
+        };
         let settings = Settings { optim, ..SETTINGS };
         let _optimizer = Optimizer::new(&gpu, model.trainable(), settings).unwrap();
-        let _ws = Workspace::new(&gpu, &model.spec, shape(5, true, kept)).unwrap();
+        let _ws = Workspace::new(&gpu, &model.spec, wanted).unwrap();
         let _cache = KvCache::new(&model, 200).unwrap();
 
         let mut plan = Plan::model(&source, None, 64).unwrap();
         plan.extend("", &Plan::adapter(&source.spec, &lora, optim));
-        plan.extend("", &Plan::workspace(&source.spec, shape(5, true, kept)));
+        plan.extend("", &Plan::workspace(&source.spec, wanted));
         plan.extend("", &Plan::kv_cache(&source.spec, 200));
         compare(&gpu, &plan);
         // Exact where no scratch is shared.
@@ -184,8 +191,9 @@ fn the_peak_of_a_run_is_within_5_percent_of_its_plan() {
             f.activation_memory = Some(ActivationMemory::Bytes(SOME));
         }),
         ("q4_0 base", "q4_0", "q4_0", |f| f.lora_rank = Some(5)),
-        ("q8_0 base, activations kept", "q8_0", "q4_0", |f| {
+        ("q8_0 base, activations kept as f16", "q8_0", "q4_0", |f| {
             f.no_checkpointing = Some(true);
+            f.dtype = Some(FloatDtype::Float16);
             f.token_budget = Some(64);
         }),
         ("streamed judge", "f32", "f32", |f| {

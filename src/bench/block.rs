@@ -22,6 +22,7 @@ pub fn run(policy: &Policy, sequences: usize, length: usize, repetitions: usize)
         rank: 0,
         backward: true,
         kept_blocks: usize::MAX,
+        half: false,
         vocabulary_head: false,
     };
     let ws = Workspace::new(&model.gpu, &model.spec, shape)?;

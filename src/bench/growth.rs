@@ -174,6 +174,7 @@ mod tests {
             token_budget: 64,
             no_checkpointing: true,
             activation_memory: None,
+            dtype: Default::default(),
             optim: Default::default(),
             reference: false,
         }

@@ -4,7 +4,7 @@ use super::memory::{self, Held};
 use super::output::Row;
 use super::policy::{Policy, at_least_one};
 use super::timing::{Clock, median};
-use crate::config::{ActivationMemory, Optim, Schedule};
+use crate::config::{ActivationMemory, FloatDtype, Optim, Schedule};
 use crate::error::{Error, Result};
 use crate::gpu::Recorder;
 use crate::kernels::sample::SampleParams;
@@ -35,6 +35,8 @@ pub struct Settings {
     pub no_checkpointing: bool,
     /// What activations may take, in place of one block's.
     pub activation_memory: Option<ActivationMemory>,
+    /// Element type of the activations that are kept.
+    pub dtype: FloatDtype,
     /// The optimiser.
     pub optim: Optim,
     /// Score the reference policy, as a run with β > 0 does.
@@ -78,6 +80,7 @@ impl Settings {
             rank,
             backward: true,
             kept_blocks: 1,
+            half: self.dtype.is_half(),
             vocabulary_head: true,
         };
         let keeping = Keeping {
@@ -184,6 +187,7 @@ impl<'a> Stage<'a> {
                 rank: 0,
                 backward: false,
                 kept_blocks: 1,
+                half: false,
                 vocabulary_head: false,
             };
             Workspace::new(gpu, &r.model.spec, shape).map(|ws| (r, ws))
@@ -338,11 +342,12 @@ pub fn run(policy: &Policy, s: &Settings, reward: Option<&Policy>, sample: bool)
         n if n == spec.num_layers => "activations kept".to_string(),
         n => format!("activations of {n} of {} blocks kept", spec.num_layers),
     };
+    let half = if s.dtype.is_half() { " as f16" } else { "" };
     let optim = match s.optim {
         Optim::Adamw => String::new(),
         other => format!(", {}", other.name()),
     };
-    let variant = format!("r{}, {checkpointing}{optim}", policy.rank());
+    let variant = format!("r{}, {checkpointing}{half}{optim}", policy.rank());
     let whole = median(&steps.iter().map(Phases::total).collect::<Vec<f64>>());
     let mut rows = Vec::new();
     let mut push = |phase: &str, samples: Vec<f64>, tokens: usize| {

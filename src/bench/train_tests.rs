@@ -15,6 +15,7 @@ fn settings() -> Settings {
         token_budget: 20,
         no_checkpointing: false,
         activation_memory: None,
+        dtype: Default::default(),
         optim: Default::default(),
         reference: true,
     }

@@ -77,6 +77,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
         rank,
         backward: true,
         kept_blocks: 1,
+        half: false,
         vocabulary_head: true,
     };
     let ws = Workspace::new(&gpu, &model.spec, shape)?;

@@ -73,6 +73,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
         rank,
         backward: false,
         kept_blocks: 1,
+        half: false,
         vocabulary_head: true,
     };
     let ws = Workspace::new(&gpu, &model.spec, shape)?;

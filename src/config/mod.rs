@@ -4,6 +4,7 @@
 //! The resolved settings are written beside a run's results.
 
 mod data_set;
+mod float;
 mod memory;
 mod optim;
 mod precision;
@@ -13,6 +14,7 @@ mod train;
 mod train_flags;
 
 pub use data_set::DataSet;
+pub use float::FloatDtype;
 pub use memory::{ActivationMemory, parse_bytes};
 pub use optim::Optim;
 pub use precision::MatmulPrecision;

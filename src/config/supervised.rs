@@ -1,7 +1,7 @@
 //! Settings of `sft` and `reward`.
 
 use super::memory::one_of;
-use super::{ActivationMemory, Optim, TEMPLATE_DATE, at_least_one, not_negative};
+use super::{ActivationMemory, FloatDtype, Optim, TEMPLATE_DATE, at_least_one, not_negative};
 use crate::error::{Context, Error, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -100,6 +100,10 @@ pub struct SupervisedFlags {
     /// block's)
     #[arg(long, value_name = "SIZE|auto", conflicts_with = "no_checkpointing")]
     pub activation_memory: Option<ActivationMemory>,
+    /// Element type of the activations that are kept for backward passes (--no-checkpointing, --activation-memory): float32, or
+    /// float16, which takes a third of the memory and rounds what gradients are computed from (default float32)
+    #[arg(long, value_enum)]
+    pub dtype: Option<FloatDtype>,
     /// Element type of the frozen weights: f32, f16, bf16, q8_0, q4_0 (default: the largest of f32, the stored type and q8_0
     /// that fits, where the free memory is known; a GGUF file's blocks stay as they are)
     #[arg(long)]
@@ -149,6 +153,8 @@ pub struct SupervisedConfig {
     pub no_checkpointing: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activation_memory: Option<ActivationMemory>,
+    #[serde(default, skip_serializing_if = "FloatDtype::is_float32")]
+    pub dtype: FloatDtype,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_dtype: Option<String>,
     pub raw: bool,
@@ -194,6 +200,7 @@ impl SupervisedFlags {
             max_length: self.max_length.unwrap_or(1024),
             no_checkpointing: self.no_checkpointing.unwrap_or(false),
             activation_memory: self.activation_memory,
+            dtype: self.dtype.unwrap_or_default(),
             base_dtype: self.base_dtype,
             raw: self.raw.unwrap_or(false),
             template_date: self.template_date.unwrap_or_else(|| TEMPLATE_DATE.into()),

@@ -3,8 +3,8 @@
 use super::memory::one_of;
 use super::train_flags::{KlEstimator, LossType, TrainFlags};
 use super::{
-    ActivationMemory, DataSet, MatmulPrecision, Optim, Residency, TEMPLATE_DATE, TINY, at_least_one,
-    not_negative,
+    ActivationMemory, DataSet, FloatDtype, MatmulPrecision, Optim, Residency, TEMPLATE_DATE, TINY,
+    at_least_one, not_negative,
 };
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,8 @@ pub struct TrainConfig {
     pub no_checkpointing: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activation_memory: Option<ActivationMemory>,
+    #[serde(default, skip_serializing_if = "FloatDtype::is_float32")]
+    pub dtype: FloatDtype,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_dtype: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,6 +161,7 @@ impl TrainFlags {
             rollout_batch: self.rollout_batch.unwrap_or(256),
             no_checkpointing: self.no_checkpointing.unwrap_or(false),
             activation_memory: self.activation_memory,
+            dtype: self.dtype.unwrap_or_default(),
             base_dtype: self.base_dtype,
             reward_dtype: self.reward_dtype,
             reward_residency: self.reward_residency.unwrap_or_default(),

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-use super::{ActivationMemory, DataSet, MatmulPrecision, Optim, Residency};
+use super::{ActivationMemory, DataSet, FloatDtype, MatmulPrecision, Optim, Residency};
 
 /// How a sequence's log-probability is weighted in the loss (TRL's `loss_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -186,6 +186,10 @@ pub struct TrainFlags {
     /// block's)
     #[arg(long, value_name = "SIZE|auto", conflicts_with = "no_checkpointing")]
     pub activation_memory: Option<ActivationMemory>,
+    /// Element type of the activations that are kept for backward passes (--no-checkpointing, --activation-memory): float32, or
+    /// float16, which takes a third of the memory and rounds what gradients are computed from (default float32)
+    #[arg(long, value_enum)]
+    pub dtype: Option<FloatDtype>,
     /// Element type of the frozen policy: f32, f16, bf16, q8_0, q4_0 (default: the largest of f32, the stored type and q8_0
     /// that fits, where the free memory is known; a GGUF file's blocks stay as they are)
     #[arg(long)]

@@ -131,11 +131,12 @@ fn dispatch_with(
     s: Shape,
     heads: usize,
 ) -> Result<()> {
-    debug_assert!(s.head_dim.is_multiple_of(4) && s.heads.is_multiple_of(s.kv_heads));
+    debug_assert!(s.heads.is_multiple_of(s.kv_heads));
     let class = HEADS.iter().position(|d| s.head_dim <= *d);
-    let Some(kernel) = class.and_then(|i| kernels.get(i)) else {
+    let kernel = class.and_then(|i| kernels.get(i));
+    let Some(kernel) = kernel.filter(|_| s.head_dim.is_multiple_of(4)) else {
         return Err(crate::error::Error::user(format!(
-            "attention heads of {} dimensions: at most 256 are supported",
+            "attention heads of {} dimensions: multiples of 4 up to 256 are supported",
             s.head_dim
         )));
     };

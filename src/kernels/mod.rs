@@ -17,6 +17,7 @@ pub mod dequantize;
 pub mod elementwise;
 pub mod embedding;
 pub mod group_advantage;
+pub mod half_words;
 pub mod harness;
 pub mod head;
 pub mod linear;
@@ -61,6 +62,7 @@ pub fn table() -> Vec<Entry> {
     all.extend(elementwise::entries());
     all.extend(embedding::entries());
     all.extend(group_advantage::entries());
+    all.extend(half_words::entries());
     all.extend(head::entries());
     all.extend(linear::entries());
     all.extend(philox::entries());

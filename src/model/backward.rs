@@ -1,7 +1,8 @@
 //! The backward pass: from one coefficient a readout to the gradient of every trainable tensor.
 //!
 //! Blocks whose activations the workspace no longer holds (with checkpointing, all but the last) are recomputed from their saved
-//! inputs by the same kernels in the same order, so that gradients have the same bits whatever is kept.
+//! inputs by the same kernels in the same order, so that gradients have the same bits whatever is kept; where activations are kept as
+//! f16 ([`packed`](super::packed)), gradients are those of the rounded activations.
 
 use super::forward::{Keys, Pass};
 use super::params::{Block, Param};
@@ -119,7 +120,10 @@ impl Pass<'_> {
             let acts = ws.acts(layer);
             // What backward reads it also overwrites, so that a second backward pass recomputes.
             if acts.holds.take() != Some(layer) {
-                self.layer(rec, layer, (ws.input(layer), None), acts, m, &Keys::Packed)?;
+                match ws.packed(layer) {
+                    Some(packed) => self.restore(rec, layer, packed, acts, m)?,
+                    None => self.layer(rec, layer, (ws.input(layer), None), acts, m, &Keys::Packed)?,
+                }
             }
             acts.holds.set(None);
             self.backward_layer(rec, layer, acts, g, m)?;

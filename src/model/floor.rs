@@ -99,22 +99,36 @@ pub fn block_floats(spec: &ModelSpec, rank: usize) -> usize {
     norms + attention + mlp + qk_norm + 7 * rank // A x of seven layers
 }
 
+/// Bytes a row of what a block's backward pass reads and does not restore elementwise, in f16, statistics in f32.
+pub fn half_block_bytes(spec: &ModelSpec, rank: usize) -> usize {
+    let (c, f) = (spec.hidden_size, spec.intermediate_size);
+    let (h, kv, d) = (spec.num_heads, spec.num_kv_heads, spec.head_dim);
+    let qk_norm = if spec.qk_norm { h + kv } else { 0 };
+    // q, attention's output; k, v; the residual between the halves; gate, up; before QK-norm; A x of seven layers.
+    let halves = 2 * h * d + 2 * kv * d + c + 2 * f + qk_norm * d + 7 * rank;
+    F32 / 2 * halves + F32 * (h + qk_norm)
+}
+
 /// Forward and backward passes over a batch of `shape.rows` rows and `shape.readouts` readouts.
 pub fn training(spec: &ModelSpec, shape: Shape) -> Plan {
     let (m, p, c) = (shape.rows, shape.readouts, spec.hidden_size);
-    let kept = shape.kept(spec);
+    let [sets, half_sets] = shape.sets(spec);
     // The input of every block and of the final norm, with that norm's statistic.
     let inputs = (spec.num_layers + 1) * c + 1;
     // Token, attention ranges (4), last row that attends, first readout.
     let meta = 7;
-    let a_row = inputs + kept * block_floats(spec, shape.rank) + meta;
+    let a_row = inputs + sets * block_floats(spec, shape.rank) + meta;
     // States; row, target, log-probability, log-sum-exp, dL/dlogp.
     let a_readout = c + 5;
     // dx, before it the gradient of the readouts' states. The gradients within a block fit where activations of that
     // block lie that have been used.
     let dx = m.max(p) * c;
     let mut plan = Plan::default();
-    plan.add("activations", (F32 * (m * a_row + p * a_readout + dx)) as u64);
+    let halves = m * half_sets * half_block_bytes(spec, shape.rank);
+    plan.add(
+        "activations",
+        (F32 * (m * a_row + p * a_readout + dx) + halves) as u64,
+    );
     if shape.vocabulary_head {
         plan.add("head", HeadBuffers::bytes(p));
     }
@@ -148,6 +162,7 @@ mod tests {
             rank: 16,
             backward: true,
             kept_blocks,
+            half: false,
             vocabulary_head: true,
         }
     }
@@ -191,6 +206,14 @@ mod tests {
         assert_eq!(training(&spec, shape(99)).bytes("activations"), by_hand(30));
         assert_eq!(training(&spec, shape(7)).bytes("activations"), by_hand(7));
         assert_eq!(training(&spec, shape(1)).bytes("activations"), by_hand(1));
+        let half = Shape {
+            half: true,
+            ..shape(7)
+        };
+        // 2·576 + 2·192 + 576 + 2·1536 + 7·16 halves and 9 floats a row of six blocks.
+        assert_eq!(half_block_bytes(&spec, 16), 2 * 5296 + 4 * 9);
+        let sets = (1024 * 6 * (2 * 5296 + 4 * 9)) as u64;
+        assert_eq!(training(&spec, half).bytes("activations"), by_hand(1) + sets);
         assert_eq!(training(&spec, shape(1)).bytes("head"), p * (4096 * 4 + 16));
         // 576 of the residual stream, 576 of the norm, gate and up.
         assert_eq!(forward(&spec, 10), 4 * 10 * (576 + 576 + 2 * 1536));
@@ -210,9 +233,16 @@ mod tests {
                     ..Named::find(name).unwrap().spec()
                 };
                 for rank in [0, 5, 16] {
-                    for kept_blocks in [1, 5, usize::MAX] {
+                    for (kept_blocks, half) in [
+                        (1, false),
+                        (5, false),
+                        (5, true),
+                        (usize::MAX, false),
+                        (usize::MAX, true),
+                    ] {
                         let shape = Shape {
                             rank,
+                            half,
                             ..shape(kept_blocks)
                         };
                         let (plan, least) = (Plan::workspace(&spec, shape), training(&spec, shape));

@@ -276,6 +276,7 @@ impl Pass<'_> {
                 batch.m,
                 keys,
             )?;
+            self.pack(rec, layer, ws.acts(layer), batch.m)?;
             self.stream(rec, layer + 1..layers.min(layer + 2))?;
         }
         self.final_norm(rec, batch)

@@ -17,6 +17,7 @@ pub mod hub_data;
 pub mod init;
 pub mod load;
 pub mod lora;
+mod packed;
 pub mod params;
 mod parts;
 pub mod peft;

@@ -7,6 +7,7 @@ use std::fmt;
 
 use super::forward::KvCache;
 use super::load::Source;
+use super::packed::Widths;
 use super::params::LoraShape;
 use super::spec::{ModelSpec, Proj, Role, TensorSpec};
 use super::stream;
@@ -231,12 +232,13 @@ impl Workspace {
         // Grads: dx, dnormed, dq, dk, dv, dattn, delta, dact, the adapter's, and the column of ones.
         let grads = 2 * c + 2 * q + 2 * kv + qk + spec.num_heads + f + rank + 4;
         let inputs = if shape.backward { spec.num_layers + 1 } else { 1 };
-        let kept = shape.kept(spec);
+        let [sets, half_sets] = shape.sets(spec);
+        let packed = half_sets * Widths::of(spec, shape.rank).bytes();
         // tokens, meta (4), key ends, row starts, rstd; final norm.
-        let a_row = 1 + 4 + 1 + 1 + 1 + c + inputs * c + kept * acts + if shape.backward { grads } else { 0 };
+        let a_row = 1 + 4 + 1 + 1 + 1 + c + inputs * c + sets * acts + if shape.backward { grads } else { 0 };
         // readout rows, targets, logp, lse, entropy, dlogp, scores (4); states and their gradients.
         let a_readout = 6 + 4 + c + if shape.backward { c } else { 0 };
-        4 * (m * a_row + 1 + p * a_readout) as u64
+        (m * (4 * a_row + packed) + 4 * (1 + p * a_readout)) as u64
     }
 }
 

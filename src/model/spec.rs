@@ -289,6 +289,16 @@ impl ModelSpec {
                 self.head_dim
             ));
         }
+        for (name, value) in [
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+        ] {
+            if !value.is_multiple_of(4) {
+                return fail(format!(
+                    "{name} {value} is not a multiple of 4; the kernels read four values at a time"
+                ));
+            }
+        }
         if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0) {
             return fail(format!(
                 "rms_norm_eps is {}; it must be between 0 and 1",

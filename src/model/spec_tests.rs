@@ -265,6 +265,7 @@ fn unsupported_configurations_are_refused() {
         (json!({"hidden_size": 1u64 << 40}), "hidden_size"),
         (json!({"num_key_value_heads": 3}), "not a multiple"),
         (json!({"head_dim": 7}), "odd"),
+        (json!({"intermediate_size": 42}), "multiple of 4"),
         (json!({"num_attention_heads": 5}), "not a multiple"),
         (json!({"rms_norm_eps": 0.0}), "rms_norm_eps"),
         (json!({"rms_norm_eps": "x"}), "number"),

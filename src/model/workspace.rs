@@ -3,6 +3,7 @@
 //! The sizes here are also what `plan` adds up: [`Shape`] is the one place that knows them.
 
 use super::batch::Batch;
+use super::packed::Packed;
 use super::params::Model;
 use super::spec::{ModelSpec, Proj};
 use crate::error::{Error, Result};
@@ -25,15 +26,25 @@ pub struct Shape {
     /// Sets of activations, each of one block: the backward pass finds those of the last blocks and computes the others again.
     /// At least 1 is made (`--checkpointing`), at most one a block (`--no-checkpointing`).
     pub kept_blocks: usize,
+    /// Of the sets that are kept, all but the last block's hold f16 ([`packed`](super::packed)).
+    pub half: bool,
     /// Room for the vocabulary head's chunks.
     pub vocabulary_head: bool,
 }
 
 impl Shape {
-    /// Sets of activations that are made.
+    /// Blocks whose activations are kept.
     pub fn kept(&self, spec: &ModelSpec) -> usize {
         let most = if self.backward { spec.num_layers.max(1) } else { 1 };
         self.kept_blocks.clamp(1, most)
+    }
+
+    /// Sets of f32 activations that are made, and of f16 ones.
+    pub(super) fn sets(&self, spec: &ModelSpec) -> [usize; 2] {
+        match (self.kept(spec), self.half) {
+            (kept, true) => [1, kept - 1],
+            (kept, false) => [kept, 0],
+        }
     }
 }
 
@@ -88,9 +99,11 @@ pub struct Workspace {
     pub(super) targets: Buffer,
     pub(super) starts: Buffer,
     pub(super) inputs: Vec<Buffer>, // x before each layer and after the last (M, C)
-    /// The first layer with a set of its own; those before it share the first set.
+    /// The first layer whose activations are kept; those before it share the first set.
     first_kept: usize,
     pub(super) acts: Vec<Acts>,
+    /// Where activations are kept as f16: those of the layers from `first_kept` to the last but one.
+    packed: Vec<Packed>,
     pub(super) normed: Buffer, // (M, C) after the final norm
     pub(super) rstd: Buffer,
     pub(super) hidden: Buffer, // (P, C)
@@ -127,6 +140,7 @@ impl Workspace {
         let c = spec.hidden_size;
         let f32s = |name: &str, n: usize| gpu.alloc(&format!("activations/{name}"), n as u64 * 4);
         let layers = if backward { spec.num_layers + 1 } else { 1 };
+        let [sets, half_sets] = shape.sets(spec);
         Ok(Self {
             shape,
             tokens: f32s("tokens", m)?,
@@ -139,8 +153,11 @@ impl Workspace {
                 .map(|_| f32s("layer inputs", m * c))
                 .collect::<Result<_>>()?,
             first_kept: spec.num_layers - shape.kept(spec).min(spec.num_layers),
-            acts: (0..shape.kept(spec))
+            acts: (0..sets)
                 .map(|_| Acts::new(gpu, spec, shape))
+                .collect::<Result<_>>()?,
+            packed: (0..half_sets)
+                .map(|_| Packed::new(gpu, spec, shape))
                 .collect::<Result<_>>()?,
             normed: f32s("final norm", m * c)?,
             rstd: f32s("rstd", m)?,
@@ -238,8 +255,16 @@ impl Workspace {
     /// Where a layer's activations go. The last layers have sets of their own. Those before them share the first set, which is free
     /// again when the backward pass comes to them: that is why the last are kept and not the first, and nothing else is needed
     /// for what is computed again. All blocks cost the same to recompute, so that no choice of as many saves more.
+    /// Where activations are kept as f16, all layers pass through the one set.
     pub(super) fn acts(&self, layer: usize) -> &Acts {
-        &self.acts[layer.saturating_sub(self.first_kept)]
+        &self.acts[layer.saturating_sub(self.first_kept).min(self.acts.len() - 1)]
+    }
+
+    /// Where a layer's activations are kept as f16, if they are.
+    pub(super) fn packed(&self, layer: usize) -> Option<&Packed> {
+        layer
+            .checked_sub(self.first_kept)
+            .and_then(|i| self.packed.get(i))
     }
 
     pub(super) fn input(&self, layer: usize) -> &Buffer {

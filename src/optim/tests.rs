@@ -86,6 +86,7 @@ fn curve(gpu: &Gpu, lora: bool, optim: Optim, steps: usize, learning_rate: f64) 
         rank: if lora { 8 } else { 0 },
         backward: true,
         kept_blocks: usize::MAX,
+        half: false,
         vocabulary_head: true,
     };
     let ws = Workspace::new(gpu, &model.spec, shape).unwrap();

@@ -163,6 +163,7 @@ fn shape(rows: usize, rank: usize) -> Shape {
         rank,
         backward: false,
         kept_blocks: 1,
+        half: false,
         vocabulary_head: false,
     }
 }

@@ -55,6 +55,7 @@ impl SamplerShape {
             rank: self.rank,
             backward: false,
             kept_blocks: 1,
+            half: false,
             vocabulary_head: false,
         };
         let mut plan = Plan::default();

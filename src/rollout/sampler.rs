@@ -47,6 +47,7 @@ impl Sampler {
                 rank: shape.rank,
                 backward: false,
                 kept_blocks: 1,
+                half: false,
                 vocabulary_head: false,
             };
             Workspace::new(gpu, spec, shape)

@@ -54,6 +54,7 @@ fn save(dir: &Path, name: &str, step: u64, best: Option<Best>) {
         seed: 1,
         device: "none".into(),
         matmul_precision: Default::default(),
+        dtype: Default::default(),
         best,
         data: None,
     };

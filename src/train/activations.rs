@@ -69,6 +69,7 @@ mod tests {
             rank: 16,
             backward: true,
             kept_blocks: 1,
+            half: false,
             vocabulary_head: true,
         };
         let bytes = |kept_blocks| Workspace::activation_bytes(&spec, Shape { kept_blocks, ..shape });

@@ -7,7 +7,7 @@
 use super::data::Identity;
 use super::moments;
 use super::selection::Best;
-use crate::config::MatmulPrecision;
+use crate::config::{FloatDtype, MatmulPrecision};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::params::{LoraShape, Model};
@@ -39,12 +39,32 @@ pub struct TrainerState {
     /// What matrix products rounded.
     #[serde(default, skip_serializing_if = "MatmulPrecision::is_highest")]
     pub matmul_precision: MatmulPrecision,
+    /// What activations were kept as for backward passes.
+    #[serde(default, skip_serializing_if = "FloatDtype::is_float32")]
+    pub dtype: FloatDtype,
     /// The best checkpoint so far, where checkpoints are selected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
     /// What the examples are; checkpoints of older versions have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Identity>,
+}
+
+impl TrainerState {
+    /// Refuses to go on with activations of another element type.
+    ///
+    /// # Errors
+    /// `dtype` is not the run's.
+    pub(super) fn same_dtype(&self, dtype: FloatDtype) -> Result<()> {
+        if self.dtype == dtype {
+            return Ok(());
+        }
+        Err(Error::user(format!(
+            "--resume: the run was started with --dtype {}, not {}",
+            self.dtype.name(),
+            dtype.name()
+        )))
+    }
 }
 
 /// A run's directory.

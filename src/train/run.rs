@@ -90,6 +90,7 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
                 seed: job.config.seed,
                 device: gpu.report().name.clone(),
                 matmul_precision: gpu.matmul_precision(),
+                dtype: job.config.dtype,
                 best: selection.as_ref().and_then(Selection::best),
                 data: Some(data.clone()),
             };
@@ -136,6 +137,7 @@ fn restore(
 
 /// Refuses to go on where the position in the data would jump, and says where the prompts are others.
 fn continues(state: &TrainerState, data: &Identity, c: &TrainConfig) -> Result<()> {
+    state.same_dtype(c.dtype)?;
     let per = c.prompts_per_step as u64;
     if state.data_position != state.step * per {
         return Err(Error::user(format!(

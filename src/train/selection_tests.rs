@@ -29,6 +29,7 @@ fn state(best: Option<Best>) -> TrainerState {
         seed: 1,
         device: "d".into(),
         matmul_precision: Default::default(),
+        dtype: Default::default(),
         best,
         data: None,
     }

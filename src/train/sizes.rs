@@ -160,6 +160,7 @@ impl Sizes<'_> {
             rank: self.rank(),
             backward: true,
             kept_blocks: 1,
+            half: c.dtype.is_half(),
             vocabulary_head: true,
         };
         keeping.apply(&self.source.spec, shape)

@@ -137,6 +137,7 @@ impl<E: Example> Job<E> {
             rank: self.lora.as_ref().map_or(0, |l| l.rank),
             backward: !c.head_only,
             kept_blocks: 1,
+            half: c.dtype.is_half(),
             vocabulary_head: self.source.spec.head == Head::CausalLm,
         };
         keeping.apply(&self.source.spec, shape)
@@ -259,6 +260,7 @@ pub fn run<E: Example>(
     let (mut done, mut position) = (0, 0);
     if let Some(dir) = &last {
         let state = checkpoint::load(dir, model, &mut optimizer, task.kind(), c.seed)?;
+        state.same_dtype(c.dtype)?;
         same_examples(state.data.as_ref(), &data, &c.data)?;
         (done, position) = (state.step, state.data_position);
     }
@@ -301,6 +303,7 @@ pub fn run<E: Example>(
                 seed: c.seed,
                 device: model.gpu.report().name.clone(),
                 matmul_precision: model.gpu.matmul_precision(),
+                dtype: c.dtype,
                 best: None,
                 data: Some(data.clone()),
             };

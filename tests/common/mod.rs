@@ -65,6 +65,7 @@ pub(crate) fn workspace(model: &Model, rows: usize, backward: bool) -> Workspace
         rank: 5,
         backward,
         kept_blocks: 1,
+        half: false,
         vocabulary_head: true,
     };
     Workspace::new(&model.gpu, &model.spec, shape).unwrap()

@@ -71,6 +71,7 @@ impl GrowthArgs {
             token_budget: self.token_budget,
             no_checkpointing: self.no_checkpointing,
             activation_memory: None,
+            dtype: Default::default(),
             optim: Default::default(),
             reference: false,
         };

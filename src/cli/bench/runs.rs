@@ -7,7 +7,7 @@ use crate::bench::rollout;
 use crate::bench::train::{self, Settings};
 use crate::bench::{advantage, block};
 use crate::cli::Globals;
-use crate::config::{ActivationMemory, Optim, parse_bytes};
+use crate::config::{ActivationMemory, FloatDtype, Optim, parse_bytes};
 use crate::error::{Context, Result};
 use crate::gpu::{Gpu, GpuOptions};
 use crate::tensor::DType;
@@ -124,6 +124,9 @@ pub(super) struct TrainArgs {
     /// What the activations that the backward pass reads may take (512MiB, 2GiB): as many of the last blocks' as fit are kept
     #[arg(long, value_name = "SIZE", conflicts_with = "no_checkpointing", value_parser = parse_bytes)]
     activation_memory: Option<u64>,
+    /// Element type of the activations that are kept for the backward pass
+    #[arg(long, value_enum, default_value = "float32")]
+    dtype: FloatDtype,
     /// Optimiser: f32 moments, or moments of 8 bits
     #[arg(long, value_enum, default_value = "adamw")]
     optim: Optim,
@@ -232,6 +235,7 @@ impl TrainArgs {
             token_budget: self.policy.token_budget,
             no_checkpointing: self.no_checkpointing,
             activation_memory: self.activation_memory.map(ActivationMemory::Bytes),
+            dtype: self.dtype,
             optim: self.optim,
             reference: false,
         };
@@ -264,6 +268,7 @@ impl E2eArgs {
             token_budget: self.policy.token_budget,
             no_checkpointing: self.no_checkpointing,
             activation_memory: self.activation_memory.map(ActivationMemory::Bytes),
+            dtype: FloatDtype::Float32,
             optim: self.optim,
             reference: !self.no_reference,
         };

@@ -127,6 +127,7 @@ impl<'a> GramBuilder<'a> {
             rank: model.lora.as_ref().map_or(0, |l| l.rank),
             backward: true,
             kept_blocks: 1,
+            half: false,
             vocabulary_head: true,
         };
         let column = 4 * samples.max(1) as u64;

@@ -54,6 +54,7 @@ fn full_gradient(gpu: &Gpu, name: &str, prompt: &[u32], response: &[u32]) -> Vec
         rank: 0,
         backward: true,
         kept_blocks: usize::MAX,
+        half: false,
         vocabulary_head: true,
     };
     let ws = Workspace::new(gpu, &model.spec, shape).unwrap();

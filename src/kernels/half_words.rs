@@ -1,0 +1,137 @@
+//! f32 values kept as f16, two in a word. The conversions are core WGSL (`pack2x16float`): no adapter needs f16 arithmetic.
+
+use super::harness::{Case, Gen, Slot, Tol};
+use super::{Entry, fold};
+use crate::error::Result;
+use crate::gpu::{Buffer, Kernel, Recorder};
+use half::f16;
+
+static PACK: Kernel = Kernel::portable("half_pack", &[include_str!("../../shaders/half_pack.wgsl")]);
+static UNPACK: Kernel = Kernel::portable("half_unpack", &[include_str!("../../shaders/half_unpack.wgsl")]);
+
+const LANES: usize = 64;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    n4: u32,
+}
+
+fn dispatch(rec: &mut Recorder, kernel: &'static Kernel, from: &Buffer, to: &Buffer, n: usize) -> Result<()> {
+    debug_assert!(n.is_multiple_of(4));
+    let params = Params { n4: (n / 4) as u32 };
+    let lanes = [("LANES", LANES as f64)];
+    let bindings = [from.into(), to.into()];
+    rec.dispatch(kernel, &lanes, &params, &bindings, fold(n / 4, LANES))
+}
+
+/// `words (n / 2)` u32 = `values (n)` f32 rounded to f16; `n` is a multiple of 4. Values beyond ±65504 become ±65504.
+///
+/// # Errors
+/// A GPU error.
+pub fn pack(rec: &mut Recorder, values: &Buffer, words: &Buffer, n: usize) -> Result<()> {
+    dispatch(rec, &PACK, values, words, n)
+}
+
+/// `values (n)` f32 = what [`pack`] left in `words (n / 2)`; `n` is a multiple of 4.
+///
+/// # Errors
+/// A GPU error.
+pub fn unpack(rec: &mut Recorder, words: &Buffer, values: &Buffer, n: usize) -> Result<()> {
+    dispatch(rec, &UNPACK, words, values, n)
+}
+
+/// The ops' rows in the kernel table.
+pub fn entries() -> Vec<Entry> {
+    vec![
+        Entry {
+            kernel: &PACK,
+            cases: || SHAPES.iter().map(|s| pack_case(*s)).collect(),
+        },
+        Entry {
+            kernel: &UNPACK,
+            cases: || SHAPES.iter().map(|s| unpack_case(*s)).collect(),
+        },
+    ]
+}
+
+/// (values, largest magnitude)
+const SHAPES: &[(usize, f32)] = &[
+    (4, 1.0),
+    (4 * 63, 8.0),
+    (4 * 65, 1e6),
+    (4 * 1009, 1e-3),
+    (4 * 64 * 65_536, 3.0),
+];
+
+fn data(seed: u64, (n, scale): (usize, f32)) -> Vec<f32> {
+    // The folded shape repeats one row: its point is the indices, and random data of this size is slow to make.
+    let row = Gen::new(seed + n as u64).uniform(n.min(8192), scale);
+    row.into_iter().cycle().take(n).collect()
+}
+
+fn pack_case(shape: (usize, f32)) -> Case {
+    let (n, values) = (shape.0, data(5, shape));
+    let wanted: Vec<f64> = values
+        .iter()
+        .map(|v| f64::from(v.clamp(-65504.0, 65504.0)))
+        .collect();
+    Case {
+        name: format!("half_pack n{n} |x|{:e}", shape.1),
+        slots: vec![Slot::input(&values), Slot::Out(n / 2), Slot::Out(n)],
+        record: Box::new(move |rec, b| {
+            pack(rec, &b[0], &b[1], n)?;
+            unpack(rec, &b[1], &b[2], n)
+        }),
+        expect: Box::new(move || {
+            let rounded = Tol {
+                atol: 6.2e-5,
+                rtol: 9.8e-4,
+                why: "f16 has 11 bits and either neighbour is allowed (2⁻¹⁰); below 2⁻¹⁴ it may be flushed",
+            };
+            vec![(2, wanted.clone(), rounded)]
+        }),
+        flops: n as f64,
+    }
+}
+
+fn unpack_case(shape: (usize, f32)) -> Case {
+    let (n, halves) = (shape.0, data(6, shape));
+    let halves: Vec<f16> = halves
+        .into_iter()
+        .map(|v| f16::from_f32(v.clamp(-65504.0, 65504.0)))
+        .collect();
+    Case {
+        name: format!("half_unpack n{n} |x|{:e}", shape.1),
+        slots: vec![Slot::input(&halves), Slot::Out(n)],
+        record: Box::new(move |rec, b| unpack(rec, &b[0], &b[1], n)),
+        expect: Box::new(move || {
+            let exact = Tol {
+                atol: 6.2e-5,
+                rtol: 0.0,
+                why: "every normal f16 is an f32; subnormal ones (below 2⁻¹⁴) may be flushed",
+            };
+            vec![(1, halves.iter().map(|v| f64::from(v.to_f32())).collect(), exact)]
+        }),
+        flops: n as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::harness::{assert_layout, check_entries};
+    use super::*;
+    use std::mem::offset_of;
+
+    #[test]
+    fn layouts() {
+        for kernel in [&PACK, &UNPACK] {
+            assert_layout::<Params>(kernel, &[("n4", offset_of!(Params, n4))]);
+        }
+    }
+
+    #[test]
+    fn matches_twin() {
+        check_entries(&entries());
+    }
+}
