@@ -267,7 +267,11 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
             "--num-iterations 2 --beta 0",
             "adapter_model.safetensors",
         ),
-        ("eight", "--optim adamw_8bit", "adapter_model.safetensors"),
+        (
+            "eight",
+            "--optim adamw_8bit --no-checkpointing --dtype float16",
+            "adapter_model.safetensors",
+        ),
     ];
     for (name, flags, weights) in variants {
         let (straight, parts) = (format!("{name}-straight"), format!("{name}-parts"));
@@ -325,6 +329,9 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
     place
         .run("train --output lora-parts --resume --steps 5 --optim adamw_8bit")
         .refused(&["--resume", "--optim adamw, not adamw_8bit"]);
+    place
+        .run("train --output lora-parts --resume --steps 5 --dtype float16")
+        .refused(&["--resume", "--dtype float32, not float16"]);
     place
         .run("train --output eight-parts --resume --steps 5 --optim adamw")
         .refused(&["--resume", "--optim adamw_8bit, not adamw"]);
