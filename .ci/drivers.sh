@@ -5,7 +5,8 @@
 #                                           is installed; with --software: if no *software* driver (lavapipe) is
 #   sh .ci/drivers.sh mesa26 PREFIX         a current Mesa (lavapipe with f16, subgroups, cooperative matrices; several
 #                                           times faster than Debian 12's) in PREFIX, touching nothing outside it;
-#                                           run a program with it as: PREFIX/run PROGRAM ARGS
+#                                           run a program with it as: PREFIX/run PROGRAM ARGS; beside it a spirv-val that
+#                                           knows cooperative matrices: PREFIX/run PREFIX/root/usr/bin/spirv-val
 #   sh .ci/drivers.sh swiftshader PREFIX    SwiftShader in PREFIX (a second, minimal Vulkan: no f16, 10 storage buffers);
 #                                           select it with VK_DRIVER_FILES and VK_ICD_FILENAMES = PREFIX/icd.json
 #   sh .ci/drivers.sh runner PREFIX BINARY  makes sure BINARY (tea-wgpu) finds an adapter, installing as little as
@@ -97,7 +98,8 @@ debian_mirror() {
 
 mesa26() {
   prefix=$(mkdir -p "$1" && cd "$1" && pwd)
-  [ -x "$prefix/run" ] && return 0
+  # An older prefix lacks spirv-val.
+  [ -x "$prefix/run" ] && [ -e "$prefix/root/usr/bin/spirv-val" ] && return 0
   need_debian 'the current Mesa'
   case $(dpkg --print-architecture) in
     amd64) triplet=x86_64-linux-gnu loader=ld-linux-x86-64.so.2 ;;
@@ -126,7 +128,7 @@ CONF
   apt_quiet env APT_CONFIG="$work/apt.conf" apt-get -qq update ||
     die 'could not read the trixie package lists: see above (the system Mesa works too, slower)'
   apt_quiet env APT_CONFIG="$work/apt.conf" apt-get -qq -y --no-install-recommends --download-only \
-    -t trixie-backports install mesa-vulkan-drivers libvulkan1 ||
+    -t trixie-backports install mesa-vulkan-drivers libvulkan1 spirv-tools ||
     die 'could not download the current Mesa: see above (the system Mesa works too, slower)'
   for package in "$work"/cache/archives/*.deb; do dpkg-deb -x "$package" "$prefix/root"; done
   libraries=$prefix/root/usr/lib/$triplet

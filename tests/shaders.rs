@@ -1,8 +1,9 @@
 //! Every shader of the kernel table is valid WGSL within the portable limits and translates to SPIR-V, MSL and HLSL.
 //!
 //! Translated is not run: this proves that naga accepts the shader for Metal and DX12, and (where `spirv-val` is
-//! installed) that the SPIR-V is valid; the Metal and HLSL compilers are not asked. `TEA_REQUIRE_SPIRV_VAL=1` makes a
-//! missing `spirv-val` a failure, as in the gate.
+//! installed) that the SPIR-V is valid; the Metal and HLSL compilers are not asked. `TEA_SPIRV_VAL` names another
+//! `spirv-val`, with what it is started by; `TEA_REQUIRE_SPIRV_VAL=1` makes a missing one a failure, and so it does one from before
+//! 2024, which knows no cooperative matrices, if it was named. The gate sets both.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -288,22 +289,29 @@ fn shaders_translate_to_hlsl() {
 
 #[test]
 fn shaders_translate_to_valid_spirv() {
-    let validator = Command::new("spirv-val").arg("--version").output().is_ok();
+    let validator = SpirvVal::find();
     let required = std::env::var("TEA_REQUIRE_SPIRV_VAL").is_ok_and(|value| value == "1");
     assert!(
-        validator || !required,
-        "spirv-val is not on the PATH: install spirv-tools"
+        !required || validator.as_ref().is_some_and(|v| v.knows_coop || !v.named),
+        "spirv-val is missing or older than 2024: install spirv-tools, or correct TEA_SPIRV_VAL"
     );
-    if !validator {
-        println!("spirv-val is not on the PATH: the SPIR-V is written, not validated (install spirv-tools)");
+    match &validator {
+        None => println!(
+            "spirv-val is not on the PATH: the SPIR-V is written, not validated (install spirv-tools)"
+        ),
+        Some(v) if !v.knows_coop => {
+            println!("spirv-val is older than 2024: cooperative matrices are not validated")
+        }
+        Some(_) => (),
     }
     for_all(|shader, resolved| {
         for policy in POLICIES {
             for (version, target) in [((1, 3), "vulkan1.1"), ((1, 6), "vulkan1.3")] {
                 let words = resolved.spirv(version, policy)?;
-                // Released spirv-val versions before 2024 do not know cooperative matrices.
-                if validator && !shader.uses_coop() {
-                    spirv_val(&words, target).map_err(|error| format!("spirv-val for {target}: {error}"))?;
+                let known = |v: &&SpirvVal| !shader.uses_coop() || v.knows_coop;
+                if let Some(v) = validator.as_ref().filter(known) {
+                    v.check(&words, target)
+                        .map_err(|error| format!("spirv-val for {target}: {error}"))?;
                 }
             }
         }
@@ -311,26 +319,61 @@ fn shaders_translate_to_valid_spirv() {
     });
 }
 
-fn spirv_val(words: &[u8], target: &str) -> Result<(), String> {
-    let mut child = Command::new("spirv-val")
-        .args(["--target-env", target, "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| error.to_string())?;
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(words)
-        .map_err(|error| error.to_string())?;
-    let output = child.wait_with_output().map_err(|error| error.to_string())?;
-    let text = [output.stdout, output.stderr].concat();
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(String::from_utf8_lossy(&text).trim().to_owned())
+/// The validator that is there.
+struct SpirvVal {
+    /// The program and what it is started with.
+    words: Vec<String>,
+    /// By `TEA_SPIRV_VAL`.
+    named: bool,
+    /// Released since 2024.
+    knows_coop: bool,
+}
+
+impl SpirvVal {
+    fn find() -> Option<Self> {
+        let given = std::env::var("TEA_SPIRV_VAL").ok();
+        let words: Vec<String> = given
+            .as_deref()
+            .unwrap_or("spirv-val")
+            .split_whitespace()
+            .map(String::from)
+            .collect();
+        let (program, first) = words.split_first()?;
+        let output = Command::new(program).args(first).arg("--version").output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        // "SPIRV-Tools v2025.1 …"
+        let year = text
+            .split_once(" v")
+            .and_then(|(_, rest)| rest.get(..4)?.parse::<u32>().ok());
+        output.status.success().then(|| Self {
+            named: given.is_some(),
+            knows_coop: year.is_some_and(|year| year >= 2024),
+            words,
+        })
+    }
+
+    fn check(&self, module: &[u8], target: &str) -> Result<(), String> {
+        let mut child = Command::new(&self.words[0])
+            .args(&self.words[1..])
+            .args(["--target-env", target, "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(module)
+            .map_err(|error| error.to_string())?;
+        let output = child.wait_with_output().map_err(|error| error.to_string())?;
+        let text = [output.stdout, output.stderr].concat();
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&text).trim().to_owned())
+        }
     }
 }
 
