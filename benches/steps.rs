@@ -45,6 +45,7 @@ fn steps(c: &mut Criterion) {
         max_completion_length: 1,
         repetitions: repetitions as usize,
         token_budget: 2048,
+        kv_cache_dtype: Default::default(),
     };
     c.bench_function("prefill 64", |b| {
         b.iter_custom(|n| {
@@ -70,6 +71,7 @@ fn steps(c: &mut Criterion) {
         activation_memory: None,
         dtype: Default::default(),
         optim: Default::default(),
+        kv_cache_dtype: Default::default(),
         reference: false,
     };
     c.bench_function("LoRA forward+backward 8×128", |b| {

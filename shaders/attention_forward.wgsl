@@ -2,6 +2,7 @@
 // A lane is one row of one head. Keys come in blocks of eight aligned to position 0 with an online softmax; within
 // a block the sums are chains in ascending order. Masked keys add exact zeros and an unchanged maximum scales
 // by exactly 1, so the bits depend on the row's keys alone.
+// Appended: shared/kv_f32.wgsl or kv_f16.wgsl, attention_rows.wgsl and what it asks for, attention_math.wgsl, head_*.wgsl.
 
 override LANES: u32 = 8u;
 override D4: u32 = 16u;
@@ -15,8 +16,6 @@ struct Params {
 var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> rows_meta: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
@@ -28,14 +27,14 @@ fn dots(at: u32, r: Rows) -> Eight {
     var b = vec4<f32>();
     for (var d = 0u; d < D4; d++) {
         let x = q[at + d];
-        a.x = chain(x, k[r.a.x + d], a.x);
-        a.y = chain(x, k[r.a.y + d], a.y);
-        a.z = chain(x, k[r.a.z + d], a.z);
-        a.w = chain(x, k[r.a.w + d], a.w);
-        b.x = chain(x, k[r.b.x + d], b.x);
-        b.y = chain(x, k[r.b.y + d], b.y);
-        b.z = chain(x, k[r.b.z + d], b.z);
-        b.w = chain(x, k[r.b.w + d], b.w);
+        a.x = chain(x, key4(r.a.x + d), a.x);
+        a.y = chain(x, key4(r.a.y + d), a.y);
+        a.z = chain(x, key4(r.a.z + d), a.z);
+        a.w = chain(x, key4(r.a.w + d), a.w);
+        b.x = chain(x, key4(r.b.x + d), b.x);
+        b.y = chain(x, key4(r.b.y + d), b.y);
+        b.z = chain(x, key4(r.b.z + d), b.z);
+        b.w = chain(x, key4(r.b.w + d), b.w);
     }
     return Eight(a, b);
 }
@@ -43,14 +42,14 @@ fn dots(at: u32, r: Rows) -> Eight {
 fn accumulate(r: Rows, e: Eight, correction: f32) {
     for (var d = 0u; d < D4; d++) {
         var s = acc[d] * correction;
-        s = add_scaled(e.a.x, v[r.a.x + d], s);
-        s = add_scaled(e.a.y, v[r.a.y + d], s);
-        s = add_scaled(e.a.z, v[r.a.z + d], s);
-        s = add_scaled(e.a.w, v[r.a.w + d], s);
-        s = add_scaled(e.b.x, v[r.b.x + d], s);
-        s = add_scaled(e.b.y, v[r.b.y + d], s);
-        s = add_scaled(e.b.z, v[r.b.z + d], s);
-        s = add_scaled(e.b.w, v[r.b.w + d], s);
+        s = add_scaled(e.a.x, value4(r.a.x + d), s);
+        s = add_scaled(e.a.y, value4(r.a.y + d), s);
+        s = add_scaled(e.a.z, value4(r.a.z + d), s);
+        s = add_scaled(e.a.w, value4(r.a.w + d), s);
+        s = add_scaled(e.b.x, value4(r.b.x + d), s);
+        s = add_scaled(e.b.y, value4(r.b.y + d), s);
+        s = add_scaled(e.b.z, value4(r.b.z + d), s);
+        s = add_scaled(e.b.w, value4(r.b.w + d), s);
         acc[d] = s;
     }
 }

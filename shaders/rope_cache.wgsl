@@ -1,12 +1,11 @@
 // q (M, H, D) turned in place; k (M, KV, D) turned and v (M, KV, D) as it is go to rows index[i] of their caches, distinct.
 // An index past the end drops its row.
-// Appended: shared/rope.wgsl.
+// A lane's two neighbouring elements are a word of halves, so that no two lanes share one.
+// Appended: shared/rope.wgsl; shared/kv_store_f32.wgsl or kv_store_f16.wgsl.
 
 @group(0) @binding(1) var<storage, read> k: array<vec2<f32>>;
 @group(0) @binding(4) var<storage, read> v: array<vec2<f32>>;
 @group(0) @binding(5) var<storage, read> index: array<u32>;
-@group(0) @binding(6) var<storage, read_write> k_cache: array<vec2<f32>>; // (rows, KV, D)
-@group(0) @binding(7) var<storage, read_write> v_cache: array<vec2<f32>>;
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
@@ -28,10 +27,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let to = origin * width + column;
     if head < p.heads + p.kv_heads {
         let r = turned(k[at], k[at + p.half2], row, pair);
-        k_cache[to] = r.xy;
-        k_cache[to + p.half2] = r.zw;
+        put_key(to, r.xy);
+        put_key(to + p.half2, r.zw);
     } else {
-        v_cache[to] = v[at];
-        v_cache[to + p.half2] = v[at + p.half2];
+        put_value(to, v[at]);
+        put_value(to + p.half2, v[at + p.half2]);
     }
 }

@@ -70,13 +70,14 @@ fn shape(rank: usize, backward: bool, kept_blocks: usize) -> Shape {
 
 #[test]
 fn training_an_adapter_takes_what_the_plan_says() {
-    for (name, kept, half, optim) in [
-        ("llama_gqa", 1, false, Optim::Adamw),
-        ("llama_gqa_f16", 9, false, Optim::Adamw8bit),
-        ("llama_gqa", 9, true, Optim::Adamw8bit),
-        ("qwen2_bias", 1, false, Optim::Adamw8bit),
-        ("qwen3_qknorm", 2, true, Optim::Adamw),
-        ("qwen3_qknorm", 2, false, Optim::Adamw),
+    use FloatDtype::{Float16, Float32};
+    for (name, kept, half, optim, kv) in [
+        ("llama_gqa", 1, false, Optim::Adamw, Float32),
+        ("llama_gqa_f16", 9, false, Optim::Adamw8bit, Float16),
+        ("llama_gqa", 9, true, Optim::Adamw8bit, Float32),
+        ("qwen2_bias", 1, false, Optim::Adamw8bit, Float16),
+        ("qwen3_qknorm", 2, true, Optim::Adamw, Float32),
+        ("qwen3_qknorm", 2, false, Optim::Adamw, Float16),
     ] {
         let (source, gpu) = (golden(name), device());
         let lora = LoraShape {
@@ -93,12 +94,12 @@ fn training_an_adapter_takes_what_the_plan_says() {
         let settings = Settings { optim, ..SETTINGS };
         let _optimizer = Optimizer::new(&gpu, model.trainable(), settings).unwrap();
         let _ws = Workspace::new(&gpu, &model.spec, wanted).unwrap();
-        let _cache = KvCache::new(&model, 200).unwrap();
+        let _cache = KvCache::new(&model, 200, kv).unwrap();
 
         let mut plan = Plan::model(&source, None, 64).unwrap();
         plan.extend("", &Plan::adapter(&source.spec, &lora, optim));
         plan.extend("", &Plan::workspace(&source.spec, wanted));
-        plan.extend("", &Plan::kv_cache(&source.spec, 200));
+        plan.extend("", &Plan::kv_cache(&source.spec, 200, kv));
         compare(&gpu, &plan);
         // Exact where no scratch is shared.
         let real = gpu.memory().by_owner;
@@ -182,8 +183,11 @@ const SOME: u64 = 2_000_000;
 #[test]
 fn the_peak_of_a_run_is_within_5_percent_of_its_plan() {
     type Set = fn(&mut TrainFlags);
-    let cases: [(&str, &str, &str, Set); 9] = [
+    let cases: [(&str, &str, &str, Set); 10] = [
         ("checkpointed", "f32", "f32", |_| ()),
+        ("cache in halves", "f32", "f32", |f| {
+            f.kv_cache_dtype = Some(FloatDtype::Float16);
+        }),
         ("activations kept", "f32", "q8_0", |f| {
             f.no_checkpointing = Some(true);
         }),

@@ -6,7 +6,7 @@ mod common;
 
 use common::{Golden, open_gpu, workspace};
 use serde::Deserialize;
-use tea_wgpu::config::MatmulPrecision;
+use tea_wgpu::config::{FloatDtype, MatmulPrecision};
 use tea_wgpu::gpu::{Gpu, Recorder};
 use tea_wgpu::kernels::sample::SampleParams;
 use tea_wgpu::model::batch::Batch;
@@ -35,6 +35,7 @@ fn shape(sequences: usize, prefill_rows: usize) -> SamplerShape {
         cache_rows: 80 + sequences * 24,
         prefill_rows,
         rank: 5,
+        kv_cache_dtype: FloatDtype::Float32,
     }
 }
 
@@ -136,12 +137,16 @@ struct Mismatch {
 }
 
 /// 208 completions, scored again in micro-batches of 110 rows that split every group.
-fn mismatch(model: &Model) -> Mismatch {
+fn mismatch(model: &Model, kv_cache_dtype: FloatDtype) -> Mismatch {
     const M: usize = 16;
     let v = model.spec.vocab_size;
     let prompts = prompts(v);
     let jobs: Vec<Job> = (0..).zip(&prompts).map(|(i, p)| job(p, i, M)).collect();
-    let mut sampler = Sampler::new(model, shape(64, 96)).unwrap();
+    let shape = SamplerShape {
+        kv_cache_dtype,
+        ..shape(64, 96)
+    };
+    let mut sampler = Sampler::new(model, shape).unwrap();
     let sampled = sampler.generate(model, &jobs, &config(24, &stops(v))).unwrap();
     let stopped = sampled
         .iter()
@@ -180,7 +185,7 @@ fn mismatch(model: &Model) -> Mismatch {
 }
 
 fn check_mismatch(model: &Model, what: &str) {
-    let m = mismatch(model);
+    let m = mismatch(model, FloatDtype::Float32);
     println!("{what}: {m:?}");
     assert!(m.tokens > 2000, "{what}: {m:?}");
     assert!(m.kl < 1e-6 && m.max < 1e-4, "{what}: {m:?}");
@@ -278,8 +283,35 @@ fn products_of_cooperative_matrices_are_close_to_those_of_f32() {
     );
 }
 
+/// `--kv-cache-dtype float16`, on the embedded policy: the sampler attends to rounded keys and values, the trainer does not.
+#[test]
+fn a_cache_in_halves_keeps_the_sampler_near_the_trainer() {
+    let gpu = open_gpu();
+    let source = Source::open_causal("tiny").unwrap();
+    let model = source.load(&gpu, Some(DType::F32), 128, None).unwrap();
+    let exact = mismatch(&model, FloatDtype::Float32);
+    assert_eq!((exact.differing, exact.max), (0, 0.0));
+    let m = mismatch(&model, FloatDtype::Float16);
+    println!("float16 cache: {m:?}");
+    assert!(m.tokens > 2000, "{m:?}");
+    assert!(m.differing * 2 > m.tokens, "nothing was rounded: {m:?}");
+    // A key or value is off by 2⁻¹¹ at most (relative), 2⁻¹² and less on average; the errors of a score's D terms and of the values
+    // that a softmax averages are independent of each other, so that attention's output is off by some 2⁻¹² of its size,
+    // and a logit, after all layers, by a few times that of its own. The KL is half the square of that.
+    assert!(m.max < 1e-2 && m.kl < 5e-7, "{m:?}");
+}
+
 #[test]
 fn a_sample_depends_on_its_seed_alone() {
+    a_sample_depends_on_its_seed(FloatDtype::Float32);
+}
+
+#[test]
+fn a_sample_depends_on_its_seed_alone_over_halves() {
+    a_sample_depends_on_its_seed(FloatDtype::Float16);
+}
+
+fn a_sample_depends_on_its_seed(kv_cache_dtype: FloatDtype) {
     let gpu = open_gpu();
     let g = Golden::open(&gpu, "llama_gqa");
     let mut model = g.model(None);
@@ -288,7 +320,13 @@ fn a_sample_depends_on_its_seed_alone() {
     let prompts = [0, 3, 8, 12].map(|i| prompts(v)[i].clone());
     let jobs: Vec<Job> = (0..).zip(&prompts).map(|(i, p)| job(p, i, 16)).collect();
     let settings = config(24, &stops(v));
-    let sampler = |sequences, prefill_rows| Sampler::new(&model, shape(sequences, prefill_rows)).unwrap();
+    let sampler = |sequences, prefill_rows| {
+        let shape = SamplerShape {
+            kv_cache_dtype,
+            ..shape(sequences, prefill_rows)
+        };
+        Sampler::new(&model, shape).unwrap()
+    };
     let want = sampler(64, 512).generate(&model, &jobs, &settings).unwrap();
     let flat = bits(&want);
     let different: std::collections::BTreeSet<_> = flat.iter().map(|c| &c.0).collect();
@@ -380,6 +418,16 @@ fn nothing_is_allocated_after_the_first_round() {
 /// wait, give way and go on from their tokens, and none of it changes a bit.
 #[test]
 fn waiting_and_giving_way_change_no_bit() {
+    waiting_and_giving_way(FloatDtype::Float32);
+}
+
+/// A row that goes on has its keys computed by a prefill; they are rounded as decoding rounded them.
+#[test]
+fn waiting_and_giving_way_change_no_bit_over_halves() {
+    waiting_and_giving_way(FloatDtype::Float16);
+}
+
+fn waiting_and_giving_way(kv_cache_dtype: FloatDtype) {
     let gpu = open_gpu();
     let g = Golden::open(&gpu, "llama_gqa");
     let mut model = g.model(None);
@@ -398,6 +446,7 @@ fn waiting_and_giving_way_change_no_bit() {
             cache_rows,
             prefill_rows: 13,
             rank: 5,
+            kv_cache_dtype,
         };
         let mut sampler = Sampler::new(&model, shape).unwrap();
         let groups = sampler
@@ -526,7 +575,7 @@ fn step_commands(model: &Model, adapter: bool, m: usize) -> usize {
     for row in 0..m as u32 {
         batch.push_cached(&[1], [row, 1, row + 1], 0, 1);
     }
-    let cache = KvCache::new(model, m).unwrap();
+    let cache = KvCache::new(model, m, FloatDtype::Float32).unwrap();
     let mut rec = Recorder::new(&model.gpu);
     // What any adapter runs; the choice of a tile would add a dispatch for each second product.
     rec.force_variant(Some("portable"));

@@ -69,6 +69,7 @@ fn greedy_tokens_of_the_q4_1_file_are_transformers() {
         cache_rows: prompts + cases.len() * length,
         prefill_rows: prompts,
         rank: 0,
+        kv_cache_dtype: Default::default(),
     };
     let mut sampler = Sampler::new(&model, shape).unwrap();
     let job = |(i, c): (u64, &Case)| Job {

@@ -324,6 +324,9 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
         .run("train --output lora-parts --resume --steps 5 --matmul-precision medium")
         .refused(&["--matmul-precision highest", "medium"]);
     place
+        .run("train --output lora-parts --resume --steps 5 --kv-cache-dtype float16")
+        .refused(&["--resume", "--kv-cache-dtype float32, not float16"]);
+    place
         .run("train --output lora-parts --resume --steps 5 --full")
         .refused(&["model.embed_tokens.weight"]);
     place
@@ -613,10 +616,19 @@ fn every_setting_parses_and_flags_win_over_the_file() {
          --rollout-batch 8 --base-dtype bf16 --reward-dtype f16 --template-date 2025-02-03 --max-grad-norm 0 \
          --matmul-precision medium"
     );
+    let half = format!("{line} --kv-cache-dtype float16");
     let plan: Value = serde_json::from_str(&place.run(&line).code(0).stdout).unwrap();
     let rows = plan["bytes"].as_object().unwrap();
     let sum: u64 = rows.values().map(|v| v.as_u64().unwrap()).sum();
     assert!(sum > 0 && plan["total"] == sum);
+    let half: Value = serde_json::from_str(&place.run(&half).code(0).stdout).unwrap();
+    let cache = |plan: &Value| plan["bytes"]["sampling kv cache"].as_u64().unwrap();
+    let saved = cache(&plan) - cache(&half);
+    assert!(saved > 0 && saved * 2 <= cache(&plan), "{plan} {half}");
+    assert_eq!(
+        half["total"].as_u64(),
+        plan["total"].as_u64().map(|total| total - saved)
+    );
     // bf16 and f32 norms; embedding, 7 matrices a layer.
     let (matrices, norms) = (101 * 16 + 2 * (4 * 16 * 16 + 3 * 16 * 32), 5 * 16);
     assert_eq!(rows["policy weights"], 2 * matrices + 4 * norms);

@@ -154,6 +154,7 @@ fn run(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, f: fn(&str) -> f6
         cache_rows: 256,
         prefill_rows: 32,
         rank: config.lora_rank,
+        kv_cache_dtype: config.kv_cache_dtype,
     };
     let before = parameters(&model);
     let mut trainer = Trainer {

@@ -176,6 +176,7 @@ mod tests {
             activation_memory: None,
             dtype: Default::default(),
             optim: Default::default(),
+            kv_cache_dtype: Default::default(),
             reference: false,
         }
     }

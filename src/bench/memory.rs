@@ -41,7 +41,7 @@ pub(super) fn expected(policy: &Policy, held: &Held<'_>) -> Result<(Plan, Plan)>
     if let Some((shape, [prompt, response, m])) = &held.sampling {
         plan.extend("", &shape.plan(spec));
         let rows = shape.sequences.div_ceil(*m) * prompt + shape.sequences * (response - 1);
-        least.add("kv cache", floor::kv_cache(spec, rows));
+        least.add("kv cache", floor::kv_cache(spec, rows, shape.kv_cache_dtype));
     }
     if let Some((reward, shape)) = &held.reward {
         let (weights, least_weights) = loaded(&reward.model)?;

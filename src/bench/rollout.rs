@@ -4,6 +4,7 @@
 use super::output::Row;
 use super::policy::{Policy, at_least_one};
 use super::timing::Clock;
+use crate::config::FloatDtype;
 use crate::error::Result;
 use crate::kernels::sample::SampleParams;
 use crate::rollout::{Job, SampleConfig, Sampler, SamplerShape};
@@ -30,6 +31,8 @@ pub struct Settings {
     pub repetitions: usize,
     /// Most rows in a prefill pass.
     pub token_budget: usize,
+    /// How keys and values are stored.
+    pub kv_cache_dtype: FloatDtype,
 }
 
 impl Settings {
@@ -70,14 +73,15 @@ struct Test {
 }
 
 impl Test {
-    fn shape(&self, policy: &Policy, token_budget: usize) -> SamplerShape {
+    fn shape(&self, policy: &Policy, s: &Settings) -> SamplerShape {
         let all = self.prompts * self.samples;
         let sequences = if self.uneven { all.div_ceil(2) } else { all };
         SamplerShape {
             sequences,
             cache_rows: SamplerShape::rows_for(self.prompts, self.prompt, sequences, self.length),
-            prefill_rows: (self.prompts * self.prompt).min(token_budget),
+            prefill_rows: (self.prompts * self.prompt).min(s.token_budget),
             rank: policy.rank(),
+            kv_cache_dtype: s.kv_cache_dtype,
         }
     }
 
@@ -163,7 +167,7 @@ fn rate(
     tokens: usize,
 ) -> Result<Row> {
     let gpu = &policy.model.gpu;
-    let mut sampler = Sampler::new(&policy.model, test.shape(policy, s.token_budget))?;
+    let mut sampler = Sampler::new(&policy.model, test.shape(policy, s))?;
     let jobs: Vec<Job> = (0u64..)
         .zip(policy.tokens(test.prompts, test.prompt))
         .map(|(prompt, tokens)| Job {

@@ -39,6 +39,8 @@ pub struct Settings {
     pub dtype: FloatDtype,
     /// The optimiser.
     pub optim: Optim,
+    /// How sampling stores keys and values.
+    pub kv_cache_dtype: FloatDtype,
     /// Score the reference policy, as a run with β > 0 does.
     pub reference: bool,
 }
@@ -169,6 +171,7 @@ impl<'a> Stage<'a> {
                 ),
                 prefill_rows: s.token_budget.min(s.batch * s.prompt_length),
                 rank: policy.rank(),
+                kv_cache_dtype: s.kv_cache_dtype,
             };
             let cap = gpu.caps().max_binding;
             Sampler::new(

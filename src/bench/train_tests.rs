@@ -17,6 +17,7 @@ fn settings() -> Settings {
         activation_memory: None,
         dtype: Default::default(),
         optim: Default::default(),
+        kv_cache_dtype: Default::default(),
         reference: true,
     }
 }
@@ -138,6 +139,7 @@ fn sampling_rates_are_reported() {
         max_completion_length: 4,
         repetitions: 2,
         token_budget: 64,
+        kv_cache_dtype: crate::config::FloatDtype::Float16,
     };
     let rows = rollout::run(&policy, &s).unwrap();
     let tests: Vec<&str> = rows.iter().map(|r| r.test.as_str()).collect();

@@ -183,6 +183,7 @@ impl Exam<'_> {
             params: SampleParams::PLAIN,
             seed: self.seed ^ EVAL_SEED,
             batch: BATCH,
+            kv_cache_dtype: Default::default(),
         };
         let policy = Policy::load(self.gpu, policy, self.contents, &options)?;
         let mut draws = policy.draws(self.samples, &sampling)?;

@@ -218,6 +218,7 @@ fn sampled(
         params: SampleParams::PLAIN,
         seed: args.seed,
         batch: args.rollout_batch,
+        kv_cache_dtype: Default::default(),
     };
     let responses = Policy::load(&gpu, policy, &contents, &options)?.sample(args.samples, &sampling)?;
     let groups: Vec<SampledGroup> = examples.iter().zip(responses).map(|(e, r)| group(e, r)).collect();

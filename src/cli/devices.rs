@@ -222,7 +222,7 @@ fn size(case: &Case) -> usize {
         Slot::In(bytes) => bytes.len(),
         Slot::Out(n) => n * 4,
         Slot::InOut(values) => values.len() * 4,
-        Slot::Bytes(words, _) => words.len() * 4,
+        Slot::Bytes(words, _) | Slot::Halves(words) => words.len() * 4,
     };
     case.slots.iter().map(bytes).sum()
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Globals;
 use super::common::{Lines, SampleFlags};
 use crate::advantage::Alpha;
-use crate::config::{MatmulPrecision, Residency};
+use crate::config::{FloatDtype, MatmulPrecision, Residency};
 use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
 use crate::eval::checkpoint::Trained;
@@ -117,6 +117,9 @@ struct SamplingArgs {
     /// Matrix products in f32 (highest), or with operands rounded to f16 and sums in f32 on cooperative matrices (medium)
     #[arg(long, value_enum, default_value_t)]
     matmul_precision: MatmulPrecision,
+    /// Keys and values that sampling keeps: as computed (float32), or rounded to halves (float16), which take half the memory
+    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
+    kv_cache_dtype: FloatDtype,
     /// Element type of the policy: f32, f16, bf16, q8_0, q4_0 (default: f32 where small, else as stored)
     #[arg(long, visible_alias = "dtype")]
     base_dtype: Option<DType>,
@@ -200,6 +203,7 @@ impl Args {
             asked: Asked::Flags,
             params: s.draw.params()?,
             matmul_precision: s.matmul_precision,
+            kv_cache_dtype: s.kv_cache_dtype,
             trained: self.trained()?,
             model: self.model.clone(),
             adapter: self.adapter.clone(),

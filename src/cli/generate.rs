@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Globals;
 use super::common::{Lines, SampleFlags, TOKEN_BUDGET};
-use crate::config::{Residency, TEMPLATE_DATE};
+use crate::config::{FloatDtype, Residency, TEMPLATE_DATE};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
@@ -67,6 +67,9 @@ pub(crate) struct Args {
     /// Sequences decoded together
     #[arg(long, value_name = "N", default_value_t = 64)]
     rollout_batch: usize,
+    /// Keys and values that sampling keeps: as computed (float32), or rounded to halves (float16), which take half the memory
+    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
+    kv_cache_dtype: FloatDtype,
     /// Do not wrap texts in the chat template
     #[arg(long)]
     raw: bool,
@@ -254,6 +257,7 @@ fn sampler_shape(
             cache_rows: SamplerShape::rows_for(prompts, longest, sequences, length),
             prefill_rows: all.min(512),
             rank,
+            kv_cache_dtype: args.kv_cache_dtype,
         }
     };
     let most = args.rollout_batch.min(jobs.len() * args.samples());

@@ -10,8 +10,8 @@ use super::demo_data::COMPLETION;
 use super::models::ModelFlags;
 use super::search_predict;
 use crate::advantage::Alpha;
-use crate::config::MatmulPrecision;
 use crate::config::TINY;
+use crate::config::{FloatDtype, MatmulPrecision};
 use crate::demo;
 use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
@@ -70,6 +70,9 @@ struct SearchArgs {
     /// Matrix products in f32 (highest), or with operands rounded to f16 and sums in f32 on cooperative matrices (medium)
     #[arg(long, value_enum, default_value_t)]
     matmul_precision: MatmulPrecision,
+    /// Keys and values that sampling keeps: as computed (float32), or rounded to halves (float16), which take half the memory
+    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
+    kv_cache_dtype: FloatDtype,
     /// Take the first P prompts of the file, or this many of the embedded set (default: all; 100 embedded)
     #[arg(long, value_name = "P")]
     num_prompts: Option<usize>,
@@ -168,6 +171,7 @@ impl SearchArgs {
             params,
             seed: self.seed,
             batch: self.models.rollout_batch,
+            kv_cache_dtype: self.kv_cache_dtype,
         };
         Ok((settings, sampling))
     }
@@ -257,6 +261,7 @@ impl SearchArgs {
             raw: m.raw,
             template_date: m.template_date.to_string(),
             matmul_precision: self.matmul_precision,
+            kv_cache_dtype: self.kv_cache_dtype,
             base_dtype: dtype(m.base_dtype),
             reward_dtype: dtype(m.reward_dtype),
         })

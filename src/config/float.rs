@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// Element type of values that are kept: activations for the backward pass. Arithmetic is f32 either way.
+/// Element type of values that are kept: activations for the backward pass, keys and values in sampling. Arithmetic is f32 either way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[value(rename_all = "lowercase")]
@@ -13,6 +13,12 @@ pub enum FloatDtype {
     Float32,
     /// Rounded to f16, two in a word: half the memory. Values beyond its range become its largest.
     Float16,
+}
+
+impl std::fmt::Display for FloatDtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 impl FloatDtype {
@@ -32,5 +38,13 @@ impl FloatDtype {
     /// Whether values are kept as f16.
     pub fn is_half(self) -> bool {
         self == Self::Float16
+    }
+
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Float32 => 4,
+            Self::Float16 => 2,
+        }
     }
 }

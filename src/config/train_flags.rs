@@ -114,6 +114,10 @@ pub struct TrainFlags {
     /// on GPUs that have them, refused by adapters that have none. Sampling, scoring and training round alike
     #[arg(long, value_enum)]
     pub matmul_precision: Option<MatmulPrecision>,
+    /// Keys and values that sampling keeps: as computed (float32), or rounded to halves (float16), which take half the memory and move the
+    /// sampler's log-probabilities a little from the trainer's (`mismatch_kl`)
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub kv_cache_dtype: Option<FloatDtype>,
     /// Weight of the KL term
     #[arg(long)]
     pub beta: Option<f64>,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::store::StoredEval;
-use crate::config::MatmulPrecision;
+use crate::config::{FloatDtype, MatmulPrecision};
 use crate::error::{Context, Error, Result};
 use crate::text::journal::first_difference;
 
@@ -79,6 +79,9 @@ pub struct EvalMeta {
     /// What matrix products of the policy and its judges rounded.
     #[serde(default, skip_serializing_if = "MatmulPrecision::is_highest")]
     pub matmul_precision: MatmulPrecision,
+    /// How sampling stored keys and values.
+    #[serde(default, skip_serializing_if = "FloatDtype::is_float32")]
+    pub kv_cache_dtype: FloatDtype,
     /// Element type of the judge's matrices, in the same way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_dtype: Option<String>,

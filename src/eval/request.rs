@@ -8,7 +8,7 @@ use super::record::Writer;
 use super::run::{Policy, PolicyOptions, Sampling};
 use super::store::{StoredPrompt, VERSION};
 use super::weights::Hashes;
-use crate::config::{MatmulPrecision, Residency, TEMPLATE_DATE, TINY, TrainConfig};
+use crate::config::{FloatDtype, MatmulPrecision, Residency, TEMPLATE_DATE, TINY, TrainConfig};
 use crate::demo;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -82,6 +82,8 @@ pub struct Request {
     pub params: SampleParams,
     /// What matrix products may round.
     pub matmul_precision: MatmulPrecision,
+    /// How sampling stores keys and values.
+    pub kv_cache_dtype: FloatDtype,
     /// Most tokens in a response.
     pub max_completion_length: Option<usize>,
     /// Do not use chat templates.
@@ -183,6 +185,7 @@ impl Request {
                 .clone()
                 .or_else(|| run.and_then(|c| c.base_dtype.clone())),
             matmul_precision: self.matmul_precision,
+            kv_cache_dtype: self.kv_cache_dtype,
             reward_dtype,
             step: self.trained.as_ref().map(|t| t.step),
             run: self.trained.as_ref().map(Trained::meta),
@@ -349,6 +352,7 @@ impl Job {
             },
             seed: m.seed,
             batch,
+            kv_cache_dtype: m.kv_cache_dtype,
         };
         let mut draws = loaded.policy.draws(m.samples, &sampling)?;
         let judges = loaded.judges.iter_mut();

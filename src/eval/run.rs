@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
+use crate::config::FloatDtype;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
@@ -50,6 +51,8 @@ pub struct Sampling {
     pub seed: u64,
     /// Sequences sampled together, at most.
     pub batch: usize,
+    /// How keys and values are stored.
+    pub kv_cache_dtype: FloatDtype,
 }
 
 /// One response.
@@ -143,7 +146,7 @@ impl Policy {
                 "an evaluation needs at least one sample a prompt and one sequence a batch",
             ));
         }
-        let shape = self.sampler_shape(n, sampling.batch);
+        let shape = self.sampler_shape(n, sampling);
         Ok(Draws {
             policy: self,
             sampler: Sampler::new(&self.model, shape)?,
@@ -184,7 +187,7 @@ impl Policy {
         self.max_completion_length
     }
 
-    fn sampler_shape(&self, n: usize, batch: usize) -> SamplerShape {
+    fn sampler_shape(&self, n: usize, sampling: &Sampling) -> SamplerShape {
         let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(1);
         let shape = |sequences: usize| {
             // Samples of one prompt more may begin while the last of the others end.
@@ -194,9 +197,10 @@ impl Policy {
                 cache_rows: SamplerShape::rows_for(prompts, longest, sequences, self.max_completion_length),
                 prefill_rows: PREFILL.min(prompts * longest),
                 rank: self.model.lora.as_ref().map_or(0, |l| l.rank),
+                kv_cache_dtype: sampling.kv_cache_dtype,
             }
         };
-        let most = batch.min(self.prompts.len() * n).max(1);
+        let most = sampling.batch.min(self.prompts.len() * n).max(1);
         SamplerShape::within(self.model.gpu.caps().max_binding, &self.model.spec, most, shape)
     }
 

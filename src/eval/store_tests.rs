@@ -24,6 +24,7 @@ fn meta(prompts: usize, samples: usize, also: bool) -> EvalMeta {
         raw: false,
         template_date: None,
         matmul_precision: Default::default(),
+        kv_cache_dtype: Default::default(),
         base_dtype: None,
         reward_dtype: None,
         also_reward_dtype: None,

@@ -15,8 +15,10 @@ mod cases;
 mod tests;
 pub mod twin;
 
+use super::kv::Stored;
 use super::weight::lanes;
 use super::{Entry, fold};
+use crate::config::FloatDtype;
 use crate::error::Result;
 use crate::gpu::{Binding, Buffer, Kernel, Recorder};
 
@@ -45,6 +47,7 @@ const HEADS: [usize; 3] = [64, 128, 256];
 static FORWARD: [Kernel; 3] = head_kernels!(
     "attention_forward",
     [
+        "kv_f32.wgsl",
         "attention_rows.wgsl",
         "attention_contiguous.wgsl",
         "attention_math.wgsl"
@@ -54,6 +57,17 @@ static FORWARD_PAGED: [Kernel; 3] = head_kernels!(
     "attention_forward_paged",
     "attention_forward",
     [
+        "kv_f32.wgsl",
+        "attention_rows.wgsl",
+        "attention_paged.wgsl",
+        "attention_math.wgsl"
+    ]
+);
+static FORWARD_PAGED_F16: [Kernel; 3] = head_kernels!(
+    "attention_forward_paged_f16",
+    "attention_forward",
+    [
+        "kv_f16.wgsl",
         "attention_rows.wgsl",
         "attention_paged.wgsl",
         "attention_math.wgsl"
@@ -187,15 +201,14 @@ pub fn forward(
 /// Keys and values in pages of [`PAGE`] rows: row r of the ranges in `meta` is row `r % PAGE` of page `pages[r / PAGE]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Paged<'a> {
-    /// (pages · PAGE, KV·D)
-    pub k: &'a Buffer,
-    /// (pages · PAGE, KV·D)
-    pub v: &'a Buffer,
-    /// (≥ 1) u32: every entry is a page of `k` and `v`.
+    /// (pages · PAGE, KV·D) each.
+    pub kv: Stored<'a>,
+    /// (≥ 1) u32: every entry is a page of keys and values.
     pub pages: &'a Buffer,
 }
 
-/// As [`forward`], over keys and values in pages: the same bits, wherever the pages are.
+/// As [`forward`], over keys and values in pages: the same bits, wherever the pages are, and in halves those of keys and values that
+/// were rounded to them.
 ///
 /// # Errors
 /// `head_dim` is above 256, or a GPU error.
@@ -208,9 +221,13 @@ pub fn forward_paged(
     lse: &Buffer,
     shape: Shape,
 ) -> Result<()> {
-    let bindings = [q, keys.k, keys.v, meta, out, lse, keys.pages].map(Binding::from);
+    let bindings = [q, keys.kv.k, keys.kv.v, meta, out, lse, keys.pages].map(Binding::from);
     let page = [("PAGE", PAGE as f64)];
-    dispatch_with(rec, &FORWARD_PAGED, &page, &bindings, shape, shape.heads)
+    let kernels = match keys.kv.dtype {
+        FloatDtype::Float32 => &FORWARD_PAGED,
+        FloatDtype::Float16 => &FORWARD_PAGED_F16,
+    };
+    dispatch_with(rec, kernels, &page, &bindings, shape, shape.heads)
 }
 
 /// Operands of [`backward`] over the packed layout (query row i and key row i are the same token).
@@ -307,6 +324,9 @@ pub fn entries() -> Vec<Entry> {
         entry(&FORWARD_PAGED[0], cases::forward_paged::<0>),
         entry(&FORWARD_PAGED[1], cases::forward_paged::<1>),
         entry(&FORWARD_PAGED[2], cases::forward_paged::<2>),
+        entry(&FORWARD_PAGED_F16[0], cases::forward_paged_f16::<0>),
+        entry(&FORWARD_PAGED_F16[1], cases::forward_paged_f16::<1>),
+        entry(&FORWARD_PAGED_F16[2], cases::forward_paged_f16::<2>),
         entry(&DELTA, cases::delta),
         entry(&QUERY_GRADIENT[0], cases::query_gradient::<0>),
         entry(&QUERY_GRADIENT[1], cases::query_gradient::<1>),

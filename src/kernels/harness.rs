@@ -1,6 +1,7 @@
 //! Cases that serve tests and benches alike: a case says what buffers an op takes, how to record it, and what
 //! its float64 twin expects.
 
+use super::kv;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Kernel, Recorder, reflect};
 use rand::{RngExt, SeedableRng};
@@ -26,6 +27,8 @@ pub enum Slot {
     InOut(Vec<f32>),
     /// Bytes in words, read and written: initial words, and what a byte stands for when it is compared.
     Bytes(Vec<u32>, fn(u8) -> f32),
+    /// Halves in words, two each, read and written: initial words.
+    Halves(Vec<u32>),
 }
 
 impl Slot {
@@ -103,7 +106,7 @@ impl Case {
                 Slot::In(bytes) => gpu.upload("case", bytes),
                 Slot::Out(n) => guarded(vec![CANARY; *n]),
                 Slot::InOut(values) => guarded(values.iter().map(|v| v.to_bits()).collect()),
-                Slot::Bytes(words, _) => guarded(words.clone()),
+                Slot::Bytes(words, _) | Slot::Halves(words) => guarded(words.clone()),
             })
             .collect()
     }
@@ -113,7 +116,7 @@ impl Case {
             Slot::In(_) => return Ok(None),
             Slot::Out(n) => *n,
             Slot::InOut(values) => values.len(),
-            Slot::Bytes(words, _) => words.len(),
+            Slot::Bytes(words, _) | Slot::Halves(words) => words.len(),
         };
         let words: Vec<u32> = gpu.read(buffer, 0, n + GUARD)?;
         if words[n..].iter().any(|w| *w != CANARY) {
@@ -125,6 +128,7 @@ impl Case {
         let words = &words[..n];
         Ok(Some(match slot {
             Slot::Bytes(_, value) => words.iter().flat_map(|w| w.to_le_bytes()).map(value).collect(),
+            Slot::Halves(_) => words.iter().flat_map(|w| kv::halves(*w)).collect(),
             _ => words.iter().map(|w| f32::from_bits(*w)).collect(),
         }))
     }

@@ -20,6 +20,7 @@ pub mod group_advantage;
 pub mod half_words;
 pub mod harness;
 pub mod head;
+pub mod kv;
 pub mod linear;
 mod linear_cases;
 pub mod linear_fused;

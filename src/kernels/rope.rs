@@ -2,8 +2,10 @@
 //! models: element `d` of a head pairs with element `d + D/2`. Queries and keys are turned in one dispatch, which in
 //! sampling puts keys and values into the cache as well.
 
-use super::rope_cases::{apply_cases, cache_cases};
+use super::kv::Stored;
+use super::rope_cases::{apply_cases, cache_cases, cache_f16_cases};
 use super::{Entry, fold};
+use crate::config::FloatDtype;
 use crate::error::Result;
 use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder};
 
@@ -19,6 +21,15 @@ static CACHE: Kernel = Kernel::portable(
     &[
         include_str!("../../shaders/rope_cache.wgsl"),
         include_str!("../../shaders/shared/rope.wgsl"),
+        include_str!("../../shaders/shared/kv_store_f32.wgsl"),
+    ],
+);
+static CACHE_F16: Kernel = Kernel::portable(
+    "rope_cache_f16",
+    &[
+        include_str!("../../shaders/rope_cache.wgsl"),
+        include_str!("../../shaders/shared/rope.wgsl"),
+        include_str!("../../shaders/shared/kv_store_f16.wgsl"),
     ],
 );
 
@@ -111,8 +122,8 @@ pub fn apply(
     dispatch(rec, &APPLY, &bindings, table, shape, heads, inverse)
 }
 
-/// As [`apply`] for `q`; the turned `k` and `v (m, kv_heads·head_dim)` go to the rows `rows (m)` u32, distinct, of
-/// `k_cache` and `v_cache (…, kv_heads·head_dim)`. Other rows keep their values; an index past the end drops its row.
+/// As [`apply`] for `q`; the turned `k` and `v (m, kv_heads·head_dim)` go to the rows `rows (m)` u32, distinct, of the cache `to
+/// (…, kv_heads·head_dim)`, as its element type stores them. Other rows keep their values; an index past the end drops its row.
 ///
 /// # Errors
 /// A GPU error.
@@ -122,12 +133,16 @@ pub fn apply_cached(
     meta: &Buffer,
     table: &RopeTable,
     rows: &Buffer,
-    (k_cache, v_cache): (&Buffer, &Buffer),
+    to: Stored<'_>,
     shape: Shape,
 ) -> Result<()> {
-    let bindings = [q, k, meta, &table.turns, v, rows, k_cache, v_cache].map(Binding::from);
+    let bindings = [q, k, meta, &table.turns, v, rows, to.k, to.v].map(Binding::from);
     let heads = shape.heads + 2 * shape.kv_heads;
-    dispatch(rec, &CACHE, &bindings, table, shape, heads, false)
+    let kernel = match to.dtype {
+        FloatDtype::Float32 => &CACHE,
+        FloatDtype::Float16 => &CACHE_F16,
+    };
+    dispatch(rec, kernel, &bindings, table, shape, heads, false)
 }
 
 /// `heads` heads a row take part.
@@ -174,7 +189,11 @@ pub fn twin(x: &[f64], positions: &[u32], inv_freq: &[f64], heads: usize, invers
 /// The op's rows in the kernel table.
 pub fn entries() -> Vec<Entry> {
     let entry = |kernel, cases| Entry { kernel, cases };
-    vec![entry(&APPLY, apply_cases), entry(&CACHE, cache_cases)]
+    vec![
+        entry(&APPLY, apply_cases),
+        entry(&CACHE, cache_cases),
+        entry(&CACHE_F16, cache_f16_cases),
+    ]
 }
 
 #[cfg(test)]
@@ -188,7 +207,7 @@ mod tests {
 
     #[test]
     fn layout() {
-        for kernel in [&APPLY, &CACHE] {
+        for kernel in [&APPLY, &CACHE, &CACHE_F16] {
             assert_layout::<Params>(
                 kernel,
                 &[
@@ -235,7 +254,11 @@ mod tests {
         let caches = [&data.k, &data.v].map(|like| up(&vec![f32::NAN; like.len()]));
         let mut rec = Recorder::new(&gpu);
         apply(&mut rec, (&q, &k), &meta, &table, shape, false).unwrap();
-        let to = (&caches[0], &caches[1]);
+        let to = Stored {
+            k: &caches[0],
+            v: &caches[1],
+            dtype: FloatDtype::Float32,
+        };
         apply_cached(
             &mut rec,
             [&qc, &kc, &up(&data.v)],
@@ -250,6 +273,74 @@ mod tests {
         let bits = |b: &Buffer, n: usize| gpu.read::<u32>(b, 0, n).unwrap();
         assert_eq!(bits(&q, data.q.len()), bits(&qc, data.q.len()));
         assert_eq!(bits(&k, data.k.len()), bits(&caches[0], data.k.len()));
+    }
+
+    /// Values around every edge of the rounding, and what is not finite, to the bit.
+    #[test]
+    fn halves_are_those_of_the_twin() {
+        let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+        let (m, dim) = (64, 64);
+        let least = 1.0 / 16_384.0f32;
+        let edges = [
+            0.0,
+            1.0,
+            65_503.0,
+            65_504.0,
+            65_519.9,
+            65_520.0,
+            1e6,
+            3e38,
+            least,
+            0.7 * least,
+            0.5 * least,
+            0.499 * least,
+            1e-40,
+        ];
+        let special = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+        let mut g = Gen::new(8);
+        let mut v: Vec<f32> = edges.iter().flat_map(|x| [*x, -x]).chain(special).collect();
+        // Ties between two halves and their neighbours in f32, at every exponent that halves have and some beyond.
+        for exponent in 100..150u32 {
+            for mantissa in [
+                0x0fffu32, 0x1000, 0x1001, 0x2fff, 0x3000, 0x3001, 0x7f_efff, 0x7f_f000, 0x7f_ffff,
+            ] {
+                v.push(f32::from_bits(exponent << 23 | mantissa));
+            }
+        }
+        let rest = m * dim - v.len();
+        v.extend(g.uniform(rest, 4.0));
+        let up = |v: &[f32]| gpu.upload("test", v).unwrap();
+        let table = RopeTable::new(&gpu, &inv_freq(dim), POSITIONS).unwrap();
+        let meta = gpu.upload("test", &vec![0u32; 4 * m]).unwrap();
+        let rows: Vec<u32> = (0..m as u32).collect();
+        let rows = gpu.upload("test", &rows).unwrap();
+        let (qb, kb, vb) = (up(&vec![0.0; m * dim]), up(&vec![0.0; m * dim]), up(&v));
+        let caches = [(), ()].map(|()| gpu.upload("test", &vec![7u32; m * dim / 2]).unwrap());
+        let to = Stored {
+            k: &caches[0],
+            v: &caches[1],
+            dtype: FloatDtype::Float16,
+        };
+        let shape = Shape {
+            m,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: dim,
+        };
+        let mut rec = Recorder::new(&gpu);
+        apply_cached(&mut rec, [&qb, &kb, &vb], &meta, &table, &rows, to, shape).unwrap();
+        rec.submit().unwrap();
+        let got: Vec<u32> = gpu.read(&caches[1], 0, m * dim / 2).unwrap();
+        let want = crate::kernels::kv::stored(&v, FloatDtype::Float16);
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert_eq!(
+                got,
+                want,
+                "{:e} and {:e}: {got:x}, not {want:x}",
+                v[2 * i],
+                v[2 * i + 1]
+            );
+        }
     }
 
     #[test]

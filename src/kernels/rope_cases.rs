@@ -1,8 +1,10 @@
 //! Cases of [`rope`](super::rope).
 
 use super::harness::{Case, Gen, Slot, Tol, wide};
+use super::kv::{Stored, read_back, rounded, stored};
 use super::rope::{RopeTable, Shape, apply, apply_cached, turns, twin};
 use super::rows::scatter_twin;
+use crate::config::FloatDtype;
 use crate::gpu::Buffer;
 
 /// Inverse frequencies θ^(−2d/D).
@@ -33,8 +35,18 @@ pub(super) fn apply_cases() -> Vec<Case> {
 /// The cache is written forward only.
 pub(super) fn cache_cases() -> Vec<Case> {
     SIZES
-        .map(|(m, h, kv, d, scale, _)| cache_case((m, h, kv, d, scale, false)))
+        .map(|(m, h, kv, d, scale, _)| cache_case((m, h, kv, d, scale, false), FloatDtype::Float32))
         .into()
+}
+
+/// Also with values of which most are beyond what halves hold.
+pub(super) fn cache_f16_cases() -> Vec<Case> {
+    let large = (5, 3, 1, 64, 1e6, false);
+    SIZES
+        .into_iter()
+        .chain([large])
+        .map(|(m, h, kv, d, scale, _)| cache_case((m, h, kv, d, scale, false), FloatDtype::Float16))
+        .collect()
 }
 
 /// What both kernels' cases are made of.
@@ -111,6 +123,21 @@ impl Data {
     }
 }
 
+impl Data {
+    /// That of the keys in a cache.
+    fn stored_tol(&self, dtype: FloatDtype) -> Tol {
+        match dtype {
+            FloatDtype::Float32 => self.tol(),
+            FloatDtype::Float16 => Tol {
+                // A step below 2⁻¹⁴ is as large as that.
+                atol: self.tol().atol + 6.2e-5,
+                rtol: 1.0 / 1024.0,
+                why: "where f32 and float64 lie on two sides of a tie, they are rounded to neighbouring halves",
+            },
+        }
+    }
+}
+
 fn table_on(turns: &Buffer, shape: Shape) -> RopeTable {
     RopeTable {
         turns: turns.clone(),
@@ -151,7 +178,7 @@ fn apply_case(sizes: Sizes) -> Case {
     }
 }
 
-fn cache_case(sizes: Sizes) -> Case {
+fn cache_case(sizes: Sizes, dtype: FloatDtype) -> Case {
     let data = Data::new(sizes);
     let shape = data.shape;
     let (m, width) = (shape.m, shape.kv_heads * shape.head_dim);
@@ -165,8 +192,12 @@ fn cache_case(sizes: Sizes) -> Case {
     let [meta, table] = data.tables();
     let mut g = Gen::new(99);
     let old = [(), ()].map(|()| g.uniform(cache_rows * width, 1e4));
+    let cache = |values: &Vec<f32>| match dtype {
+        FloatDtype::Float32 => Slot::InOut(values.clone()),
+        FloatDtype::Float16 => Slot::Halves(stored(values, dtype)),
+    };
     Case {
-        name: data.name("rope_cache"),
+        name: data.name(&format!("rope_cache {dtype}")),
         slots: vec![
             Slot::InOut(data.q.clone()),
             Slot::input(&data.k),
@@ -174,19 +205,22 @@ fn cache_case(sizes: Sizes) -> Case {
             meta,
             table,
             Slot::input(&rows),
-            Slot::InOut(old[0].clone()),
-            Slot::InOut(old[1].clone()),
+            cache(&old[0]),
+            cache(&old[1]),
         ],
         record: Box::new(move |rec, b| {
-            let caches = (&b[6], &b[7]);
+            let (k, v) = (&b[6], &b[7]);
+            let to = Stored { k, v, dtype };
             let table = table_on(&b[4], shape);
-            apply_cached(rec, [&b[0], &b[1], &b[2]], &b[3], &table, &b[5], caches, shape)
+            apply_cached(rec, [&b[0], &b[1], &b[2]], &b[3], &table, &b[5], to, shape)
         }),
         flops: data.flops(),
         expect: Box::new(move || {
-            let [mut k, mut v] = [wide(&old[0]), wide(&old[1])];
-            scatter_twin(&data.turned(&data.k, shape.kv_heads), &rows, &mut k, width);
-            scatter_twin(&wide(&data.v), &rows, &mut v, width);
+            let [mut k, mut v] = [read_back(&old[0], dtype), read_back(&old[1], dtype)];
+            let turned = data.turned(&data.k, shape.kv_heads);
+            let turned: Vec<f64> = turned.into_iter().map(|x| rounded(x, dtype)).collect();
+            scatter_twin(&turned, &rows, &mut k, width);
+            scatter_twin(&read_back(&data.v, dtype), &rows, &mut v, width);
             let exact = Tol {
                 atol: 0.0,
                 rtol: 0.0,
@@ -194,7 +228,7 @@ fn cache_case(sizes: Sizes) -> Case {
             };
             vec![
                 (0, data.turned(&data.q, shape.heads), data.tol()),
-                (6, k, data.tol()),
+                (6, k, data.stored_tol(dtype)),
                 (7, v, exact),
             ]
         }),

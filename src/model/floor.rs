@@ -9,7 +9,7 @@ use super::plan::{Plan, is_matrix};
 use super::spec::{ModelSpec, TensorSpec};
 use super::stream;
 use super::workspace::Shape;
-use crate::config::Optim;
+use crate::config::{FloatDtype, Optim};
 use crate::error::Result;
 use crate::kernels::adamw_8bit;
 use crate::kernels::head::HeadBuffers;
@@ -84,8 +84,8 @@ fn trained(values: usize, optim: Optim) -> Plan {
 }
 
 /// Keys and values of `rows` tokens in every layer.
-pub fn kv_cache(spec: &ModelSpec, rows: usize) -> u64 {
-    (F32 * rows * 2 * spec.num_kv_heads * spec.head_dim * spec.num_layers) as u64
+pub fn kv_cache(spec: &ModelSpec, rows: usize, dtype: FloatDtype) -> u64 {
+    (dtype.bytes() * rows * 2 * spec.num_kv_heads * spec.head_dim * spec.num_layers) as u64
 }
 
 /// Floats a row that a block's backward pass reads, its input aside: what autograd saves.
@@ -193,7 +193,8 @@ mod tests {
         let small = adapter(&spec, &lora, Optim::Adamw8bit);
         assert_eq!(small.bytes("optimizer"), 2 * values + values / 256 * 8);
         assert_eq!(full(&spec, Optim::Adamw).bytes("optimizer"), 8 * 134_515_008);
-        assert_eq!(kv_cache(&spec, 100), 4 * 100 * 2 * 192 * 30);
+        assert_eq!(kv_cache(&spec, 100, FloatDtype::Float32), 4 * 100 * 2 * 192 * 30);
+        assert_eq!(kv_cache(&spec, 100, FloatDtype::Float16), 2 * 100 * 2 * 192 * 30);
     }
 
     #[test]

@@ -6,9 +6,11 @@
 use super::params::{Block, Linear, LoraPair, LoraShape, Model, Param};
 use super::spec::{Head, Proj};
 use super::workspace::{Acts, Loaded, Workspace};
+use crate::config::FloatDtype;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Recorder};
 use crate::kernels::attention::PAGE;
+use crate::kernels::kv::Stored;
 use crate::kernels::linear::{self, Write};
 use crate::kernels::linear_fused::{self as fused, Epilogue, Second};
 use crate::kernels::{attention, elementwise, embedding, head, rmsnorm, rope, rows};
@@ -26,36 +28,43 @@ pub enum Keys<'a> {
     },
 }
 
-/// Keys and values of every layer, (pages · PAGE, KV·D) each, and the table that says which pages the ranges of a pass's
+/// Keys and values of every layer, (pages · PAGE, KV·D) each in f32 or f16, and the table that says which pages the ranges of a pass's
 /// `meta` are in: their row r is row `r % PAGE` of page `table[r / PAGE]`.
 pub struct KvCache {
     layers: Vec<(Buffer, Buffer)>,
     table: Buffer, // (pages), all zero at first
+    dtype: FloatDtype,
     /// Pages held.
     pub pages: usize,
 }
 
 impl KvCache {
     /// Bytes of a cache for `rows` rows: whole pages, and their table.
-    pub fn bytes(spec: &super::spec::ModelSpec, rows: usize) -> u64 {
+    pub fn bytes(spec: &super::spec::ModelSpec, rows: usize, dtype: FloatDtype) -> u64 {
         let pages = rows.div_ceil(PAGE).max(1);
         let layer = pages * PAGE * spec.num_kv_heads * spec.head_dim * 2;
-        4 * (layer * spec.num_layers + pages) as u64
+        (dtype.bytes() * layer * spec.num_layers + 4 * pages) as u64
     }
 
     /// Allocates a cache of as many pages as hold `rows` rows.
     ///
     /// # Errors
     /// Out of memory.
-    pub fn new(model: &Model, rows: usize) -> Result<Self> {
+    pub fn new(model: &Model, rows: usize, dtype: FloatDtype) -> Result<Self> {
         let pages = rows.div_ceil(PAGE).max(1);
-        let bytes = (pages * PAGE * model.spec.num_kv_heads * model.spec.head_dim * 4) as u64;
+        let row = model.spec.num_kv_heads * model.spec.head_dim * dtype.bytes();
+        let bytes = (pages * PAGE * row) as u64;
         let one = || model.gpu.alloc("kv cache", bytes);
         let layers = (0..model.spec.num_layers)
             .map(|_| Ok((one()?, one()?)))
             .collect::<Result<_>>()?;
         let table = model.gpu.upload("kv cache/pages", &vec![0u32; pages])?;
-        Ok(Self { layers, table, pages })
+        Ok(Self {
+            layers,
+            table,
+            dtype,
+            pages,
+        })
     }
 
     /// Sets the first entries of the page table; `pages` are pages of this cache, no more than it has.
@@ -211,10 +220,15 @@ impl Pass<'_> {
             }
             Keys::Cached { cache, rows } => {
                 let (k, v) = &cache.layers[layer];
+                let kv = Stored {
+                    k,
+                    v,
+                    dtype: cache.dtype,
+                };
                 let qkv = [&acts.q, &acts.k, &acts.v];
-                rope::apply_cached(rec, qkv, meta, table, rows, (k, v), self.heads(m))?;
+                rope::apply_cached(rec, qkv, meta, table, rows, kv, self.heads(m))?;
                 let pages = &cache.table;
-                let keys = attention::Paged { k, v, pages };
+                let keys = attention::Paged { kv, pages };
                 attention::forward_paged(rec, &acts.q, keys, meta, &acts.attn, &acts.lse, shape)
             }
         }

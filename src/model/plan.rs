@@ -12,7 +12,7 @@ use super::params::LoraShape;
 use super::spec::{ModelSpec, Proj, Role, TensorSpec};
 use super::stream;
 use super::workspace::{Shape, Workspace};
-use crate::config::Optim;
+use crate::config::{FloatDtype, Optim};
 use crate::error::Result;
 use crate::kernels::adamw_8bit;
 use crate::kernels::head::HeadBuffers;
@@ -140,9 +140,9 @@ impl Plan {
     }
 
     /// A KV cache of `rows` rows.
-    pub fn kv_cache(spec: &ModelSpec, rows: usize) -> Self {
+    pub fn kv_cache(spec: &ModelSpec, rows: usize, dtype: FloatDtype) -> Self {
         let mut plan = Self::default();
-        plan.add("kv cache", KvCache::bytes(spec, rows));
+        plan.add("kv cache", KvCache::bytes(spec, rows, dtype));
         plan
     }
 }

@@ -1,5 +1,6 @@
 //! What is asked of a sampler, and what it returns.
 
+use crate::config::FloatDtype;
 use crate::kernels::sample::SampleParams;
 use serde::{Deserialize, Serialize};
 
@@ -65,4 +66,6 @@ pub struct SamplerShape {
     pub prefill_rows: usize,
     /// Largest LoRA rank.
     pub rank: usize,
+    /// How the cache stores keys and values.
+    pub kv_cache_dtype: FloatDtype,
 }

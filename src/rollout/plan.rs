@@ -20,7 +20,8 @@ impl SamplerShape {
     /// as it takes; `shape` sizes it for a number of sequences at full length. Responses take pages as they grow, so that
     /// a cache cut down to `cap` is kept as long as it holds three quarters of the sequences at full length.
     pub fn within(cap: u64, spec: &ModelSpec, most: usize, shape: impl Fn(usize) -> Self) -> Self {
-        let page = (PAGE * spec.num_kv_heads * spec.head_dim * 4) as u64;
+        let element = shape(most).kv_cache_dtype.bytes();
+        let page = (PAGE * spec.num_kv_heads * spec.head_dim * element) as u64;
         let bound = ((cap / page) as usize).saturating_sub(1) * PAGE; // one page more is allocated
         let mut sequences = most;
         loop {
@@ -61,7 +62,10 @@ impl SamplerShape {
         let mut plan = Plan::default();
         plan.extend("", &Plan::workspace(spec, pass(self.prefill_rows)));
         plan.extend("", &Plan::workspace(spec, pass(s)));
-        plan.extend("", &Plan::kv_cache(spec, self.pages() * PAGE));
+        plan.extend(
+            "",
+            &Plan::kv_cache(spec, self.pages() * PAGE, self.kv_cache_dtype),
+        );
         plan.add("head", HeadBuffers::bytes(s));
         // A row: state, logits, threshold, log-sum-exp, entropy; token, logp, keys (4), cache row, length, limit; its output.
         let row = spec.hidden_size + pad4(spec.vocab_size) + 3 + 9 + 2 * OUT_TOKENS;
@@ -76,6 +80,7 @@ impl SamplerShape {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::config::FloatDtype;
     use crate::gpu::{Gpu, GpuOptions};
     use crate::model::load::Source;
     use crate::rollout::Sampler;
@@ -89,6 +94,7 @@ mod tests {
             cache_rows: sequences * 100,
             prefill_rows: 8,
             rank: 0,
+            kv_cache_dtype: FloatDtype::Float32,
         };
         let row = (spec.num_kv_heads * spec.head_dim * 4) as u64;
         let sizes = |cap| {
@@ -105,6 +111,13 @@ mod tests {
         assert_eq!(sizes(row * 1504), (10, 1000));
         assert_eq!(sizes(row * 508), (5, 496));
         assert_eq!(sizes(1), (1, 100));
+        // Halves: twice the rows.
+        let halves = |sequences| SamplerShape {
+            kv_cache_dtype: FloatDtype::Float16,
+            ..shape(sequences)
+        };
+        let kept = |cap| SamplerShape::within(cap, &spec, 20, halves).cache_rows;
+        assert_eq!((kept(row * 1004), kept(row * 1004 - 1)), (2000, 1992));
     }
 
     #[test]
@@ -124,13 +137,22 @@ mod tests {
         let gpu = Gpu::open(&options).unwrap();
         let model = source.load(&gpu, None, 64, None).unwrap();
         let before = gpu.memory().current;
-        let shape = SamplerShape {
-            sequences: 12,
-            cache_rows: 300,
-            prefill_rows: 40,
-            rank: 5,
-        };
-        let _sampler = Sampler::new(&model, shape).unwrap();
-        assert_eq!(shape.plan(&source.spec).total(), gpu.memory().current - before);
+        let caches = [FloatDtype::Float32, FloatDtype::Float16].map(|kv_cache_dtype| {
+            let shape = SamplerShape {
+                sequences: 12,
+                cache_rows: 300,
+                prefill_rows: 40,
+                rank: 5,
+                kv_cache_dtype,
+            };
+            let sampler = Sampler::new(&model, shape).unwrap();
+            let planned = shape.plan(&source.spec);
+            assert_eq!(planned.total(), gpu.memory().current - before, "{kv_cache_dtype}");
+            assert_eq!(planned.bytes("kv cache"), gpu.memory().by_owner["kv cache"]);
+            drop(sampler);
+            planned.bytes("kv cache")
+        });
+        // All but the page table of 39 words.
+        assert_eq!(caches[0] - 156, 2 * (caches[1] - 156));
     }
 }

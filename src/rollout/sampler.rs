@@ -58,7 +58,7 @@ impl Sampler {
             shape,
             prefill: pass(shape.prefill_rows, s)?,
             decode: pass(s, s)?,
-            cache: KvCache::new(model, shape.pages() * PAGE)?,
+            cache: KvCache::new(model, shape.pages() * PAGE, shape.kv_cache_dtype)?,
             head: HeadBuffers::new(gpu, s)?,
             threshold: f32s("threshold", s)?,
             prompt_states: f32s("prompt states", s * spec.hidden_size)?,

@@ -47,7 +47,7 @@ impl<'a> PolicyDraw<'a> {
             seed: sampling.seed,
             step: 0,
         };
-        let sampler = Sampler::new(policy.model(), shape(policy, sampling.batch, settings, together))?;
+        let sampler = Sampler::new(policy.model(), shape(policy, sampling, settings, together))?;
         Ok(Self {
             policy,
             contents,
@@ -77,7 +77,7 @@ impl<'a> PolicyDraw<'a> {
 }
 
 /// Buffers for as many sequences at once as were asked for and as one binding allows.
-fn shape(policy: &Policy, batch: usize, settings: &Settings, together: usize) -> SamplerShape {
+fn shape(policy: &Policy, sampling: &Sampling, settings: &Settings, together: usize) -> SamplerShape {
     let (model, schedule) = (policy.model(), &settings.schedule);
     let length = policy.max_completion_length();
     let longest = policy.prompts().iter().map(Vec::len).max().unwrap_or(1);
@@ -89,11 +89,12 @@ fn shape(policy: &Policy, batch: usize, settings: &Settings, together: usize) ->
             cache_rows: SamplerShape::rows_for(nodes, longest + prefix, sequences, length),
             prefill_rows: PREFILL.min(nodes * (longest + prefix)),
             rank: model.lora.as_ref().map_or(0, |l| l.rank),
+            kv_cache_dtype: sampling.kv_cache_dtype,
         }
     };
     let cap = model.gpu.caps().max_binding;
     let most = schedule.budget.saturating_mul(together);
-    SamplerShape::within(cap, &model.spec, batch.min(most).max(1), shape)
+    SamplerShape::within(cap, &model.spec, sampling.batch.min(most).max(1), shape)
 }
 
 impl Draw for PolicyDraw<'_> {
@@ -196,6 +197,7 @@ mod tests {
             },
             seed: 3,
             batch,
+            kv_cache_dtype: Default::default(),
         };
         let asked = Asked {
             samples: Some(4),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::estimate::Predictor;
 use super::line::Line;
 use crate::advantage::Alpha;
-use crate::config::MatmulPrecision;
+use crate::config::{FloatDtype, MatmulPrecision};
 use crate::error::{Context, Error, Result};
 use crate::model::save::write_atomic;
 use crate::text::journal;
@@ -75,6 +75,9 @@ pub struct SearchMeta {
     /// What matrix products of the policy and the judge rounded.
     #[serde(default, skip_serializing_if = "MatmulPrecision::is_highest")]
     pub matmul_precision: MatmulPrecision,
+    /// How sampling stored keys and values.
+    #[serde(default, skip_serializing_if = "FloatDtype::is_float32")]
+    pub kv_cache_dtype: FloatDtype,
     /// Element type asked for the policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_dtype: Option<String>,

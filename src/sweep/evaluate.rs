@@ -114,6 +114,7 @@ impl<'a> Device<'a> {
             seed: e.seed.unwrap_or(1),
             params: SampleParams::PLAIN,
             matmul_precision: c.matmul_precision,
+            kv_cache_dtype: c.kv_cache_dtype,
             max_completion_length: Some(c.max_completion_length),
             raw: c.raw,
             template_date: Some(c.template_date.clone()),

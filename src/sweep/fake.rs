@@ -55,6 +55,7 @@ fn save(dir: &Path, name: &str, step: u64, best: Option<Best>) {
         device: "none".into(),
         matmul_precision: Default::default(),
         dtype: Default::default(),
+        kv_cache_dtype: Default::default(),
         best,
         data: None,
     };
@@ -187,6 +188,7 @@ pub(super) fn write_eval(dir: &Path, gain: f64, prompts: usize) {
         raw: false,
         template_date: None,
         matmul_precision: Default::default(),
+        kv_cache_dtype: Default::default(),
         base_dtype: None,
         reward_dtype: None,
         also_reward_dtype: None,

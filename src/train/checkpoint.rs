@@ -42,6 +42,9 @@ pub struct TrainerState {
     /// What activations were kept as for backward passes.
     #[serde(default, skip_serializing_if = "FloatDtype::is_float32")]
     pub dtype: FloatDtype,
+    /// How sampling stored keys and values.
+    #[serde(default, skip_serializing_if = "FloatDtype::is_float32")]
+    pub kv_cache_dtype: FloatDtype,
     /// The best checkpoint so far, where checkpoints are selected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,

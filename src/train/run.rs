@@ -91,6 +91,7 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
                 device: gpu.report().name.clone(),
                 matmul_precision: gpu.matmul_precision(),
                 dtype: job.config.dtype,
+                kv_cache_dtype: job.config.kv_cache_dtype,
                 best: selection.as_ref().and_then(Selection::best),
                 data: Some(data.clone()),
             };
@@ -135,9 +136,16 @@ fn restore(
     Ok(Some(state))
 }
 
-/// Refuses to go on where the position in the data would jump, and says where the prompts are others.
+/// Refuses to go on where samples would be drawn from another cache or the position in the data would jump, and says where the
+/// prompts are others.
 fn continues(state: &TrainerState, data: &Identity, c: &TrainConfig) -> Result<()> {
     state.same_dtype(c.dtype)?;
+    let (had, has) = (state.kv_cache_dtype, c.kv_cache_dtype);
+    if had != has {
+        return Err(Error::user(format!(
+            "--resume: the run was started with --kv-cache-dtype {had}, not {has}"
+        )));
+    }
     let per = c.prompts_per_step as u64;
     if state.data_position != state.step * per {
         return Err(Error::user(format!(

@@ -30,6 +30,7 @@ fn state(best: Option<Best>) -> TrainerState {
         device: "d".into(),
         matmul_precision: Default::default(),
         dtype: Default::default(),
+        kv_cache_dtype: Default::default(),
         best,
         data: None,
     }

@@ -185,6 +185,7 @@ impl Sizes<'_> {
                 ),
                 prefill_rows: c.token_budget.min(prompts * longest_prompt).max(1),
                 rank: self.rank(),
+                kv_cache_dtype: c.kv_cache_dtype,
             }
         };
         let most = c.rollout_batch.min(c.prompts_per_step * c.num_generations);
@@ -353,7 +354,7 @@ impl Sizes<'_> {
         let s = self.sampler_shape(cap);
         let prompts = s.sequences.div_ceil(c.num_generations).max(1);
         let rows = prompts * self.longest_prompt() + s.sequences * (c.max_completion_length - 1);
-        plan.add("sampling kv cache", floor::kv_cache(spec, rows));
+        plan.add("sampling kv cache", floor::kv_cache(spec, rows, c.kv_cache_dtype));
         if let Some(source) = reward {
             let dtype = self.reward_dtype(source)?;
             let stored = |t: &TensorSpec| source.stored(t, dtype);

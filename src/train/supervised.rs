@@ -304,6 +304,7 @@ pub fn run<E: Example>(
                 device: model.gpu.report().name.clone(),
                 matmul_precision: model.gpu.matmul_precision(),
                 dtype: c.dtype,
+                kv_cache_dtype: Default::default(),
                 best: None,
                 data: Some(data.clone()),
             };

@@ -236,8 +236,12 @@ fn what_cannot_be_evaluated_is_refused_before_anything_is_written() {
     place
         .eval("e", "--num-prompts 2 --resume --seed 9")
         .refused(&["seed = 1", "it is 9"]);
+    place
+        .eval("e", "--num-prompts 2 --resume --kv-cache-dtype float16")
+        .refused(&["kv_cache_dtype = null", "float16"]);
     place.eval("e", "--resume").refused(&["--resume", "prompts"]);
-    done(place.eval("e", "--num-prompts 1 --overwrite"));
+    done(place.eval("e", "--num-prompts 1 --overwrite --kv-cache-dtype float16"));
+    assert_eq!(place.json("e/eval.json")["kv_cache_dtype"], "float16");
     assert_eq!(place.read("e/completions.jsonl").lines().count(), 8);
 }
 

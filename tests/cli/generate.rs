@@ -117,7 +117,7 @@ fn pair() -> (tempfile::TempDir, tempfile::TempDir) {
 fn samples_repeat_with_the_seed_and_differ_without() {
     let (policy, _) = pair();
     let prompt = spell(&json!([5, 6, 7]));
-    let sample = |seed: &str, batch: &str| {
+    let sample_from = |cache: &str, seed: &str, batch: &str| {
         let mut args = vec![
             "generate",
             "--model",
@@ -135,9 +135,12 @@ fn samples_repeat_with_the_seed_and_differ_without() {
             seed,
             "--rollout-batch",
             batch,
+            "--kv-cache-dtype",
+            cache,
         ]);
         tea(&args).lines().remove(0)["completions"].clone()
     };
+    let sample = |seed: &str, batch: &str| sample_from("float32", seed, batch);
     let first = sample("1", "64");
     assert_eq!(first.as_array().unwrap().len(), 6);
     assert_ne!(first[0]["tokens"], first[1]["tokens"]);
@@ -145,6 +148,10 @@ fn samples_repeat_with_the_seed_and_differ_without() {
     assert_eq!(first, sample("1", "64"));
     assert_eq!(first, sample("1", "2"));
     assert_ne!(first, sample("2", "64"));
+    // A cache in halves gives other log-probabilities, and repeats as well.
+    let halves = sample_from("float16", "1", "64");
+    assert_ne!(first, halves);
+    assert_eq!(halves, sample_from("float16", "1", "2"));
 }
 
 #[test]

@@ -188,6 +188,7 @@ fn an_interrupted_search_goes_on_to_the_same_bytes() {
     }
     run(&["--resume", "--seed", "2"]).refused(&["seed = 1", "is 2", "--overwrite"]);
     run(&["--resume", "--prefix-tokens", "3"]).refused(&["prefix_tokens = null", "is 3"]);
+    run(&["--resume", "--kv-cache-dtype", "float16"]).refused(&["kv_cache_dtype = null", "float16"]);
     let swapped = [&lines[first..], &lines[..first]].concat();
     std::fs::write(out.join("search.jsonl"), swapped).unwrap();
     run(&["--resume"]).refused(&["search.jsonl:1", "prompt 1", "--overwrite"]);

@@ -3,11 +3,13 @@
 use super::data::{Matrix, Worst, one, output};
 use crate::bench::case::{BenchCase, Phase, Prepared, Rate, Wanted};
 use crate::bench::variants::{VariantName, forced, variants};
+use crate::config::FloatDtype;
 use crate::error::Result;
 use crate::gpu::{Buffer, Gpu};
 use crate::kernels::attention::twin::{self, Meta};
 use crate::kernels::attention::{self, BackwardArgs, PAGE, Paged, Shape};
 use crate::kernels::harness::Gen;
+use crate::kernels::kv::Stored;
 use crate::model::shapes::Named;
 
 /// Tokens of a training sequence: 8 × 128 rows.
@@ -183,11 +185,12 @@ fn forward(gpu: &Gpu, call: &Call) -> Result<Prepared> {
         record: Box::new(move |rec| {
             forced(rec, variant, |rec| match &table {
                 Some(pages) => {
-                    let keys = Paged {
+                    let kv = Stored {
                         k: &kb,
                         v: &vb,
-                        pages,
+                        dtype: FloatDtype::Float32,
                     };
+                    let keys = Paged { kv, pages };
                     attention::forward_paged(rec, &qb, keys, &meta, &out, &lse, s)
                 }
                 None => attention::forward(rec, &qb, &kb, &vb, &meta, &out, &lse, s),

@@ -73,6 +73,7 @@ impl GrowthArgs {
             activation_memory: None,
             dtype: Default::default(),
             optim: Default::default(),
+            kv_cache_dtype: Default::default(),
             reference: false,
         };
         let model = self.models.first().map_or("", String::as_str);

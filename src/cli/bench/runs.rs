@@ -88,6 +88,9 @@ pub(super) struct RolloutArgs {
     /// Tokens of a response in the sampling test
     #[arg(long, default_value_t = 64, value_name = "TOKENS")]
     max_completion_length: usize,
+    /// Keys and values that sampling keeps: as computed (float32), or rounded to halves (float16), which take half the memory
+    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
+    kv_cache_dtype: FloatDtype,
 }
 
 /// Seconds of forward, backward and optimiser of a LoRA step on made-up sequences, and its peak memory
@@ -179,6 +182,9 @@ pub(super) struct E2eArgs {
     /// Optimiser: f32 moments, or moments of 8 bits
     #[arg(long, value_enum, default_value = "adamw")]
     optim: Optim,
+    /// Keys and values that sampling keeps: as computed (float32), or rounded to halves (float16), which take half the memory
+    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
+    kv_cache_dtype: FloatDtype,
     /// Leave out the reference policy's log-probabilities, as a run with --beta 0 does
     #[arg(long)]
     no_reference: bool,
@@ -214,6 +220,7 @@ impl RolloutArgs {
             max_completion_length: self.max_completion_length,
             repetitions: self.common.repetitions.into(),
             token_budget: self.policy.token_budget,
+            kv_cache_dtype: self.kv_cache_dtype,
         };
         settings.validate()?;
         measured(globals, &self.common, "rollout", self.policy.profile, |gpu| {
@@ -237,6 +244,7 @@ impl TrainArgs {
             activation_memory: self.activation_memory.map(ActivationMemory::Bytes),
             dtype: self.dtype,
             optim: self.optim,
+            kv_cache_dtype: Default::default(),
             reference: false,
         };
         settings.validate()?;
@@ -270,6 +278,7 @@ impl E2eArgs {
             activation_memory: self.activation_memory.map(ActivationMemory::Bytes),
             dtype: FloatDtype::Float32,
             optim: self.optim,
+            kv_cache_dtype: self.kv_cache_dtype,
             reference: !self.no_reference,
         };
         settings.validate()?;

@@ -169,6 +169,7 @@ impl AlignmentRun {
             ),
             prefill_rows: PREFILL.min(Self::longest(policy)),
             rank: model.lora.as_ref().map_or(0, |l| l.rank),
+            kv_cache_dtype: Default::default(),
         };
         Sampler::new(model, shape)
     }

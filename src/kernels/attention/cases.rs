@@ -1,8 +1,10 @@
 //! Test and bench cases of attention, and the layouts they are made of.
 
 use super::super::harness::{Case, Gen, RecordFn, Slot, Tol, wide};
+use super::super::kv::{Stored, read_back, stored};
 use super::twin::{self, Meta};
 use super::{BackwardArgs, HEADS, PAGE, Paged, Shape};
+use crate::config::FloatDtype;
 use crate::error::Result;
 use crate::gpu::{Buffer, Recorder};
 
@@ -184,22 +186,37 @@ fn scattered(pages: usize, g: &mut Gen) -> Vec<u32> {
     table
 }
 
-/// The cases of [`forward`], their keys and values in scattered pages.
 pub(super) fn forward_paged<const CLASS: usize>() -> Vec<Case> {
-    let packed = SPECS.iter().filter(|s| in_class(CLASS, s.heads.2)).map(|s| {
+    paged_cases(CLASS, FloatDtype::Float32)
+}
+
+pub(super) fn forward_paged_f16<const CLASS: usize>() -> Vec<Case> {
+    paged_cases(CLASS, FloatDtype::Float16)
+}
+
+/// The cases of [`forward`], their keys and values in scattered pages.
+fn paged_cases(class: usize, dtype: FloatDtype) -> Vec<Case> {
+    let packed = SPECS.iter().filter(|s| in_class(class, s.heads.2)).map(|s| {
         let meta = pack(s.groups).0;
         let rows = meta.len();
-        paged_case(s.name.into(), meta, rows, s.heads, s.scale)
+        paged_case(s.name, (meta, rows), s.heads, s.scale, dtype)
     });
-    let decodes = DECODES.iter().filter(|(_, _, heads)| in_class(CLASS, heads.2));
+    let decodes = DECODES.iter().filter(|(_, _, heads)| in_class(class, heads.2));
     let decoded = decodes.map(|(m, rows, heads)| {
         let meta = decode(*m, *rows, &mut Gen::new((m + rows).into()));
-        paged_case(format!("decode {m} rows"), meta, *rows as usize, *heads, 1.0)
+        let name = format!("decode {m} rows");
+        paged_case(&name, (meta, *rows as usize), *heads, 1.0, dtype)
     });
     packed.chain(decoded).collect()
 }
 
-fn paged_case(name: String, meta: Vec<Meta>, rows: usize, heads: (usize, usize, usize), scale: f32) -> Case {
+fn paged_case(
+    name: &str,
+    (meta, rows): (Vec<Meta>, usize),
+    heads: (usize, usize, usize),
+    scale: f32,
+    dtype: FloatDtype,
+) -> Case {
     let s = shape(meta.len(), heads);
     let mut g = Gen::new((s.m * 13 + s.head_dim) as u64);
     let q = g.uniform(s.m * s.heads * s.head_dim, scale);
@@ -210,28 +227,28 @@ fn paged_case(name: String, meta: Vec<Meta>, rows: usize, heads: (usize, usize, 
     let keys: f64 = meta.iter().map(|t| f64::from(t[3] + 1)).sum();
     Case {
         name: format!(
-            "attention_forward_paged {name} h{} kv{} d{}",
+            "attention_forward_paged {dtype} {name} h{} kv{} d{}",
             s.heads, s.kv_heads, s.head_dim
         ),
         slots: vec![
             Slot::input(&q),
-            Slot::input(&k),
-            Slot::input(&v),
+            Slot::input(&stored(&k, dtype)),
+            Slot::input(&stored(&v, dtype)),
             Slot::input(&meta),
             Slot::input(&pages),
             Slot::Out(q.len()),
             Slot::Out(s.m * s.heads),
         ],
         record: Box::new(move |rec, b| {
+            let (k, v) = (&b[1], &b[2]);
             let keys = Paged {
-                k: &b[1],
-                v: &b[2],
+                kv: Stored { k, v, dtype },
                 pages: &b[4],
             };
             super::forward_paged(rec, &b[0], keys, &b[3], &b[5], &b[6], s)
         }),
         expect: Box::new(move || {
-            let in_order = |kv: &[f32]| twin::unpaged(&wide(kv), &pages, width);
+            let in_order = |kv: &[f32]| twin::unpaged(&read_back(kv, dtype), &pages, width);
             let (out, lse) = twin::forward(&wide(&q), &in_order(&k), &in_order(&v), &meta, s);
             let (a, b) = (tol(&out, scale), tol(&lse, scale));
             vec![(5, out, a), (6, lse, b)]

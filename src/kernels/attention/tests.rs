@@ -18,6 +18,7 @@ fn layouts() {
     for kernels in [
         &FORWARD,
         &FORWARD_PAGED,
+        &FORWARD_PAGED_F16,
         &QUERY_GRADIENT,
         &KEY_GRADIENT,
         &VALUE_GRADIENT,
@@ -152,11 +153,12 @@ fn forward_is_batch_invariant() {
     let table: Vec<u32> = (0..pages as u32).rev().collect();
     let table = gpu.upload("table", &table).unwrap();
     let paged = run(&gpu, &q, &cached_meta, |rec, q, meta, out, lse, s| {
-        let keys = Paged {
+        let kv = Stored {
             k: &kb,
             v: &vb,
-            pages: &table,
+            dtype: FloatDtype::Float32,
         };
+        let keys = Paged { kv, pages: &table };
         forward_paged(rec, q, keys, meta, out, lse, s)
     });
     assert_eq!(paged, packed);
