@@ -1,4 +1,5 @@
-// words (N / 2) = values (N) as f16, two in a word, the first in its low half; values beyond f16's range become its largest.
+// words (N / 2) = values (N) as f16, two in a word, the first in its low half.
+// Appended: shared/halves.wgsl, which says how they are rounded.
 
 override LANES: u32 = 64u;
 
@@ -14,6 +15,6 @@ var<immediate> p: Params;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
     let i = (group.y * 65535u + group.x) * LANES + local.x;
     if i >= p.n4 { return; }
-    let v = clamp(values[i], vec4<f32>(-65504.0), vec4<f32>(65504.0));
-    words[i] = vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw));
+    let v = values[i];
+    words[i] = vec2<u32>(halves(v.xy), halves(v.zw));
 }

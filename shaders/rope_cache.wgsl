@@ -1,7 +1,7 @@
 // q (M, H, D) turned in place; k (M, KV, D) turned and v (M, KV, D) as it is go to rows index[i] of their caches, distinct.
 // An index past the end drops its row.
 // A lane's two neighbouring elements are a word of halves, so that no two lanes share one.
-// Appended: shared/rope.wgsl; shared/kv_store_f32.wgsl or kv_store_f16.wgsl.
+// Appended: shared/rope.wgsl; shared/kv_store_f32.wgsl, or kv_store_f16.wgsl and halves.wgsl.
 
 @group(0) @binding(1) var<storage, read> k: array<vec2<f32>>;
 @group(0) @binding(4) var<storage, read> v: array<vec2<f32>>;

@@ -52,7 +52,7 @@ pub struct TrainConfig {
     pub allow_biased_sampling: bool,
     #[serde(default, skip_serializing_if = "MatmulPrecision::is_highest")]
     pub matmul_precision: MatmulPrecision,
-    #[serde(default, skip_serializing_if = "FloatDtype::is_float32")]
+    #[serde(default)]
     pub kv_cache_dtype: FloatDtype,
     pub loss_type: LossType,
     pub beta: f64,
@@ -139,7 +139,7 @@ impl TrainFlags {
             min_p: self.min_p.unwrap_or(0.0),
             allow_biased_sampling: self.allow_biased_sampling.unwrap_or(false),
             matmul_precision: self.matmul_precision.unwrap_or_default(),
-            kv_cache_dtype: self.kv_cache_dtype.unwrap_or_default(),
+            kv_cache_dtype: self.kv_cache_dtype.or(self.dtype).unwrap_or_default(),
             loss_type: self.loss_type.unwrap_or(LossType::DrGrpo),
             beta: self.beta.unwrap_or(0.02),
             kl_estimator: self.kl_estimator.unwrap_or(KlEstimator::K3),

@@ -114,8 +114,8 @@ pub struct TrainFlags {
     /// on GPUs that have them, refused by adapters that have none. Sampling, scoring and training round alike
     #[arg(long, value_enum)]
     pub matmul_precision: Option<MatmulPrecision>,
-    /// Keys and values that sampling keeps: as computed (float32), or rounded to halves (float16), which take half the memory and move the
-    /// sampler's log-probabilities a little from the trainer's (`mismatch_kl`)
+    /// Keys and values that sampling keeps: as computed (float32), or rounded to f16 (float16), which take half the memory and move the
+    /// sampler's log-probabilities a little from the trainer's (`mismatch_kl`) (default: what --dtype says)
     #[arg(long, value_enum, value_name = "TYPE")]
     pub kv_cache_dtype: Option<FloatDtype>,
     /// Weight of the KL term
@@ -191,7 +191,8 @@ pub struct TrainFlags {
     #[arg(long, value_name = "SIZE|auto", conflicts_with = "no_checkpointing")]
     pub activation_memory: Option<ActivationMemory>,
     /// Element type of the activations that are kept for backward passes (--no-checkpointing, --activation-memory): float32, or
-    /// float16, which takes a third of the memory and rounds what gradients are computed from (default float32)
+    /// float16, which takes a third of the memory and rounds what gradients are computed from; and of the KV cache, unless
+    /// --kv-cache-dtype is given (default float32)
     #[arg(long, value_enum)]
     pub dtype: Option<FloatDtype>,
     /// Element type of the frozen policy: f32, f16, bf16, q8_0, q4_0 (default: the largest of f32, the stored type and q8_0

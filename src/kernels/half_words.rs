@@ -1,12 +1,19 @@
-//! f32 values kept as f16, two in a word. The conversions are core WGSL (`pack2x16float`): no adapter needs f16 arithmetic.
+//! f32 values kept as f16, two in a word, rounded as [`kv`](super::kv) says. The conversions are integer work and core WGSL: no
+//! adapter needs f16 arithmetic.
 
 use super::harness::{Case, Gen, Slot, Tol};
-use super::{Entry, fold};
+use super::{Entry, fold, kv};
+use crate::config::FloatDtype;
 use crate::error::Result;
 use crate::gpu::{Buffer, Kernel, Recorder};
-use half::f16;
 
-static PACK: Kernel = Kernel::portable("half_pack", &[include_str!("../../shaders/half_pack.wgsl")]);
+static PACK: Kernel = Kernel::portable(
+    "half_pack",
+    &[
+        include_str!("../../shaders/half_pack.wgsl"),
+        include_str!("../../shaders/shared/halves.wgsl"),
+    ],
+);
 static UNPACK: Kernel = Kernel::portable("half_unpack", &[include_str!("../../shaders/half_unpack.wgsl")]);
 
 const LANES: usize = 64;
@@ -25,7 +32,7 @@ fn dispatch(rec: &mut Recorder, kernel: &'static Kernel, from: &Buffer, to: &Buf
     rec.dispatch(kernel, &lanes, &params, &bindings, fold(n / 4, LANES))
 }
 
-/// `words (n / 2)` u32 = `values (n)` f32 rounded to f16; `n` is a multiple of 4. Values beyond ±65504 become ±65504.
+/// `words (n / 2)` u32 = `values (n)` f32 rounded to f16; `n` is a multiple of 4.
 ///
 /// # Errors
 /// A GPU error.
@@ -70,12 +77,14 @@ fn data(seed: u64, (n, scale): (usize, f32)) -> Vec<f32> {
     row.into_iter().cycle().take(n).collect()
 }
 
+const EXACT: Tol = Tol {
+    atol: 0.0,
+    rtol: 0.0,
+    why: "rounding is integer work, and every f16 that is not subnormal is an f32",
+};
+
 fn pack_case(shape: (usize, f32)) -> Case {
     let (n, values) = (shape.0, data(5, shape));
-    let wanted: Vec<f64> = values
-        .iter()
-        .map(|v| f64::from(v.clamp(-65504.0, 65504.0)))
-        .collect();
     Case {
         name: format!("half_pack n{n} |x|{:e}", shape.1),
         slots: vec![Slot::input(&values), Slot::Out(n / 2), Slot::Out(n)],
@@ -83,36 +92,19 @@ fn pack_case(shape: (usize, f32)) -> Case {
             pack(rec, &b[0], &b[1], n)?;
             unpack(rec, &b[1], &b[2], n)
         }),
-        expect: Box::new(move || {
-            let rounded = Tol {
-                atol: 6.2e-5,
-                rtol: 9.8e-4,
-                why: "f16 has 11 bits and either neighbour is allowed (2⁻¹⁰); below 2⁻¹⁴ it may be flushed",
-            };
-            vec![(2, wanted.clone(), rounded)]
-        }),
+        expect: Box::new(move || vec![(2, kv::read_back(&values, FloatDtype::Float16), EXACT)]),
         flops: n as f64,
     }
 }
 
 fn unpack_case(shape: (usize, f32)) -> Case {
-    let (n, halves) = (shape.0, data(6, shape));
-    let halves: Vec<f16> = halves
-        .into_iter()
-        .map(|v| f16::from_f32(v.clamp(-65504.0, 65504.0)))
-        .collect();
+    let (n, values) = (shape.0, data(6, shape));
+    let words = kv::stored(&values, FloatDtype::Float16);
     Case {
         name: format!("half_unpack n{n} |x|{:e}", shape.1),
-        slots: vec![Slot::input(&halves), Slot::Out(n)],
+        slots: vec![Slot::input(&words), Slot::Out(n)],
         record: Box::new(move |rec, b| unpack(rec, &b[0], &b[1], n)),
-        expect: Box::new(move || {
-            let exact = Tol {
-                atol: 6.2e-5,
-                rtol: 0.0,
-                why: "every normal f16 is an f32; subnormal ones (below 2⁻¹⁴) may be flushed",
-            };
-            vec![(1, halves.iter().map(|v| f64::from(v.to_f32())).collect(), exact)]
-        }),
+        expect: Box::new(move || vec![(1, kv::read_back(&values, FloatDtype::Float16), EXACT)]),
         flops: n as f64,
     }
 }

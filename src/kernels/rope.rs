@@ -30,6 +30,7 @@ static CACHE_F16: Kernel = Kernel::portable(
         include_str!("../../shaders/rope_cache.wgsl"),
         include_str!("../../shaders/shared/rope.wgsl"),
         include_str!("../../shaders/shared/kv_store_f16.wgsl"),
+        include_str!("../../shaders/shared/halves.wgsl"),
     ],
 );
 

@@ -93,6 +93,23 @@ pub(super) struct RolloutArgs {
     kv_cache_dtype: FloatDtype,
 }
 
+/// What a step keeps on the device between its phases.
+#[derive(Debug, clap::Args)]
+struct KeptFlags {
+    /// Keep every layer's activations instead of recomputing them
+    #[arg(long)]
+    no_checkpointing: bool,
+    /// What the activations that the backward pass reads may take (512MiB, 2GiB): as many of the last blocks' as fit are kept
+    #[arg(long, value_name = "SIZE", conflicts_with = "no_checkpointing", value_parser = parse_bytes)]
+    activation_memory: Option<u64>,
+    /// Element type of the activations that are kept for the backward pass
+    #[arg(long, value_enum, default_value = "float32")]
+    dtype: FloatDtype,
+    /// Optimiser: f32 moments, or moments of 8 bits
+    #[arg(long, value_enum, default_value = "adamw")]
+    optim: Optim,
+}
+
 /// Seconds of forward, backward and optimiser of a LoRA step on made-up sequences, and its peak memory
 ///
 /// The default is 8 sequences of 128 tokens, every token but the first a target.
@@ -121,18 +138,8 @@ pub(super) struct TrainArgs {
     /// Tokens of a response; the last is predicted, not read
     #[arg(long, default_value_t = 128, value_name = "TOKENS")]
     max_completion_length: usize,
-    /// Keep every layer's activations instead of recomputing them
-    #[arg(long)]
-    no_checkpointing: bool,
-    /// What the activations that the backward pass reads may take (512MiB, 2GiB): as many of the last blocks' as fit are kept
-    #[arg(long, value_name = "SIZE", conflicts_with = "no_checkpointing", value_parser = parse_bytes)]
-    activation_memory: Option<u64>,
-    /// Element type of the activations that are kept for the backward pass
-    #[arg(long, value_enum, default_value = "float32")]
-    dtype: FloatDtype,
-    /// Optimiser: f32 moments, or moments of 8 bits
-    #[arg(long, value_enum, default_value = "adamw")]
-    optim: Optim,
+    #[command(flatten)]
+    kept: KeptFlags,
     /// One block with every weight's gradient, in place of a model with an adapter: --batch sequences of
     /// --max-completion-length tokens
     #[arg(long)]
@@ -173,15 +180,8 @@ pub(super) struct E2eArgs {
     /// Tokens of a response
     #[arg(long, default_value_t = 64, value_name = "TOKENS")]
     max_completion_length: usize,
-    /// Keep every layer's activations instead of recomputing them
-    #[arg(long)]
-    no_checkpointing: bool,
-    /// What the activations that the backward pass reads may take (512MiB, 2GiB): as many of the last blocks' as fit are kept
-    #[arg(long, value_name = "SIZE", conflicts_with = "no_checkpointing", value_parser = parse_bytes)]
-    activation_memory: Option<u64>,
-    /// Optimiser: f32 moments, or moments of 8 bits
-    #[arg(long, value_enum, default_value = "adamw")]
-    optim: Optim,
+    #[command(flatten)]
+    kept: KeptFlags,
     /// Keys and values that sampling keeps: as computed (float32), or rounded to halves (float16), which take half the memory
     #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
     kv_cache_dtype: FloatDtype,
@@ -240,10 +240,10 @@ impl TrainArgs {
             max_completion_length: self.max_completion_length,
             repetitions: self.common.repetitions.into(),
             token_budget: self.policy.token_budget,
-            no_checkpointing: self.no_checkpointing,
-            activation_memory: self.activation_memory.map(ActivationMemory::Bytes),
-            dtype: self.dtype,
-            optim: self.optim,
+            no_checkpointing: self.kept.no_checkpointing,
+            activation_memory: self.kept.activation_memory.map(ActivationMemory::Bytes),
+            dtype: self.kept.dtype,
+            optim: self.kept.optim,
             kv_cache_dtype: Default::default(),
             reference: false,
         };
@@ -274,10 +274,10 @@ impl E2eArgs {
             max_completion_length: self.max_completion_length,
             repetitions: self.common.repetitions.into(),
             token_budget: self.policy.token_budget,
-            no_checkpointing: self.no_checkpointing,
-            activation_memory: self.activation_memory.map(ActivationMemory::Bytes),
-            dtype: FloatDtype::Float32,
-            optim: self.optim,
+            no_checkpointing: self.kept.no_checkpointing,
+            activation_memory: self.kept.activation_memory.map(ActivationMemory::Bytes),
+            dtype: self.kept.dtype,
+            optim: self.kept.optim,
             kv_cache_dtype: self.kv_cache_dtype,
             reference: !self.no_reference,
         };
