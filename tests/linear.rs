@@ -7,11 +7,14 @@ use tea_wgpu::kernels::elementwise::swiglu_forward;
 use tea_wgpu::kernels::harness::Gen;
 use tea_wgpu::kernels::linear::{self, Write};
 use tea_wgpu::kernels::linear_fused::{Epilogue, Second, forward_each, forward_with};
-use tea_wgpu::kernels::linear_variants::{exact_variants, variants};
+use tea_wgpu::kernels::linear_variants::{OPS, exact_variants, variants};
 use tea_wgpu::kernels::weight::{SHARD_ROWS, Weight, device_bytes};
 use tea_wgpu::kernels::weight_cases::{TestWeight, test_cols};
 use tea_wgpu::kernels::{dequantize, embedding, pad4};
 use tea_wgpu::tensor::DType;
+
+/// The variant that splits its sums.
+const SPLIT: &str = "split-8";
 
 fn open() -> Gpu {
     Gpu::open(&GpuOptions::default()).unwrap()
@@ -240,6 +243,7 @@ fn fused_steps_give_the_bits_of_separate_ones() {
     let up = |v: &[f32]| gpu.upload("test", v).unwrap();
     // One type, not that of the cases against the twin: software adapters take long to compile every combination.
     let dtype = DType::Q8_0;
+    let exact = exact_variants(&gpu, "linear_forward");
     for (m, n) in [(1, 36), (7, 68), (20, 36)] {
         let (k, r) = (test_cols(dtype)[2], 5);
         let mut g = Gen::new(6);
@@ -258,22 +262,25 @@ fn fused_steps_give_the_bits_of_separate_ones() {
             factor: 0.7,
         };
         for (bias, lora) in [(None, None), (Some(&bias), Some(second)), (None, Some(second))] {
-            let product = |rec: &mut Recorder, y: &Buffer, write| {
+            let product = |rec: &mut Recorder, y: &Buffer, write, variant| {
+                rec.force_variant(Some(variant));
                 linear::forward(rec, &x, &weight, bias, y, m, write).unwrap();
                 if lora.is_some() {
+                    // A second product is not split.
+                    let second = if variant == SPLIT { "portable" } else { variant };
+                    rec.force_variant(Some(second));
                     linear::forward(rec, &h, &b, None, y, m, Write::ADD.scaled(0.7)).unwrap();
                 }
             };
             let apart = |gate: bool, variant| {
                 run(&gpu, m * n, |rec, y| {
-                    rec.force_variant(Some(variant));
                     if gate {
                         let up = gpu.upload("up", &vec![f32::NAN; m * n]).unwrap();
-                        product(rec, &up, Write::SET);
+                        product(rec, &up, Write::SET, variant);
                         swiglu_forward(rec, &beside, &up, y, m * n).unwrap();
                     } else {
                         rec.copy(&copied, 0, y, 0, (m * n * 4) as u64);
-                        product(rec, y, Write::ADD);
+                        product(rec, y, Write::ADD, variant);
                     }
                 })
             };
@@ -292,7 +299,7 @@ fn fused_steps_give_the_bits_of_separate_ones() {
             for gate in [false, true] {
                 let expected = apart(gate, "portable");
                 for variant in variants(&gpu, "linear_forward") {
-                    if variant.starts_with("coop-") {
+                    if !exact.contains(&variant) {
                         assert!(
                             apart(gate, variant) == fused(gate, variant),
                             "{dtype} {m} rows, {variant}"
@@ -324,7 +331,7 @@ fn products_of_one_input_give_the_bits_of_each() {
             rec.force_variant(Some(variant));
             let pairs: Vec<_> = weights.iter().zip(&together).take(count).collect();
             forward_each(&mut rec, &x, &pairs, m).unwrap();
-            let is_exact = !variant.starts_with("coop-");
+            let is_exact = exact_variants(&gpu, "linear_forward").contains(&variant);
             rec.force_variant(Some(if is_exact { "portable" } else { variant }));
             for (w, y) in weights.iter().zip(&alone).take(count) {
                 linear::forward(&mut rec, &x, w, None, y, m, Write::SET).unwrap();
@@ -336,6 +343,95 @@ fn products_of_one_input_give_the_bits_of_each() {
             }
         }
     }
+}
+
+/// Where sums are split, too, a row's bits depend on the row alone: alone, at any place among up to 8, in a second pass, and with
+/// an adapter's second product. They are not the chain's.
+#[test]
+fn a_rows_bits_do_not_depend_on_the_batch_when_sums_are_split() {
+    const ROW: usize = 11;
+    let gpu = open();
+    for dtype in DType::ALL {
+        let block = dtype.block_len();
+        let (n, k, rank) = (37, if block == 1 { 777 } else { 768 }, 5);
+        let mut g = Gen::new(9);
+        let weight = upload(&gpu, &TestWeight::random(&mut g, dtype, n, k, 1.0), u64::MAX);
+        let b = upload(
+            &gpu,
+            &TestWeight::random(&mut g, DType::F32, n, rank, 1.0),
+            u64::MAX,
+        );
+        let (x, h) = (g.rows(16, k, 100.0), g.rows(16, rank, 1.0));
+        let result = |rows: std::ops::Range<usize>, variant, adapter: bool| {
+            let part = |cols: usize| rows.start * cols..rows.end * cols;
+            let x = gpu.upload("x", &x[part(pad4(k))]).unwrap();
+            let h = gpu.upload("h", &h[part(pad4(rank))]).unwrap();
+            let lora = adapter.then_some(Second {
+                h: &h,
+                b: &b,
+                factor: 0.7,
+            });
+            let with = Epilogue {
+                lora,
+                ..Epilogue::default()
+            };
+            run(&gpu, rows.len() * pad4(n), |r, y| {
+                r.force_variant(Some(variant));
+                forward_with(r, &x, &weight, &with, y, rows.len()).unwrap();
+            })
+        };
+        for adapter in [false, true] {
+            let alone = result(ROW..ROW + 1, SPLIT, adapter);
+            assert!(alone != result(ROW..ROW + 1, "portable", adapter), "{dtype}");
+            // 16: the row is the fourth of the second pass.
+            for rows in [ROW..13, ROW - 2..12, ROW - 3..14, ROW - 7..12, 5..13, 0..16] {
+                let many = result(rows.clone(), SPLIT, adapter);
+                let at = (ROW - rows.start) * pad4(n);
+                assert!(
+                    many[at..at + pad4(n)] == alone,
+                    "{dtype} {rows:?} adapter {adapter}"
+                );
+            }
+        }
+    }
+}
+
+/// `high` lets products of few rows be split where the table of defaults or what was measured says so, and no others.
+#[test]
+fn the_precision_high_splits_products_of_few_rows_alone() {
+    use tea_wgpu::config::MatmulPrecision::{High, Highest};
+    use tea_wgpu::gpu::DeviceKind;
+    use tea_wgpu::kernels::tune::Class;
+    let gpu = open();
+    if gpu.forced_variant().is_some() || gpu.caps().forced_lanes.is_some() {
+        return;
+    }
+    let (n, k) = (40, 776);
+    let mut g = Gen::new(7);
+    let weight = upload(&gpu, &TestWeight::random(&mut g, DType::F32, n, k, 1.0), u64::MAX);
+    let x = gpu.upload("x", &g.rows(17, k, 1.0)).unwrap();
+    let product = |m: usize, variant| {
+        run(&gpu, m * n, |r, y| {
+            r.force_variant(variant);
+            linear::forward(r, &x, &weight, None, y, m, Write::SET).unwrap();
+        })
+    };
+    let is = |m, variant| product(m, None) == product(m, Some(variant));
+    let by_default = if gpu.caps().kind == DeviceKind::Cpu {
+        "portable"
+    } else {
+        SPLIT
+    };
+    gpu.set_matmul_precision(High).unwrap();
+    assert_eq!(gpu.matmul_precision(), High);
+    assert!(is(9, by_default) && is(17, "portable"));
+    // As if it had been measured: for these rows under this precision.
+    let chosen = |m| (Class::new(OPS[0], DType::F32, [m, n, k]).under(High).key(), SPLIT);
+    gpu.set_choices([1, 8, 16, 17].map(chosen).into());
+    assert!(is(1, SPLIT) && is(8, SPLIT) && is(9, SPLIT) && is(16, SPLIT) && is(17, "portable"));
+    assert!(product(9, Some(SPLIT)) != product(9, Some("portable")));
+    gpu.set_matmul_precision(Highest).unwrap();
+    assert!(is(1, "portable") && is(9, "portable"));
 }
 
 /// The cooperative variants this adapter runs; none is printed, not passed over in silence.

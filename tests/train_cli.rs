@@ -319,6 +319,9 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
     place
         .run("train --output lora-parts --resume --steps 5 --prompts-per-step 3")
         .refused(&["--resume", "--prompts-per-step 2, not 3"]);
+    place
+        .run("train --output lora-parts --resume --steps 5 --matmul-precision high")
+        .refused(&["--resume", "--matmul-precision highest, not high"]);
     // Where the adapter has cooperative matrices it is the run that refuses, elsewhere the adapter.
     place
         .run("train --output lora-parts --resume --steps 5 --matmul-precision medium")

@@ -198,7 +198,11 @@ fn describe_choices(choices: &[Choice], out: &mut Lines) {
             c.op,
             c.dtype,
             c.rows,
-            c.width,
+            if c.split {
+                format!("{} (under high)", c.width)
+            } else {
+                c.width.clone()
+            },
             c.variant,
             times.join(", ")
         ));

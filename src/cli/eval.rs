@@ -114,7 +114,8 @@ struct SamplingArgs {
     /// Date that chat templates see (YYYY-MM-DD)
     #[arg(long, value_name = "DATE")]
     template_date: Option<String>,
-    /// Matrix products in f32 (highest), or with operands rounded to f16 and sums in f32 on cooperative matrices (medium)
+    /// Matrix products in f32, every sum in one order (highest); in f32, those of few rows in another order where that is faster
+    /// (high); or with operands rounded to f16 and sums in f32 on cooperative matrices (medium)
     #[arg(long, value_enum, default_value_t)]
     matmul_precision: MatmulPrecision,
     /// Keys and values that sampling keeps: as computed (float32), or rounded to halves (float16), which take half the memory

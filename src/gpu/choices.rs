@@ -9,10 +9,10 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 impl Gpu {
-    /// What matrix products recorded from here on may round. A run sets it before its first one; a new device has `highest`.
+    /// How exact the matrix products recorded from here on must be. A run sets it before its first one; a new device has `highest`.
     ///
     /// # Errors
-    /// The adapter has no cooperative matrices that [`AdapterReport::coop_side`](super::AdapterReport::coop_side) knows. It is refused rather than ignored, since the
+    /// For `medium`, the adapter has no cooperative matrices that [`AdapterReport::coop_side`](super::AdapterReport::coop_side) knows. It is refused rather than ignored, since the
     /// setting is recorded with what was computed.
     pub fn set_matmul_precision(&self, precision: MatmulPrecision) -> Result<()> {
         let half = precision == MatmulPrecision::Medium;
@@ -28,16 +28,17 @@ impl Gpu {
                 "--matmul-precision medium is slower than highest on a CPU adapter, which has no matrix units"
             );
         }
-        self.0.half_products.store(half, Ordering::Relaxed);
+        self.0.matmul_precision.store(precision as u8, Ordering::Relaxed);
         Ok(())
     }
 
-    /// What matrix products may round.
+    /// How exact matrix products must be.
     pub fn matmul_precision(&self) -> MatmulPrecision {
-        match self.0.half_products.load(Ordering::Relaxed) {
-            true => MatmulPrecision::Medium,
-            false => MatmulPrecision::Highest,
-        }
+        let set = self.0.matmul_precision.load(Ordering::Relaxed);
+        MatmulPrecision::ALL
+            .into_iter()
+            .find(|p| *p as u8 == set)
+            .unwrap_or_default()
     }
 
     /// Whether shaders run without the driver's bounds and loop checks.

@@ -4,9 +4,10 @@ use super::adapters::{self, AdapterReport, DeviceKind};
 use super::buffer::{Buffer, MemoryReport, Tracker};
 use super::pipeline::{Kernel, Pipeline};
 use super::profile::Profile;
+use crate::config::MatmulPrecision;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// How to open a device.
@@ -106,7 +107,7 @@ pub(super) struct Inner {
     pub(super) variant: Option<String>,
     pub(super) choices: RwLock<HashMap<u64, &'static str>>,
     pub(super) tune: Tune,
-    pub(super) half_products: AtomicBool,
+    pub(super) matmul_precision: AtomicU8,
 }
 
 /// An open device. Cheap to clone; every clone is the same device.
@@ -201,7 +202,7 @@ impl Gpu {
             variant: std::env::var("TEA_VARIANT").ok().filter(|v| !v.is_empty()),
             choices: RwLock::default(),
             tune: options.tune,
-            half_products: AtomicBool::new(false),
+            matmul_precision: AtomicU8::new(MatmulPrecision::Highest as u8),
         })))
     }
 

@@ -114,7 +114,7 @@ impl Shape {
         Tol {
             atol: terms as f64 * product / (1 << 24) as f64,
             rtol: 4.0 / (1 << 24) as f64,
-            why: "one f32 rounding per term of a chain, and those of alpha, bias and the old value",
+            why: "one f32 rounding per term of a chain (split: per lane and step, fewer), and those of alpha, bias and the old value",
         }
     }
 
@@ -178,6 +178,20 @@ fn few_shapes(dtype: DType) -> Vec<Shape> {
             ..Shape::new(6, 67, c)
         },
     ]
+}
+
+/// For the kernel that splits the sums: every number of rows of a pass, two passes, and sums of more and of fewer vec4s than lanes.
+fn split_shapes(dtype: DType) -> Vec<Shape> {
+    let block = dtype.block_len();
+    // Not a multiple of its 256 steps, nor (where rows may be padded) of 4.
+    let long = if block == 1 { 777 } else { block * (800 / block) };
+    let mut all = few_shapes(dtype);
+    all.extend((1..=8).map(|m| Shape::new(m, 9 + m, long)));
+    all.push(Shape {
+        scale: 1e4,
+        ..Shape::new(13, 6, long)
+    });
+    all
 }
 
 /// For the kernels that round to f16: the tile's edges, values that overflow f16, and gradients that underflow it.
@@ -365,6 +379,7 @@ forced! {
     forward_4 = forward_cases, shapes, "subgroup-4";
     forward_16 = forward_cases, shapes, "subgroup-16";
     forward_gemv = forward_cases, few_shapes, "gemv-8";
+    forward_split = forward_cases, split_shapes, "split-8";
     forward_tile = forward_cases, few_shapes, "tile-64";
     input_gradient_portable = input_gradient_cases, shapes, "portable";
     input_gradient_32 = input_gradient_cases, shapes, "subgroup-32";

@@ -1,7 +1,7 @@
 //! Linear layers with what meets their outputs, and several of one input, in a dispatch: a dispatch costs as much as a small product.
 //!
 //! Bits do not depend on whether a step was fused: each is rounded once, in the order of [`Epilogue`], and a second product is the
-//! chain that it is on its own.
+//! chain that it is on its own (under `high` too: R is too short to be split).
 
 use super::linear::{self, ForwardParams, Write, lanes, product};
 use super::linear_fused_cases as cases;
@@ -38,6 +38,11 @@ static SLICES_4: Kernel = slices_kernel!(
 );
 static SLICES_GEMV: Kernel =
     slices_kernel!(portable, "linear_forward_gemv_slices", "linear_forward_gemv.wgsl");
+static SLICES_SPLIT: Kernel = slices_kernel!(
+    portable,
+    "linear_forward_split_slices",
+    "linear_forward_split.wgsl"
+);
 
 /// Rows up to which products of one x share a dispatch; with more, a kernel for many rows is worth its own.
 const EACH_TO: usize = 16;
@@ -161,6 +166,7 @@ fn each_tile(rec: &Recorder, [m, n, k]: [usize; 3]) -> Option<Tile> {
         "subgroup-1" => Some(of_subgroup(&SLICES_1, 1)),
         "subgroup-4" | "subgroup-16" => Some(of_subgroup(&SLICES_4, 4)),
         "gemv-8" => Some(of_tile(&SLICES_GEMV, 8, 32)),
+        "split-8" => Some(of_tile(&SLICES_SPLIT, 8, 4)),
         _ => None,
     }
 }
@@ -172,13 +178,14 @@ fn is_plain(w: &Weight) -> bool {
 
 /// The kernels of several products of one x.
 pub(super) fn entries() -> Vec<Entry> {
-    let cases: [fn() -> Vec<super::harness::Case>; 4] = [
+    let cases: [fn() -> Vec<super::harness::Case>; 5] = [
         cases::each_portable,
         cases::each_1,
         cases::each_4,
         cases::each_gemv,
+        cases::each_split,
     ];
-    let kernels = [&SLICES, &SLICES_1, &SLICES_4, &SLICES_GEMV].into_iter();
+    let kernels = [&SLICES, &SLICES_1, &SLICES_4, &SLICES_GEMV, &SLICES_SPLIT].into_iter();
     kernels
         .zip(cases)
         .map(|(kernel, cases)| Entry { kernel, cases })

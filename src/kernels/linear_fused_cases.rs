@@ -213,3 +213,7 @@ pub(super) fn each_4() -> Vec<Case> {
 pub(super) fn each_gemv() -> Vec<Case> {
     each("gemv-8")
 }
+
+pub(super) fn each_split() -> Vec<Case> {
+    each("split-8")
+}

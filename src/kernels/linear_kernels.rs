@@ -47,6 +47,15 @@ pub(super) static FORWARD_GEMV: ByType = weight_kernels!(
         "linear_output.wgsl"
     ]
 );
+pub(super) static FORWARD_SPLIT: ByType = weight_kernels!(
+    portable,
+    "linear_forward_split",
+    [
+        "linear_forward_split.wgsl",
+        "linear_params.wgsl",
+        "linear_output.wgsl"
+    ]
+);
 pub(super) static FORWARD_TILE: ByType = weight_kernels!(
     portable,
     "linear_forward_tile",

@@ -1,12 +1,14 @@
 //! Which kernel a matrix product runs on.
 //!
-//! Every variant but `coop-N` computes the chain of the portable one, so the choice may depend on the number of rows and on
-//! what was measured ([`tune`](super::tune)), and changes no bit.
+//! Every variant but `split-8` and `coop-N` computes the chain of the portable one, so the choice may depend on the number of rows
+//! and on what was measured ([`tune`](super::tune)), and changes no bit.
 //! * `subgroup-N` takes N rows a workgroup of eight threads that are one subgroup: on a CPU adapter a value that all lanes
 //!   read is a load and a bounds check each time, a broadcast between registers is neither.
 //! * `tile-64` takes 64 × 64 outputs a workgroup, 8 × 8 a thread, with both operands in workgroup memory: on a GPU a value
 //!   from memory then meets 64 others.
 //! * `gemv-8` takes up to 8 rows by 32 columns: a decode step reads and dequantises each weight once.
+//! * `split-8` takes up to 8 rows by 4 columns and splits K over 64 lanes: on a GPU, few rows are too few chains to keep it busy.
+//!   The order of its sums is a function of K alone, but not the chain's: it is taken where `high` permits it ([`MatmulPrecision`]).
 //! * `coop-8` and `coop-16` take 64 × 64 outputs a workgroup on cooperative matrices of that side. They round their operands to
 //!   f16 and add in the matrix unit's order, which is the same for every row: other bits than the chain's, so they are taken for
 //!   all products or for none ([`MatmulPrecision`]).
@@ -14,10 +16,10 @@
 use super::Entry;
 use super::linear_cases as cases;
 use super::linear_kernels::{
-    FORWARD, FORWARD_1, FORWARD_4, FORWARD_16, FORWARD_COOP_8, FORWARD_COOP_16, FORWARD_GEMV, FORWARD_TILE,
-    INPUT_GRADIENT, INPUT_GRADIENT_32, INPUT_GRADIENT_COOP_8, INPUT_GRADIENT_COOP_16, INPUT_GRADIENT_TILE,
-    WEIGHT_GRADIENT, WEIGHT_GRADIENT_16, WEIGHT_GRADIENT_COOP_8, WEIGHT_GRADIENT_COOP_16,
-    WEIGHT_GRADIENT_TILE,
+    FORWARD, FORWARD_1, FORWARD_4, FORWARD_16, FORWARD_COOP_8, FORWARD_COOP_16, FORWARD_GEMV, FORWARD_SPLIT,
+    FORWARD_TILE, INPUT_GRADIENT, INPUT_GRADIENT_32, INPUT_GRADIENT_COOP_8, INPUT_GRADIENT_COOP_16,
+    INPUT_GRADIENT_TILE, WEIGHT_GRADIENT, WEIGHT_GRADIENT_16, WEIGHT_GRADIENT_COOP_8,
+    WEIGHT_GRADIENT_COOP_16, WEIGHT_GRADIENT_TILE,
 };
 use super::tune::Class;
 use super::weight::{of, weight_entries};
@@ -27,18 +29,21 @@ use crate::tensor::DType;
 
 /// The variant every op has.
 pub(super) const PORTABLE: &str = "portable";
+/// The one whose sums are split.
+const SPLIT: &str = "split-8";
 /// The ops, by the names of their kernels.
 pub const OPS: [&str; 3] = [FORWARD_OP, INPUT_GRADIENT_OP, WEIGHT_GRADIENT_OP];
 pub(super) const FORWARD_OP: &str = "linear_forward";
 pub(super) const INPUT_GRADIENT_OP: &str = "linear_input_gradient";
 pub(super) const WEIGHT_GRADIENT_OP: &str = "linear_weight_gradient";
 /// Forward's variants, by name.
-const FORWARD_VARIANTS: [&str; 8] = [
+const FORWARD_VARIANTS: [&str; 9] = [
     PORTABLE,
     "subgroup-1",
     "subgroup-4",
     "subgroup-16",
     "gemv-8",
+    "split-8",
     "tile-64",
     "coop-8",
     "coop-16",
@@ -54,6 +59,22 @@ const TILE_FROM: usize = 16;
 /// Rows of dw from which a GPU takes `tile-64`. The portable kernel loads three values for 32 products, so a rank-16 adapter,
 /// which would leave three quarters of a tile idle, stays with it.
 const WEIGHT_TILE_FROM: usize = 32;
+
+/// Rows up to which `high` permits `split-8`: two passes over W. A guess as the others.
+const SPLIT_TO: usize = 16;
+/// Length of the sums from which it is permitted: half of its lanes have work. An adapter's second product stays one chain.
+const SPLIT_FROM: usize = 128;
+/// Columns up to which it runs: a workgroup has four, and there are at most 65,535 of them.
+const SPLIT_COLS: usize = 4 * 65_535;
+
+/// Whether `precision` permits sums in another order than the chain's for this product.
+pub(super) fn may_split(class: &Class, precision: MatmulPrecision) -> bool {
+    precision == MatmulPrecision::High
+        && class.op == FORWARD_OP
+        && class.rows <= SPLIT_TO
+        && class.sum >= SPLIT_FROM
+        && class.cols <= SPLIT_COLS
+}
 
 /// An op's variants, by name; none for another op.
 fn named(op: &str) -> &'static [&'static str] {
@@ -77,8 +98,18 @@ pub fn exact_variants(gpu: &Gpu, op: &str) -> Vec<&'static str> {
     all.filter(|name| is_exact(name)).collect()
 }
 
+/// Those of [`variants`] among which measuring may choose for a class: those of equal bits, and `split-8` where it is permitted.
+pub fn permitted_variants(gpu: &Gpu, class: &Class) -> Vec<&'static str> {
+    let all = variants(gpu, class.op).into_iter();
+    all.filter(|name| permits(class, name)).collect()
+}
+
 fn is_exact(variant: &str) -> bool {
-    !variant.starts_with("coop-")
+    variant != SPLIT && !variant.starts_with("coop-")
+}
+
+fn permits(class: &Class, variant: &str) -> bool {
+    is_exact(variant) || (class.split && variant == SPLIT)
 }
 
 /// All kernels of a variant ask the same of an adapter.
@@ -111,7 +142,7 @@ impl Tile {
     /// Whether a forward kernel computes an adapter's second product as well (`LORA`). With many rows a dispatch is cheap, and the
     /// tile does without the registers.
     pub(super) fn adds_lora(&self) -> bool {
-        self.variant == PORTABLE || self.variant.starts_with("subgroup-") || self.variant == "gemv-8"
+        [PORTABLE, "gemv-8", SPLIT].contains(&self.variant) || self.variant.starts_with("subgroup-")
     }
 
     /// One workgroup a tile of an output of `[columns, rows]`.
@@ -131,8 +162,9 @@ impl Tile {
 /// The variant to run: the one that is forced if it is among the op's; the cooperative one where the precision allows it; the
 /// portable one where the lanes are forced, since the others fix them; the one that measuring found best; else the best guess by
 /// the kind of adapter.
-fn choose(rec: &Recorder, class: &Class) -> &'static str {
+fn choose(rec: &Recorder, class: Class) -> &'static str {
     let gpu = rec.gpu();
+    let class = class.under(gpu.matmul_precision());
     let forced = rec
         .forced_variant()
         .and_then(|name| named(class.op).iter().copied().find(|c| *c == name));
@@ -140,10 +172,11 @@ fn choose(rec: &Recorder, class: &Class) -> &'static str {
         if gpu.caps().forced_lanes.is_some() {
             return PORTABLE;
         }
-        let tuned = gpu.choice(class.key()).filter(|name| is_exact(name));
-        tuned.unwrap_or_else(|| default_of(gpu.caps().kind, class))
+        let tuned = gpu.choice(class.key()).filter(|name| permits(&class, name));
+        tuned.unwrap_or_else(|| default_of(gpu.caps().kind, &class))
     });
-    if runs(gpu, name) { name } else { PORTABLE }
+    let fits = name != SPLIT || class.cols <= SPLIT_COLS;
+    if fits && runs(gpu, name) { name } else { PORTABLE }
 }
 
 /// What `medium` takes for every product; a device that is set to it has one of the two.
@@ -162,6 +195,7 @@ pub(super) fn default_of(kind: DeviceKind, class: &Class) -> &'static str {
         (FORWARD_OP, 0..=2) if on_cpu => "subgroup-1",
         (FORWARD_OP, 3..=8) if on_cpu => "subgroup-4",
         (FORWARD_OP, _) if on_cpu => "subgroup-16",
+        _ if class.split => SPLIT,
         (FORWARD_OP, rows) if rows < TILE_FROM => "gemv-8",
         (INPUT_GRADIENT_OP, _) if on_cpu => "subgroup-32",
         (INPUT_GRADIENT_OP, rows) if rows < TILE_FROM => PORTABLE,
@@ -173,12 +207,13 @@ pub(super) fn default_of(kind: DeviceKind, class: &Class) -> &'static str {
 
 /// `y (m, n)` with W (n, k) of `dtype`.
 pub(super) fn forward(rec: &Recorder, dtype: DType, [m, n, k]: [usize; 3]) -> Tile {
-    let name = choose(rec, &Class::new(FORWARD_OP, dtype, [m, n, k]));
+    let name = choose(rec, Class::new(FORWARD_OP, dtype, [m, n, k]));
     let tile = match name {
         "subgroup-1" => of_subgroup(of(&FORWARD_1, dtype), 1),
         "subgroup-4" => of_subgroup(of(&FORWARD_4, dtype), 4),
         "subgroup-16" => of_subgroup(of(&FORWARD_16, dtype), 16),
         "gemv-8" => of_tile(of(&FORWARD_GEMV, dtype), 8, 32),
+        SPLIT => of_tile(of(&FORWARD_SPLIT, dtype), 8, 4),
         "tile-64" => of_tile(of(&FORWARD_TILE, dtype), 64, 64),
         "coop-8" => of_coop(rec, of(&FORWARD_COOP_8, dtype)),
         "coop-16" => of_coop(rec, of(&FORWARD_COOP_16, dtype)),
@@ -192,7 +227,7 @@ pub(super) fn forward(rec: &Recorder, dtype: DType, [m, n, k]: [usize; 3]) -> Ti
 
 /// `dx (m, k)` with W (n, k) of `dtype`.
 pub(super) fn input_gradient(rec: &Recorder, dtype: DType, [m, n, k]: [usize; 3]) -> Tile {
-    match choose(rec, &Class::new(INPUT_GRADIENT_OP, dtype, [m, k, n])) {
+    match choose(rec, Class::new(INPUT_GRADIENT_OP, dtype, [m, k, n])) {
         "subgroup-32" => Tile {
             rows_first: true,
             ..of_subgroup(of(&INPUT_GRADIENT_32, dtype), 32)
@@ -206,7 +241,7 @@ pub(super) fn input_gradient(rec: &Recorder, dtype: DType, [m, n, k]: [usize; 3]
 
 /// `dw (n, k)` from `m` rows.
 pub(super) fn weight_gradient(rec: &Recorder, [m, n, k]: [usize; 3]) -> Tile {
-    match choose(rec, &Class::new(WEIGHT_GRADIENT_OP, DType::F32, [n, k, m])) {
+    match choose(rec, Class::new(WEIGHT_GRADIENT_OP, DType::F32, [n, k, m])) {
         "subgroup-16" => of_subgroup(&WEIGHT_GRADIENT_16, 16),
         "tile-64" => of_tile(&WEIGHT_GRADIENT_TILE, 64, 64),
         "coop-8" => of_coop(rec, &WEIGHT_GRADIENT_COOP_8),
@@ -261,7 +296,7 @@ pub(super) fn entries() -> Vec<Entry> {
     let entry = |kernel, cases| Entry { kernel, cases };
     use cases::{
         forward_1, forward_4, forward_16, forward_coop_8, forward_coop_16, forward_gemv, forward_portable,
-        forward_tile, input_gradient_32, input_gradient_coop_8, input_gradient_coop_16,
+        forward_split, forward_tile, input_gradient_32, input_gradient_coop_8, input_gradient_coop_16,
         input_gradient_portable, input_gradient_tile,
     };
     weight_entries!(FORWARD, forward_portable)
@@ -269,6 +304,7 @@ pub(super) fn entries() -> Vec<Entry> {
         .chain(weight_entries!(FORWARD_4, forward_4))
         .chain(weight_entries!(FORWARD_16, forward_16))
         .chain(weight_entries!(FORWARD_GEMV, forward_gemv))
+        .chain(weight_entries!(FORWARD_SPLIT, forward_split))
         .chain(weight_entries!(FORWARD_TILE, forward_tile))
         .chain(weight_entries!(FORWARD_COOP_8, forward_coop_8))
         .chain(weight_entries!(FORWARD_COOP_16, forward_coop_16))
@@ -319,7 +355,7 @@ mod tests {
                     variant != PORTABLE,
                     "{op} {variant}: {rest}"
                 );
-                let special = ["subgroup", "tile", "gemv", "coop"]
+                let special = ["subgroup", "tile", "gemv", "split", "coop"]
                     .iter()
                     .any(|w| words.contains(w));
                 assert_eq!(special, variant != PORTABLE, "{op} {variant}: {rest}");
@@ -357,6 +393,31 @@ mod tests {
             };
             let kernel = forward(&rec, DType::F32, [100; 3]).kernel.name;
             assert_eq!(kernel, name);
+        }
+    }
+
+    /// `high` permits split sums for few rows and long sums, on GPUs it takes them, and nothing else changes.
+    #[test]
+    fn high_splits_long_sums_of_few_rows_on_gpus() {
+        let high = |shape| Class::new(FORWARD_OP, DType::Q8_0, shape).under(MatmulPrecision::High);
+        let on = |kind, shape| default_of(kind, &high(shape));
+        for rows in [1, 8, 9, 16] {
+            assert_eq!(on(DeviceKind::Discrete, [rows, 576, 576]), SPLIT);
+            assert!(is_exact(on(DeviceKind::Cpu, [rows, 576, 576])));
+        }
+        for shape in [[17, 576, 576], [1, 576, 16], [1, 300_000, 576]] {
+            assert!(!high(shape).split && is_exact(on(DeviceKind::Discrete, shape)));
+        }
+        for precision in [MatmulPrecision::Highest, MatmulPrecision::Medium] {
+            let class = Class::new(FORWARD_OP, DType::Q8_0, [1, 576, 576]).under(precision);
+            assert!(!class.split && is_exact(default_of(DeviceKind::Discrete, &class)));
+        }
+        for op in [INPUT_GRADIENT_OP, WEIGHT_GRADIENT_OP] {
+            assert!(
+                !Class::new(op, DType::F32, [1, 576, 576])
+                    .under(MatmulPrecision::High)
+                    .split
+            );
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The forward pass: packed sequences for training and scoring, and rows over a KV cache for sampling.
 //!
 //! Both go through `Pass::layer`, the same kernels in the same order, so a token's log-probability has the same
-//! bits in sampling and in training.
+//! bits in sampling and in training; under [`MatmulPrecision::High`](crate::config::MatmulPrecision::High) up to rounding.
 
 use super::params::{Block, Linear, LoraPair, LoraShape, Model, Param};
 use super::spec::{Head, Proj};

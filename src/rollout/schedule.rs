@@ -3,7 +3,8 @@
 //! Decoding goes in windows of [`WINDOW`] tokens. Before each, the running samples get the page that the window fills,
 //! and waiting ones take the places and pages that are free. Longest limits start first, samples of a prompt one after
 //! another; a prompt stays in the cache as long as any of its samples waits or runs. Where pages run out, prompts that
-//! only have waiting samples go, then the youngest sample: it keeps its tokens, and later goes on from them.
+//! only have waiting samples go, then the youngest sample: it keeps its tokens, and later goes on from them, with
+//! the same bits except under [`MatmulPrecision::High`](crate::config::MatmulPrecision::High), where a prefill of many rows rounds otherwise.
 
 use super::stats::RolloutStats;
 use crate::kernels::attention::PAGE;
