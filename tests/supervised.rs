@@ -187,7 +187,7 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
 #[test]
 fn a_resumed_run_keeps_its_settings_and_the_last_lines_say_how_it_does() {
     let place = Place::new();
-    let usual = "--model policy --config step.toml --seed 5 --lora-alpha 6 --weight-decay 0.1";
+    let usual = "--model policy --config step.toml --seed 5 --lora-alpha 6 --weight-decay 0.1 --matmul-precision high";
     place.succeeds(&format!(
         "sft --data sft.jsonl {usual} --steps 4 --output straight"
     ));
@@ -202,6 +202,7 @@ fn a_resumed_run_keeps_its_settings_and_the_last_lines_say_how_it_does() {
         ("batch_size", 4.into()),
         ("base_dtype", "f32".into()),
         ("model", "policy".into()),
+        ("matmul_precision", "high".into()),
     ] {
         assert_eq!(settings[key], value, "{key}");
     }
@@ -240,6 +241,10 @@ fn a_resumed_run_keeps_its_settings_and_the_last_lines_say_how_it_does() {
     // What would not continue the run is refused, with the field and both values.
     for (line, parts) in [
         ("sft --seed 7", &["--resume", "--seed 5, not 7"][..]),
+        (
+            "sft --matmul-precision highest",
+            &["--resume", "--matmul-precision high, not highest"],
+        ),
         (
             "sft --data more.jsonl",
             &["--resume", "--data more.jsonl", "would be trained on"],

@@ -6,14 +6,37 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::config::{overlay, read_toml};
+use super::Globals;
+use crate::config::{MatmulPrecision, overlay, read_toml};
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
 use crate::model::load::Source;
 use crate::model::save::write_atomic;
 
 /// Most tokens in one pass unless a flag says otherwise.
 pub(crate) const TOKEN_BUDGET: usize = 2048;
+
+/// How exact matrix products are, for commands without a settings file.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct PrecisionFlag {
+    /// Matrix products in f32, every sum in one order (highest); in f32, those of few rows in another order where that is faster
+    /// (high); or with operands rounded to f16 and sums in f32 on cooperative matrices (medium)
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) matmul_precision: MatmulPrecision,
+}
+
+impl PrecisionFlag {
+    /// Opens the chosen device with it, as [`Globals::open_gpu`].
+    ///
+    /// # Errors
+    /// No device, or one that has not what the precision needs.
+    pub(crate) fn open_gpu(self, globals: &Globals) -> Result<Gpu> {
+        let gpu = globals.open_gpu()?;
+        gpu.set_matmul_precision(self.matmul_precision)?;
+        Ok(gpu)
+    }
+}
 
 /// How tokens are drawn.
 #[derive(Debug, Clone, Copy, clap::Args)]

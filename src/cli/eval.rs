@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::Globals;
-use super::common::{Lines, SampleFlags};
+use super::common::{Lines, PrecisionFlag, SampleFlags};
 use crate::advantage::Alpha;
-use crate::config::{FloatDtype, MatmulPrecision, Residency};
+use crate::config::{FloatDtype, Residency};
 use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
 use crate::eval::checkpoint::Trained;
@@ -114,10 +114,8 @@ struct SamplingArgs {
     /// Date that chat templates see (YYYY-MM-DD)
     #[arg(long, value_name = "DATE")]
     template_date: Option<String>,
-    /// Matrix products in f32, every sum in one order (highest); in f32, those of few rows in another order where that is faster
-    /// (high); or with operands rounded to f16 and sums in f32 on cooperative matrices (medium)
-    #[arg(long, value_enum, default_value_t)]
-    matmul_precision: MatmulPrecision,
+    #[command(flatten)]
+    precision: PrecisionFlag,
     /// Keys and values that sampling keeps: as computed (float32), or rounded to halves (float16), which take half the memory
     #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
     kv_cache_dtype: FloatDtype,
@@ -203,7 +201,7 @@ impl Args {
         Ok(Request {
             asked: Asked::Flags,
             params: s.draw.params()?,
-            matmul_precision: s.matmul_precision,
+            matmul_precision: s.precision.matmul_precision,
             kv_cache_dtype: s.kv_cache_dtype,
             trained: self.trained()?,
             model: self.model.clone(),

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Globals;
-use super::common::{Lines, SampleFlags, TOKEN_BUDGET};
+use super::common::{Lines, PrecisionFlag, SampleFlags, TOKEN_BUDGET};
 use crate::config::{FloatDtype, Residency, TEMPLATE_DATE};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -82,6 +82,8 @@ pub(crate) struct Args {
     /// Element type of the reward model
     #[arg(long, requires = "reward_model")]
     reward_dtype: Option<DType>,
+    #[command(flatten)]
+    precision: PrecisionFlag,
     /// One JSON object a prompt: {"id", "prompt", "completions": [{"text", "tokens", "logprob", "reward", "finish_reason"}]}
     #[arg(long)]
     json: bool,
@@ -152,7 +154,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     let length = completion_length(args, &source, &jobs)?;
     let dtype = source.dtype(args.base_dtype)?;
 
-    let gpu = globals.open_gpu()?;
+    let gpu = args.precision.open_gpu(globals)?;
     let mut model = source.load(
         &gpu,
         dtype,

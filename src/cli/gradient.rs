@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::Globals;
-use super::common::{Lines, budget, check_ids, positions};
+use super::common::{Lines, PrecisionFlag, budget, check_ids, positions};
 use crate::error::{Error, Result};
 use crate::model::load::{Source, load_adapter};
 use crate::model::params::Model;
@@ -49,6 +49,8 @@ pub(crate) struct Args {
     /// Most tokens in one forward and backward pass
     #[arg(long, value_name = "TOKENS")]
     token_budget: Option<usize>,
+    #[command(flatten)]
+    precision: PrecisionFlag,
 }
 
 pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
@@ -64,7 +66,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
         source.dtype(args.base_dtype)?
     };
 
-    let gpu = globals.open_gpu()?;
+    let gpu = args.precision.open_gpu(globals)?;
     let mut model = source.load(&gpu, dtype, positions, None)?;
     let mut rank = 0;
     match &args.adapter {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Globals;
-use super::common::{Lines, budget, check_ids, positions};
+use super::common::{Lines, PrecisionFlag, budget, check_ids, positions};
 use crate::error::{Context, Error, Result};
 use crate::model::load::{Source, load_adapter};
 use crate::model::run::{Group, log_probs};
@@ -40,6 +40,8 @@ pub(crate) struct Args {
     /// Most tokens in one forward pass
     #[arg(long, value_name = "TOKENS")]
     token_budget: Option<usize>,
+    #[command(flatten)]
+    precision: PrecisionFlag,
 }
 
 #[derive(Serialize)]
@@ -59,7 +61,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     let rows = budget(args.token_budget, lengths())?;
     let dtype = source.dtype(args.base_dtype)?;
 
-    let gpu = globals.open_gpu()?;
+    let gpu = args.precision.open_gpu(globals)?;
     let mut model = source.load(&gpu, dtype, positions, None)?;
     let adapter = args
         .adapter

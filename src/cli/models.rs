@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::common::TOKEN_BUDGET;
+use super::common::{PrecisionFlag, TOKEN_BUDGET};
 use crate::config::{Residency, TEMPLATE_DATE, TINY};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -49,6 +49,8 @@ pub(crate) struct ModelFlags {
     /// leaves of the free memory, as far as that is known
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) reward_residency: Residency,
+    #[command(flatten)]
+    pub(crate) precision: PrecisionFlag,
     /// Do not wrap texts in the chat template
     #[arg(long)]
     pub(crate) raw: bool,

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Globals;
-use super::common::{Lines, budget, check_ids, positions};
+use super::common::{Lines, PrecisionFlag, budget, check_ids, positions};
 use crate::config::{Residency, TEMPLATE_DATE};
 use crate::error::{Context, Error, Result};
 use crate::model::load::{Source, read_tokenizer};
@@ -40,6 +40,8 @@ pub(crate) struct Args {
     /// Most tokens in one forward pass
     #[arg(long, value_name = "TOKENS")]
     token_budget: Option<usize>,
+    #[command(flatten)]
+    precision: PrecisionFlag,
     /// Do not wrap texts in the chat template
     #[arg(long)]
     raw: bool,
@@ -72,7 +74,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
         date: args.template_date,
     };
 
-    let gpu = globals.open_gpu()?;
+    let gpu = args.precision.open_gpu(globals)?;
     let mut reward = RewardModel::from_source(&gpu, source, None, &options)?;
     let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
     let scores = reward.score_tokens(&slices)?;

@@ -10,8 +10,8 @@ use super::demo_data::COMPLETION;
 use super::models::ModelFlags;
 use super::search_predict;
 use crate::advantage::Alpha;
+use crate::config::FloatDtype;
 use crate::config::TINY;
-use crate::config::{FloatDtype, MatmulPrecision};
 use crate::demo;
 use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
@@ -67,10 +67,6 @@ enum Command {
 struct SearchArgs {
     #[command(flatten)]
     models: ModelFlags,
-    /// Matrix products in f32, every sum in one order (highest); in f32, those of few rows in another order where that is faster
-    /// (high); or with operands rounded to f16 and sums in f32 on cooperative matrices (medium)
-    #[arg(long, value_enum, default_value_t)]
-    matmul_precision: MatmulPrecision,
     /// Keys and values that sampling keeps: as computed (float32), or rounded to halves (float16), which take half the memory
     #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
     kv_cache_dtype: FloatDtype,
@@ -261,7 +257,7 @@ impl SearchArgs {
             max_completion_length: length,
             raw: m.raw,
             template_date: m.template_date.to_string(),
-            matmul_precision: self.matmul_precision,
+            matmul_precision: m.precision.matmul_precision,
             kv_cache_dtype: self.kv_cache_dtype,
             base_dtype: dtype(m.base_dtype),
             reward_dtype: dtype(m.reward_dtype),

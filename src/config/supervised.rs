@@ -1,7 +1,9 @@
 //! Settings of `sft` and `reward`.
 
 use super::memory::one_of;
-use super::{ActivationMemory, FloatDtype, Optim, TEMPLATE_DATE, at_least_one, not_negative};
+use super::{
+    ActivationMemory, FloatDtype, MatmulPrecision, Optim, TEMPLATE_DATE, at_least_one, not_negative,
+};
 use crate::error::{Context, Error, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -100,6 +102,11 @@ pub struct SupervisedFlags {
     /// block's)
     #[arg(long, value_name = "SIZE|auto", conflicts_with = "no_checkpointing")]
     pub activation_memory: Option<ActivationMemory>,
+    /// Matrix products in f32, every sum in one order (highest); in f32, those of few rows in another order where that is faster
+    /// (high); or with operands rounded to f16 and sums in f32 on cooperative matrices (medium): faster on GPUs that have them,
+    /// refused by adapters that have none
+    #[arg(long, value_enum)]
+    pub matmul_precision: Option<MatmulPrecision>,
     /// Element type of the activations that are kept for backward passes (--no-checkpointing, --activation-memory): float32, or
     /// float16, which takes a third of the memory and rounds what gradients are computed from (default float32)
     #[arg(long, value_enum)]
@@ -153,6 +160,8 @@ pub struct SupervisedConfig {
     pub no_checkpointing: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activation_memory: Option<ActivationMemory>,
+    #[serde(default, skip_serializing_if = "MatmulPrecision::is_highest")]
+    pub matmul_precision: MatmulPrecision,
     #[serde(default, skip_serializing_if = "FloatDtype::is_float32")]
     pub dtype: FloatDtype,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -200,6 +209,7 @@ impl SupervisedFlags {
             max_length: self.max_length.unwrap_or(1024),
             no_checkpointing: self.no_checkpointing.unwrap_or(false),
             activation_memory: self.activation_memory,
+            matmul_precision: self.matmul_precision.unwrap_or_default(),
             dtype: self.dtype.unwrap_or_default(),
             base_dtype: self.base_dtype,
             raw: self.raw.unwrap_or(false),

@@ -190,12 +190,13 @@ impl<E: Example> Job<E> {
         Ok(())
     }
 
-    /// Uploads the model with what it trains: every weight, or an adapter (and the score head).
+    /// Sets the device's precision and uploads the model with what it trains: every weight, or an adapter (and the score head).
     ///
     /// # Errors
-    /// Another element type than f32 with `--full`, a bad adapter, or out of memory.
+    /// Another element type than f32 with `--full`, a precision that the device has not, a bad adapter, or out of memory.
     pub fn load(&self, gpu: &Gpu) -> Result<Model> {
         let (c, source) = (&self.config, &self.source);
+        gpu.set_matmul_precision(c.matmul_precision)?;
         let dtype = base_dtype(source, c.base_dtype.as_deref(), c.full)?;
         let scored = source.spec.head == Head::Score;
         // A language model that becomes a reward model starts from a head of zeros.

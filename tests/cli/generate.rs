@@ -359,3 +359,67 @@ fn smollm2_greedy_equals_transformers() {
         );
     }
 }
+
+/// `high` is taken by every adapter and close to `highest`; `medium` is close, too, or refused by an adapter that cannot.
+#[test]
+fn precision_is_what_was_asked_for_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens: Vec<u64> = (0..40).map(|i| (i * 37 + 11) % 101).collect();
+    let input = jsonl(dir.path(), [json!({"tokens": tokens})]);
+    let of = |precision| {
+        let words = [
+            "logprobs",
+            "--model",
+            "tiny",
+            "--input",
+            text(&input),
+            "--matmul-precision",
+        ];
+        tea(&[&words[..], &[precision]].concat())
+    };
+    let values = |run: Run| -> Vec<f64> {
+        let all = run.lines()[0]["logprobs"].as_array().unwrap().clone();
+        all.iter().map(|v| v.as_f64().unwrap()).collect()
+    };
+    let exact = values(of("highest"));
+    let far = |other: &[f64]| {
+        assert_eq!((exact.len(), other.len()), (39, 39));
+        let off = exact.iter().zip(other).map(|(a, b)| (a - b).abs());
+        off.fold(0.0, f64::max)
+    };
+    // 40 rows: what `high` splits are fewer.
+    assert_eq!(far(&values(of("high"))), 0.0);
+    let medium = of("medium");
+    if medium.code == 0 {
+        let off = far(&values(medium));
+        assert!(off > 0.0 && off < 1e-2, "{off}");
+    } else {
+        medium.refused(&["--matmul-precision medium", "use --matmul-precision highest"]);
+    }
+    let sampled = tea(&[
+        "generate",
+        "--model",
+        "tiny",
+        "--prompt",
+        "add 1 2",
+        "--matmul-precision",
+        "high",
+        "--json",
+    ]);
+    assert!(
+        !sampled.lines()[0]["completions"][0]["tokens"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+    tea(&[
+        "score",
+        "--reward-model",
+        "tiny-reward",
+        "--input",
+        text(&input),
+        "--matmul-precision",
+        "tf32",
+    ])
+    .refused(&["tf32", "high"]);
+}

@@ -102,7 +102,7 @@ impl Args {
         // What is free before the policy is there.
         let free = Cell::new(None);
         let mut gpu = || {
-            let gpu = globals.open_gpu()?;
+            let gpu = self.models.precision.open_gpu(globals)?;
             free.set(memory::free(&gpu)?);
             Ok(gpu)
         };
@@ -188,6 +188,7 @@ impl Args {
             model: models.model.clone(),
             adapter: models.adapter.clone(),
             dtype: models.base_dtype,
+            matmul_precision: models.precision.matmul_precision,
             reward_model: models.reward_name()?,
             reward_adapter: models.reward_adapter.clone(),
             reward_dtype: models.reward_dtype,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::cosine::Pool;
 use super::gram::GramBuilder;
 use super::samples::{Draw, PromptSamples, SamplesMeta, Store};
+use crate::config::MatmulPrecision;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
@@ -29,6 +30,8 @@ pub struct AlignmentRun {
     pub adapter: Option<PathBuf>,
     /// Element type of its matrices; see [`Source::dtype`].
     pub dtype: Option<DType>,
+    /// What the device was set to, for the record.
+    pub matmul_precision: MatmulPrecision,
     /// The judge's name, for the record.
     pub reward_model: String,
     /// The judge's adapter, for the record.
@@ -94,6 +97,7 @@ impl AlignmentRun {
             max_completion_length: self.max_completion_length,
             raw: self.raw,
             template_date: self.date.to_string(),
+            matmul_precision: self.matmul_precision,
             base_dtype: self.dtype.map(|d| d.to_string()),
             reward_dtype: self.reward_dtype.map(|d| d.to_string()),
         }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::gram::Gram;
+use crate::config::MatmulPrecision;
 use crate::error::{Context, Error, Result};
 use crate::model::params::Model;
 use crate::model::save::{write_atomic, write_safetensors};
@@ -47,6 +48,9 @@ pub struct SamplesMeta {
     pub raw: bool,
     /// The date that chat templates saw.
     pub template_date: String,
+    /// How exact matrix products are.
+    #[serde(default, skip_serializing_if = "MatmulPrecision::is_highest")]
+    pub matmul_precision: MatmulPrecision,
     /// Element type asked for the policy.
     pub base_dtype: Option<String>,
     /// Element type asked for the judge.

@@ -338,6 +338,7 @@ fn meta(seed: u64) -> SamplesMeta {
         max_completion_length: 4,
         raw: false,
         template_date: "2026-01-01".into(),
+        matmul_precision: Default::default(),
         base_dtype: None,
         reward_dtype: None,
     }
