@@ -649,8 +649,9 @@ fn step_commands(model: &Model, adapter: bool, m: usize) -> usize {
     commands as usize
 }
 
-/// On software adapters half of a small step is the cost of its dispatches. A block is two norms, q, k, v, rotation with the
-/// cache's write, attention, o, gate, up, down; an adapter on every layer adds its A for q, k, v, for o, for gate and up, for down.
+/// On software adapters half of a small step is the cost of its dispatches. A block is two norms, q, k and v, rotation with the
+/// cache's write, attention, o, gate, up, down; an adapter on every layer takes k and v apart and adds its A for q, k, v, for o, for
+/// gate and up, for down.
 #[test]
 fn a_decode_step_records_few_commands() {
     let gpu = open_gpu();
@@ -659,7 +660,15 @@ fn a_decode_step_records_few_commands() {
     let layers = g.spec.num_layers;
     // Embedding, last norm, readouts.
     let around = 3;
-    assert_eq!(step_commands(&model, true, 1), around + 11 * layers);
+    assert_eq!(step_commands(&model, true, 1), around + 10 * layers);
+    // Weights in blocks, and those with a bias, each have their dispatch.
+    assert_eq!(
+        step_commands(&g.model(Some(DType::F16)), true, 1),
+        around + 11 * layers
+    );
+    let biased = Golden::open(&gpu, "qwen2_bias");
+    let commands = step_commands(&biased.model(None), true, 1);
+    assert_eq!(commands, around + 11 * biased.spec.num_layers);
     let shape = LoraShape {
         rank: 5,
         alpha: 10.0,
@@ -670,7 +679,7 @@ fn a_decode_step_records_few_commands() {
         assert_eq!(step_commands(&model, true, m), around + 15 * layers, "{m} rows");
         assert_eq!(
             step_commands(&model, false, m),
-            around + 11 * layers,
+            around + 10 * layers,
             "{m} rows, adapter off"
         );
     }

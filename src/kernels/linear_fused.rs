@@ -47,6 +47,9 @@ static SLICES_SPLIT: Kernel = slices_kernel!(
 /// Rows up to which products of one x share a dispatch; with more, a kernel for many rows is worth its own.
 const EACH_TO: usize = 16;
 
+/// Rows of W that are few: an adapter's rank.
+const NARROW: usize = 64;
+
 /// What meets a product besides x and W, in this order; each step is rounded once, in every variant alike.
 #[derive(Clone, Copy, Default)]
 pub struct Epilogue<'a> {
@@ -164,7 +167,9 @@ fn each_tile(rec: &Recorder, [m, n, k]: [usize; 3]) -> Option<Tile> {
     match variants::forward(rec, DType::F32, [m, n, k]).variant {
         PORTABLE => Some(of_portable(rec, &SLICES, 2)),
         "subgroup-1" => Some(of_subgroup(&SLICES_1, 1)),
-        "subgroup-4" | "subgroup-16" => Some(of_subgroup(&SLICES_4, 4)),
+        "subgroup-4" => Some(of_subgroup(&SLICES_4, 4)),
+        // Four times the reads of W: worth the dispatches for an adapter's rank, not for the base's weights.
+        "subgroup-16" if n < NARROW => Some(of_subgroup(&SLICES_4, 4)),
         "gemv-8" => Some(of_tile(&SLICES_GEMV, 8, 32)),
         "split-8" => Some(of_tile(&SLICES_SPLIT, 8, 4)),
         _ => None,

@@ -142,6 +142,35 @@ impl Pass<'_> {
         fused::forward_each(rec, x, &pairs, m)
     }
 
+    /// q, k and v from the normed input, into `out`. Weights of one shape without bias and adapter share a dispatch where
+    /// [`forward_each`](fused::forward_each) has one for them: k and v, and q where it has no more heads.
+    fn queries_keys_values(
+        &self,
+        rec: &mut Recorder,
+        block: &Block,
+        acts: &Acts,
+        out: [&Buffer; 3],
+        m: usize,
+    ) -> Result<()> {
+        let x = &acts.normed1;
+        let projs = [Proj::Q, Proj::K, Proj::V];
+        self.lora_down(rec, block, &projs, acts, (x, m))?;
+        let [q, k, v] = projs.map(|proj| block.linear(proj));
+        let plain = |l: &&Linear| l.bias.is_none() && self.lora(l).is_none();
+        let shape = |l: &Linear| (l.weight.value.rows, l.weight.value.cols);
+        let alone = match [q, k, v].iter().all(plain) {
+            true if shape(q) == shape(k) => 0,
+            true => 1,
+            false => 3,
+        };
+        for (proj, y) in projs.into_iter().zip(out).take(alone) {
+            self.linear(rec, block, proj, acts, (x, y, m), Epilogue::default())?;
+        }
+        let rest = [q, k, v].into_iter().zip(out).skip(alone);
+        let pairs: Vec<_> = rest.map(|(l, y)| (&l.weight.value, y)).collect();
+        fused::forward_each(rec, x, &pairs, m)
+    }
+
     /// Runs one block on `x_in`, leaving its activations in `acts` and its output in `x_out`.
     pub(super) fn layer(
         &self,
@@ -169,11 +198,7 @@ impl Pass<'_> {
         let q_raw = acts.q_raw.as_ref().unwrap_or(&acts.q);
         let k_raw = acts.k_raw.as_ref().unwrap_or(&acts.k);
         let plain = Epilogue::default();
-        let x = &acts.normed1;
-        self.lora_down(rec, block, &[Proj::Q, Proj::K, Proj::V], acts, (x, m))?;
-        self.linear(rec, block, Proj::Q, acts, (x, q_raw, m), plain)?;
-        self.linear(rec, block, Proj::K, acts, (x, k_raw, m), plain)?;
-        self.linear(rec, block, Proj::V, acts, (x, &acts.v, m), plain)?;
+        self.queries_keys_values(rec, block, acts, [q_raw, k_raw, &acts.v], m)?;
         if let (Some((qn, kn)), Some(q_rstd), Some(k_rstd)) = (&block.qk_norm, &acts.q_rstd, &acts.k_rstd) {
             rmsnorm::forward(rec, q_raw, qn.vector(), &acts.q, q_rstd, m * heads, d, eps)?;
             rmsnorm::forward(rec, k_raw, kn.vector(), &acts.k, k_rstd, m * kv_heads, d, eps)?;
