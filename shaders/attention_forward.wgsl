@@ -2,7 +2,7 @@
 // A lane is one row of one head. Keys come in blocks of eight aligned to position 0 with an online softmax; within
 // a block the sums are chains in ascending order. Masked keys add exact zeros and an unchanged maximum scales
 // by exactly 1, so the bits depend on the row's keys alone.
-// Appended: shared/kv_f32.wgsl or kv_f16.wgsl, attention_rows.wgsl and what it asks for, attention_math.wgsl, head_*.wgsl.
+// Appended: shared/kv_f32.wgsl or kv_f16.wgsl, attention_dots.wgsl, attention_rows.wgsl and what it asks for, attention_math.wgsl, head_*.wgsl.
 
 override LANES: u32 = 8u;
 override D4: u32 = 16u;
@@ -21,23 +21,6 @@ var<immediate> p: Params;
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
 
 var<private> acc: array<vec4<f32>, MAX_D4>;
-
-fn dots(at: u32, r: Rows) -> Eight {
-    var a = vec4<f32>();
-    var b = vec4<f32>();
-    for (var d = 0u; d < D4; d++) {
-        let x = q[at + d];
-        a.x = chain(x, key4(r.a.x + d), a.x);
-        a.y = chain(x, key4(r.a.y + d), a.y);
-        a.z = chain(x, key4(r.a.z + d), a.z);
-        a.w = chain(x, key4(r.a.w + d), a.w);
-        b.x = chain(x, key4(r.b.x + d), b.x);
-        b.y = chain(x, key4(r.b.y + d), b.y);
-        b.z = chain(x, key4(r.b.z + d), b.z);
-        b.w = chain(x, key4(r.b.w + d), b.w);
-    }
-    return Eight(a, b);
-}
 
 fn accumulate(r: Rows, e: Eight, correction: f32) {
     for (var d = 0u; d < D4; d++) {

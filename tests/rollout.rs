@@ -633,6 +633,7 @@ fn step_commands(model: &Model, adapter: bool, m: usize) -> usize {
     let keys = Keys::Cached {
         cache: &cache,
         rows: &rows,
+        decode: true,
     };
     let before = model.gpu.commands_recorded();
     let ws = &ws;

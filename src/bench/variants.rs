@@ -5,6 +5,7 @@
 
 use crate::error::Result;
 use crate::gpu::{Gpu, Recorder};
+use crate::kernels::attention::decode;
 use crate::kernels::linear_variants;
 use crate::tensor::DType;
 
@@ -17,6 +18,9 @@ pub const PORTABLE: VariantName = "portable";
 /// The variants of `op` for weights of `dtype` (`None` where it has no weight) that this adapter runs, the portable one
 /// first.
 pub fn variants(gpu: &Gpu, op: &str, _dtype: Option<DType>) -> Vec<VariantName> {
+    if op == decode::OP {
+        return decode::VARIANTS.to_vec();
+    }
     let linear = linear_variants::variants(gpu, op);
     if linear.is_empty() { vec![PORTABLE] } else { linear }
 }

@@ -11,6 +11,7 @@
 //! the batch, nor on where the rows are stored.
 
 mod cases;
+pub mod decode;
 #[cfg(test)]
 mod tests;
 pub mod twin;
@@ -48,6 +49,7 @@ static FORWARD: [Kernel; 3] = head_kernels!(
     "attention_forward",
     [
         "kv_f32.wgsl",
+        "attention_dots.wgsl",
         "attention_rows.wgsl",
         "attention_contiguous.wgsl",
         "attention_math.wgsl"
@@ -58,6 +60,7 @@ static FORWARD_PAGED: [Kernel; 3] = head_kernels!(
     "attention_forward",
     [
         "kv_f32.wgsl",
+        "attention_dots.wgsl",
         "attention_rows.wgsl",
         "attention_paged.wgsl",
         "attention_math.wgsl"
@@ -68,6 +71,7 @@ static FORWARD_PAGED_F16: [Kernel; 3] = head_kernels!(
     "attention_forward",
     [
         "kv_f16.wgsl",
+        "attention_dots.wgsl",
         "attention_rows.wgsl",
         "attention_paged.wgsl",
         "attention_math.wgsl"
@@ -119,6 +123,17 @@ struct Params {
     scale: f32,
 }
 
+impl Params {
+    fn of(s: Shape) -> Self {
+        Self {
+            m: s.m as u32,
+            heads: s.heads as u32,
+            kv_heads: s.kv_heads as u32,
+            scale: s.scale,
+        }
+    }
+}
+
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct DeltaParams {
@@ -154,12 +169,6 @@ fn dispatch_with(
             s.head_dim
         )));
     };
-    let params = Params {
-        m: s.m as u32,
-        heads: s.heads as u32,
-        kv_heads: s.kv_heads as u32,
-        scale: s.scale,
-    };
     let lanes = lanes(rec);
     let constants = [
         &[("LANES", lanes as f64), ("D4", (s.head_dim / 4) as f64)][..],
@@ -169,7 +178,7 @@ fn dispatch_with(
     rec.dispatch(
         kernel,
         &constants,
-        &params,
+        &Params::of(s),
         bindings,
         [s.m.div_ceil(lanes) as u32, heads as u32, 1],
     )
@@ -327,6 +336,8 @@ pub fn entries() -> Vec<Entry> {
         entry(&FORWARD_PAGED_F16[0], cases::forward_paged_f16::<0>),
         entry(&FORWARD_PAGED_F16[1], cases::forward_paged_f16::<1>),
         entry(&FORWARD_PAGED_F16[2], cases::forward_paged_f16::<2>),
+        entry(&decode::GROUPED_F32, cases::decode_grouped),
+        entry(&decode::GROUPED_F16, cases::decode_grouped_f16),
         entry(&DELTA, cases::delta),
         entry(&QUERY_GRADIENT[0], cases::query_gradient::<0>),
         entry(&QUERY_GRADIENT[1], cases::query_gradient::<1>),

@@ -10,6 +10,7 @@ use crate::config::FloatDtype;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Recorder};
 use crate::kernels::attention::PAGE;
+use crate::kernels::attention::decode::decode_paged;
 use crate::kernels::kv::Stored;
 use crate::kernels::linear::{self, Write};
 use crate::kernels::linear_fused::{self as fused, Epilogue, Second};
@@ -25,6 +26,8 @@ pub enum Keys<'a> {
         cache: &'a KvCache,
         /// Cache row of each batch row (M) u32, distinct: page · PAGE + row of the page.
         rows: &'a Buffer,
+        /// Whether every row is the next token of a sequence of its own: changes how attention is computed, not one bit of it.
+        decode: bool,
     },
 }
 
@@ -243,7 +246,7 @@ impl Pass<'_> {
                 rope::apply(rec, (&acts.q, &acts.k), meta, table, self.heads(m), false)?;
                 attention::forward(rec, &acts.q, &acts.k, &acts.v, meta, &acts.attn, &acts.lse, shape)
             }
-            Keys::Cached { cache, rows } => {
+            Keys::Cached { cache, rows, decode } => {
                 let (k, v) = &cache.layers[layer];
                 let kv = Stored {
                     k,
@@ -254,7 +257,11 @@ impl Pass<'_> {
                 rope::apply_cached(rec, qkv, meta, table, rows, kv, self.heads(m))?;
                 let pages = &cache.table;
                 let keys = attention::Paged { kv, pages };
-                attention::forward_paged(rec, &acts.q, keys, meta, &acts.attn, &acts.lse, shape)
+                let forward = match decode {
+                    true => decode_paged,
+                    false => attention::forward_paged,
+                };
+                forward(rec, &acts.q, keys, meta, &acts.attn, &acts.lse, shape)
             }
         }
     }

@@ -81,6 +81,7 @@ impl Sampler {
         let keys = Keys::Cached {
             cache: &self.cache,
             rows: &self.prefill_rows,
+            decode: false,
         };
         pass.forward(rec, &loaded, &keys)?;
         rows::scatter(

@@ -213,6 +213,7 @@ impl Sampler {
         let keys = Keys::Cached {
             cache: &self.cache,
             rows: self.rows.cache_rows(),
+            decode: true,
         };
         pass.forward(rec, &Loaded { m, p: m }, &keys)?;
         rec.copy(

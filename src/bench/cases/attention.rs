@@ -7,10 +7,11 @@ use crate::config::FloatDtype;
 use crate::error::Result;
 use crate::gpu::{Buffer, Gpu};
 use crate::kernels::attention::twin::{self, Meta};
-use crate::kernels::attention::{self, BackwardArgs, PAGE, Paged, Shape};
+use crate::kernels::attention::{self, BackwardArgs, PAGE, Paged, Shape, decode};
 use crate::kernels::harness::Gen;
-use crate::kernels::kv::Stored;
+use crate::kernels::kv::{Stored, read_back, stored};
 use crate::model::shapes::Named;
+use crate::tensor::DType;
 
 /// Tokens of a training sequence: 8 × 128 rows.
 const SEQUENCE: usize = 128;
@@ -29,10 +30,12 @@ struct Call {
     /// In decoding, as in sampling, the page table of keys and values.
     pages: Option<Vec<u32>>,
     variant: VariantName,
+    /// Of keys and values.
+    kv: FloatDtype,
 }
 
 impl Call {
-    fn new(model: Named, phase: Phase, variant: VariantName) -> Self {
+    fn new(model: Named, phase: Phase, variant: VariantName, kv: FloatDtype) -> Self {
         let spec = model.spec();
         let m = phase.rows();
         let (meta, key_rows): (Vec<Meta>, usize) = match phase {
@@ -73,6 +76,7 @@ impl Call {
             meta,
             key_rows,
             variant,
+            kv,
         }
     }
 
@@ -106,17 +110,19 @@ pub(super) fn cases(wanted: &Wanted<'_>) -> Vec<BenchCase> {
     let mut out = Vec::new();
     for model in wanted.models {
         for phase in wanted.phases() {
-            let op = match phase {
-                Phase::Decode(_) => "attention_decode",
-                _ => "attention_forward",
+            let (op, types) = match phase {
+                Phase::Decode(_) => (decode::OP, &[FloatDtype::Float32, FloatDtype::Float16][..]),
+                _ => ("attention_forward", &[FloatDtype::Float32][..]),
             };
             let mut ops = vec![op];
             if phase == Phase::Training {
                 ops.push("attention_backward");
             }
             for op in ops {
-                for variant in variants(wanted.gpu, op, None) {
-                    out.push(case(op, *model, phase, Call::new(*model, phase, variant)));
+                for kv in types {
+                    for variant in variants(wanted.gpu, op, None) {
+                        out.push(case(op, *model, phase, Call::new(*model, phase, variant, *kv)));
+                    }
                 }
             }
         }
@@ -135,7 +141,7 @@ fn case(op: &'static str, model: Named, phase: Phase, call: Call) -> BenchCase {
         * if backward {
             4.0 * rows + 4.0 * keys
         } else {
-            2.0 * rows + 2.0 * keys
+            2.0 * rows + 2.0 * keys * call.kv.bytes() as f64 / 4.0
         };
     // Scores and the sum over values: 2 products; backward recomputes the scores and has 4 more.
     let products = if backward { 5.0 } else { 2.0 };
@@ -148,7 +154,7 @@ fn case(op: &'static str, model: Named, phase: Phase, call: Call) -> BenchCase {
     BenchCase {
         op,
         variant: call.variant,
-        dtype: None,
+        dtype: call.kv.is_half().then_some(DType::F16),
         model: model.name.into(),
         phase,
         shape: format!("{m} rows, {heads}/{kv}×{} heads, {context}", s.head_dim),
@@ -169,14 +175,12 @@ fn case(op: &'static str, model: Named, phase: Phase, call: Call) -> BenchCase {
 fn forward(gpu: &Gpu, call: &Call) -> Result<Prepared> {
     let (s, call) = (call.shape, call.clone());
     let [q, k, v] = call.data();
-    let [qb, kb, vb] = [
-        q.upload(gpu, s.m)?,
-        k.upload(gpu, call.key_rows)?,
-        v.upload(gpu, call.key_rows)?,
-    ];
+    let qb = q.upload(gpu, s.m)?;
+    let [kb, vb] = [&k, &v].map(|x| gpu.upload("bench", &stored(&x.values(call.key_rows), call.kv)));
+    let (kb, vb) = (kb?, vb?);
     let meta = gpu.upload("bench", &call.meta)?;
     let (out, lse) = (output(gpu, s.m * call.width())?, output(gpu, s.m * s.heads)?);
-    let (result, variant) = (out.clone(), call.variant);
+    let (result, variant, dtype) = (out.clone(), call.variant, call.kv);
     let table = match &call.pages {
         Some(pages) => Some(gpu.upload("bench", pages)?),
         None => None,
@@ -185,20 +189,17 @@ fn forward(gpu: &Gpu, call: &Call) -> Result<Prepared> {
         record: Box::new(move |rec| {
             forced(rec, variant, |rec| match &table {
                 Some(pages) => {
-                    let kv = Stored {
-                        k: &kb,
-                        v: &vb,
-                        dtype: FloatDtype::Float32,
-                    };
+                    let (k, v) = (&kb, &vb);
+                    let kv = Stored { k, v, dtype };
                     let keys = Paged { kv, pages };
-                    attention::forward_paged(rec, &qb, keys, &meta, &out, &lse, s)
+                    decode::decode_paged(rec, &qb, keys, &meta, &out, &lse, s)
                 }
                 None => attention::forward(rec, &qb, &kb, &vb, &meta, &out, &lse, s),
             })
         }),
         check: Box::new(move |gpu| {
             let wide = |x: &Matrix| -> Vec<f64> {
-                let rows: Vec<f64> = x.values(call.key_rows).iter().map(|v| f64::from(*v)).collect();
+                let rows = read_back(&x.values(call.key_rows), call.kv);
                 match &call.pages {
                     Some(pages) => twin::unpaged(&rows, pages, call.kv_width()),
                     None => rows,

@@ -2,6 +2,7 @@
 
 use super::super::harness::{Case, Gen, RecordFn, Slot, Tol, wide};
 use super::super::kv::{Stored, read_back, stored};
+use super::decode;
 use super::twin::{self, Meta};
 use super::{BackwardArgs, HEADS, PAGE, Paged, Shape};
 use crate::config::FloatDtype;
@@ -43,6 +44,33 @@ fn decode(m: u32, rows: u32, g: &mut Gen) -> Vec<Meta> {
         ]
     };
     (0..m).map(row).collect()
+}
+
+/// Groups of decoded rows: the tokens of a prompt, and how many each of its rows has written after it.
+const GROUPS: [(u32, &[u32]); 6] = [
+    (70, &[0, 1, 2, 25, 33, 7, 8, 9, 63, 0, 31]),
+    (9, &[3, 14, 0]),
+    (1, &[0]),
+    (64, &[5]),
+    (128, &[17, 17, 40, 2, 11]),
+    (33, &[0, 90]),
+];
+
+/// Where the rows of [`GROUPS`] find their keys, each range in pages of its own, and how many pages that takes.
+pub(super) fn decoded() -> (Vec<Meta>, usize) {
+    let (mut meta, mut pages) = (Vec::new(), 0);
+    let mut take = |tokens: u32| {
+        let at = pages * PAGE as u32;
+        pages += tokens.div_ceil(PAGE as u32);
+        at
+    };
+    for (prompt, rows) in GROUPS {
+        let start = take(prompt);
+        for own in rows {
+            meta.push([start, prompt, take(own + 1), prompt + own]);
+        }
+    }
+    (meta, pages as usize)
 }
 
 struct Spec {
@@ -187,11 +215,16 @@ fn scattered(pages: usize, g: &mut Gen) -> Vec<u32> {
 }
 
 pub(super) fn forward_paged<const CLASS: usize>() -> Vec<Case> {
-    paged_cases(CLASS, FloatDtype::Float32)
+    portable_cases(CLASS, FloatDtype::Float32)
 }
 
 pub(super) fn forward_paged_f16<const CLASS: usize>() -> Vec<Case> {
-    paged_cases(CLASS, FloatDtype::Float16)
+    portable_cases(CLASS, FloatDtype::Float16)
+}
+
+fn portable_cases(class: usize, dtype: FloatDtype) -> Vec<Case> {
+    let all = paged_cases(class, dtype).into_iter();
+    all.map(|case| case.forced(decode::PORTABLE)).collect()
 }
 
 /// The cases of [`forward`], their keys and values in scattered pages.
@@ -202,12 +235,37 @@ fn paged_cases(class: usize, dtype: FloatDtype) -> Vec<Case> {
         paged_case(s.name, (meta, rows), s.heads, s.scale, dtype)
     });
     let decodes = DECODES.iter().filter(|(_, _, heads)| in_class(class, heads.2));
-    let decoded = decodes.map(|(m, rows, heads)| {
-        let meta = decode(*m, *rows, &mut Gen::new((m + rows).into()));
-        let name = format!("decode {m} rows");
-        paged_case(&name, (meta, *rows as usize), *heads, 1.0, dtype)
+    packed.chain(decodes.map(|d| decode_case(d, dtype))).collect()
+}
+
+fn decode_case((m, rows, heads): &(u32, u32, (usize, usize, usize)), dtype: FloatDtype) -> Case {
+    let meta = decode(*m, *rows, &mut Gen::new((m + rows).into()));
+    let name = format!("decode {m} rows");
+    paged_case(&name, (meta, *rows as usize), *heads, 1.0, dtype)
+}
+
+/// Decoded rows by the grouped kernel, beside them groups whose prompts are longer than a tile.
+fn grouped_cases(dtype: FloatDtype) -> Vec<Case> {
+    let groups = [(9, 3, 64), (6, 2, 40)].map(|heads| {
+        let (meta, pages) = decoded();
+        paged_case("groups", (meta, pages * PAGE), heads, 1.0, dtype)
     });
-    packed.chain(decoded).collect()
+    let all = DECODES.iter().map(|d| decode_case(d, dtype)).chain(groups);
+    let named = all.map(|case| Case {
+        name: case
+            .name
+            .replace("attention_forward_paged", "attention_decode_grouped"),
+        ..case
+    });
+    named.map(|case| case.forced(decode::GROUPED)).collect()
+}
+
+pub(super) fn decode_grouped() -> Vec<Case> {
+    grouped_cases(FloatDtype::Float32)
+}
+
+pub(super) fn decode_grouped_f16() -> Vec<Case> {
+    grouped_cases(FloatDtype::Float16)
 }
 
 fn paged_case(
@@ -245,7 +303,7 @@ fn paged_case(
                 kv: Stored { k, v, dtype },
                 pages: &b[4],
             };
-            super::forward_paged(rec, &b[0], keys, &b[3], &b[5], &b[6], s)
+            decode::decode_paged(rec, &b[0], keys, &b[3], &b[5], &b[6], s)
         }),
         expect: Box::new(move || {
             let in_order = |kv: &[f32]| twin::unpaged(&read_back(kv, dtype), &pages, width);

@@ -1,7 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::super::harness::{Gen, assert_gradient, assert_layout, numeric_gradient, wide};
-use super::cases::{Group, args, pack};
+use super::super::kv::stored;
+use super::cases::{Group, args, decoded, pack};
 use super::twin::{self, Meta};
 use super::*;
 use crate::gpu::{Gpu, GpuOptions};
@@ -24,6 +25,9 @@ fn layouts() {
         &VALUE_GRADIENT,
     ] {
         kernels.iter().for_each(|k| assert_layout::<Params>(k, &members));
+    }
+    for kernel in [&decode::GROUPED_F32, &decode::GROUPED_F16] {
+        assert_layout::<Params>(kernel, &members);
     }
     assert_layout::<DeltaParams>(&DELTA, &[("count", offset_of!(DeltaParams, count))]);
 }
@@ -226,6 +230,150 @@ fn backward_is_batch_invariant() {
         let peak = want.iter().fold(0f64, |a, b| a.max(b.abs()));
         for (g, w) in got.iter().zip(want) {
             assert!((f64::from(f32::from_bits(*g)) - w).abs() < 2e-5 * peak);
+        }
+    }
+}
+
+/// Bits of out and lse of the rows `which` by the portable kernel, or by the grouped one with so many rows a workgroup.
+fn decode_bits(
+    gpu: &Gpu,
+    (q, keys, meta): (&[f32], Paged<'_>, &[Meta]),
+    s: Shape,
+    which: &[usize],
+    rows: Option<usize>,
+) -> Vec<Vec<u32>> {
+    let width = s.heads * s.head_dim;
+    let s = Shape { m: which.len(), ..s };
+    let q: Vec<f32> = which
+        .iter()
+        .flat_map(|i| &q[i * width..(i + 1) * width])
+        .copied()
+        .collect();
+    let meta: Vec<Meta> = which.iter().map(|i| meta[*i]).collect();
+    let (qb, mb) = (gpu.upload("q", &q).unwrap(), gpu.upload("meta", &meta).unwrap());
+    let out = gpu.upload("out", &vec![f32::NAN; s.m * width]).unwrap();
+    let lse = gpu.upload("lse", &vec![f32::NAN; s.m * s.heads]).unwrap();
+    let mut rec = Recorder::new(gpu);
+    match rows.map(|rows| decode::Sizes::of(s, rows).unwrap()) {
+        Some(sizes) => decode::grouped(&mut rec, &qb, keys, &mb, (&out, &lse), s, sizes).unwrap(),
+        None => forward_paged(&mut rec, &qb, keys, &mb, &out, &lse, s).unwrap(),
+    }
+    rec.submit().unwrap();
+    let out: Vec<u32> = gpu.read(&out, 0, s.m * width).unwrap();
+    let lse: Vec<u32> = gpu.read(&lse, 0, s.m * s.heads).unwrap();
+    let row = |i: usize| {
+        [
+            &out[i * width..(i + 1) * width],
+            &lse[i * s.heads..(i + 1) * s.heads],
+        ]
+        .concat()
+    };
+    (0..s.m).map(row).collect()
+}
+
+/// Whatever rows share a workgroup: those of a group, of several, in any order, or one alone.
+#[test]
+fn decoding_by_grouped_kernels_has_the_portable_bits() {
+    let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+    let (meta, pages) = decoded();
+    let m = meta.len();
+    let mut g = Gen::new(31);
+    let draws = g.below(pages, u32::MAX);
+    let mut table: Vec<u32> = (0..pages as u32).collect();
+    table.sort_by_key(|p| draws[*p as usize]);
+    let table = gpu.upload("table", &table).unwrap();
+    let in_order: Vec<usize> = (0..m).collect();
+    let shuffled: Vec<usize> = (0..m).map(|i| i * 7 % m).collect();
+    use FloatDtype::{Float16, Float32};
+    // Few pipelines: each takes a software driver a second or more to make.
+    for ((heads, kv_heads, head_dim), dtype, sizes) in [
+        ((9, 3, 64), Float32, &[8, 3][..]),
+        ((9, 3, 64), Float16, &[8]),
+        ((6, 2, 40), Float32, &[1]),
+        ((8, 2, 128), Float16, &[8]),
+        ((4, 1, 256), Float32, &[8]),
+    ] {
+        let s = Shape {
+            m,
+            heads,
+            kv_heads,
+            head_dim,
+            scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+        };
+        let q = g.uniform(m * heads * head_dim, 4.0);
+        let n = pages * PAGE * kv_heads * head_dim;
+        let [kb, vb] = [2.0, 1.0].map(|scale| {
+            let words = stored(&g.uniform(n, scale), dtype);
+            gpu.upload("kv", &words).unwrap()
+        });
+        let (k, v) = (&kb, &vb);
+        let keys = Paged {
+            kv: Stored { k, v, dtype },
+            pages: &table,
+        };
+        let bits = |which: &[usize], rows| decode_bits(&gpu, (&q, keys, &meta), s, which, rows);
+        let want = bits(&in_order, None);
+        for rows in sizes {
+            let what = format!("{heads}/{kv_heads}×{head_dim} {dtype}, {rows} rows");
+            assert!(bits(&in_order, Some(*rows)) == want, "{what}");
+            let other = bits(&shuffled, Some(*rows));
+            assert!(
+                (0..m).all(|at| other[at] == want[shuffled[at]]),
+                "{what}, shuffled"
+            );
+            for i in [0, 4, m - 1] {
+                assert!(bits(&[i], Some(*rows))[0] == want[i], "{what}, row {i} alone");
+            }
+        }
+    }
+}
+
+/// A forced name must lead to its kernel: one that fell back would make the comparison of variants vain.
+#[test]
+fn the_kind_of_adapter_decides_unless_a_variant_is_forced() {
+    let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+    let mut rec = Recorder::new(&gpu);
+    for name in decode::VARIANTS {
+        rec.force_variant(Some(name));
+        assert_eq!(decode::choose(&rec), name);
+    }
+    rec.force_variant(Some("tile-64"));
+    let caps = gpu.caps();
+    let on_cpu = caps.kind == crate::gpu::DeviceKind::Cpu || caps.forced_lanes.is_some();
+    let default = if on_cpu { decode::PORTABLE } else { decode::GROUPED };
+    assert_eq!(decode::choose(&rec), default);
+}
+
+#[test]
+fn a_workgroup_takes_what_its_memory_holds() {
+    let sizes = |heads, kv_heads, head_dim| {
+        let s = Shape {
+            m: 1,
+            heads,
+            kv_heads,
+            head_dim,
+            scale: 1.0,
+        };
+        decode::Sizes::of(s, 8).map(|s| (s.rows, s.keys, s.shares))
+    };
+    assert_eq!(sizes(9, 3, 64), Some((8, 32, 3)));
+    assert_eq!(sizes(32, 8, 64), Some((8, 32, 4)));
+    assert_eq!(sizes(32, 8, 128), Some((8, 16, 8)));
+    assert_eq!(sizes(16, 8, 256), Some((8, 8, 8)));
+    assert_eq!(sizes(64, 1, 64), None);
+    assert_eq!(sizes(8, 8, 260), None);
+    for head_dim in (4..=256).step_by(4) {
+        for heads in 1..=48 {
+            let Some((rows, keys, shares)) = sizes(heads, 1, head_dim) else {
+                continue;
+            };
+            let (queries, d4) = (rows * heads, head_dim / 4);
+            assert!(keys >= 8 && keys % 8 == 0 && keys * d4 <= 512, "{head_dim}");
+            assert!(queries <= 48 && queries * keys <= 1536 && rows * keys <= 4 * 512);
+            assert!(
+                shares <= 8 && shares * (128 / d4) >= queries,
+                "{head_dim} {heads}"
+            );
         }
     }
 }
