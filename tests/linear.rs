@@ -396,7 +396,7 @@ fn a_rows_bits_do_not_depend_on_the_batch_when_sums_are_split() {
     }
 }
 
-/// `high` lets products of few rows be split where the table of defaults or what was measured says so, and no others.
+/// `high` lets a decode step's products of few rows be split, on GPUs or where that was chosen, and no others.
 #[test]
 fn the_precision_high_splits_products_of_few_rows_alone() {
     use tea_wgpu::config::MatmulPrecision::{High, Highest};
@@ -404,6 +404,7 @@ fn the_precision_high_splits_products_of_few_rows_alone() {
     use tea_wgpu::kernels::tune::Class;
     let gpu = open();
     if gpu.forced_variant().is_some() || gpu.caps().forced_lanes.is_some() {
+        println!("skipped: the environment forces a variant or lanes");
         return;
     }
     let (n, k) = (40, 776);
@@ -413,6 +414,7 @@ fn the_precision_high_splits_products_of_few_rows_alone() {
     let product = |m: usize, variant| {
         run(&gpu, m * n, |r, y| {
             r.force_variant(variant);
+            r.let_sums_split(true);
             linear::forward(r, &x, &weight, None, y, m, Write::SET).unwrap();
         })
     };
@@ -425,8 +427,8 @@ fn the_precision_high_splits_products_of_few_rows_alone() {
     gpu.set_matmul_precision(High).unwrap();
     assert_eq!(gpu.matmul_precision(), High);
     assert!(is(9, by_default) && is(17, "portable"));
-    // As if it had been measured: for these rows under this precision.
-    let chosen = |m| (Class::new(OPS[0], DType::F32, [m, n, k]).under(High).key(), SPLIT);
+    // As if it had been chosen for these rows.
+    let chosen = |m| (Class::new(OPS[0], DType::F32, [m, n, k]).key(), SPLIT);
     gpu.set_choices([1, 8, 16, 17].map(chosen).into());
     assert!(is(1, SPLIT) && is(8, SPLIT) && is(9, SPLIT) && is(16, SPLIT) && is(17, "portable"));
     assert!(product(9, Some(SPLIT)) != product(9, Some("portable")));

@@ -336,8 +336,11 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
         .run("train --output lora-parts --resume --steps 5 --optim adamw_8bit")
         .refused(&["--resume", "--optim adamw, not adamw_8bit"]);
     place
-        .run("train --output lora-parts --resume --steps 5 --dtype float16")
-        .refused(&["--resume", "--dtype float32, not float16"]);
+        .run("train --output lora-parts --resume --steps 5 --dtype float16 --kv-cache-dtype float32 --no-checkpointing")
+        .refused(&["--resume", "of 0 blocks as f16", "--activation-memory"]);
+    place
+        .run("train --output eight-parts --resume --steps 5 --dtype float32 --kv-cache-dtype float16")
+        .refused(&["--resume", "would keep those of 0", "--dtype"]);
     place
         .run("train --output eight-parts --resume --steps 5 --optim adamw")
         .refused(&["--resume", "--optim adamw_8bit, not adamw"]);

@@ -20,8 +20,8 @@ pub(crate) const TOKEN_BUDGET: usize = 2048;
 /// How exact matrix products are, for commands without a settings file.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct PrecisionFlag {
-    /// Matrix products in f32, every sum in one order (highest); in f32, those of few rows in another order where that is faster
-    /// (high); or with operands rounded to f16 and sums in f32 on cooperative matrices (medium)
+    /// Matrix products in f32, every sum in one order (highest); in f32, those of small decode steps in another order that keeps a GPU
+    /// busier (high); or with operands rounded to f16 and sums in f32 on cooperative matrices (medium)
     #[arg(long, value_enum, default_value_t)]
     pub(crate) matmul_precision: MatmulPrecision,
 }

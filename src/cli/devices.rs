@@ -198,11 +198,7 @@ fn describe_choices(choices: &[Choice], out: &mut Lines) {
             c.op,
             c.dtype,
             c.rows,
-            if c.split {
-                format!("{} (under high)", c.width)
-            } else {
-                c.width.clone()
-            },
+            c.width,
             c.variant,
             times.join(", ")
         ));

@@ -120,7 +120,7 @@ struct SamplingArgs {
     #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
     kv_cache_dtype: FloatDtype,
     /// Element type of the policy: f32, f16, bf16, q8_0, q4_0 (default: f32 where small, else as stored)
-    #[arg(long, visible_alias = "dtype")]
+    #[arg(long)]
     base_dtype: Option<DType>,
     /// Element type of the reward models
     #[arg(long)]

@@ -14,10 +14,10 @@ pub enum MatmulPrecision {
     /// f32 throughout: one chain of fused multiply-adds an output, so that sampler and trainer agree to the bit.
     #[default]
     Highest,
-    /// f32 throughout, but forward products of at most 16 rows (a decode step, a short prompt) may add K in fixed parts where that
-    /// is faster: GPUs do, CPU adapters if it was measured to be. The parts depend on K alone, but 17 rows are added otherwise:
-    /// log-probabilities of sampling and of training agree up to f32's rounding (6e-6 at worst over 4,000 tokens of the embedded
-    /// policy), and samples can depend on how many are decoded together.
+    /// f32 throughout, but the blocks' products of a decode step of at most 16 rows are added in fixed parts of K on GPUs. The parts
+    /// depend on K alone, but 17 rows, prefill, scoring and training are added in one chain: log-probabilities of sampling and of training
+    /// agree up to f32's rounding (6e-6 at worst over 4,000 tokens of the embedded policy), and samples can depend on how many are
+    /// decoded together.
     High,
     /// Operands rounded to f16, sums in f32, on cooperative matrices, for every product. Refused where the adapter has none.
     Medium,

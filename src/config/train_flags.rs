@@ -110,8 +110,8 @@ pub struct TrainFlags {
     /// How a response's tokens are weighted
     #[arg(long, value_enum)]
     pub loss_type: Option<LossType>,
-    /// Matrix products in f32, sampling and training in one order of every sum (highest); in f32, those of few rows in another order
-    /// where that is faster (high); or with operands rounded to f16 and sums in f32 on cooperative matrices (medium): faster
+    /// Matrix products in f32, sampling and training in one order of every sum (highest); in f32, those of small decode steps in another
+    /// order that keeps a GPU busier (high); or with operands rounded to f16 and sums in f32 on cooperative matrices (medium): faster
     /// on GPUs that have them, refused by adapters that have none
     #[arg(long, value_enum)]
     pub matmul_precision: Option<MatmulPrecision>,

@@ -20,6 +20,7 @@ pub struct Recorder {
     pass: Option<wgpu::ComputePass<'static>>,
     dispatches: usize,
     variant: Option<&'static str>,
+    sums_split: bool,
 }
 
 impl Recorder {
@@ -31,6 +32,7 @@ impl Recorder {
             pass: None,
             dispatches: 0,
             variant: None,
+            sums_split: false,
         }
     }
 
@@ -47,6 +49,17 @@ impl Recorder {
     /// The variant that [`force_variant`](Self::force_variant) or the environment's `TEA_VARIANT` asks for.
     pub fn forced_variant(&self) -> Option<&str> {
         self.variant.or(self.gpu.forced_variant())
+    }
+
+    /// Whether matrix products recorded from here on may add their sums in another order where the precision `high` is set: a
+    /// decode step's. Off at first.
+    pub fn let_sums_split(&mut self, on: bool) {
+        self.sums_split = on;
+    }
+
+    /// What [`let_sums_split`](Self::let_sums_split) set.
+    pub fn sums_may_split(&self) -> bool {
+        self.sums_split
     }
 
     fn encoder(&mut self) -> &mut wgpu::CommandEncoder {

@@ -67,13 +67,13 @@ const SPLIT_FROM: usize = 128;
 /// Columns up to which it runs: a workgroup has four, and there are at most 65,535 of them.
 const SPLIT_COLS: usize = 4 * 65_535;
 
-/// Whether `precision` permits sums in another order than the chain's for this product.
-pub(super) fn may_split(class: &Class, precision: MatmulPrecision) -> bool {
-    precision == MatmulPrecision::High
-        && class.op == FORWARD_OP
-        && class.rows <= SPLIT_TO
-        && class.sum >= SPLIT_FROM
-        && class.cols <= SPLIT_COLS
+/// Whether the sums of this product may be added in another order than the chain's: in decode steps under `high`.
+fn may_split(rec: &Recorder, class: &Class) -> bool {
+    rec.sums_may_split() && rec.gpu().matmul_precision() == MatmulPrecision::High && is_splittable(class)
+}
+
+fn is_splittable(class: &Class) -> bool {
+    class.op == FORWARD_OP && class.rows <= SPLIT_TO && class.sum >= SPLIT_FROM && class.cols <= SPLIT_COLS
 }
 
 /// An op's variants, by name; none for another op.
@@ -98,18 +98,8 @@ pub fn exact_variants(gpu: &Gpu, op: &str) -> Vec<&'static str> {
     all.filter(|name| is_exact(name)).collect()
 }
 
-/// Those of [`variants`] among which measuring may choose for a class: those of equal bits, and `split-8` where it is permitted.
-pub fn permitted_variants(gpu: &Gpu, class: &Class) -> Vec<&'static str> {
-    let all = variants(gpu, class.op).into_iter();
-    all.filter(|name| permits(class, name)).collect()
-}
-
 fn is_exact(variant: &str) -> bool {
     variant != SPLIT && !variant.starts_with("coop-")
-}
-
-fn permits(class: &Class, variant: &str) -> bool {
-    is_exact(variant) || (class.split && variant == SPLIT)
 }
 
 /// All kernels of a variant ask the same of an adapter.
@@ -160,11 +150,10 @@ impl Tile {
 }
 
 /// The variant to run: the one that is forced if it is among the op's; the cooperative one where the precision allows it; the
-/// portable one where the lanes are forced, since the others fix them; the one that measuring found best; else the best guess by
-/// the kind of adapter.
+/// portable one where the lanes are forced, since the others fix them; on a GPU split sums where they are allowed, measured or not, so
+/// that no bit depends on a clock; the one that measuring found best; else the best guess by the kind of adapter.
 fn choose(rec: &Recorder, class: Class) -> &'static str {
     let gpu = rec.gpu();
-    let class = class.under(gpu.matmul_precision());
     let forced = rec
         .forced_variant()
         .and_then(|name| named(class.op).iter().copied().find(|c| *c == name));
@@ -172,7 +161,12 @@ fn choose(rec: &Recorder, class: Class) -> &'static str {
         if gpu.caps().forced_lanes.is_some() {
             return PORTABLE;
         }
-        let tuned = gpu.choice(class.key()).filter(|name| permits(&class, name));
+        let split = may_split(rec, &class);
+        if split && gpu.caps().kind != DeviceKind::Cpu {
+            return SPLIT;
+        }
+        let chosen = gpu.choice(class.key());
+        let tuned = chosen.filter(|name| is_exact(name) || (split && *name == SPLIT));
         tuned.unwrap_or_else(|| default_of(gpu.caps().kind, &class))
     });
     let fits = name != SPLIT || class.cols <= SPLIT_COLS;
@@ -195,7 +189,6 @@ pub(super) fn default_of(kind: DeviceKind, class: &Class) -> &'static str {
         (FORWARD_OP, 0..=2) if on_cpu => "subgroup-1",
         (FORWARD_OP, 3..=8) if on_cpu => "subgroup-4",
         (FORWARD_OP, _) if on_cpu => "subgroup-16",
-        _ if class.split => SPLIT,
         (FORWARD_OP, rows) if rows < TILE_FROM => "gemv-8",
         (INPUT_GRADIENT_OP, _) if on_cpu => "subgroup-32",
         (INPUT_GRADIENT_OP, rows) if rows < TILE_FROM => PORTABLE,
@@ -330,94 +323,5 @@ pub(super) fn kernels_of(op: &str) -> Vec<&'static Kernel> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-
-    /// A forced name must lead to its kernel: one that fell back silently would make every comparison of variants vain.
-    #[test]
-    fn a_forced_variant_is_the_one_that_runs() {
-        let gpu = Gpu::open(&Default::default()).unwrap();
-        let mut rec = Recorder::new(&gpu);
-        for op in OPS {
-            for variant in variants(&gpu, op) {
-                rec.force_variant(Some(variant));
-                let tile = match op {
-                    FORWARD_OP => forward(&rec, DType::Q8_0, [100; 3]),
-                    INPUT_GRADIENT_OP => input_gradient(&rec, DType::Q8_0, [100; 3]),
-                    _ => weight_gradient(&rec, [100; 3]),
-                };
-                let rest = tile.kernel.name.strip_prefix(op).unwrap();
-                let words: Vec<&str> = rest.split('_').collect();
-                let word = variant.split('-').next().unwrap();
-                assert_eq!(
-                    words.contains(&word),
-                    variant != PORTABLE,
-                    "{op} {variant}: {rest}"
-                );
-                let special = ["subgroup", "tile", "gemv", "split", "coop"]
-                    .iter()
-                    .any(|w| words.contains(w));
-                assert_eq!(special, variant != PORTABLE, "{op} {variant}: {rest}");
-                if let Some(number) = variant.split('-').nth(1) {
-                    let size = match word {
-                        // The side of its matrices.
-                        "coop" => tile.kernel.needs_coop.unwrap().m.to_string(),
-                        _ => tile.rows.to_string(),
-                    };
-                    assert_eq!(size, number, "{op} {variant}");
-                }
-            }
-        }
-    }
-
-    /// Only GPUs choose tiles, only CPU adapters subgroups, and forced lanes neither.
-    #[test]
-    fn the_kind_of_adapter_decides() {
-        let lanes = crate::gpu::GpuOptions {
-            lanes: Some(16),
-            ..Default::default()
-        };
-        for options in [Default::default(), lanes] {
-            let gpu = Gpu::open(&options).unwrap();
-            let rec = Recorder::new(&gpu);
-            if rec.forced_variant().is_some() {
-                continue;
-            }
-            let caps = gpu.caps();
-            let name = match caps.kind {
-                _ if caps.forced_lanes.is_some() => "linear_forward_f32",
-                DeviceKind::Cpu if runs(&gpu, "subgroup-16") => "linear_forward_subgroup_16_f32",
-                DeviceKind::Cpu => "linear_forward_f32",
-                _ => "linear_forward_tile_f32",
-            };
-            let kernel = forward(&rec, DType::F32, [100; 3]).kernel.name;
-            assert_eq!(kernel, name);
-        }
-    }
-
-    /// `high` permits split sums for few rows and long sums, on GPUs it takes them, and nothing else changes.
-    #[test]
-    fn high_splits_long_sums_of_few_rows_on_gpus() {
-        let high = |shape| Class::new(FORWARD_OP, DType::Q8_0, shape).under(MatmulPrecision::High);
-        let on = |kind, shape| default_of(kind, &high(shape));
-        for rows in [1, 8, 9, 16] {
-            assert_eq!(on(DeviceKind::Discrete, [rows, 576, 576]), SPLIT);
-            assert!(is_exact(on(DeviceKind::Cpu, [rows, 576, 576])));
-        }
-        for shape in [[17, 576, 576], [1, 576, 16], [1, 300_000, 576]] {
-            assert!(!high(shape).split && is_exact(on(DeviceKind::Discrete, shape)));
-        }
-        for precision in [MatmulPrecision::Highest, MatmulPrecision::Medium] {
-            let class = Class::new(FORWARD_OP, DType::Q8_0, [1, 576, 576]).under(precision);
-            assert!(!class.split && is_exact(default_of(DeviceKind::Discrete, &class)));
-        }
-        for op in [INPUT_GRADIENT_OP, WEIGHT_GRADIENT_OP] {
-            assert!(
-                !Class::new(op, DType::F32, [1, 576, 576])
-                    .under(MatmulPrecision::High)
-                    .split
-            );
-        }
-    }
-}
+#[path = "linear_variants_tests.rs"]
+mod tests;

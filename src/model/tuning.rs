@@ -7,7 +7,7 @@ use crate::tensor::DType;
 
 impl Model {
     /// Measures which kernel variants are fastest for this model's products, where the device was opened to do so and it is not
-    /// known yet; at most a few seconds. It changes no bit of any result, unless the precision is `high`.
+    /// known yet; at most a few seconds. It changes no bit of any result.
     ///
     /// # Errors
     /// A GPU error.

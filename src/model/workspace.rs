@@ -39,6 +39,11 @@ impl Shape {
         self.kept_blocks.clamp(1, most)
     }
 
+    /// Blocks whose activations are kept as f16.
+    pub fn half_blocks(&self, spec: &ModelSpec) -> usize {
+        self.sets(spec)[1]
+    }
+
     /// Sets of f32 activations that are made, and of f16 ones.
     pub(super) fn sets(&self, spec: &ModelSpec) -> [usize; 2] {
         match (self.kept(spec), self.half) {

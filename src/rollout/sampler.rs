@@ -215,7 +215,10 @@ impl Sampler {
             rows: self.rows.cache_rows(),
             decode: true,
         };
-        pass.forward(rec, &Loaded { m, p: m }, &keys)?;
+        rec.let_sums_split(true);
+        let recorded = pass.forward(rec, &Loaded { m, p: m }, &keys);
+        rec.let_sums_split(false);
+        recorded?;
         rec.copy(
             self.decode.hidden(),
             0,

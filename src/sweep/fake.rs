@@ -54,7 +54,7 @@ fn save(dir: &Path, name: &str, step: u64, best: Option<Best>) {
         seed: 1,
         device: "none".into(),
         matmul_precision: Default::default(),
-        dtype: Default::default(),
+        half_blocks: 0,
         kv_cache_dtype: Default::default(),
         best,
         data: None,

@@ -39,9 +39,9 @@ pub struct TrainerState {
     /// What matrix products rounded.
     #[serde(default, skip_serializing_if = "MatmulPrecision::is_highest")]
     pub matmul_precision: MatmulPrecision,
-    /// What activations were kept as for backward passes.
-    #[serde(default, skip_serializing_if = "FloatDtype::is_float32")]
-    pub dtype: FloatDtype,
+    /// Blocks whose activations were kept as f16 for backward passes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub half_blocks: usize,
     /// How sampling stored keys and values.
     #[serde(default, skip_serializing_if = "FloatDtype::is_float32")]
     pub kv_cache_dtype: FloatDtype,
@@ -54,20 +54,24 @@ pub struct TrainerState {
 }
 
 impl TrainerState {
-    /// Refuses to go on with activations of another element type.
+    /// Refuses to go on with the activations of another number of blocks rounded: gradients would be others.
     ///
     /// # Errors
-    /// `dtype` is not the run's.
-    pub(super) fn same_dtype(&self, dtype: FloatDtype) -> Result<()> {
-        if self.dtype == dtype {
+    /// `half_blocks` is not the run's.
+    pub(super) fn same_halves(&self, half_blocks: usize) -> Result<()> {
+        if self.half_blocks == half_blocks {
             return Ok(());
         }
         Err(Error::user(format!(
-            "--resume: the run was started with --dtype {}, not {}",
-            self.dtype.name(),
-            dtype.name()
+            "--resume: the run kept the activations of {} blocks as f16, and would keep those of {half_blocks}: resume with its own \
+             --dtype, --no-checkpointing and --activation-memory (in bytes, where that was auto)",
+            self.half_blocks
         )))
     }
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// A run's directory.

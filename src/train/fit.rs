@@ -2,7 +2,8 @@
 
 use crate::config::{Residency, TrainConfig};
 
-/// What a run settled on by the free memory, beside element types. None of it changes results.
+/// What a run settled on by the free memory, beside element types. It changes no result, but where activations are kept as f16: how
+/// many blocks' are is stored with the run's state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fit {
     /// Bytes that training activations may take under `--activation-memory auto`; `None` where the free memory is not known.

@@ -90,7 +90,7 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
                 seed: job.config.seed,
                 device: gpu.report().name.clone(),
                 matmul_precision: gpu.matmul_precision(),
-                dtype: job.config.dtype,
+                half_blocks: ws.shape.half_blocks(&model.spec),
                 kv_cache_dtype: job.config.kv_cache_dtype,
                 best: selection.as_ref().and_then(Selection::best),
                 data: Some(data.clone()),
@@ -132,6 +132,7 @@ fn restore(
 ) -> Result<Option<TrainerState>> {
     let Some(dir) = latest else { return Ok(None) };
     let state = checkpoint::load(dir, trainer.model, &mut trainer.optimizer, KIND, c.seed)?;
+    state.same_halves(trainer.ws.shape.half_blocks(&trainer.model.spec))?;
     continues(&state, data, c)?;
     Ok(Some(state))
 }
@@ -139,7 +140,6 @@ fn restore(
 /// Refuses to go on where samples would be drawn from another cache or the position in the data would jump, and says where the
 /// prompts are others.
 fn continues(state: &TrainerState, data: &Identity, c: &TrainConfig) -> Result<()> {
-    state.same_dtype(c.dtype)?;
     let (had, has) = (state.kv_cache_dtype, c.kv_cache_dtype);
     if had != has {
         return Err(Error::user(format!(

@@ -29,7 +29,7 @@ fn state(best: Option<Best>) -> TrainerState {
         seed: 1,
         device: "d".into(),
         matmul_precision: Default::default(),
-        dtype: Default::default(),
+        half_blocks: 0,
         kv_cache_dtype: Default::default(),
         best,
         data: None,

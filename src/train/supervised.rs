@@ -254,6 +254,7 @@ pub fn run<E: Example>(
 ) -> Result<Outcome> {
     let c = &job.config;
     let total = total_steps(c, task.len());
+    let half_blocks = job.shape()?.half_blocks(&model.spec);
     let mut optimizer = optimizer(c, model, total)?;
     let run = RunDir::open(&options.output, options.resume, options.overwrite)?;
     let data = job.data.identity(&c.data)?;
@@ -261,7 +262,7 @@ pub fn run<E: Example>(
     let (mut done, mut position) = (0, 0);
     if let Some(dir) = &last {
         let state = checkpoint::load(dir, model, &mut optimizer, task.kind(), c.seed)?;
-        state.same_dtype(c.dtype)?;
+        state.same_halves(half_blocks)?;
         same_examples(state.data.as_ref(), &data, &c.data)?;
         (done, position) = (state.step, state.data_position);
     }
@@ -304,7 +305,7 @@ pub fn run<E: Example>(
                 seed: c.seed,
                 device: model.gpu.report().name.clone(),
                 matmul_precision: model.gpu.matmul_precision(),
-                dtype: c.dtype,
+                half_blocks,
                 kv_cache_dtype: Default::default(),
                 best: None,
                 data: Some(data.clone()),

@@ -2,7 +2,7 @@
 
 use super::{BANDS, Class, NARROW, OPS, WIDTHS};
 use crate::gpu::{Gpu, cache_dir, write_cache};
-use crate::kernels::linear_variants::permitted_variants;
+use crate::kernels::linear_variants::exact_variants;
 use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -60,9 +60,6 @@ pub struct Choice {
     pub rows: String,
     /// The kind of width.
     pub width: String,
-    /// Sums may be added in parts: measured for the precision `high`.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub split: bool,
     /// Rows and columns of the output and length of the sums, as measured.
     pub shape: [usize; 3],
     /// The variant to take.
@@ -78,7 +75,6 @@ impl Choice {
             dtype: class.dtype.name().to_string(),
             rows: class.band().to_string(),
             width: class.width().to_string(),
-            split: class.split,
             shape: [class.rows, class.cols, class.sum],
             variant: variant.to_string(),
             ms: times.iter().map(|(n, s)| ((*n).to_string(), s * 1e3)).collect(),
@@ -96,17 +92,13 @@ impl Choice {
             2 => (NARROW, 1),
             _ => (NARROW, NARROW),
         };
-        Some(Class {
-            split: self.split,
-            ..Class::new(op, dtype, [*rows, cols, sum])
-        })
+        Some(Class::new(op, dtype, [*rows, cols, sum]))
     }
 
-    /// The variant by its static name, where it is one that this adapter runs and that its class permits.
+    /// The variant by its static name, where it is one that this adapter runs and that gives the portable kernel's bits.
     pub fn variant_on(&self, gpu: &Gpu) -> Option<&'static str> {
-        permitted_variants(gpu, &self.class()?)
-            .into_iter()
-            .find(|v| *v == self.variant)
+        let op = OPS.iter().find(|op| **op == self.op)?;
+        exact_variants(gpu, op).into_iter().find(|v| *v == self.variant)
     }
 
     /// Whether it says something that this program understands.

@@ -5,7 +5,7 @@ use super::file::Choice;
 use crate::error::Result;
 use crate::gpu::{Buffer, Gpu, Recorder};
 use crate::kernels::linear::{self, Write};
-use crate::kernels::linear_variants::{FORWARD_OP, INPUT_GRADIENT_OP, permitted_variants};
+use crate::kernels::linear_variants::{FORWARD_OP, INPUT_GRADIENT_OP, exact_variants};
 use crate::kernels::pad4;
 use crate::kernels::weight::{Weight, device_bytes};
 use crate::tensor::DType;
@@ -130,7 +130,7 @@ fn one(gpu: &Gpu, mut class: Class, in_time: &dyn Fn() -> bool) -> Result<Option
         usual = product.seconds(gpu, default, 1)?;
     }
     let mut warm = vec![(default, usual)];
-    for variant in permitted_variants(gpu, &class) {
+    for variant in exact_variants(gpu, class.op) {
         if !in_time() {
             return Ok(None);
         }

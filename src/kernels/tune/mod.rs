@@ -1,18 +1,14 @@
 //! Which variant of a matrix product is fastest here: measured once an adapter, kept in the user's cache directory.
 //!
-//! The variants that are measured give the same bits, so that what is found changes no result; only where the precision `high` permits
-//! split sums are those among them ([`permitted_variants`]). A [`Class`] is what one choice holds for: op, element type, a band of rows,
-//! a kind of width, and whether sums may be split. [`ensure`] measures the classes of a model
+//! The variants that are measured give the same bits ([`exact_variants`]), so that what is found changes no result. A [`Class`]
+//! is what one choice holds for: op, element type, a band of rows and a kind of width. [`ensure`] measures the classes of a model
 //! that the adapter's file lacks; [`load`] reads the file. A file of another adapter, driver or version of the kernels, a damaged
 //! one, or one that cannot be written costs a new measurement and nothing else.
 
 mod file;
 mod measure;
 
-use super::linear_variants::{
-    self, FORWARD_OP, INPUT_GRADIENT_OP, OPS, WEIGHT_GRADIENT_OP, permitted_variants,
-};
-use crate::config::MatmulPrecision;
+use super::linear_variants::{self, FORWARD_OP, INPUT_GRADIENT_OP, OPS, WEIGHT_GRADIENT_OP, exact_variants};
 use crate::error::Result;
 use crate::gpu::{Gpu, Tune};
 use crate::tensor::DType;
@@ -51,12 +47,10 @@ pub struct Class {
     pub cols: usize,
     /// Length of the sums.
     pub sum: usize,
-    /// Sums may be added in parts.
-    pub split: bool,
 }
 
 impl Class {
-    /// A product of an op of [`OPS`] with rows and columns of the output and the length of the sums, under `highest`.
+    /// A product of an op of [`OPS`] with rows and columns of the output and the length of the sums.
     pub fn new(op: &'static str, dtype: DType, [rows, cols, sum]: [usize; 3]) -> Self {
         Self {
             op,
@@ -64,15 +58,7 @@ impl Class {
             rows,
             cols,
             sum,
-            split: false,
         }
-    }
-
-    /// The class that this product is of under `precision`.
-    #[must_use]
-    pub fn under(self, precision: MatmulPrecision) -> Self {
-        let split = linear_variants::may_split(&self, precision);
-        Self { split, ..self }
     }
 
     fn band_index(&self) -> usize {
@@ -105,16 +91,13 @@ impl Class {
         let at = |found: Option<usize>| found.unwrap_or(0) as u64;
         let op = at(OPS.iter().position(|op| *op == self.op));
         let dtype = at(DType::ALL.iter().position(|d| *d == self.dtype));
-        op | dtype << 2
-            | (self.band_index() as u64) << 8
-            | (self.width_index() as u64) << 10
-            | u64::from(self.split) << 12
+        op | dtype << 2 | (self.band_index() as u64) << 8 | (self.width_index() as u64) << 10
     }
 
     /// The variant that the table of defaults names on this adapter.
     pub fn default_variant(&self, gpu: &Gpu) -> &'static str {
         let name = linear_variants::default_of(gpu.caps().kind, self);
-        let runs = permitted_variants(gpu, self).contains(&name);
+        let runs = exact_variants(gpu, self.op).contains(&name);
         if runs { name } else { linear_variants::PORTABLE }
     }
 
@@ -170,7 +153,6 @@ pub fn ensure(gpu: &Gpu, classes: &[Class]) -> Result<()> {
     if gpu.tune() != Tune::Measure || !matters(gpu) {
         return Ok(());
     }
-    let classes: Vec<Class> = classes.iter().map(|c| c.under(gpu.matmul_precision())).collect();
     let missing = distinct(classes.iter().filter(|c| gpu.choice(c.key()).is_none()));
     if missing.is_empty() {
         return Ok(());

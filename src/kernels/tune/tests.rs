@@ -2,7 +2,7 @@
 use super::*;
 use crate::gpu::{GpuOptions, Recorder};
 use crate::kernels::linear;
-use crate::kernels::linear_variants::{PORTABLE, exact_variants};
+use crate::kernels::linear_variants::PORTABLE;
 use crate::kernels::weight::Weight;
 
 fn open(tune: Tune) -> Gpu {
@@ -50,9 +50,6 @@ fn a_class_is_a_band_of_rows_and_a_kind_of_width() {
             op: WEIGHT_GRADIENT_OP,
             ..class(33, 576, 576)
         },
-        class(1, 576, 576).under(MatmulPrecision::High),
-        class(2, 576, 576).under(MatmulPrecision::High),
-        class(9, 576, 576).under(MatmulPrecision::High),
     ];
     for (i, a) in all.iter().enumerate() {
         for b in &all[..i] {
@@ -189,41 +186,4 @@ fn what_is_missing_is_measured_and_only_that() {
         .iter(),
     );
     assert_eq!((twice.len(), twice[0].sum), (1, 128));
-}
-
-/// Split sums are measured, and taken from a file, for classes of `high` alone.
-#[test]
-fn split_sums_are_for_high_alone() {
-    let gpu = open(Tune::Off);
-    let exact: Vec<Class> = Class::forward(DType::F32, 128, 128).collect();
-    let high: Vec<Class> = exact.iter().map(|c| c.under(MatmulPrecision::High)).collect();
-    assert_eq!(
-        high.iter().map(|c| c.split).collect::<Vec<_>>(),
-        [true, true, true, false]
-    );
-    let mut table = Table::new(&gpu);
-    for (class, permitted) in [(exact[0], false), (high[0], true), (high[3], false)] {
-        let found = measure::all(&gpu, &[class], None).unwrap();
-        let variants = permitted_variants(&gpu, &class);
-        assert_eq!(variants.contains(&"split-8"), permitted, "{class:?}");
-        // One that is hopelessly slow here is not kept.
-        assert!(
-            found[0].ms.keys().all(|v| variants.contains(&v.as_str())),
-            "{class:?}"
-        );
-        let choice = Choice::new(&class, "split-8", &[]);
-        assert_eq!(choice.variant_on(&gpu).is_some(), permitted, "{class:?}");
-        table.add(vec![choice]);
-    }
-    assert_eq!(table.choices.len(), 3);
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("here.json");
-    table.save(&file);
-    assert_eq!(stored(&gpu, &file).choices, table.choices[1..2]);
-    apply(&gpu, &table);
-    let of = |class: &Class| gpu.choice(class.key());
-    assert_eq!(
-        (of(&exact[0]), of(&high[0]), of(&high[3])),
-        (None, Some("split-8"), None)
-    );
 }
