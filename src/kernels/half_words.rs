@@ -1,4 +1,4 @@
-//! f32 values kept as f16, two in a word, rounded as [`kv`](super::kv) says. The conversions are integer work and core WGSL: no
+//! f32 values kept as f16, two in a word, rounded as [`kv`] says. The conversions are integer work and core WGSL: no
 //! adapter needs f16 arithmetic.
 
 use super::harness::{Case, Gen, Slot, Tol};

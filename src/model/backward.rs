@@ -2,7 +2,7 @@
 //!
 //! Blocks whose activations the workspace no longer holds (with checkpointing, all but the last) are recomputed from their saved
 //! inputs by the same kernels in the same order, so that gradients have the same bits whatever is kept; where activations are kept as
-//! f16 ([`packed`](super::packed)), gradients are those of the rounded activations.
+//! f16 (`packed.rs`), gradients are those of the rounded activations.
 
 use super::forward::{Keys, Pass};
 use super::params::{Block, Param};

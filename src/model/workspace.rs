@@ -26,7 +26,7 @@ pub struct Shape {
     /// Sets of activations, each of one block: the backward pass finds those of the last blocks and computes the others again.
     /// At least 1 is made (`--checkpointing`), at most one a block (`--no-checkpointing`).
     pub kept_blocks: usize,
-    /// Of the sets that are kept, all but the last block's hold f16 ([`packed`](super::packed)).
+    /// Of the sets that are kept, all but the last block's hold f16 (`packed.rs`).
     pub half: bool,
     /// Room for the vocabulary head's chunks.
     pub vocabulary_head: bool,
