@@ -53,7 +53,7 @@ fn a_run_is_stored_and_compared() {
 
 #[test]
 fn a_step_of_the_embedded_models_is_measured() {
-    let flags = "e2e --model tiny --reward-model tiny-reward --num-generations 2 --prompt-length 8 \
+    let flags = "e2e --model tiny --reward-model tiny-reward --matmul-precision high --num-generations 2 --prompt-length 8 \
                  --max-completion-length 4 -r 1 -o jsonl";
     let rows = bench(flags).lines();
     for phase in [

@@ -7,6 +7,7 @@ use crate::bench::rollout;
 use crate::bench::train::{self, Settings};
 use crate::bench::{advantage, block};
 use crate::cli::Globals;
+use crate::cli::common::PrecisionFlag;
 use crate::config::{ActivationMemory, FloatDtype, Optim, parse_bytes};
 use crate::error::{Context, Result};
 use crate::gpu::{Gpu, GpuOptions};
@@ -28,6 +29,8 @@ struct PolicyFlags {
     /// Most tokens in one forward and backward pass
     #[arg(long, default_value_t = 2048, value_name = "TOKENS")]
     token_budget: usize,
+    #[command(flatten)]
+    precision: PrecisionFlag,
     /// Time every dispatch and add a row a kernel: its share of the whole run, warm-up included (slower)
     #[arg(long)]
     profile: bool,
@@ -182,9 +185,10 @@ pub(super) struct E2eArgs {
     max_completion_length: usize,
     #[command(flatten)]
     kept: KeptFlags,
-    /// Keys and values that sampling keeps: as computed (float32), or rounded to halves (float16), which take half the memory
-    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
-    kv_cache_dtype: FloatDtype,
+    /// Keys and values that sampling keeps: as computed (float32), or rounded to f16 (float16), which take half the memory (default:
+    /// what --dtype says)
+    #[arg(long, value_enum, value_name = "TYPE")]
+    kv_cache_dtype: Option<FloatDtype>,
     /// Leave out the reference policy's log-probabilities, as a run with --beta 0 does
     #[arg(long)]
     no_reference: bool,
@@ -195,14 +199,15 @@ fn measured(
     globals: &Globals,
     common: &Common,
     command: &str,
-    profile: bool,
+    policy: &PolicyFlags,
     work: impl FnOnce(&Gpu) -> Result<Vec<Row>>,
 ) -> Result<()> {
     let old = common.old()?;
     let gpu = Gpu::open(&GpuOptions {
-        profile,
+        profile: policy.profile,
         ..globals.gpu_options()
     })?;
+    gpu.set_matmul_precision(policy.precision.matmul_precision)?;
     let mut rows = work(&gpu)?;
     rows.extend(by_kernel(&gpu.profile()));
     common.finish(&Header::new(gpu.report(), command), &rows, old.as_ref())
@@ -223,7 +228,7 @@ impl RolloutArgs {
             kv_cache_dtype: self.kv_cache_dtype,
         };
         settings.validate()?;
-        measured(globals, &self.common, "rollout", self.policy.profile, |gpu| {
+        measured(globals, &self.common, "rollout", &self.policy, |gpu| {
             let s = self.policy.settings(self.lora_rank);
             let policy = Policy::open(gpu, &s, settings.positions(), false)?;
             rollout::run(&policy, &settings)
@@ -244,11 +249,11 @@ impl TrainArgs {
             activation_memory: self.kept.activation_memory.map(ActivationMemory::Bytes),
             dtype: self.kept.dtype,
             optim: self.kept.optim,
-            kv_cache_dtype: Default::default(),
+            kv_cache_dtype: self.kept.dtype,
             reference: false,
         };
         settings.validate()?;
-        measured(globals, &self.common, "train", self.policy.profile, |gpu| {
+        measured(globals, &self.common, "train", &self.policy, |gpu| {
             let s = self.policy.settings(self.lora_rank);
             if self.block {
                 let policy = Policy::block(gpu, &s, self.max_completion_length)?;
@@ -266,8 +271,8 @@ impl TrainArgs {
 }
 
 impl E2eArgs {
-    pub(super) fn run(&self, globals: &Globals) -> Result<()> {
-        let settings = Settings {
+    fn settings(&self) -> Settings {
+        Settings {
             batch: self.batch,
             num_generations: self.num_generations,
             prompt_length: self.prompt_length,
@@ -278,11 +283,15 @@ impl E2eArgs {
             activation_memory: self.kept.activation_memory.map(ActivationMemory::Bytes),
             dtype: self.kept.dtype,
             optim: self.kept.optim,
-            kv_cache_dtype: self.kv_cache_dtype,
+            kv_cache_dtype: self.kv_cache_dtype.unwrap_or(self.kept.dtype),
             reference: !self.no_reference,
-        };
+        }
+    }
+
+    pub(super) fn run(&self, globals: &Globals) -> Result<()> {
+        let settings = self.settings();
         settings.validate()?;
-        measured(globals, &self.common, "e2e", self.policy.profile, |gpu| {
+        measured(globals, &self.common, "e2e", &self.policy, |gpu| {
             let s = self.policy.settings(self.lora_rank);
             let policy = Policy::open(gpu, &s, settings.positions(false), false)?;
             let judge = self.reward_model.as_ref().map(|model| {
@@ -300,5 +309,32 @@ impl E2eArgs {
             rows.extend(advantage::rows(advantage::GROUPS, settings.repetitions, step)?);
             Ok(rows)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct E2e {
+        #[command(flatten)]
+        args: E2eArgs,
+    }
+
+    #[test]
+    fn the_cache_is_of_the_type_of_the_activations_unless_it_is_given() {
+        let cache = |flags: &str| {
+            let words = std::iter::once("e2e").chain(flags.split_whitespace());
+            let settings = E2e::try_parse_from(words).unwrap().args.settings();
+            (settings.dtype, settings.kv_cache_dtype)
+        };
+        let (single, half) = (FloatDtype::Float32, FloatDtype::Float16);
+        assert_eq!(cache(""), (single, single));
+        assert_eq!(cache("--dtype float16"), (half, half));
+        assert_eq!(cache("--dtype float16 --kv-cache-dtype float32"), (half, single));
+        assert_eq!(cache("--kv-cache-dtype float16"), (single, half));
     }
 }
