@@ -120,9 +120,16 @@ impl Pass<'_> {
             let acts = ws.acts(layer);
             // What backward reads it also overwrites, so that a second backward pass recomputes.
             if acts.holds.take() != Some(layer) {
-                match ws.packed(layer) {
+                match ws.packed(layer).filter(|packed| packed.held.get()) {
                     Some(packed) => self.restore(rec, layer, packed, acts, m)?,
-                    None => self.layer(rec, layer, (ws.input(layer), None), acts, m, &Keys::Packed)?,
+                    None => self.layer(
+                        rec,
+                        (layer, true),
+                        (ws.input(layer), None),
+                        acts,
+                        m,
+                        &Keys::Packed,
+                    )?,
                 }
             }
             acts.holds.set(None);

@@ -174,18 +174,19 @@ impl Pass<'_> {
         fused::forward_each(rec, x, &pairs, m)
     }
 
-    /// Runs one block on `x_in`, leaving its activations in `acts` and its output in `x_out`.
+    /// Runs one block on `x_in`, leaving its activations in `acts` and its output in `x_out`; where `kept`, those that only its backward
+    /// pass reads, too.
     pub(super) fn layer(
         &self,
         rec: &mut Recorder,
-        layer: usize,
+        (layer, kept): (usize, bool),
         (x_in, x_out): (&Buffer, Option<&Buffer>),
         acts: &Acts,
         m: usize,
         keys: &Keys<'_>,
     ) -> Result<()> {
         let (spec, block) = (&self.model.spec, &self.model.blocks[layer]);
-        acts.holds.set(Some(layer));
+        acts.holds.set(kept.then_some(layer));
         let (c, d, eps) = (spec.hidden_size, spec.head_dim, spec.rms_norm_eps as f32);
         let (heads, kv_heads) = (spec.num_heads, spec.num_kv_heads);
         rmsnorm::forward(
@@ -223,9 +224,7 @@ impl Pass<'_> {
             c,
             eps,
         )?;
-        // The backward pass needs `up` of the layers it will not recompute, and of the one it just did.
-        let keep_up = self.ws.shape.backward && (self.ws.keeps(layer) || x_out.is_none());
-        self.mlp_in(rec, block, acts, m, keep_up)?;
+        self.mlp_in(rec, block, acts, m, kept)?;
         self.lora_down(rec, block, &[Proj::Down], acts, (&acts.act, m))?;
         // A recomputed layer's output is not needed again, but the adapter's A x of `down` is.
         let Some(out) = x_out else {
@@ -304,11 +303,26 @@ impl Pass<'_> {
         }
     }
 
-    /// Runs the loaded batch through every block and the final norm, and gathers the rows to be read out.
+    /// Runs the loaded batch through every block and the final norm, and gathers the rows to be read out. Where the workspace has room
+    /// for a backward pass, what it reads is kept.
     ///
     /// # Errors
     /// A GPU error.
     pub fn forward(&self, rec: &mut Recorder, batch: &Loaded, keys: &Keys<'_>) -> Result<()> {
+        self.run(rec, batch, keys, self.ws.shape.backward)
+    }
+
+    /// As [`Pass::forward`], to the same bits, where no backward pass follows: nothing is kept for one. A backward pass after it computes
+    /// every block again.
+    ///
+    /// # Errors
+    /// A GPU error.
+    pub fn forward_only(&self, rec: &mut Recorder, batch: &Loaded, keys: &Keys<'_>) -> Result<()> {
+        self.run(rec, batch, keys, false)
+    }
+
+    /// The forward pass; where `backward`, the activations of the blocks that the workspace has room for are kept.
+    fn run(&self, rec: &mut Recorder, batch: &Loaded, keys: &Keys<'_>, backward: bool) -> Result<()> {
         let (ws, model) = (self.ws, self.model);
         embedding::forward(rec, &model.embed.value, &ws.tokens, ws.input(0), batch.m)?;
         let layers = model.spec.num_layers;
@@ -316,13 +330,13 @@ impl Pass<'_> {
         for layer in 0..layers {
             self.layer(
                 rec,
-                layer,
+                (layer, backward && ws.keeps(layer)),
                 (ws.input(layer), Some(ws.input(layer + 1))),
                 ws.acts(layer),
                 batch.m,
                 keys,
             )?;
-            self.pack(rec, layer, ws.acts(layer), batch.m)?;
+            self.pack(rec, layer, ws.acts(layer), batch.m, backward)?;
             self.stream(rec, layer + 1..layers.min(layer + 2))?;
         }
         self.final_norm(rec, batch)

@@ -10,11 +10,14 @@ use super::workspace::{Acts, Shape};
 use crate::error::Result;
 use crate::gpu::{Buffer, Gpu, Recorder};
 use crate::kernels::{elementwise, half_words, pad4, rmsnorm};
+use std::cell::Cell;
 
 /// One block's activations as they are kept.
 pub(super) struct Packed {
+    /// Whether they are the last forward pass's.
+    pub(super) held: Cell<bool>,
     /// (M · width / 2) words each, in the order of [`halves`].
-    halves: Vec<Buffer>,
+    pub(super) halves: Vec<Buffer>,
     /// (M · width) f32 each, in the order of [`exact`].
     exact: Vec<Buffer>,
 }
@@ -82,6 +85,7 @@ impl Packed {
         let widths = Widths::of(spec, shape.rank);
         let alloc = |bytes: usize| gpu.alloc("activations/kept", (shape.rows * bytes) as u64);
         Ok(Self {
+            held: Cell::new(false),
             halves: widths
                 .halves
                 .iter()
@@ -93,11 +97,22 @@ impl Packed {
 }
 
 impl Pass<'_> {
-    /// Keeps what the backward pass reads of `acts`' block, where the workspace has room for it.
-    pub(super) fn pack(&self, rec: &mut Recorder, layer: usize, acts: &Acts, m: usize) -> Result<()> {
+    /// Keeps what the backward pass reads of `acts`' block, where one follows and the workspace has room for it.
+    pub(super) fn pack(
+        &self,
+        rec: &mut Recorder,
+        layer: usize,
+        acts: &Acts,
+        m: usize,
+        backward: bool,
+    ) -> Result<()> {
         let Some(packed) = self.ws.packed(layer) else {
             return Ok(());
         };
+        packed.held.set(backward);
+        if !backward {
+            return Ok(());
+        }
         let widths = Widths::of(&self.model.spec, self.ws.shape.rank);
         for ((from, to), width) in halves(acts).into_iter().zip(&packed.halves).zip(widths.halves) {
             half_words::pack(rec, from, to, m * width)?;

@@ -88,6 +88,17 @@ pub fn each_batch(
     adapter: bool,
     f: &mut dyn FnMut(&mut Recorder, &Ran<'_, '_>) -> Result<()>,
 ) -> Result<()> {
+    each(model, ws, groups, (adapter, true), f)
+}
+
+/// As [`each_batch`]; `backward` says whether `f` runs a backward pass.
+fn each(
+    model: &Model,
+    ws: &Workspace,
+    groups: &[Group<'_>],
+    (adapter, backward): (bool, bool),
+    f: &mut dyn FnMut(&mut Recorder, &Ran<'_, '_>) -> Result<()>,
+) -> Result<()> {
     let pass = Pass { model, ws, adapter };
     let mut rec = Recorder::new(&model.gpu);
     for plan in pack(groups, ws.shape.rows, ws.shape.readouts)? {
@@ -100,7 +111,10 @@ pub fn each_batch(
             owners.extend(range.map(|s| (g, s)));
         }
         let loaded = ws.load(&mut rec, model, &mut batch)?;
-        pass.forward(&mut rec, &loaded, &Keys::Packed)?;
+        match backward {
+            true => pass.forward(&mut rec, &loaded, &Keys::Packed)?,
+            false => pass.forward_only(&mut rec, &loaded, &Keys::Packed)?,
+        }
         pass.log_probs(&mut rec, &loaded)?;
         rec.submit()?;
         let logp = pass.read_log_probs(&loaded)?;
@@ -130,7 +144,7 @@ pub fn log_probs(
         .iter()
         .map(|g| vec![Vec::new(); g.suffixes.len()])
         .collect();
-    each_batch(model, ws, groups, adapter, &mut |_, ran| {
+    each(model, ws, groups, (adapter, false), &mut |_, ran| {
         for (i, (g, s)) in ran.owners.iter().enumerate() {
             out[*g][*s] = ran.sequence(i);
         }
@@ -154,7 +168,7 @@ pub fn score_index(tokens: &[u32], pad: Option<u32>) -> usize {
 /// An empty or too long sequence, or a GPU error.
 pub fn scores(model: &Model, ws: &Workspace, sequences: &[&[u32]]) -> Result<Vec<f32>> {
     let mut out = Vec::with_capacity(sequences.len());
-    each_scored(model, ws, sequences, &mut |_, ran| {
+    each_judged(model, ws, sequences, false, &mut |_, ran| {
         let all = ran.pass.read_scores(ran.loaded)?;
         out.extend(ran.batch.sequences.iter().map(|s| all[s[0]]));
         Ok(())
@@ -182,6 +196,20 @@ pub fn each_scored(
     model: &Model,
     ws: &Workspace,
     sequences: &[&[u32]],
+    f: &mut dyn FnMut(&mut Recorder, &Scored<'_, '_>) -> Result<()>,
+) -> Result<()> {
+    each_judged(model, ws, sequences, true, f)
+}
+
+/// As [`each_scored`]; `backward` says whether `f` runs a backward pass.
+///
+/// # Errors
+/// As [`each_scored`].
+pub fn each_judged(
+    model: &Model,
+    ws: &Workspace,
+    sequences: &[&[u32]],
+    backward: bool,
     f: &mut dyn FnMut(&mut Recorder, &Scored<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let pass = Pass {
@@ -214,7 +242,10 @@ pub fn each_scored(
             to += run.count;
         }
         let loaded = ws.load(&mut rec, model, &mut batch)?;
-        pass.forward(&mut rec, &loaded, &Keys::Packed)?;
+        match backward {
+            true => pass.forward(&mut rec, &loaded, &Keys::Packed)?,
+            false => pass.forward_only(&mut rec, &loaded, &Keys::Packed)?,
+        }
         pass.scores(&mut rec, &loaded)?;
         rec.submit()?;
         f(

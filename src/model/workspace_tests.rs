@@ -3,9 +3,10 @@
 
 use super::*;
 use crate::gpu::GpuOptions;
+use crate::model::forward::Keys;
 use crate::model::init::random_model;
 use crate::model::params::LoraShape;
-use crate::model::run::{Group, each_batch};
+use crate::model::run::{Group, each_batch, log_probs};
 use crate::model::shapes::Named;
 use crate::tensor::DType;
 
@@ -44,6 +45,7 @@ fn gradient_values(model: &Model, (kept_blocks, half): (usize, bool), passes: us
         vocabulary_head: true,
     };
     let ws = Workspace::new(&model.gpu, &model.spec, shape).unwrap();
+    held_out_pass_leaves_no_trace(model, &ws);
     let kept = kept_blocks.clamp(1, LAYERS);
     assert_eq!(ws.acts.len(), if half { 1 } else { kept });
     assert_eq!(ws.acts.len() + ws.packed.len(), kept);
@@ -79,6 +81,79 @@ fn gradient_values(model: &Model, (kept_blocks, half): (usize, bool), passes: us
         values
     };
     model.trainable().into_iter().map(read).collect()
+}
+
+/// Log-probabilities that no backward pass follows are those of the pass before one to the bit, and nothing is packed for them.
+fn held_out_pass_leaves_no_trace(model: &Model, ws: &Workspace) {
+    let tokens: Vec<u32> = (0..9).map(|j| (5 + 13 * j) % 61).collect();
+    let groups = [Group {
+        prefix: &tokens[..3],
+        suffixes: vec![&tokens[3..], &tokens[4..]],
+    }];
+    let packed = || -> Vec<bool> { ws.packed.iter().map(|p| p.held.get()).collect() };
+    let kept = |p: &Packed| -> Vec<u32> {
+        let read = |b| model.gpu.read::<u32>(b, 0, 8).unwrap();
+        p.halves.iter().flat_map(read).collect()
+    };
+    let alone = log_probs(model, ws, &groups, true).unwrap();
+    assert!(packed().iter().all(|held| !held));
+    assert!(ws.packed.iter().all(|p| kept(p).iter().all(|word| *word == 0)));
+    let mut before_backward = Vec::new();
+    each_batch(model, ws, &groups, true, &mut |_, ran| {
+        let all = (0..ran.owners.len()).flat_map(|i| ran.sequence(i));
+        before_backward.extend(all.map(f32::to_bits));
+        Ok(())
+    })
+    .unwrap();
+    let bits: Vec<u32> = alone.iter().flatten().flatten().map(|l| l.to_bits()).collect();
+    assert_eq!(bits, before_backward);
+    assert!(packed().iter().all(|held| *held));
+    assert!(ws.packed.iter().all(|p| kept(p).iter().any(|word| *word != 0)));
+}
+
+/// A backward pass after a forward pass that kept nothing computes every block again: the gradients of a workspace that keeps one.
+#[test]
+fn a_backward_pass_after_one_that_kept_nothing_recomputes() {
+    let gpu = gpu();
+    let model = model(&gpu, true);
+    let tokens: Vec<u32> = (0..9).map(|j| (5 + 13 * j) % 61).collect();
+    let groups = [Group {
+        prefix: &tokens[..3],
+        suffixes: vec![&tokens[3..]],
+    }];
+    let gradients = |half: bool, keep: bool| -> Vec<Vec<f32>> {
+        let shape = Shape {
+            rows: 16,
+            readouts: 8,
+            rank: 3,
+            backward: true,
+            kept_blocks: LAYERS,
+            half,
+            vocabulary_head: true,
+        };
+        let ws = Workspace::new(&gpu, &model.spec, shape).unwrap();
+        let mut rec = Recorder::new(&gpu);
+        for t in model.trainable() {
+            t.grad.shards.iter().for_each(|s| rec.zero(&s.buffer));
+        }
+        rec.submit().unwrap();
+        each_batch(&model, &ws, &groups, true, &mut |rec, ran| {
+            if !keep {
+                ran.pass.forward_only(rec, ran.loaded, &Keys::Packed)?;
+                ran.pass.log_probs(rec, ran.loaded)?;
+            }
+            let dlogp = vec![1.0; ran.logp.len()];
+            ran.pass
+                .backward_log_probs(rec, ran.loaded, &dlogp, &ran.batch.tokens)
+        })
+        .unwrap();
+        let read = |t: crate::model::params::Trainable| t.grad.read_f32(&gpu).unwrap();
+        model.trainable().into_iter().map(read).collect()
+    };
+    let exact = gradients(false, true);
+    assert!(gradients(true, true) != exact);
+    assert!(gradients(false, false) == exact);
+    assert!(gradients(true, false) == exact);
 }
 
 /// A model with every weight trained, or with an adapter whose B is not zero, so that A has gradients.

@@ -236,7 +236,7 @@ fn hidden_states(model: &Model, ws: &Workspace, sequences: &[&[u32]]) -> Result<
     let c = model.spec.hidden_size;
     let mut out = Vec::with_capacity(sequences.len() * c);
     let mut progress = crate::report::Progress::new("backbone", 0, sequences.len() as u64);
-    run::each_scored(model, ws, sequences, &mut |_, s| {
+    run::each_judged(model, ws, sequences, false, &mut |_, s| {
         let states: Vec<f32> = model.gpu.read(ws.hidden(), 0, s.loaded.p * c)?;
         for sequence in &s.batch.sequences {
             out.extend_from_slice(&states[sequence[0] * c..(sequence[0] + 1) * c]);
