@@ -177,13 +177,15 @@ impl Sweep {
                 ("max_completion_length", c.max_completion_length.to_string()),
                 ("raw", c.raw.to_string()),
                 ("template_date", c.template_date.clone()),
+                ("matmul_precision", c.matmul_precision.to_string()),
+                ("kv_cache_dtype", c.kv_cache_dtype.to_string()),
             ]
         };
         for run in self.runs() {
             for ((key, a), (_, b)) in judged(shared).into_iter().zip(judged(&run.config)) {
                 if a != b {
                     return Err(Error::user(format!(
-                        "{}: {key} is {b}, elsewhere {a}: methods are compared on the same base, judge and length; set it \
+                        "{}: {key} is {b}, elsewhere {a}: methods are compared on the same base, judge, length and rounding; set it \
                          under [train]",
                         run.name
                     )));
@@ -308,6 +310,14 @@ mod tests {
             (
                 "[[method]]\nname = \"rounded\"\nreward_dtype = \"q8_0\"\n",
                 "reward_dtype is Some",
+            ),
+            (
+                "[[method]]\nname = \"fast\"\nmatmul_precision = \"high\"\n",
+                "matmul_precision is high, elsewhere highest",
+            ),
+            (
+                "[[method]]\nname = \"half\"\nkv_cache_dtype = \"float16\"\n",
+                "kv_cache_dtype is float16, elsewhere float32",
             ),
             ("[eval]\nsamples = 0\n", "samples must be at least 1"),
             ("[eval]\nsample = 1\n", "sample"),
