@@ -265,6 +265,12 @@ pub fn differences(entries: &[Entry]) -> Vec<String> {
         &|m| dtype(&m.base_dtype),
         ": the methods' weights are not rounded alike",
     );
+    differs(
+        "--matmul-precision",
+        &|m| m.matmul_precision.to_string(),
+        ": the methods' products are not rounded alike, nor their judges'",
+    );
+    differs("--kv-cache-dtype", &|m| m.kv_cache_dtype.to_string(), unfair);
     let rounded = ": rewards of unequally rounded judges are not quite on one scale";
     differs("the judge's element type", &|m| dtype(&m.reward_dtype), rounded);
     differs(

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use super::*;
+use crate::config::{FloatDtype, MatmulPrecision};
 use crate::eval::compare::agree::{read_entries, short_names};
 use crate::eval::store::{RunMeta, StoredCompletion, StoredPrompt, VERSION};
 use crate::report::Format;
@@ -171,8 +172,23 @@ fn other_element_types_are_said() {
         judge.starts_with("the judge's element type differs (a f32, b bf16)"),
         "{judge}"
     );
-    let old = said(&[f32s, with("b", None, "f32")]);
+    let old = said(&[f32s.clone(), with("b", None, "f32")]);
     assert!(old.contains("(a f32, b as stored or unknown)"), "{old}");
+    let mut other = with("b", Some("f32"), "f32");
+    other.eval.meta.matmul_precision = MatmulPrecision::High;
+    let precision = said(&[f32s.clone(), other.clone()]);
+    assert!(
+        precision.starts_with("--matmul-precision differs (a highest, b high)")
+            && precision.lines().count() == 1,
+        "{precision}"
+    );
+    other.eval.meta.matmul_precision = MatmulPrecision::Highest;
+    other.eval.meta.kv_cache_dtype = FloatDtype::Float16;
+    let cache = said(&[f32s, other]);
+    assert!(
+        cache.starts_with("--kv-cache-dtype differs (a float32, b float16)") && cache.lines().count() == 1,
+        "{cache}"
+    );
 }
 
 #[test]
