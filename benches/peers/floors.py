@@ -3,7 +3,7 @@
     python floors.py --tea ../../target/release/tea-wgpu --model smollm2.gguf --output run \\
         --llama "node node_llama_cpp.mjs" --torch "python torch_peft.py" --burn burn/target/release/burn-peer
 
-A peer without a command is left out, and its rows say so. --runner goes before every command that uses the adapter (a script that selects a driver). Rows are kept in
+A peer without a command is named on standard error and left out, and what an earlier run wrote for it is removed. --runner goes before every command that uses the adapter (a script that selects a driver). Rows are kept in
 the --output directory, one file a command; with --only some are measured again and the table is made from all that are there.
 """
 
@@ -64,10 +64,15 @@ def read(output, name):
     return [r for r in rows.read(path) if not r.get("skipped")] if path.exists() else []
 
 
+def gemm(output):
+    """The variants of the product in f32; coop-N are products of f16 operands, drawn against another ceiling."""
+    return [r for r in read(output, "gemm") if not r["variant"].startswith("coop-")]
+
+
 def own(output):
     """(what, value, unit, floor, aim, whether more is better) of the rows that have no peer."""
     found = []
-    shares = {r["variant"]: r["% of roofline"] for r in read(output, "gemm") if "square" in r["test"]}
+    shares = {r["variant"]: r["% of roofline"] for r in gemm(output) if "square" in r["test"]}
     if shares:
         best = max(shares, key=shares.get)
         found.append((f"GEMM 1024³ f32 ({best}), of `bench ceiling`'s multiply-adds", shares[best], "%", 40, 80, True))
@@ -118,11 +123,12 @@ def main():
     for name in STEPS:
         if name in wanted and todo[name] is None:
             print(f"{name}: no command given, left out", file=sys.stderr)
+            (args.output / f"{name}.jsonl").unlink(missing_ok=True)
         elif name in wanted:
             measure(name, todo[name], args.output)
     # A rollout's short runs are there for their sampling row alone; of the variants of a product the fastest counts.
     ours = [r for name in ("rollout", "train", "block") for r in read(args.output, name) if not r["test"].startswith("sample")]
-    ours += sorted(read(args.output, "gemm"), key=lambda r: r["value"])[:1]
+    ours += sorted(gemm(args.output), key=lambda r: r["value"])[:1]
     ours += [r for r in read(args.output, "sample") if r["test"].startswith("sample")]
     theirs = [r for name in ("llama", "torch-sample", "torch-train", "burn") for r in read(args.output, name)]
     table.show(ours, theirs)
