@@ -45,6 +45,24 @@ macro_rules! head_kernels {
 
 /// Head dimensions of the variants: each serves those up to its own.
 const HEADS: [usize; 3] = [64, 128, 256];
+
+/// Which of [`HEADS`] takes heads of this many dimensions.
+fn class(head_dim: usize) -> Result<usize> {
+    let class = HEADS.iter().position(|d| head_dim <= *d);
+    class.filter(|_| head_dim.is_multiple_of(4)).ok_or_else(|| {
+        crate::error::Error::user(format!(
+            "attention heads of {head_dim} dimensions (head_dim): multiples of 4 up to 256 are supported"
+        ))
+    })
+}
+
+/// Whether there are kernels for heads of this many dimensions, to be asked before a model is loaded.
+///
+/// # Errors
+/// A user error where there are none: `head_dim` is no multiple of 4, or above 256.
+pub fn check_head_dim(head_dim: usize) -> Result<()> {
+    class(head_dim).map(drop)
+}
 static FORWARD: [Kernel; 3] = head_kernels!(
     "attention_forward",
     [
@@ -161,14 +179,7 @@ fn dispatch_with(
     heads: usize,
 ) -> Result<()> {
     debug_assert!(s.heads.is_multiple_of(s.kv_heads));
-    let class = HEADS.iter().position(|d| s.head_dim <= *d);
-    let kernel = class.and_then(|i| kernels.get(i));
-    let Some(kernel) = kernel.filter(|_| s.head_dim.is_multiple_of(4)) else {
-        return Err(crate::error::Error::user(format!(
-            "attention heads of {} dimensions: multiples of 4 up to 256 are supported",
-            s.head_dim
-        )));
-    };
+    let kernel = &kernels[class(s.head_dim)?];
     let lanes = lanes(rec);
     let constants = [
         &[("LANES", lanes as f64), ("D4", (s.head_dim / 4) as f64)][..],

@@ -13,6 +13,7 @@ use super::store::WeightStore;
 use super::stream::{Ring, Streamed};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
+use crate::kernels::attention::check_head_dim;
 use crate::kernels::weight::Weight;
 use crate::tensor::DType;
 use crate::text::{GgufVocab, HfFiles, Tokenizer};
@@ -40,7 +41,7 @@ impl Source {
     /// Finds a model, reads its specification, and checks that every weight it needs is there.
     ///
     /// # Errors
-    /// As [`resolve`], [`ModelFiles::spec`], [`WeightStore::open`] and [`WeightStore::check`].
+    /// As [`resolve`], [`ModelFiles::spec`], [`check_head_dim`], [`WeightStore::open`] and [`WeightStore::check`].
     pub fn open(name: &str) -> Result<Self> {
         Self::open_as(name, None)
     }
@@ -86,6 +87,7 @@ impl Source {
         let files = resolve(name)?;
         if files.dir().is_some_and(|dir| !WeightStore::has_files(dir)) {
             let (spec, dtype) = (files.spec()?, files.stored_dtype()?);
+            check_head_dim(spec.head_dim).context(name)?;
             return Ok(Self::described(name, files, spec, head, dtype));
         }
         match head {
@@ -120,6 +122,7 @@ impl Source {
     fn open_as(name: &str, head: Option<Head>) -> Result<Self> {
         let files = resolve(name)?;
         let mut spec = files.spec()?;
+        check_head_dim(spec.head_dim).context(name)?;
         let store = WeightStore::open(&files)?;
         store.check(&spec)?;
         if let Some(head) = head {

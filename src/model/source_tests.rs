@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::model::alias::alias;
+use crate::model::load::Source;
 use crate::model::spec::Head;
 use crate::model::spec_tests::tiny_spec;
 use crate::model::store::WeightStore;
@@ -22,6 +23,36 @@ fn refusal(name: &str) -> String {
     let error = resolve_with(name, &offline(dir.path())).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     error.to_string()
+}
+
+/// Heads that no kernel takes are refused before weights are looked for, by `plan` too.
+#[test]
+fn heads_without_a_kernel_are_refused_before_weights_are_read() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/llama_gqa/config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let name = dir.path().to_str().unwrap();
+    let mut refused = |head_dim: usize| -> [Option<String>; 2] {
+        config["head_dim"] = head_dim.into();
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let said = |source: Result<Source>| {
+            let error = source.err()?;
+            assert_eq!(error.exit_code(), 2);
+            Some(error.to_string()).filter(|e| e.contains("head_dim"))
+        };
+        [
+            said(Source::open(name)),
+            said(Source::open_sizes(name, Head::CausalLm)),
+        ]
+    };
+    for head_dim in [6, 258, 260] {
+        for message in refused(head_dim) {
+            let message = message.unwrap();
+            let said = format!("{head_dim} dimensions (head_dim): multiples of 4 up to 256");
+            assert!(message.contains(&said) && message.contains(name), "{message}");
+        }
+    }
+    assert_eq!([refused(8), refused(256)], [[None, None], [None, None]]);
 }
 
 #[test]
