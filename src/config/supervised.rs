@@ -264,6 +264,12 @@ impl SupervisedConfig {
             ("--lora-alpha", self.lora_alpha),
         ])?;
         one_of(self.activation_memory, self.no_checkpointing)?;
+        if self.dtype.is_half() && self.activation_memory.is_none() && !self.no_checkpointing {
+            return Err(Error::user(
+                "--dtype float16 is the type of activations that are kept for backward passes, and none are: give --no-checkpointing or \
+                 --activation-memory with it, or leave it out",
+            ));
+        }
         if !(0.0..1.0).contains(&self.eval_fraction) {
             return Err(Error::user(format!(
                 "--eval-fraction is {}; it must be in [0, 1)",
@@ -282,5 +288,32 @@ impl SupervisedConfig {
     /// Never for a valid configuration.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self).map_err(Error::internal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_type_of_activations_that_are_not_kept_is_refused() {
+        let flags = |more: &str| {
+            let text = format!("model = \"m\"\ndata = \"d.jsonl\"\n{more}");
+            let flags: SupervisedFlags = toml::from_str(&text).unwrap();
+            flags.resolve(&|_| Ok((1, 1.0)))
+        };
+        let error = flags("dtype = \"float16\"").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        for part in ["--dtype float16", "--no-checkpointing", "--activation-memory"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        for more in [
+            "dtype = \"float32\"",
+            "dtype = \"float16\"\nno_checkpointing = true",
+            "dtype = \"float16\"\nactivation_memory = \"1GiB\"",
+        ] {
+            flags(more).unwrap();
+        }
     }
 }
