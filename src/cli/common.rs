@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Globals;
-use crate::config::{MatmulPrecision, overlay, read_toml};
+use crate::config::{FloatDtype, MatmulPrecision, overlay, read_toml};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
@@ -36,6 +36,14 @@ impl PrecisionFlag {
         gpu.set_matmul_precision(self.matmul_precision)?;
         Ok(gpu)
     }
+}
+
+/// How sampling stores keys and values, for commands without a settings file.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct KvCacheFlag {
+    /// Keys and values that sampling keeps: as computed (float32), or rounded to f16 (float16), which take half the memory
+    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
+    pub(crate) kv_cache_dtype: FloatDtype,
 }
 
 /// How tokens are drawn.

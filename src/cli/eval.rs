@@ -116,7 +116,7 @@ struct SamplingArgs {
     template_date: Option<String>,
     #[command(flatten)]
     precision: PrecisionFlag,
-    /// Keys and values that sampling keeps: as computed (float32), or rounded to halves (float16), which take half the memory
+    /// Keys and values that sampling keeps: as computed (float32), or rounded to f16 (float16), which take half the memory
     #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
     kv_cache_dtype: FloatDtype,
     /// Element type of the policy: f32, f16, bf16, q8_0, q4_0 (default: f32 where small, else as stored)

@@ -6,8 +6,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Globals;
-use super::common::{Lines, PrecisionFlag, SampleFlags, TOKEN_BUDGET};
-use crate::config::{FloatDtype, Residency, TEMPLATE_DATE};
+use super::common::{KvCacheFlag, Lines, PrecisionFlag, SampleFlags, TOKEN_BUDGET};
+use crate::config::{Residency, TEMPLATE_DATE};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
@@ -67,9 +67,8 @@ pub(crate) struct Args {
     /// Sequences decoded together
     #[arg(long, value_name = "N", default_value_t = 64)]
     rollout_batch: usize,
-    /// Keys and values that sampling keeps: as computed (float32), or rounded to halves (float16), which take half the memory
-    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
-    kv_cache_dtype: FloatDtype,
+    #[command(flatten)]
+    cache: KvCacheFlag,
     /// Do not wrap texts in the chat template
     #[arg(long)]
     raw: bool,
@@ -259,7 +258,7 @@ fn sampler_shape(
             cache_rows: SamplerShape::rows_for(prompts, longest, sequences, length),
             prefill_rows: all.min(512),
             rank,
-            kv_cache_dtype: args.kv_cache_dtype,
+            kv_cache_dtype: args.cache.kv_cache_dtype,
         }
     };
     let most = args.rollout_batch.min(jobs.len() * args.samples());

@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::Globals;
-use super::common::{Lines, SampleFlags};
+use super::common::{KvCacheFlag, Lines, SampleFlags};
 use super::demo_data::COMPLETION;
 use super::models::ModelFlags;
 use super::search_predict;
 use crate::advantage::Alpha;
-use crate::config::FloatDtype;
 use crate::config::TINY;
 use crate::demo;
 use crate::error::{Context, Error, Result};
@@ -67,9 +66,8 @@ enum Command {
 struct SearchArgs {
     #[command(flatten)]
     models: ModelFlags,
-    /// Keys and values that sampling keeps: as computed (float32), or rounded to halves (float16), which take half the memory
-    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
-    kv_cache_dtype: FloatDtype,
+    #[command(flatten)]
+    cache: KvCacheFlag,
     /// Take the first P prompts of the file, or this many of the embedded set (default: all; 100 embedded)
     #[arg(long, value_name = "P")]
     num_prompts: Option<usize>,
@@ -168,7 +166,7 @@ impl SearchArgs {
             params,
             seed: self.seed,
             batch: self.models.rollout_batch,
-            kv_cache_dtype: self.kv_cache_dtype,
+            kv_cache_dtype: self.cache.kv_cache_dtype,
         };
         Ok((settings, sampling))
     }
@@ -258,7 +256,7 @@ impl SearchArgs {
             raw: m.raw,
             template_date: m.template_date.to_string(),
             matmul_precision: m.precision.matmul_precision,
-            kv_cache_dtype: self.kv_cache_dtype,
+            kv_cache_dtype: self.cache.kv_cache_dtype,
             base_dtype: dtype(m.base_dtype),
             reward_dtype: dtype(m.reward_dtype),
         })

@@ -7,7 +7,7 @@ use crate::bench::rollout;
 use crate::bench::train::{self, Settings};
 use crate::bench::{advantage, block};
 use crate::cli::Globals;
-use crate::cli::common::PrecisionFlag;
+use crate::cli::common::{KvCacheFlag, PrecisionFlag};
 use crate::config::{ActivationMemory, FloatDtype, Optim, parse_bytes};
 use crate::error::{Context, Result};
 use crate::gpu::{Gpu, GpuOptions};
@@ -91,9 +91,8 @@ pub(super) struct RolloutArgs {
     /// Tokens of a response in the sampling test
     #[arg(long, default_value_t = 64, value_name = "TOKENS")]
     max_completion_length: usize,
-    /// Keys and values that sampling keeps: as computed (float32), or rounded to halves (float16), which take half the memory
-    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
-    kv_cache_dtype: FloatDtype,
+    #[command(flatten)]
+    cache: KvCacheFlag,
 }
 
 /// What a step keeps on the device between its phases.
@@ -225,7 +224,7 @@ impl RolloutArgs {
             max_completion_length: self.max_completion_length,
             repetitions: self.common.repetitions.into(),
             token_budget: self.policy.token_budget,
-            kv_cache_dtype: self.kv_cache_dtype,
+            kv_cache_dtype: self.cache.kv_cache_dtype,
         };
         settings.validate()?;
         measured(globals, &self.common, "rollout", &self.policy, |gpu| {
