@@ -306,6 +306,19 @@ mod tests {
     }
 
     #[test]
+    fn the_cache_is_of_the_type_of_the_activations_unless_it_is_given() {
+        let cache = |text: &str| {
+            let flags: TrainFlags = toml::from_str(text).unwrap();
+            flags.resolve(&reward).unwrap().kv_cache_dtype
+        };
+        assert_eq!(cache(""), FloatDtype::Float32);
+        assert_eq!(cache("dtype = \"float16\""), FloatDtype::Float16);
+        let both = "dtype = \"float16\"\nkv_cache_dtype = \"float32\"";
+        assert_eq!(cache(both), FloatDtype::Float32);
+        assert_eq!(cache("kv_cache_dtype = \"float16\""), FloatDtype::Float16);
+    }
+
+    #[test]
     fn a_model_without_a_default_reward_is_refused() {
         let e = TrainFlags {
             model: Some("x/y".into()),
