@@ -4,7 +4,7 @@
 use std::process::{Command, Output};
 use tea_wgpu::config::{ActivationMemory, FloatDtype, Optim, Residency, TrainConfig, TrainFlags};
 use tea_wgpu::gpu::{Gpu, GpuOptions};
-use tea_wgpu::model::forward::KvCache;
+use tea_wgpu::model::kv_cache::KvCache;
 use tea_wgpu::model::load::Source;
 use tea_wgpu::model::params::LoraShape;
 use tea_wgpu::model::plan::Plan;

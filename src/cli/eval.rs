@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::Globals;
-use super::common::{Lines, PrecisionFlag, SampleFlags};
+use super::common::{KvCacheFlag, Lines, PrecisionFlag, SampleFlags};
 use crate::advantage::Alpha;
-use crate::config::{FloatDtype, Residency};
+use crate::config::Residency;
 use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
 use crate::eval::checkpoint::Trained;
@@ -116,9 +116,8 @@ struct SamplingArgs {
     template_date: Option<String>,
     #[command(flatten)]
     precision: PrecisionFlag,
-    /// Keys and values that sampling keeps: as computed (float32), or rounded to f16 (float16), which take half the memory
-    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
-    kv_cache_dtype: FloatDtype,
+    #[command(flatten)]
+    cache: KvCacheFlag,
     /// Element type of the policy: f32, f16, bf16, q8_0, q4_0 (default: f32 where small, else as stored)
     #[arg(long)]
     base_dtype: Option<DType>,
@@ -202,7 +201,7 @@ impl Args {
             asked: Asked::Flags,
             params: s.draw.params()?,
             matmul_precision: s.precision.matmul_precision,
-            kv_cache_dtype: s.kv_cache_dtype,
+            kv_cache_dtype: s.cache.kv_cache_dtype,
             trained: self.trained()?,
             model: self.model.clone(),
             adapter: self.adapter.clone(),

@@ -3,13 +3,12 @@
 //! Both go through `Pass::layer`, the same kernels in the same order, so a token's log-probability has the same
 //! bits in sampling and in training; under [`MatmulPrecision::High`](crate::config::MatmulPrecision::High) up to rounding.
 
+use super::kv_cache::KvCache;
 use super::params::{Block, Linear, LoraPair, LoraShape, Model, Param};
 use super::spec::{Head, Proj};
 use super::workspace::{Acts, Loaded, Workspace};
-use crate::config::FloatDtype;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Recorder};
-use crate::kernels::attention::PAGE;
 use crate::kernels::attention::decode::decode_paged;
 use crate::kernels::kv::Stored;
 use crate::kernels::linear::{self, Write};
@@ -29,60 +28,6 @@ pub enum Keys<'a> {
         /// Whether every row is the next token of a sequence of its own: changes how attention is computed, not one bit of it.
         decode: bool,
     },
-}
-
-/// Keys and values of every layer, (pages · PAGE, KV·D) each in f32 or f16, and the table that says which pages the ranges of a pass's
-/// `meta` are in: their row r is row `r % PAGE` of page `table[r / PAGE]`.
-pub struct KvCache {
-    layers: Vec<(Buffer, Buffer)>,
-    table: Buffer, // (pages), all zero at first
-    dtype: FloatDtype,
-    /// Pages held.
-    pub pages: usize,
-}
-
-impl KvCache {
-    /// Bytes of a cache for `rows` rows: whole pages, and their table.
-    pub fn bytes(spec: &super::spec::ModelSpec, rows: usize, dtype: FloatDtype) -> u64 {
-        let pages = rows.div_ceil(PAGE).max(1);
-        let layer = pages * PAGE * spec.num_kv_heads * spec.head_dim * 2;
-        (dtype.bytes() * layer * spec.num_layers + 4 * pages) as u64
-    }
-
-    /// Allocates a cache of as many pages as hold `rows` rows.
-    ///
-    /// # Errors
-    /// Out of memory.
-    pub fn new(model: &Model, rows: usize, dtype: FloatDtype) -> Result<Self> {
-        let pages = rows.div_ceil(PAGE).max(1);
-        let row = model.spec.num_kv_heads * model.spec.head_dim * dtype.bytes();
-        let bytes = (pages * PAGE * row) as u64;
-        let one = || model.gpu.alloc("kv cache", bytes);
-        let layers = (0..model.spec.num_layers)
-            .map(|_| Ok((one()?, one()?)))
-            .collect::<Result<_>>()?;
-        let table = model.gpu.upload("kv cache/pages", &vec![0u32; pages])?;
-        Ok(Self {
-            layers,
-            table,
-            dtype,
-            pages,
-        })
-    }
-
-    /// Sets the first entries of the page table; `pages` are pages of this cache, no more than it has.
-    ///
-    /// # Errors
-    /// A GPU error, or pages that the cache does not have (a bug).
-    pub fn map(&self, rec: &mut Recorder, pages: &[u32]) -> Result<()> {
-        if pages.len() > self.pages || pages.iter().any(|p| *p as usize >= self.pages) {
-            return Err(Error::internal(format!(
-                "a page beyond the cache's {}",
-                self.pages
-            )));
-        }
-        rec.write(&self.table, 0, pages)
-    }
 }
 
 /// A model with the buffers to run it.

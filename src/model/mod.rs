@@ -15,6 +15,7 @@ mod gguf_reader;
 pub mod hub;
 pub mod hub_data;
 pub mod init;
+pub mod kv_cache;
 pub mod load;
 pub mod lora;
 mod packed;

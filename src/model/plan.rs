@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::forward::KvCache;
+use super::kv_cache::KvCache;
 use super::load::Source;
 use super::packed::Widths;
 use super::params::LoraShape;

@@ -9,7 +9,8 @@ use crate::gpu::{Buffer, Recorder};
 use crate::kernels::attention::PAGE;
 use crate::kernels::head::{self, HeadBuffers};
 use crate::kernels::{linear, pad4};
-use crate::model::forward::{Keys, KvCache, Pass};
+use crate::model::forward::{Keys, Pass};
+use crate::model::kv_cache::KvCache;
 use crate::model::params::Model;
 use crate::model::workspace::{Loaded, Shape, Workspace, check_tokens};
 
