@@ -9,6 +9,7 @@ mod diagnose_alignment;
 mod eval;
 mod generate;
 mod judge;
+mod precision;
 mod prepare;
 mod search;
 #[path = "../common/tiny.rs"]
