@@ -4,7 +4,7 @@
 //   a lane a query and block of eight keys: the scores, each one chain along D, and their maximum;
 //   the same lanes: the online softmax, whose maxima are exact in any order;
 //   a lane a query and four elements of D: the sums over keys, in ascending order.
-// Appended: shared/attention_grouped.wgsl, kv_f32.wgsl or kv_f16.wgsl, attention_dots.wgsl, attention_rows.wgsl, attention_paged.wgsl,
+// Appended: shared/attention_params.wgsl, attention_grouped.wgsl, kv_f32.wgsl or kv_f16.wgsl, attention_dots.wgsl, attention_rows.wgsl, attention_paged.wgsl,
 // attention_math.wgsl.
 
 const LANES = 128u;
@@ -13,14 +13,6 @@ override D4: u32 = 16u;
 override ROWS: u32 = 8u;
 override KEYS: u32 = 32u; // a multiple of eight; D4 · KEYS ≤ 512, queries · KEYS ≤ 1536, queries ≤ 48
 override SHARES: u32 = 6u; // of the queries, that a lane's sums belong to: ⌈queries / (LANES / D4)⌉, at most ACCS
-
-struct Params {
-    m: u32,
-    heads: u32,
-    kv_heads: u32,
-    scale: f32,
-}
-var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> rows_meta: array<vec4<u32>>;

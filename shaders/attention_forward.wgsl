@@ -2,18 +2,10 @@
 // A lane is one row of one head. Keys come in blocks of eight aligned to position 0 with an online softmax; within
 // a block the sums are chains in ascending order. Masked keys add exact zeros and an unchanged maximum scales
 // by exactly 1, so the bits depend on the row's keys alone.
-// Appended: shared/kv_f32.wgsl or kv_f16.wgsl, attention_dots.wgsl, attention_rows.wgsl and what it asks for, attention_math.wgsl, head_*.wgsl.
+// Appended: shared/attention_params.wgsl, kv_f32.wgsl or kv_f16.wgsl, attention_dots.wgsl, attention_rows.wgsl and what it asks for, attention_math.wgsl, head_*.wgsl.
 
 override LANES: u32 = 8u;
 override D4: u32 = 16u;
-
-struct Params {
-    m: u32,
-    heads: u32,
-    kv_heads: u32,
-    scale: f32,
-}
-var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> rows_meta: array<vec4<u32>>;

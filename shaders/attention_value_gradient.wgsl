@@ -6,14 +6,6 @@
 override LANES: u32 = 8u;
 override D4: u32 = 16u;
 
-struct Params {
-    m: u32,
-    heads: u32,
-    kv_heads: u32,
-    scale: f32,
-}
-var<immediate> p: Params;
-
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> key_ends: array<u32>;

@@ -36,6 +36,7 @@ macro_rules! head_kernels {
             concat!($name, "_", $suffix),
             &[
                 include_str!(concat!("../../shaders/", $op, ".wgsl")),
+                include_str!("../../shaders/shared/attention_params.wgsl"),
                 $(include_str!(concat!("../../shaders/shared/", $part)),)*
                 include_str!(concat!("../../shaders/shared/", $head)),
             ],
@@ -63,6 +64,7 @@ fn class(head_dim: usize) -> Result<usize> {
 pub fn check_head_dim(head_dim: usize) -> Result<()> {
     class(head_dim).map(drop)
 }
+
 static FORWARD: [Kernel; 3] = head_kernels!(
     "attention_forward",
     [

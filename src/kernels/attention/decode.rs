@@ -25,6 +25,7 @@ macro_rules! grouped_kernel {
             $name,
             &[
                 include_str!("../../../shaders/attention_decode_grouped.wgsl"),
+                include_str!("../../../shaders/shared/attention_params.wgsl"),
                 include_str!("../../../shaders/shared/attention_grouped.wgsl"),
                 include_str!(concat!("../../../shaders/shared/", $kv)),
                 include_str!("../../../shaders/shared/attention_dots.wgsl"),
