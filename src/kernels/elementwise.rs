@@ -19,11 +19,17 @@ const LANES: usize = 64;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    n4: u32,
+pub(super) struct Params {
+    pub(super) n4: u32,
 }
 
-fn dispatch(rec: &mut Recorder, kernel: &'static Kernel, bindings: &[Binding<'_>], n: usize) -> Result<()> {
+/// Runs a kernel with a lane for every four of `n` values.
+pub(super) fn dispatch(
+    rec: &mut Recorder,
+    kernel: &'static Kernel,
+    bindings: &[Binding<'_>],
+    n: usize,
+) -> Result<()> {
     debug_assert!(n.is_multiple_of(4));
     let params = Params { n4: (n / 4) as u32 };
     rec.dispatch(

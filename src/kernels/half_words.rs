@@ -1,8 +1,9 @@
 //! f32 values kept as f16, two in a word, rounded as [`kv`] says. The conversions are integer work and core WGSL: no
 //! adapter needs f16 arithmetic.
 
+use super::elementwise::dispatch;
 use super::harness::{Case, Gen, Slot, Tol};
-use super::{Entry, fold, kv};
+use super::{Entry, kv};
 use crate::config::FloatDtype;
 use crate::error::Result;
 use crate::gpu::{Buffer, Kernel, Recorder};
@@ -16,28 +17,12 @@ static PACK: Kernel = Kernel::portable(
 );
 static UNPACK: Kernel = Kernel::portable("half_unpack", &[include_str!("../../shaders/half_unpack.wgsl")]);
 
-const LANES: usize = 64;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    n4: u32,
-}
-
-fn dispatch(rec: &mut Recorder, kernel: &'static Kernel, from: &Buffer, to: &Buffer, n: usize) -> Result<()> {
-    debug_assert!(n.is_multiple_of(4));
-    let params = Params { n4: (n / 4) as u32 };
-    let lanes = [("LANES", LANES as f64)];
-    let bindings = [from.into(), to.into()];
-    rec.dispatch(kernel, &lanes, &params, &bindings, fold(n / 4, LANES))
-}
-
 /// `words (n / 2)` u32 = `values (n)` f32 rounded to f16; `n` is a multiple of 4.
 ///
 /// # Errors
 /// A GPU error.
 pub fn pack(rec: &mut Recorder, values: &Buffer, words: &Buffer, n: usize) -> Result<()> {
-    dispatch(rec, &PACK, values, words, n)
+    dispatch(rec, &PACK, &[values.into(), words.into()], n)
 }
 
 /// `values (n)` f32 = what [`pack`] left in `words (n / 2)`; `n` is a multiple of 4.
@@ -45,7 +30,7 @@ pub fn pack(rec: &mut Recorder, values: &Buffer, words: &Buffer, n: usize) -> Re
 /// # Errors
 /// A GPU error.
 pub fn unpack(rec: &mut Recorder, words: &Buffer, values: &Buffer, n: usize) -> Result<()> {
-    dispatch(rec, &UNPACK, words, values, n)
+    dispatch(rec, &UNPACK, &[words.into(), values.into()], n)
 }
 
 /// The ops' rows in the kernel table.
@@ -111,6 +96,7 @@ fn unpack_case(shape: (usize, f32)) -> Case {
 
 #[cfg(test)]
 mod tests {
+    use super::super::elementwise::Params;
     use super::super::harness::{assert_layout, check_entries};
     use super::*;
     use std::mem::offset_of;
