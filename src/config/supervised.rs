@@ -102,8 +102,8 @@ pub struct SupervisedFlags {
     /// block's)
     #[arg(long, value_name = "SIZE|auto", conflicts_with = "no_checkpointing")]
     pub activation_memory: Option<ActivationMemory>,
-    /// Matrix products in f32, every sum in one order (highest; high is the same here: it is about sampling); or with operands rounded to f16 and sums in f32 on cooperative matrices (medium): faster on GPUs that have them,
-    /// refused by adapters that have none
+    /// Matrix products in f32, every sum in one order (highest; high is the same here: it is about sampling); or with operands rounded
+    /// to f16 and sums in f32 on cooperative matrices (medium): faster on GPUs that have them, refused by adapters that have none
     #[arg(long, value_enum)]
     pub matmul_precision: Option<MatmulPrecision>,
     /// Element type of the activations that are kept for backward passes (--no-checkpointing, --activation-memory): float32, or

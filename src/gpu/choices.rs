@@ -12,8 +12,8 @@ impl Gpu {
     /// How exact the matrix products recorded from here on must be. A run sets it before its first one; a new device has `highest`.
     ///
     /// # Errors
-    /// For `medium`, the adapter has no cooperative matrices that [`AdapterReport::coop_side`](super::AdapterReport::coop_side) knows. It is refused rather than ignored, since the
-    /// setting is recorded with what was computed.
+    /// For `medium`, the adapter has no cooperative matrices that [`AdapterReport::coop_side`](super::AdapterReport::coop_side)
+    /// knows. It is refused rather than ignored, since the setting is recorded with what was computed.
     pub fn set_matmul_precision(&self, precision: MatmulPrecision) -> Result<()> {
         let half = precision == MatmulPrecision::Medium;
         if half && self.0.report.coop_side().is_none() {

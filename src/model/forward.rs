@@ -254,20 +254,22 @@ impl Pass<'_> {
     /// # Errors
     /// A GPU error.
     pub fn forward(&self, rec: &mut Recorder, batch: &Loaded, keys: &Keys<'_>) -> Result<()> {
-        self.run(rec, batch, keys, self.ws.shape.backward)
+        self.forward_for(rec, batch, keys, true)
     }
 
-    /// As [`Pass::forward`], to the same bits, where no backward pass follows: nothing is kept for one. A backward pass after it computes
-    /// every block again.
+    /// As [`Pass::forward`], to the same bits; unless `backward`, nothing is kept for a backward pass, and one after it computes every
+    /// block again.
     ///
     /// # Errors
     /// A GPU error.
-    pub fn forward_only(&self, rec: &mut Recorder, batch: &Loaded, keys: &Keys<'_>) -> Result<()> {
-        self.run(rec, batch, keys, false)
-    }
-
-    /// The forward pass; where `backward`, the activations of the blocks that the workspace has room for are kept.
-    fn run(&self, rec: &mut Recorder, batch: &Loaded, keys: &Keys<'_>, backward: bool) -> Result<()> {
+    pub fn forward_for(
+        &self,
+        rec: &mut Recorder,
+        batch: &Loaded,
+        keys: &Keys<'_>,
+        backward: bool,
+    ) -> Result<()> {
+        let backward = backward && self.ws.shape.backward;
         let (ws, model) = (self.ws, self.model);
         embedding::forward(rec, &model.embed.value, &ws.tokens, ws.input(0), batch.m)?;
         let layers = model.spec.num_layers;

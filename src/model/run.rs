@@ -111,10 +111,7 @@ fn each(
             owners.extend(range.map(|s| (g, s)));
         }
         let loaded = ws.load(&mut rec, model, &mut batch)?;
-        match backward {
-            true => pass.forward(&mut rec, &loaded, &Keys::Packed)?,
-            false => pass.forward_only(&mut rec, &loaded, &Keys::Packed)?,
-        }
+        pass.forward_for(&mut rec, &loaded, &Keys::Packed, backward)?;
         pass.log_probs(&mut rec, &loaded)?;
         rec.submit()?;
         let logp = pass.read_log_probs(&loaded)?;
@@ -242,10 +239,7 @@ pub fn each_judged(
             to += run.count;
         }
         let loaded = ws.load(&mut rec, model, &mut batch)?;
-        match backward {
-            true => pass.forward(&mut rec, &loaded, &Keys::Packed)?,
-            false => pass.forward_only(&mut rec, &loaded, &Keys::Packed)?,
-        }
+        pass.forward_for(&mut rec, &loaded, &Keys::Packed, backward)?;
         pass.scores(&mut rec, &loaded)?;
         rec.submit()?;
         f(

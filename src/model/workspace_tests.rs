@@ -139,7 +139,7 @@ fn a_backward_pass_after_one_that_kept_nothing_recomputes() {
         rec.submit().unwrap();
         each_batch(&model, &ws, &groups, true, &mut |rec, ran| {
             if !keep {
-                ran.pass.forward_only(rec, ran.loaded, &Keys::Packed)?;
+                ran.pass.forward_for(rec, ran.loaded, &Keys::Packed, false)?;
                 ran.pass.log_probs(rec, ran.loaded)?;
             }
             let dlogp = vec![1.0; ran.logp.len()];

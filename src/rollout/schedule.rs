@@ -4,7 +4,7 @@
 //! and waiting ones take the places and pages that are free. Longest limits start first, samples of a prompt one after
 //! another; a prompt stays in the cache as long as any of its samples waits or runs. Where pages run out, prompts that
 //! only have waiting samples go, then the youngest sample: it keeps its tokens, and later goes on from them, with
-//! the same bits except under [`MatmulPrecision::High`](crate::config::MatmulPrecision::High), where a prefill of many rows rounds otherwise.
+//! the same bits except under [`MatmulPrecision::High`](crate::config::MatmulPrecision::High), whose decode steps round otherwise.
 
 use super::stats::RolloutStats;
 use crate::kernels::attention::PAGE;
