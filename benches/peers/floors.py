@@ -4,10 +4,12 @@
         --llama "node node_llama_cpp.mjs" --torch "python torch_peft.py" --burn burn/target/release/burn-peer
 
 A peer without a command is named on standard error and left out, and what an earlier run wrote for it is removed. --runner goes before every command that uses the adapter (a script that selects a driver). Rows are kept in
-the --output directory, one file a command; with --only some are measured again and the table is made from all that are there.
+the --output directory, one file a command; with --only some are measured again and the table is made from all that are there, if they
+are of the same program, model, runner and number of repetitions (settings.json).
 """
 
 import argparse
+import json
 import pathlib
 import shlex
 import subprocess
@@ -44,6 +46,17 @@ def commands(args):
         "gemm": [*tea, "kernels", "gemm", "f32", "-r", count, "-o", "jsonl"],
         "e2e": [*tea, "e2e", "-r", str(max(1, args.repetitions // 2)), "-o", "jsonl"],
     }
+
+
+def keep_settings(args):
+    """Refuses a directory whose rows were measured with other settings: a table must not mix them."""
+    path = args.output / "settings.json"
+    wanted = {"tea": args.tea, "model": args.model, "runner": args.runner, "repetitions": args.repetitions}
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted
+    other = [f"{key} {kept.get(key)!r}, now {value!r}" for key, value in wanted.items() if kept.get(key) != value]
+    if other:
+        sys.exit(f"{path}: these rows were measured with {'; '.join(other)}; give another --output, or the same settings")
+    path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(name, command, output):
@@ -119,6 +132,7 @@ def main():
     if unknown:
         parser.error(f"--only {', '.join(sorted(unknown))}: not one of {', '.join(STEPS)}")
     args.output.mkdir(parents=True, exist_ok=True)
+    keep_settings(args)
     todo = commands(args)
     for name in STEPS:
         if name in wanted and todo[name] is None:
