@@ -14,6 +14,9 @@ mod cases;
 pub mod decode;
 #[cfg(test)]
 mod tests;
+pub mod tiled;
+#[cfg(test)]
+mod tiled_tests;
 pub mod twin;
 
 use super::kv::Stored;
@@ -216,7 +219,11 @@ pub fn forward(
     lse: &Buffer,
     shape: Shape,
 ) -> Result<()> {
-    let bindings = [q, k, v, meta, out, lse].map(Binding::from);
+    let buffers = [q, k, v, meta, out, lse];
+    if tiled::forward(rec, buffers, shape)? {
+        return Ok(());
+    }
+    let bindings = buffers.map(Binding::from);
     dispatch(rec, &FORWARD, &bindings, shape, shape.heads)
 }
 
@@ -243,6 +250,9 @@ pub fn forward_paged(
     lse: &Buffer,
     shape: Shape,
 ) -> Result<()> {
+    if tiled::forward_paged(rec, q, keys, [meta, out, lse], shape)? {
+        return Ok(());
+    }
     let bindings = [q, keys.kv.k, keys.kv.v, meta, out, lse, keys.pages].map(Binding::from);
     let page = [("PAGE", PAGE as f64)];
     let kernels = match keys.kv.dtype {
@@ -314,6 +324,9 @@ pub fn delta(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
 /// # Errors
 /// `head_dim` is above 256, or a GPU error.
 pub fn query_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
+    if tiled::query_gradient(rec, a, s)? {
+        return Ok(());
+    }
     let bindings = [a.q, a.k, a.v, a.meta, a.dout, a.lse, a.delta, a.dq].map(Binding::from);
     dispatch(rec, &QUERY_GRADIENT, &bindings, s, s.heads)
 }
@@ -323,6 +336,9 @@ pub fn query_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Res
 /// # Errors
 /// `head_dim` is above 256, or a GPU error.
 pub fn key_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
+    if tiled::key_gradient(rec, a, s)? {
+        return Ok(());
+    }
     let bindings = [a.q, a.k, a.v, a.key_ends, a.dout, a.lse, a.delta, a.dk].map(Binding::from);
     dispatch(rec, &KEY_GRADIENT, &bindings, s, s.kv_heads)
 }
@@ -332,6 +348,9 @@ pub fn key_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Resul
 /// # Errors
 /// `head_dim` is above 256, or a GPU error.
 pub fn value_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
+    if tiled::value_gradient(rec, a, s)? {
+        return Ok(());
+    }
     let bindings = [a.q, a.k, a.key_ends, a.dout, a.lse, a.dv].map(Binding::from);
     dispatch(rec, &VALUE_GRADIENT, &bindings, s, s.kv_heads)
 }
@@ -361,5 +380,11 @@ pub fn entries() -> Vec<Entry> {
         entry(&VALUE_GRADIENT[0], cases::value_gradient::<0>),
         entry(&VALUE_GRADIENT[1], cases::value_gradient::<1>),
         entry(&VALUE_GRADIENT[2], cases::value_gradient::<2>),
+        entry(&tiled::FORWARD, cases::forward_tiled),
+        entry(&tiled::FORWARD_PAGED, cases::forward_tiled_paged),
+        entry(&tiled::FORWARD_PAGED_F16, cases::forward_tiled_paged_f16),
+        entry(&tiled::QUERY_GRADIENT, cases::query_gradient_tiled),
+        entry(&tiled::KEY_GRADIENT, cases::key_gradient_tiled),
+        entry(&tiled::VALUE_GRADIENT, cases::value_gradient_tiled),
     ]
 }

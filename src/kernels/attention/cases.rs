@@ -2,7 +2,8 @@
 
 use super::super::harness::{Case, Gen, RecordFn, Slot, Tol, wide};
 use super::super::kv::{Stored, read_back, stored};
-use super::decode;
+use super::decode::{self, PORTABLE};
+use super::tiled::TILED;
 use super::twin::{self, Meta};
 use super::{BackwardArgs, HEADS, PAGE, Paged, Shape};
 use crate::config::FloatDtype;
@@ -165,8 +166,63 @@ pub(super) fn forward<const CLASS: usize>() -> Vec<Case> {
     // One row of each case would do for the class; the name says the head dimension.
     let all = packed.chain(decoded);
     all.filter(|(dim, _)| in_class(CLASS, *dim))
-        .map(|(_, c)| c)
+        .map(|(_, c)| c.forced(PORTABLE))
         .collect()
+}
+
+/// Of [`SPECS`], what differs for the tiled kernels, with few pipelines, which take software drivers long to make.
+const TILED_SPECS: [&str; 7] = [
+    "one token",
+    "packed",
+    "two groups",
+    "large logits",
+    "wide heads",
+    "wide heads 100",
+    "widest heads",
+];
+
+/// By the tiled kernel, with its name.
+fn tiled(case: Case, op: &str, name: &str) -> Case {
+    let named = case.name.replace(op, name);
+    Case { name: named, ..case }.forced(TILED)
+}
+
+fn tiled_specs() -> impl Iterator<Item = &'static Spec> {
+    SPECS.iter().filter(|s| TILED_SPECS.contains(&s.name))
+}
+
+pub(super) fn forward_tiled() -> Vec<Case> {
+    let packed = tiled_specs().map(|s| {
+        let meta = pack(s.groups).0;
+        let rows = meta.len();
+        forward_case(s.name.into(), meta, rows, s.heads, s.scale).1
+    });
+    let all = packed.chain(DECODES.iter().map(|(m, rows, heads)| {
+        let meta = decode(*m, *rows, &mut Gen::new((m + rows).into()));
+        forward_case(format!("decode {m} rows"), meta, *rows as usize, *heads, 1.0).1
+    }));
+    all.map(|case| tiled(case, "attention_forward", "attention_forward_tiled"))
+        .collect()
+}
+
+pub(super) fn forward_tiled_paged() -> Vec<Case> {
+    tiled_paged(FloatDtype::Float32)
+}
+
+pub(super) fn forward_tiled_paged_f16() -> Vec<Case> {
+    tiled_paged(FloatDtype::Float16)
+}
+
+/// Prompts over a cache.
+fn tiled_paged(dtype: FloatDtype) -> Vec<Case> {
+    let few = tiled_specs().filter(|s| s.name.starts_with("wide") || s.name == "two groups");
+    let cases = few.map(|s| {
+        let meta = pack(s.groups).0;
+        let rows = meta.len();
+        let case = paged_case(s.name, (meta, rows), s.heads, s.scale, dtype);
+        tiled(case, "attention_forward_paged", "attention_forward_tiled_paged")
+    });
+    cases.collect()
 }
 
 fn forward_case(
@@ -224,7 +280,7 @@ pub(super) fn forward_paged_f16<const CLASS: usize>() -> Vec<Case> {
 
 fn portable_cases(class: usize, dtype: FloatDtype) -> Vec<Case> {
     let all = paged_cases(class, dtype).into_iter();
-    all.map(|case| case.forced(decode::PORTABLE)).collect()
+    all.map(|case| case.forced(PORTABLE)).collect()
 }
 
 /// The cases of [`forward`], their keys and values in scattered pages.
@@ -360,7 +416,25 @@ pub(super) fn value_gradient<const CLASS: usize>() -> Vec<Case> {
 
 fn class_cases(class: usize, name: &str, slot: usize, flops: f64, part: Part) -> Vec<Case> {
     let specs = SPECS.iter().filter(|s| in_class(class, s.heads.2));
-    specs.map(|s| backward_case(s, name, slot, flops, part)).collect()
+    let cases = specs.map(|s| backward_case(s, name, slot, flops, part));
+    cases.map(|case| case.forced(PORTABLE)).collect()
+}
+
+pub(super) fn query_gradient_tiled() -> Vec<Case> {
+    tiled_gradients("query_gradient_tiled", 9, 6.0, super::query_gradient)
+}
+
+pub(super) fn key_gradient_tiled() -> Vec<Case> {
+    tiled_gradients("key_gradient_tiled", 10, 6.0, super::key_gradient)
+}
+
+pub(super) fn value_gradient_tiled() -> Vec<Case> {
+    tiled_gradients("value_gradient_tiled", 11, 4.0, super::value_gradient)
+}
+
+fn tiled_gradients(name: &str, slot: usize, flops: f64, part: Part) -> Vec<Case> {
+    let cases = tiled_specs().map(|s| backward_case(s, name, slot, flops, part));
+    cases.map(|case| case.forced(TILED)).collect()
 }
 
 /// A case of one part of the backward pass, whose output is `slot`; what other parts produce is given.

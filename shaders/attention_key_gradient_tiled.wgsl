@@ -1,0 +1,57 @@
+// As attention_key_gradient.wgsl, bit for bit, for GPUs: keys and query rows meet in workgroup memory, a tile of LEFT by RIGHT at a time.
+// Appended: shared/attention_params.wgsl, attention_tiled.wgsl, attention_key_tiles.wgsl, attention_math.wgsl.
+
+const CORRECTED = false;
+
+@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> key_ends: array<u32>;
+@group(0) @binding(4) var<storage, read> dout: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> lse: array<f32>;
+@group(0) @binding(6) var<storage, read> delta: array<f32>;
+@group(0) @binding(7) var<storage, read_write> dk: array<vec4<f32>>;
+
+fn left4(which: u32, n: u32, d: u32) -> vec4<f32> {
+    let at = key_at(n) * D4 + d;
+    if which == 0u { return k[at]; }
+    return v[at];
+}
+
+fn right4(which: u32, n: u32, d: u32) -> vec4<f32> {
+    let at = query_at(n) * D4 + d;
+    if which == 0u { return q[at]; }
+    return dout[at];
+}
+
+fn addend4(n: u32, d: u32) -> vec4<f32> { return q[query_at(n) * D4 + d]; }
+
+fn store4(n: u32, d: u32, sums: vec4<f32>) {
+    if key0 + n < p.m { dk[key_at(n) * D4 + d] = sums; }
+}
+
+fn weigh(lane: u32, i: u32, s: vec4<f32>, g: vec4<f32>, keys: vec4<u32>, end: vec4<u32>) {
+    let n = lane / (LEFT / 4u) * 4u + i;
+    let at = query_at(n);
+    let ds = probabilities(s, p.scale, vec4<f32>(lse[at])) * (g - delta[at]) * p.scale;
+    weights[n * (LEFT / 4u) + lane % (LEFT / 4u)] = select(vec4<f32>(), ds, reads(row0 + n, keys, end));
+}
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let last = rows_end(group);
+    let keys = keys_of(lane % (LEFT / 4u));
+    let end = ends_of(keys);
+    for (head = kv_head * HEADS; head < (kv_head + 1u) * HEADS; head += 1u) {
+        for (row0 = key0; row0 < last; row0 += RIGHT) {
+            let s = products(0u, lane);
+            let g = products(1u, lane);
+            weigh(lane, 0u, s[0], g[0], keys, end);
+            weigh(lane, 1u, s[1], g[1], keys, end);
+            weigh(lane, 2u, s[2], g[2], keys, end);
+            weigh(lane, 3u, s[3], g[3], keys, end);
+            accumulate(lane);
+        }
+    }
+    store_sums(lane);
+}

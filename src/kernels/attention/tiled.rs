@@ -1,0 +1,207 @@
+//! Attention of packed rows, forward and backward, and of prompts over a cache, for GPUs.
+//!
+//! `tiled` gives the portable kernels' bits, so that the choice may follow the adapter. A workgroup of 128 threads keeps a tile of rows of
+//! one KV head ("left": queries, or keys in their gradients) and walks the rows that meet them ("right") a tile at a time, both in
+//! workgroup memory: a thread computes four by four products, each one chain along D, then adds four rows' sums to a vec4 of D, each
+//! one chain over ascending rows. The portable kernel has a thread a row, which reads every value that it multiplies from memory. On a
+//! CPU adapter, whose threads are loops with barriers between them, it is the slower one.
+
+use super::{BackwardArgs, PAGE, Paged, Params, Shape, decode};
+use crate::config::FloatDtype;
+use crate::error::Result;
+use crate::gpu::{Binding, Buffer, DeviceKind, Kernel, Recorder};
+
+/// The ops' names among variants and benches.
+pub const OPS: [&str; 2] = ["attention_forward", "attention_backward"];
+/// The variant for GPUs.
+pub(super) const TILED: &str = "tiled";
+/// The variants, by name, the portable one first; every adapter runs both.
+pub const VARIANTS: [&str; 2] = [decode::PORTABLE, TILED];
+
+macro_rules! tiled_kernel {
+    ($name:literal, $op:literal, [$($part:literal),*]) => {
+        Kernel::portable(
+            $name,
+            &[
+                include_str!(concat!("../../../shaders/", $op, ".wgsl")),
+                include_str!("../../../shaders/shared/attention_params.wgsl"),
+                include_str!("../../../shaders/shared/attention_tiled.wgsl"),
+                $(include_str!(concat!("../../../shaders/shared/", $part)),)*
+                include_str!("../../../shaders/shared/attention_math.wgsl"),
+            ],
+        )
+    };
+}
+pub(super) static FORWARD: Kernel = tiled_kernel!(
+    "attention_forward_tiled",
+    "attention_forward_tiled",
+    [
+        "attention_spans.wgsl",
+        "kv_f32.wgsl",
+        "attention_rows.wgsl",
+        "attention_contiguous.wgsl"
+    ]
+);
+pub(super) static FORWARD_PAGED: Kernel = tiled_kernel!(
+    "attention_forward_tiled_paged",
+    "attention_forward_tiled",
+    [
+        "attention_spans.wgsl",
+        "kv_f32.wgsl",
+        "attention_rows.wgsl",
+        "attention_paged.wgsl"
+    ]
+);
+pub(super) static FORWARD_PAGED_F16: Kernel = tiled_kernel!(
+    "attention_forward_tiled_paged_f16",
+    "attention_forward_tiled",
+    [
+        "attention_spans.wgsl",
+        "kv_f16.wgsl",
+        "attention_rows.wgsl",
+        "attention_paged.wgsl"
+    ]
+);
+pub(super) static QUERY_GRADIENT: Kernel = tiled_kernel!(
+    "attention_query_gradient_tiled",
+    "attention_query_gradient_tiled",
+    [
+        "attention_spans.wgsl",
+        "attention_rows.wgsl",
+        "attention_contiguous.wgsl"
+    ]
+);
+pub(super) static KEY_GRADIENT: Kernel = tiled_kernel!(
+    "attention_key_gradient_tiled",
+    "attention_key_gradient_tiled",
+    ["attention_key_tiles.wgsl"]
+);
+pub(super) static VALUE_GRADIENT: Kernel = tiled_kernel!(
+    "attention_value_gradient_tiled",
+    "attention_value_gradient_tiled",
+    ["attention_key_tiles.wgsl"]
+);
+
+/// Threads of a workgroup (`LANES` of the shaders), vec4s of workgroup memory for what is staged, and shares of sums a thread holds.
+const LANES: usize = 128;
+const STAGED: usize = 384;
+const SHARES: usize = 4;
+
+/// What a workgroup takes at once: `LEFT`, `RIGHT`, `SHARES` and `PART` of the shaders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sizes {
+    pub(super) left: usize,
+    pub(super) right: usize,
+    pub(super) shares: usize,
+    pub(super) part: usize,
+}
+
+impl Sizes {
+    /// `None` where heads are too wide.
+    pub(super) fn of(head_dim: usize) -> Option<Self> {
+        let d4 = head_dim / 4;
+        // Either way 2048 products, 16 a thread, and as many vec4s of D to stage for them.
+        let [left, right] = if d4 <= 32 { [64, 32] } else { [32, 64] };
+        let shares = (left / 4 * d4).div_ceil(LANES);
+        let part = [32, 16, 8, 4].into_iter().find(|n| n * d4 <= STAGED);
+        part.filter(|_| shares <= SHARES).map(|part| Self {
+            left,
+            right,
+            shares,
+            part,
+        })
+    }
+}
+
+/// The variant to run: the forced one, else by the kind of adapter; the portable one where the lanes are forced.
+pub(super) fn choose(rec: &Recorder) -> &'static str {
+    let forced = rec.forced_variant();
+    let forced = forced.and_then(|name| VARIANTS.into_iter().find(|v| *v == name));
+    let caps = rec.gpu().caps();
+    forced.unwrap_or(match caps.kind {
+        DeviceKind::Cpu => decode::PORTABLE,
+        _ if caps.forced_lanes.is_some() => decode::PORTABLE,
+        _ => TILED,
+    })
+}
+
+/// Workgroups of `rows` left rows a KV head; `None` where the portable kernel is to run: chosen, or heads too wide, or more tiles
+/// than a dispatch has.
+fn tiles(rec: &Recorder, rows: usize, s: Shape) -> Option<(Sizes, [u32; 3])> {
+    let sizes = Sizes::of(s.head_dim).filter(|_| choose(rec) == TILED)?;
+    let tiles = rows.div_ceil(sizes.left);
+    let fits = tiles <= rec.gpu().caps().max_workgroups as usize;
+    fits.then_some((sizes, [tiles as u32, s.kv_heads as u32, 1]))
+}
+
+/// Records the kernel over `rows` left rows if `tiled` is to run; whether it was.
+fn dispatch(
+    rec: &mut Recorder,
+    kernel: &'static Kernel,
+    own: &[(&'static str, f64)],
+    bindings: &[Binding<'_>],
+    rows: usize,
+    s: Shape,
+) -> Result<bool> {
+    let Some((sizes, groups)) = tiles(rec, rows, s) else {
+        return Ok(false);
+    };
+    let constants = [
+        &[
+            ("D4", (s.head_dim / 4) as f64),
+            ("LEFT", sizes.left as f64),
+            ("RIGHT", sizes.right as f64),
+            ("SHARES", sizes.shares as f64),
+            ("PART", sizes.part as f64),
+            ("HEADS", (s.heads / s.kv_heads) as f64),
+        ][..],
+        own,
+    ]
+    .concat();
+    rec.dispatch(kernel, &constants, &Params::of(s), bindings, groups)?;
+    Ok(true)
+}
+
+/// Rows of queries: each row of the batch has those of the query heads of a KV head.
+fn queries(s: Shape) -> usize {
+    s.m * (s.heads / s.kv_heads)
+}
+
+/// As [`forward`](super::forward), if `tiled` is to run; whether it was recorded.
+pub(super) fn forward(rec: &mut Recorder, buffers: [&Buffer; 6], s: Shape) -> Result<bool> {
+    dispatch(rec, &FORWARD, &[], &buffers.map(Binding::from), queries(s), s)
+}
+
+/// As [`forward_paged`](super::forward_paged), if `tiled` is to run; whether it was recorded.
+pub(super) fn forward_paged(
+    rec: &mut Recorder,
+    q: &Buffer,
+    keys: Paged<'_>,
+    [meta, out, lse]: [&Buffer; 3],
+    s: Shape,
+) -> Result<bool> {
+    let bindings = [q, keys.kv.k, keys.kv.v, meta, out, lse, keys.pages].map(Binding::from);
+    let kernel = match keys.kv.dtype {
+        FloatDtype::Float32 => &FORWARD_PAGED,
+        FloatDtype::Float16 => &FORWARD_PAGED_F16,
+    };
+    dispatch(rec, kernel, &[("PAGE", PAGE as f64)], &bindings, queries(s), s)
+}
+
+/// As [`query_gradient`](super::query_gradient), if `tiled` is to run; whether it was recorded.
+pub(super) fn query_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<bool> {
+    let bindings = [a.q, a.k, a.v, a.meta, a.dout, a.lse, a.delta, a.dq].map(Binding::from);
+    dispatch(rec, &QUERY_GRADIENT, &[], &bindings, queries(s), s)
+}
+
+/// As [`key_gradient`](super::key_gradient), if `tiled` is to run; whether it was recorded.
+pub(super) fn key_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<bool> {
+    let bindings = [a.q, a.k, a.v, a.key_ends, a.dout, a.lse, a.delta, a.dk].map(Binding::from);
+    dispatch(rec, &KEY_GRADIENT, &[], &bindings, s.m, s)
+}
+
+/// As [`value_gradient`](super::value_gradient), if `tiled` is to run; whether it was recorded.
+pub(super) fn value_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<bool> {
+    let bindings = [a.q, a.k, a.key_ends, a.dout, a.lse, a.dv].map(Binding::from);
+    dispatch(rec, &VALUE_GRADIENT, &[], &bindings, s.m, s)
+}

@@ -1,0 +1,215 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use super::super::harness::{Gen, assert_layout};
+use super::super::kv::stored;
+use super::cases::{Group, args, pack};
+use super::decode::PORTABLE;
+use super::tiled::{self, Sizes, TILED};
+use super::twin::Meta;
+use super::*;
+use crate::gpu::{DeviceKind, Gpu, GpuOptions};
+use std::mem::offset_of;
+
+#[test]
+fn layouts() {
+    let members = [
+        ("m", offset_of!(Params, m)),
+        ("heads", offset_of!(Params, heads)),
+        ("kv_heads", offset_of!(Params, kv_heads)),
+        ("scale", offset_of!(Params, scale)),
+    ];
+    for kernel in [
+        &tiled::FORWARD,
+        &tiled::FORWARD_PAGED,
+        &tiled::FORWARD_PAGED_F16,
+        &tiled::QUERY_GRADIENT,
+        &tiled::KEY_GRADIENT,
+        &tiled::VALUE_GRADIENT,
+    ] {
+        assert_layout::<Params>(kernel, &members);
+    }
+}
+
+#[test]
+fn a_workgroup_takes_what_its_memory_holds() {
+    let sizes = |d: usize| Sizes::of(d).map(|s| (s.left, s.right, s.shares, s.part));
+    assert_eq!(sizes(64), Some((64, 32, 2, 16)));
+    assert_eq!(sizes(128), Some((64, 32, 4, 8)));
+    assert_eq!(sizes(256), Some((32, 64, 4, 4)));
+    assert_eq!(sizes(260), None);
+    for head_dim in (4..=256).step_by(4) {
+        let s = Sizes::of(head_dim).unwrap();
+        let d4 = head_dim / 4;
+        assert!(s.left * s.right == 2048 && s.left + s.right == 96 && s.right % s.part == 0);
+        assert!(
+            s.part % 4 == 0 && s.part * d4 <= 384 && s.left / 4 * (s.right / 8) <= 64,
+            "{head_dim}"
+        );
+        assert!(
+            s.shares <= 4 && s.shares * 128 >= s.left / 4 * d4 && (s.shares - 1) * 128 < s.left / 4 * d4,
+            "{head_dim}"
+        );
+    }
+}
+
+/// A forced name must lead to its kernel: one that fell back would make the comparison of variants vain.
+#[test]
+fn the_kind_of_adapter_decides_unless_a_variant_is_forced() {
+    let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+    let mut rec = Recorder::new(&gpu);
+    for name in tiled::VARIANTS {
+        rec.force_variant(Some(name));
+        assert_eq!(tiled::choose(&rec), name);
+    }
+    rec.force_variant(Some("tile-64"));
+    let caps = gpu.caps();
+    let on_cpu = caps.kind == DeviceKind::Cpu || caps.forced_lanes.is_some();
+    assert_eq!(tiled::choose(&rec), if on_cpu { PORTABLE } else { TILED });
+}
+
+/// Sequences longer than a tile and of one token, prompts with one and several responses, ragged ends: prefixes that end within a tile and
+/// within a block of eight, tiles whose rows are of several sequences.
+const GROUPS: [Group; 7] = [
+    (5, &[]),
+    (43, &[9, 1, 30]),
+    (1, &[]),
+    (70, &[]),
+    (67, &[3, 3, 2, 18]),
+    (8, &[1]),
+    (2, &[37]),
+];
+
+/// Buffers in the order of `args`; outputs are NaN.
+fn buffers(gpu: &Gpu, (meta, ends): &(Vec<Meta>, Vec<u32>), s: Shape) -> Vec<Buffer> {
+    let mut g = Gen::new((s.head_dim + s.heads) as u64);
+    let (wide, narrow) = (s.m * s.heads * s.head_dim, s.m * s.kv_heads * s.head_dim);
+    let upload = |x: &[f32]| gpu.upload("in", x).unwrap();
+    let nan = |n: usize| upload(&vec![f32::NAN; n]);
+    vec![
+        upload(&g.uniform(wide, 4.0)),
+        upload(&g.uniform(narrow, 2.0)),
+        upload(&g.uniform(narrow, 1.0)),
+        nan(wide),
+        nan(s.m * s.heads),
+        upload(&g.uniform(wide, 1.0)),
+        gpu.upload("meta", meta).unwrap(),
+        gpu.upload("ends", ends).unwrap(),
+        nan(s.m * s.heads),
+        nan(wide),
+        nan(narrow),
+        nan(narrow),
+    ]
+}
+
+/// Bits of out, lse, dq, dk and dv by a variant.
+fn pass(gpu: &Gpu, layout: &(Vec<Meta>, Vec<u32>), s: Shape, variant: &'static str) -> [Vec<u32>; 5] {
+    let b = buffers(gpu, layout, s);
+    let mut rec = Recorder::new(gpu);
+    rec.force_variant(Some(variant));
+    forward(&mut rec, &b[0], &b[1], &b[2], &b[6], &b[3], &b[4], s).unwrap();
+    backward(&mut rec, &args(&b), s).unwrap();
+    rec.submit().unwrap();
+    let (wide, narrow) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
+    [(3, wide), (4, s.heads), (9, wide), (10, narrow), (11, narrow)]
+        .map(|(i, n)| gpu.read(&b[i], 0, s.m * n).unwrap())
+}
+
+fn shape(m: usize, (heads, kv_heads, head_dim): (usize, usize, usize)) -> Shape {
+    let scale = (1.0 / (head_dim as f64).sqrt()) as f32;
+    Shape {
+        m,
+        heads,
+        kv_heads,
+        head_dim,
+        scale,
+    }
+}
+
+/// Heads of every class and of odd multiples of four, with one, three, five and eight query heads a KV head.
+#[test]
+fn packed_rows_by_tiles_have_the_portable_bits() {
+    let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+    let layout = pack(&GROUPS);
+    for heads in [
+        (9, 3, 64),
+        (8, 1, 128),
+        (1, 1, 256),
+        (10, 2, 20),
+        (3, 1, 132),
+        (2, 2, 100),
+    ] {
+        let s = shape(layout.0.len(), heads);
+        let [want, got] = [PORTABLE, TILED].map(|variant| pass(&gpu, &layout, s, variant));
+        for (i, name) in ["out", "lse", "dq", "dk", "dv"].into_iter().enumerate() {
+            let differ = want[i].iter().zip(&got[i]).filter(|(a, b)| a != b).count();
+            assert_eq!(differ, 0, "{heads:?}: {name}, of {}", want[i].len());
+            assert!(want[i].iter().all(|v| f32::from_bits(*v).is_finite()), "{name}");
+        }
+    }
+}
+
+/// A group's outputs and gradients do not depend on what is packed beside it, and so not on where its tiles begin.
+#[test]
+fn tiles_are_batch_invariant() {
+    let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+    let heads = (6, 2, 40);
+    let alone = pack(&[(9, &[3, 14, 1])]);
+    let packed = pack(&[(9, &[3, 14, 1]), (50, &[2]), (12, &[])]);
+    let n = alone.0.len();
+    // The generator's values depend on the order they are drawn in: the first rows are copied.
+    let (a, b) = (shape(n, heads), shape(packed.0.len(), heads));
+    let (few, all) = (buffers(&gpu, &alone, a), buffers(&gpu, &packed, b));
+    let mut rec = Recorder::new(&gpu);
+    for (i, width) in [(0, 240), (1, 80), (2, 80), (5, 240)] {
+        rec.copy(&all[i], 0, &few[i], 0, (n * width * 4) as u64);
+    }
+    rec.force_variant(Some(TILED));
+    for (b, s) in [(&few, a), (&all, b)] {
+        forward(&mut rec, &b[0], &b[1], &b[2], &b[6], &b[3], &b[4], s).unwrap();
+        backward(&mut rec, &args(b), s).unwrap();
+    }
+    rec.submit().unwrap();
+    for (i, width) in [(3, 240), (4, 6), (9, 240), (10, 80), (11, 80)] {
+        let read = |b: &[Buffer]| -> Vec<u32> { gpu.read(&b[i], 0, n * width).unwrap() };
+        assert!(read(&few) == read(&all), "buffer {i}");
+    }
+}
+
+/// Prompts over a cache in scattered pages, of f32 and of halves: the rows of a prompt in chunks, as prefill takes them.
+#[test]
+fn prompts_by_tiles_have_the_portable_bits() {
+    let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+    // Three prompts from position 0 and one that goes on after 40 cached positions, each in pages of its own.
+    let mut meta: Vec<Meta> = Vec::new();
+    for (start, first, end) in [(0, 0, 33), (40, 0, 5), (48, 40, 75), (128, 0, 64)] {
+        meta.extend((first..end).map(|t| [start, 0, start, t]));
+    }
+    let pages = 24;
+    let table: Vec<u32> = (0..pages as u32).map(|i| i * 7 % pages as u32).collect();
+    let table = gpu.upload("table", &table).unwrap();
+    let s = shape(meta.len(), (9, 3, 64));
+    let width = s.heads * s.head_dim;
+    for dtype in [FloatDtype::Float32, FloatDtype::Float16] {
+        let mut g = Gen::new(37);
+        let q = gpu.upload("q", &g.uniform(s.m * width, 4.0)).unwrap();
+        let meta = gpu.upload("meta", &meta).unwrap();
+        let [k, v] = [2.0, 1.0].map(|scale| {
+            let words = stored(&g.uniform(pages * PAGE * s.kv_heads * s.head_dim, scale), dtype);
+            gpu.upload("kv", &words).unwrap()
+        });
+        let [want, got] = [PORTABLE, TILED].map(|variant| {
+            let out = gpu.upload("out", &vec![f32::NAN; s.m * width]).unwrap();
+            let lse = gpu.upload("lse", &vec![f32::NAN; s.m * s.heads]).unwrap();
+            let kv = Stored { k: &k, v: &v, dtype };
+            let mut rec = Recorder::new(&gpu);
+            rec.force_variant(Some(variant));
+            forward_paged(&mut rec, &q, Paged { kv, pages: &table }, &meta, &out, &lse, s).unwrap();
+            rec.submit().unwrap();
+            let out: Vec<u32> = gpu.read(&out, 0, s.m * width).unwrap();
+            let lse: Vec<u32> = gpu.read(&lse, 0, s.m * s.heads).unwrap();
+            [out, lse].concat()
+        });
+        assert!(want == got, "{dtype}");
+        assert!(want.iter().all(|v| f32::from_bits(*v).is_finite()), "{dtype}");
+    }
+}
