@@ -5,7 +5,7 @@
 
 use crate::error::Result;
 use crate::gpu::{Gpu, Recorder};
-use crate::kernels::attention::decode;
+use crate::kernels::attention::{decode, tiled};
 use crate::kernels::linear_variants;
 use crate::tensor::DType;
 
@@ -20,6 +20,9 @@ pub const PORTABLE: VariantName = "portable";
 pub fn variants(gpu: &Gpu, op: &str, _dtype: Option<DType>) -> Vec<VariantName> {
     if op == decode::OP {
         return decode::VARIANTS.to_vec();
+    }
+    if tiled::OPS.contains(&op) {
+        return tiled::VARIANTS.to_vec();
     }
     let linear = linear_variants::variants(gpu, op);
     if linear.is_empty() { vec![PORTABLE] } else { linear }

@@ -15,6 +15,7 @@ pub mod decode;
 #[cfg(test)]
 mod tests;
 pub mod tiled;
+mod tiled_cases;
 #[cfg(test)]
 mod tiled_tests;
 pub mod twin;
@@ -380,11 +381,11 @@ pub fn entries() -> Vec<Entry> {
         entry(&VALUE_GRADIENT[0], cases::value_gradient::<0>),
         entry(&VALUE_GRADIENT[1], cases::value_gradient::<1>),
         entry(&VALUE_GRADIENT[2], cases::value_gradient::<2>),
-        entry(&tiled::FORWARD, cases::forward_tiled),
-        entry(&tiled::FORWARD_PAGED, cases::forward_tiled_paged),
-        entry(&tiled::FORWARD_PAGED_F16, cases::forward_tiled_paged_f16),
-        entry(&tiled::QUERY_GRADIENT, cases::query_gradient_tiled),
-        entry(&tiled::KEY_GRADIENT, cases::key_gradient_tiled),
-        entry(&tiled::VALUE_GRADIENT, cases::value_gradient_tiled),
+        entry(&tiled::FORWARD, tiled_cases::forward),
+        entry(&tiled::FORWARD_PAGED, tiled_cases::forward_paged),
+        entry(&tiled::FORWARD_PAGED_F16, tiled_cases::forward_paged_f16),
+        entry(&tiled::QUERY_GRADIENT, tiled_cases::query_gradient),
+        entry(&tiled::KEY_GRADIENT, tiled_cases::key_gradient),
+        entry(&tiled::VALUE_GRADIENT, tiled_cases::value_gradient),
     ]
 }

@@ -3,7 +3,6 @@
 use super::super::harness::{Case, Gen, RecordFn, Slot, Tol, wide};
 use super::super::kv::{Stored, read_back, stored};
 use super::decode::{self, PORTABLE};
-use super::tiled::TILED;
 use super::twin::{self, Meta};
 use super::{BackwardArgs, HEADS, PAGE, Paged, Shape};
 use crate::config::FloatDtype;
@@ -31,7 +30,7 @@ pub(super) fn pack(groups: &[Group]) -> (Vec<Meta>, Vec<u32>) {
 }
 
 /// One decode row a response over a cache of `rows` rows: groups of three share a prefix, own ranges are scattered.
-fn decode(m: u32, rows: u32, g: &mut Gen) -> Vec<Meta> {
+pub(super) fn decode(m: u32, rows: u32, g: &mut Gen) -> Vec<Meta> {
     let draws = g.below(3 * m as usize, rows / 2);
     let row = |i: u32| {
         let prefix = draws[i as usize / 3 * 3];
@@ -74,13 +73,13 @@ pub(super) fn decoded() -> (Vec<Meta>, usize) {
     (meta, pages as usize)
 }
 
-struct Spec {
-    name: &'static str,
-    groups: &'static [Group],
+pub(super) struct Spec {
+    pub(super) name: &'static str,
+    pub(super) groups: &'static [Group],
     /// (H, KV, D)
-    heads: (usize, usize, usize),
+    pub(super) heads: (usize, usize, usize),
     /// |q|
-    scale: f32,
+    pub(super) scale: f32,
 }
 
 const fn spec(
@@ -97,7 +96,7 @@ const fn spec(
     }
 }
 
-const SPECS: &[Spec] = &[
+pub(super) const SPECS: &[Spec] = &[
     spec("one token", &[(1, &[])], (1, 1, 16), 1.0),
     spec("7", &[(7, &[])], (6, 2, 24), 1.0),
     spec("33", &[(33, &[])], (9, 3, 64), 3.0),
@@ -122,7 +121,7 @@ const SPECS: &[Spec] = &[
 ];
 
 /// Decode rows: (M, cache rows, heads).
-const DECODES: &[(u32, u32, (usize, usize, usize))] = &[
+pub(super) const DECODES: &[(u32, u32, (usize, usize, usize))] = &[
     (1, 97, (9, 3, 64)),
     (9, 211, (6, 2, 40)),
     (37, 211, (9, 3, 64)),
@@ -170,62 +169,7 @@ pub(super) fn forward<const CLASS: usize>() -> Vec<Case> {
         .collect()
 }
 
-/// Of [`SPECS`], what differs for the tiled kernels, with few pipelines, which take software drivers long to make.
-const TILED_SPECS: [&str; 7] = [
-    "one token",
-    "packed",
-    "two groups",
-    "large logits",
-    "wide heads",
-    "wide heads 100",
-    "widest heads",
-];
-
-/// By the tiled kernel, with its name.
-fn tiled(case: Case, op: &str, name: &str) -> Case {
-    let named = case.name.replace(op, name);
-    Case { name: named, ..case }.forced(TILED)
-}
-
-fn tiled_specs() -> impl Iterator<Item = &'static Spec> {
-    SPECS.iter().filter(|s| TILED_SPECS.contains(&s.name))
-}
-
-pub(super) fn forward_tiled() -> Vec<Case> {
-    let packed = tiled_specs().map(|s| {
-        let meta = pack(s.groups).0;
-        let rows = meta.len();
-        forward_case(s.name.into(), meta, rows, s.heads, s.scale).1
-    });
-    let all = packed.chain(DECODES.iter().map(|(m, rows, heads)| {
-        let meta = decode(*m, *rows, &mut Gen::new((m + rows).into()));
-        forward_case(format!("decode {m} rows"), meta, *rows as usize, *heads, 1.0).1
-    }));
-    all.map(|case| tiled(case, "attention_forward", "attention_forward_tiled"))
-        .collect()
-}
-
-pub(super) fn forward_tiled_paged() -> Vec<Case> {
-    tiled_paged(FloatDtype::Float32)
-}
-
-pub(super) fn forward_tiled_paged_f16() -> Vec<Case> {
-    tiled_paged(FloatDtype::Float16)
-}
-
-/// Prompts over a cache.
-fn tiled_paged(dtype: FloatDtype) -> Vec<Case> {
-    let few = tiled_specs().filter(|s| s.name.starts_with("wide") || s.name == "two groups");
-    let cases = few.map(|s| {
-        let meta = pack(s.groups).0;
-        let rows = meta.len();
-        let case = paged_case(s.name, (meta, rows), s.heads, s.scale, dtype);
-        tiled(case, "attention_forward_paged", "attention_forward_tiled_paged")
-    });
-    cases.collect()
-}
-
-fn forward_case(
+pub(super) fn forward_case(
     name: String,
     meta: Vec<Meta>,
     rows: usize,
@@ -328,7 +272,7 @@ pub(super) fn decode_grouped_f16() -> Vec<Case> {
     grouped_cases(FloatDtype::Float16)
 }
 
-fn paged_case(
+pub(super) fn paged_case(
     name: &str,
     (meta, rows): (Vec<Meta>, usize),
     heads: (usize, usize, usize),
@@ -393,7 +337,7 @@ pub(super) fn args(b: &[Buffer]) -> BackwardArgs<'_> {
     }
 }
 
-type Part = fn(&mut Recorder, &BackwardArgs<'_>, Shape) -> Result<()>;
+pub(super) type Part = fn(&mut Recorder, &BackwardArgs<'_>, Shape) -> Result<()>;
 
 pub(super) fn delta() -> Vec<Case> {
     SPECS
@@ -420,25 +364,8 @@ fn class_cases(class: usize, name: &str, slot: usize, flops: f64, part: Part) ->
     cases.map(|case| case.forced(PORTABLE)).collect()
 }
 
-pub(super) fn query_gradient_tiled() -> Vec<Case> {
-    tiled_gradients("query_gradient_tiled", 9, 6.0, super::query_gradient)
-}
-
-pub(super) fn key_gradient_tiled() -> Vec<Case> {
-    tiled_gradients("key_gradient_tiled", 10, 6.0, super::key_gradient)
-}
-
-pub(super) fn value_gradient_tiled() -> Vec<Case> {
-    tiled_gradients("value_gradient_tiled", 11, 4.0, super::value_gradient)
-}
-
-fn tiled_gradients(name: &str, slot: usize, flops: f64, part: Part) -> Vec<Case> {
-    let cases = tiled_specs().map(|s| backward_case(s, name, slot, flops, part));
-    cases.map(|case| case.forced(TILED)).collect()
-}
-
 /// A case of one part of the backward pass, whose output is `slot`; what other parts produce is given.
-fn backward_case(spec: &'static Spec, name: &str, slot: usize, flops: f64, part: Part) -> Case {
+pub(super) fn backward_case(spec: &'static Spec, name: &str, slot: usize, flops: f64, part: Part) -> Case {
     let (meta, ends) = pack(spec.groups);
     let s = shape(meta.len(), spec.heads);
     let mut g = Gen::new((s.m * 11 + s.head_dim) as u64);
