@@ -67,8 +67,7 @@ fn soften(lane: u32, s: mat4x4<f32>, end: vec4<u32>, top: vec4<f32>) -> vec4<f32
     return after;
 }
 
-@compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn run(group: vec3<u32>, lane: u32) {
     let quads = LEFT / 4u;
     let quad = lane % quads;
     span = shared_span(group);

@@ -3,6 +3,8 @@
 // attention_math.wgsl.
 
 const CORRECTED = false;
+const DOUT_IS_LEFT = true;
+const ADDS_DOUT = false;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
@@ -25,6 +27,8 @@ fn right4(which: u32, n: u32, d: u32) -> vec4<f32> {
     return v[at];
 }
 
+fn dout4(n: u32, d: u32) -> vec4<f32> { return dout[query_at(n) * D4 + d]; }
+
 fn addend4(n: u32, d: u32) -> vec4<f32> { return k[key_at(n) * D4 + d]; }
 
 fn store4(n: u32, d: u32, sums: vec4<f32>) {
@@ -34,11 +38,10 @@ fn store4(n: u32, d: u32, sums: vec4<f32>) {
 fn weigh(lane: u32, i: u32, s: vec4<f32>, g: vec4<f32>, sums: vec4<f32>, shift: vec4<f32>, end: vec4<u32>) {
     let n = lane / (LEFT / 4u) * 4u + i;
     let ds = probabilities(s, p.scale, sums) * (g - shift) * p.scale;
-    weights[n * (LEFT / 4u) + lane % (LEFT / 4u)] = select(vec4<f32>(), ds, vec4<u32>(key0 + n) < end);
+    set_weights(n, lane, select(vec4<f32>(), ds, vec4<u32>(key0 + n) < end));
 }
 
-@compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn run(group: vec3<u32>, lane: u32) {
     let quads = LEFT / 4u;
     let quad = lane % quads;
     span = shared_span(group);
@@ -48,6 +51,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let at = vec4<u32>(query_at(quad), query_at(quad + quads), query_at(quad + 2u * quads), query_at(quad + 3u * quads));
     let sums = vec4<f32>(lse[at.x], lse[at.y], lse[at.z], lse[at.w]);
     let shift = vec4<f32>(delta[at.x], delta[at.y], delta[at.z], delta[at.w]);
+    prepare(lane);
     loop {
         let end = ends(quad);
         for (key0 = span.keys.x; key0 < span.keys.y; key0 += RIGHT) {

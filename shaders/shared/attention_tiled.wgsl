@@ -2,6 +2,7 @@
 // its other rows ("right") RIGHT at a time; every sum is the portable kernel's chain. Those shaders give
 //   left4(which, n, d), right4(which, n, d)   vec4 d of left row n and of the tile's right row n, for the products `which`;
 //   addend4(n, d), store4(n, d, sums)         what the tile's right row n adds to a left row's sums, and where those go;
+//   run(group, lane)                          the walk;
 //   CORRECTED                                 whether sums are multiplied by `factors` before every eighth right row.
 // In products a thread has left rows `quad` + 0, 1, 2, 3 times LEFT / 4 (a vec4 of sums has these) by right rows 4 · `four` + 0, 1, 2, 3;
 // in sums up to four shares, each four left rows by one vec4 of D.
@@ -22,6 +23,14 @@ var<private> acc0: mat4x4<f32>; // a column for each left row
 var<private> acc1: mat4x4<f32>;
 var<private> acc2: mat4x4<f32>;
 var<private> acc3: mat4x4<f32>;
+
+// shared/attention_coop.wgsl scales rows of dout here.
+fn prepare(lane: u32) {}
+
+// The weights of the tile's right row n for the thread's left rows.
+fn set_weights(n: u32, lane: u32, w: vec4<f32>) {
+    weights[n * (LEFT / 4u) + lane % (LEFT / 4u)] = w;
+}
 
 fn brought(which: u32, i: u32, first: u32) -> vec4<f32> {
     let n = i / 4u;
@@ -127,4 +136,9 @@ fn store_sums(lane: u32) {
     if SHARES > 1u { store_share(lane + LANES, acc1); }
     if SHARES > 2u { store_share(lane + 2u * LANES, acc2); }
     if SHARES > 3u { store_share(lane + 3u * LANES, acc3); }
+}
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    run(group, lane);
 }

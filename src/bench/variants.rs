@@ -5,7 +5,7 @@
 
 use crate::error::Result;
 use crate::gpu::{Gpu, Recorder};
-use crate::kernels::attention::{decode, tiled};
+use crate::kernels::attention::{coop, decode, tiled};
 use crate::kernels::linear_variants;
 use crate::tensor::DType;
 
@@ -22,7 +22,9 @@ pub fn variants(gpu: &Gpu, op: &str, _dtype: Option<DType>) -> Vec<VariantName> 
         return decode::VARIANTS.to_vec();
     }
     if tiled::OPS.contains(&op) {
-        return tiled::VARIANTS.to_vec();
+        let gradients = op == tiled::BACKWARD_OP;
+        let coop = gradients.then(|| coop::variants(gpu)).unwrap_or_default();
+        return [tiled::VARIANTS.to_vec(), coop].concat();
     }
     let linear = linear_variants::variants(gpu, op);
     if linear.is_empty() { vec![PORTABLE] } else { linear }

@@ -11,6 +11,8 @@
 //! the batch, nor on where the rows are stored.
 
 mod cases;
+pub mod coop;
+mod coop_cases;
 pub mod decode;
 #[cfg(test)]
 mod tests;
@@ -325,7 +327,7 @@ pub fn delta(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
 /// # Errors
 /// `head_dim` is above 256, or a GPU error.
 pub fn query_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
-    if tiled::query_gradient(rec, a, s)? {
+    if coop::query_gradient(rec, a, s)? || tiled::query_gradient(rec, a, s)? {
         return Ok(());
     }
     let bindings = [a.q, a.k, a.v, a.meta, a.dout, a.lse, a.delta, a.dq].map(Binding::from);
@@ -337,7 +339,7 @@ pub fn query_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Res
 /// # Errors
 /// `head_dim` is above 256, or a GPU error.
 pub fn key_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
-    if tiled::key_gradient(rec, a, s)? {
+    if coop::key_gradient(rec, a, s)? || tiled::key_gradient(rec, a, s)? {
         return Ok(());
     }
     let bindings = [a.q, a.k, a.v, a.key_ends, a.dout, a.lse, a.delta, a.dk].map(Binding::from);
@@ -349,7 +351,7 @@ pub fn key_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Resul
 /// # Errors
 /// `head_dim` is above 256, or a GPU error.
 pub fn value_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
-    if tiled::value_gradient(rec, a, s)? {
+    if coop::value_gradient(rec, a, s)? || tiled::value_gradient(rec, a, s)? {
         return Ok(());
     }
     let bindings = [a.q, a.k, a.key_ends, a.dout, a.lse, a.dv].map(Binding::from);
@@ -387,5 +389,11 @@ pub fn entries() -> Vec<Entry> {
         entry(&tiled::QUERY_GRADIENT, tiled_cases::query_gradient),
         entry(&tiled::KEY_GRADIENT, tiled_cases::key_gradient),
         entry(&tiled::VALUE_GRADIENT, tiled_cases::value_gradient),
+        entry(&coop::QUERY_GRADIENT[0], coop_cases::query_gradient::<0>),
+        entry(&coop::QUERY_GRADIENT[1], coop_cases::query_gradient::<1>),
+        entry(&coop::KEY_GRADIENT[0], coop_cases::key_gradient::<0>),
+        entry(&coop::KEY_GRADIENT[1], coop_cases::key_gradient::<1>),
+        entry(&coop::VALUE_GRADIENT[0], coop_cases::value_gradient::<0>),
+        entry(&coop::VALUE_GRADIENT[1], coop_cases::value_gradient::<1>),
     ]
 }

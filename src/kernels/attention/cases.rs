@@ -132,7 +132,7 @@ fn in_class(class: usize, dim: usize) -> bool {
     HEADS.iter().position(|d| dim <= *d) == Some(class)
 }
 
-fn shape(m: usize, (heads, kv_heads, head_dim): (usize, usize, usize)) -> Shape {
+pub(super) fn shape(m: usize, (heads, kv_heads, head_dim): (usize, usize, usize)) -> Shape {
     Shape {
         m,
         heads,

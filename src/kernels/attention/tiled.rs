@@ -12,7 +12,9 @@ use crate::error::Result;
 use crate::gpu::{Binding, Buffer, DeviceKind, Kernel, Recorder};
 
 /// The ops' names among variants and benches.
-pub const OPS: [&str; 2] = ["attention_forward", "attention_backward"];
+pub const OPS: [&str; 2] = ["attention_forward", BACKWARD_OP];
+/// The three gradients together.
+pub const BACKWARD_OP: &str = "attention_backward";
 /// The variant for GPUs.
 pub(super) const TILED: &str = "tiled";
 /// The variants, by name, the portable one first; every adapter runs both.
@@ -163,7 +165,7 @@ fn dispatch(
 }
 
 /// Rows of queries: each row of the batch has those of the query heads of a KV head.
-fn queries(s: Shape) -> usize {
+pub(super) fn queries(s: Shape) -> usize {
     s.m * (s.heads / s.kv_heads)
 }
 

@@ -1,0 +1,121 @@
+//! Gradients of attention on cooperative matrices, for `--matmul-precision medium`: operands rounded to f16, sums in f32.
+//!
+//! `coop-8` and `coop-16` walk the tiles of `tiled` ([`super::tiled`]). A tile's products are added by the matrix unit, tiles in ascending
+//! order: dq's bits depend on the row alone, those of dk and dv on where the tiles of the batch begin. There is no such forward pass:
+//! its bits are the sampler's and the trainer's, and stay the chain's.
+
+use super::{BackwardArgs, Params, Shape, tiled};
+use crate::config::MatmulPrecision;
+use crate::error::Result;
+use crate::gpu::{Binding, COOP_SUBGROUPS, Gpu, Kernel, Recorder};
+
+/// By the side of the matrices.
+pub(super) const COOP_8: &str = "coop-8";
+/// By the side of the matrices.
+pub(super) const COOP_16: &str = "coop-16";
+/// Widest heads: a thread holds a quarter of its left rows' sums in registers.
+const HEAD_DIM: usize = 128;
+/// `LEFT` of the shader.
+const LEFT: usize = 64;
+
+macro_rules! coop_kernels {
+    ($op:literal, [$($part:literal),*]) => {
+        [
+            coop_kernels!(@one coop8, "8", $op, [$($part),*]),
+            coop_kernels!(@one coop16, "16", $op, [$($part),*]),
+        ]
+    };
+    (@one $make:ident, $side:literal, $op:literal, [$($part:literal),*]) => {
+        Kernel::$make(
+            concat!($op, "_coop_", $side),
+            &[
+                include_str!(concat!("../../../shaders/", $op, "_coop.wgsl")),
+                include_str!(concat!("../../../shaders/", $op, "_tiled.wgsl")),
+                include_str!("../../../shaders/shared/attention_params.wgsl"),
+                include_str!("../../../shaders/shared/attention_coop.wgsl"),
+                include_str!(concat!("../../../shaders/shared/attention_coop_", $side, ".wgsl")),
+                $(include_str!(concat!("../../../shaders/shared/", $part)),)*
+                include_str!("../../../shaders/shared/attention_math.wgsl"),
+            ],
+        )
+    };
+}
+pub(super) static QUERY_GRADIENT: [Kernel; 2] = coop_kernels!(
+    "attention_query_gradient",
+    [
+        "attention_spans.wgsl",
+        "attention_rows.wgsl",
+        "attention_contiguous.wgsl"
+    ]
+);
+pub(super) static KEY_GRADIENT: [Kernel; 2] =
+    coop_kernels!("attention_key_gradient", ["attention_key_tiles.wgsl"]);
+pub(super) static VALUE_GRADIENT: [Kernel; 2] =
+    coop_kernels!("attention_value_gradient", ["attention_key_tiles.wgsl"]);
+
+/// The variants of the gradients that this adapter runs, by name.
+pub fn variants(gpu: &Gpu) -> Vec<&'static str> {
+    let all = [COOP_8, COOP_16].into_iter().zip(&QUERY_GRADIENT);
+    let runs = all.filter(|(_, kernel)| gpu.report().runs(kernel));
+    runs.map(|(name, _)| name).collect()
+}
+
+/// Which of a gradient's two kernels to run, if any: the forced one, else under `medium` that of the adapter's matrices.
+pub(super) fn choose(rec: &Recorder, head_dim: usize) -> Option<usize> {
+    let gpu = rec.gpu();
+    let of_precision = || match (gpu.matmul_precision(), gpu.report().coop_side()) {
+        (MatmulPrecision::Medium, Some(16)) => Some(1),
+        (MatmulPrecision::Medium, Some(_)) => Some(0),
+        _ => None,
+    };
+    let kind = match rec.forced_variant() {
+        Some(COOP_8) => Some(0),
+        Some(COOP_16) => Some(1),
+        Some(name) if tiled::VARIANTS.contains(&name) => None,
+        _ => of_precision(),
+    };
+    kind.filter(|kind| head_dim <= HEAD_DIM && gpu.report().runs(&QUERY_GRADIENT[*kind]))
+}
+
+/// Records the kernel over `rows` left rows if it is to run; whether it was.
+fn dispatch(
+    rec: &mut Recorder,
+    kernels: &'static [Kernel; 2],
+    bindings: &[Binding<'_>],
+    rows: usize,
+    s: Shape,
+) -> Result<bool> {
+    let tiles = rows.div_ceil(LEFT);
+    let fits = tiles <= rec.gpu().caps().max_workgroups as usize;
+    let Some(kind) = choose(rec, s.head_dim).filter(|_| fits) else {
+        return Ok(false);
+    };
+    // Each of 128 threads has 16 products of a tile.
+    let lanes = (COOP_SUBGROUPS * rec.gpu().report().subgroup_size.1).max(128);
+    let constants = [
+        ("LANES", f64::from(lanes)),
+        ("D4", (s.head_dim / 4) as f64),
+        ("HEADS", (s.heads / s.kv_heads) as f64),
+    ];
+    let groups = [tiles as u32, s.kv_heads as u32, 1];
+    rec.dispatch(&kernels[kind], &constants, &Params::of(s), bindings, groups)?;
+    Ok(true)
+}
+
+/// As [`query_gradient`](super::query_gradient), if cooperative matrices are to be used; whether it was recorded.
+pub(super) fn query_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<bool> {
+    let bindings = [a.q, a.k, a.v, a.meta, a.dout, a.lse, a.delta, a.dq].map(Binding::from);
+    dispatch(rec, &QUERY_GRADIENT, &bindings, tiled::queries(s), s)
+}
+
+/// As [`key_gradient`](super::key_gradient), if cooperative matrices are to be used; whether it was recorded.
+pub(super) fn key_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<bool> {
+    let bindings = [a.q, a.k, a.v, a.key_ends, a.dout, a.lse, a.delta, a.dk].map(Binding::from);
+    dispatch(rec, &KEY_GRADIENT, &bindings, s.m, s)
+}
+
+/// As [`value_gradient`](super::value_gradient), if cooperative matrices are to be used; whether it was recorded.
+pub(super) fn value_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<bool> {
+    let bindings = [a.q, a.k, a.key_ends, a.dout, a.lse, a.dv].map(Binding::from);
+    dispatch(rec, &VALUE_GRADIENT, &bindings, s.m, s)
+}
