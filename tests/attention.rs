@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
+use tea_wgpu::config::MatmulPrecision;
 use tea_wgpu::gpu::{Gpu, GpuOptions, Recorder};
 use tea_wgpu::model::batch::Batch;
 use tea_wgpu::model::forward::{Keys, Pass};
@@ -13,7 +14,7 @@ use tea_wgpu::model::workspace::{Shape, Workspace};
 use tea_wgpu::tensor::DType;
 
 /// Log-probabilities and every gradient of a model that is trained whole, on groups of several responses, as bits.
-fn train(gpu: &Gpu, name: &str, variant: &'static str) -> (Vec<f32>, Vec<Vec<u32>>) {
+fn train(gpu: &Gpu, name: &str, variant: Option<&'static str>) -> (Vec<f32>, Vec<Vec<u32>>) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden/models")
         .join(name);
@@ -44,7 +45,7 @@ fn train(gpu: &Gpu, name: &str, variant: &'static str) -> (Vec<f32>, Vec<Vec<u32
             .unwrap();
     }
     let mut rec = Recorder::new(gpu);
-    rec.force_variant(Some(variant));
+    rec.force_variant(variant);
     let loaded = ws.load(&mut rec, &model, &mut batch).unwrap();
     let pass = Pass {
         model: &model,
@@ -65,19 +66,29 @@ fn train(gpu: &Gpu, name: &str, variant: &'static str) -> (Vec<f32>, Vec<Vec<u32
     (logp, gradients.collect())
 }
 
-/// A variant that is asked for must be reached, forward and backward, and must change nothing.
-#[test]
-fn training_by_tiles_gives_the_portable_bits() {
-    let gpu = Gpu::open(&GpuOptions {
+/// The attention kernels that ran since the profile was cleared.
+fn kernels(gpu: &Gpu) -> Vec<String> {
+    let ran = gpu.profile().into_iter().map(|row| row.kernel);
+    ran.filter(|n| n.starts_with("attention_")).collect()
+}
+
+fn profiling() -> Gpu {
+    Gpu::open(&GpuOptions {
         device: std::env::var("TEA_DEVICE").ok(),
         profile: true,
         ..Default::default()
     })
-    .unwrap();
+    .unwrap()
+}
+
+/// A variant that is asked for must be reached, forward and backward, and must change nothing.
+#[test]
+fn training_by_tiles_gives_the_portable_bits() {
+    let gpu = profiling();
     for name in ["llama_gqa", "qwen3_qknorm"] {
-        let (logp, want) = train(&gpu, name, "portable");
+        let (logp, want) = train(&gpu, name, Some("portable"));
         gpu.clear_profile();
-        let (tiled_logp, got) = train(&gpu, name, "tiled");
+        let (tiled_logp, got) = train(&gpu, name, Some("tiled"));
         assert!(logp.iter().all(|v| v.is_finite() && *v < 0.0), "{name}");
         assert_eq!(logp, tiled_logp, "{name}");
         assert!(want.iter().flatten().any(|v| *v != 0), "{name}: no gradient");
@@ -89,12 +100,51 @@ fn training_by_tiles_gives_the_portable_bits() {
             );
             continue;
         }
-        let ran = gpu.profile().into_iter().map(|row| row.kernel);
-        let of_attention: Vec<String> = ran.filter(|n| n.starts_with("attention_")).collect();
+        let of_attention = kernels(&gpu);
         for op in ["forward", "query_gradient", "key_gradient", "value_gradient"] {
             let kernel = format!("attention_{op}_tiled");
             assert!(of_attention.contains(&kernel), "{name}: {of_attention:?}");
         }
         assert_eq!(of_attention.len(), 5, "{name}: {of_attention:?}");
+    }
+}
+
+/// Under `medium` the gradients of attention are products of cooperative matrices, its forward pass is not.
+#[test]
+fn training_under_medium_takes_cooperative_matrices_for_gradients_alone() {
+    let gpu = profiling();
+    let (_, want) = train(&gpu, "llama_gqa", Some("portable"));
+    if let Err(why) = gpu.set_matmul_precision(MatmulPrecision::Medium) {
+        println!("not tested here: {why}");
+        assert!(gpu.report().coop_side().is_none());
+        return;
+    }
+    gpu.clear_profile();
+    let (_, got) = train(&gpu, "llama_gqa", None);
+    if gpu.profiles() && gpu.forced_variant().is_none() {
+        let ran = kernels(&gpu);
+        let side = gpu.report().coop_side().unwrap();
+        for op in ["query_gradient", "key_gradient", "value_gradient"] {
+            let kernel = format!("attention_{op}_coop_{side}");
+            assert!(ran.contains(&kernel), "{ran:?}");
+        }
+        assert!(
+            !ran.iter().any(|n| n.contains("forward") && n.contains("coop")),
+            "{ran:?}"
+        );
+    }
+    let value = |bits: &u32| f64::from(f32::from_bits(*bits));
+    for (i, (want, got)) in want.iter().zip(&got).enumerate() {
+        let off: f64 = want
+            .iter()
+            .zip(got)
+            .map(|(a, b)| (value(a) - value(b)).powi(2))
+            .sum();
+        let size: f64 = want.iter().map(|a| value(a).powi(2)).sum();
+        // An operand is off by 2⁻¹² at most (relative), here through two blocks and back: a few times 2⁻¹¹ of a gradient.
+        assert!(
+            off <= size * 1e-2 * 1e-2,
+            "gradient {i}: {off:e} of {size:e}, squared"
+        );
     }
 }

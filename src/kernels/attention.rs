@@ -13,6 +13,8 @@
 mod cases;
 pub mod coop;
 mod coop_cases;
+#[cfg(test)]
+mod coop_tests;
 pub mod decode;
 #[cfg(test)]
 mod tests;

@@ -69,7 +69,7 @@ fn the_kind_of_adapter_decides_unless_a_variant_is_forced() {
 
 /// Sequences longer than a tile and of one token, prompts with one and several responses, ragged ends: prefixes that end within a tile and
 /// within a block of eight, tiles whose rows are of several sequences.
-const GROUPS: [Group; 7] = [
+pub(super) const GROUPS: [Group; 7] = [
     (5, &[]),
     (43, &[9, 1, 30]),
     (1, &[]),
@@ -80,7 +80,7 @@ const GROUPS: [Group; 7] = [
 ];
 
 /// Buffers in the order of `args`; outputs are NaN.
-fn buffers(gpu: &Gpu, (meta, ends): &(Vec<Meta>, Vec<u32>), s: Shape) -> Vec<Buffer> {
+pub(super) fn buffers(gpu: &Gpu, (meta, ends): &(Vec<Meta>, Vec<u32>), s: Shape) -> Vec<Buffer> {
     let mut g = Gen::new((s.head_dim + s.heads) as u64);
     let (wide, narrow) = (s.m * s.heads * s.head_dim, s.m * s.kv_heads * s.head_dim);
     let upload = |x: &[f32]| gpu.upload("in", x).unwrap();
@@ -114,7 +114,7 @@ fn pass(gpu: &Gpu, layout: &(Vec<Meta>, Vec<u32>), s: Shape, variant: &'static s
         .map(|(i, n)| gpu.read(&b[i], 0, s.m * n).unwrap())
 }
 
-fn shape(m: usize, (heads, kv_heads, head_dim): (usize, usize, usize)) -> Shape {
+pub(super) fn shape(m: usize, (heads, kv_heads, head_dim): (usize, usize, usize)) -> Shape {
     let scale = (1.0 / (head_dim as f64).sqrt()) as f32;
     Shape {
         m,
