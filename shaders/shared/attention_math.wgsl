@@ -1,5 +1,9 @@
 // Appended by all attention kernels.
 
+// Eight rows, or where they are stored, and a value of each of eight.
+struct Rows { a: vec4<u32>, b: vec4<u32> }
+struct Eight { a: vec4<f32>, b: vec4<f32> }
+
 fn chain(a: vec4<f32>, b: vec4<f32>, c: f32) -> f32 {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, c))));
 }

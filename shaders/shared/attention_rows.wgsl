@@ -1,10 +1,6 @@
 // Appended by the attention kernels whose lane is a query row; they bind `rows_meta`, and append the `stored` that says
 // which row of k and v a row of its ranges is: attention_contiguous.wgsl or attention_paged.wgsl.
 
-// Storage rows (in vec4s) of eight neighbouring key positions.
-struct Rows { a: vec4<u32>, b: vec4<u32> }
-struct Eight { a: vec4<f32>, b: vec4<f32> }
-
 // What the rows of this workgroup have in common. Loads of keys that all lanes share come from uniform
 // addresses, which CPU adapters turn into scalar loads. The arithmetic does not depend on it.
 struct SharedMeta {

@@ -1,0 +1,58 @@
+// attention_key_gradient.wgsl for subgroups of exactly LANES (8) threads: eight key rows of one KV head a workgroup, blocks of eight
+// query rows.
+// Appended: shared/attention_subgroup.wgsl, attention_subgroup_gradient.wgsl, attention_readers.wgsl, attention_params.wgsl,
+// attention_math.wgsl.
+
+@group(0) @binding(0) var<storage, read> q: array<f32>;
+@group(0) @binding(1) var<storage, read> k: array<f32>;
+@group(0) @binding(2) var<storage, read> v: array<f32>;
+@group(0) @binding(3) var<storage, read> key_ends: array<u32>;
+@group(0) @binding(4) var<storage, read> dout: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> lse: array<f32>;
+@group(0) @binding(6) var<storage, read> delta: array<f32>;
+@group(0) @binding(7) var<storage, read_write> dk: array<f32>;
+
+fn left_element(at: u32) -> f32 { return k[at]; }
+
+fn second_left(at: u32) -> f32 { return v[at]; }
+
+fn other4(at: u32) -> vec4<f32> { return vec4<f32>(q[4u * at], q[4u * at + 1u], q[4u * at + 2u], q[4u * at + 3u]); }
+
+fn second4(at: u32) -> vec4<f32> { return dout[at]; }
+
+fn right_element(at: u32) -> f32 { return q[at]; }
+
+fn put(at: u32, x: f32) { dk[at] = x; }
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+    let row = group.x * 8u;
+    let width = p.kv_heads * D4 * 4u;
+    let rows = rows_from(row, p.m - 1u);
+    let at = starts(rows, width, group.y * D4 * 4u + lane);
+    load_left(at);
+    load_second(at);
+    let ends = ends_of(rows);
+    let last = last_end(ends);
+    let shared_heads = p.heads / p.kv_heads;
+    for (var head = group.y * shared_heads; head < (group.y + 1u) * shared_heads; head++) {
+        for (var i = row; i < last; i += 8u) {
+            let reader = i + lane;
+            let own = min(reader, p.m - 1u) * p.heads + head;
+            let s = scores(own * D4);
+            let g = second_scores(own * D4);
+            load_right(starts(rows_from(i, p.m - 1u), p.heads * D4 * 4u, head * D4 * 4u + lane));
+            let z = lse[own];
+            let y = delta[own];
+            add_gradient(0u, s.a.x, g.a.x, z, y, reads(reader, row, ends.a.x));
+            add_gradient(1u, s.a.y, g.a.y, z, y, reads(reader, row + 1u, ends.a.y));
+            add_gradient(2u, s.a.z, g.a.z, z, y, reads(reader, row + 2u, ends.a.z));
+            add_gradient(3u, s.a.w, g.a.w, z, y, reads(reader, row + 3u, ends.a.w));
+            add_gradient(4u, s.b.x, g.b.x, z, y, reads(reader, row + 4u, ends.b.x));
+            add_gradient(5u, s.b.y, g.b.y, z, y, reads(reader, row + 5u, ends.b.y));
+            add_gradient(6u, s.b.z, g.b.z, z, y, reads(reader, row + 6u, ends.b.z));
+            add_gradient(7u, s.b.w, g.b.w, z, y, reads(reader, row + 7u, ends.b.w));
+        }
+    }
+    store_sums(min(8u, p.m - row), row * width + group.y * D4 * 4u + lane, width, lane);
+}
