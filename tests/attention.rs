@@ -4,6 +4,7 @@
 use std::path::Path;
 use tea_wgpu::config::MatmulPrecision;
 use tea_wgpu::gpu::{Gpu, GpuOptions, Recorder};
+use tea_wgpu::kernels::attention::{VARIANTS, runs};
 use tea_wgpu::model::batch::Batch;
 use tea_wgpu::model::forward::{Keys, Pass};
 use tea_wgpu::model::params::Model;
@@ -83,29 +84,34 @@ fn profiling() -> Gpu {
 
 /// A variant that is asked for must be reached, forward and backward, and must change nothing.
 #[test]
-fn training_by_tiles_gives_the_portable_bits() {
+fn every_variant_trains_with_the_portable_bits() {
     let gpu = profiling();
+    let others = VARIANTS.into_iter().skip(1).filter(|v| runs(&gpu, v, 64));
+    let others: Vec<&str> = others.collect();
     for name in ["llama_gqa", "qwen3_qknorm"] {
-        let (logp, want) = train(&gpu, name, Some("portable"));
-        gpu.clear_profile();
-        let (tiled_logp, got) = train(&gpu, name, Some("tiled"));
+        let (logp, want) = train(&gpu, name, Some(VARIANTS[0]));
         assert!(logp.iter().all(|v| v.is_finite() && *v < 0.0), "{name}");
-        assert_eq!(logp, tiled_logp, "{name}");
         assert!(want.iter().flatten().any(|v| *v != 0), "{name}: no gradient");
-        assert!(want == got, "{name}: gradients");
-        if !gpu.profiles() {
-            println!(
-                "{}: no timestamps, and so no names of what ran",
-                gpu.report().name
-            );
-            continue;
+        for variant in &others {
+            gpu.clear_profile();
+            let (got_logp, got) = train(&gpu, name, Some(variant));
+            assert_eq!(logp, got_logp, "{name} {variant}");
+            assert!(want == got, "{name} {variant}: gradients");
+            if !gpu.profiles() {
+                println!(
+                    "{}: no timestamps, and so no names of what ran",
+                    gpu.report().name
+                );
+                continue;
+            }
+            let of_attention = kernels(&gpu);
+            let suffix = variant.trim_end_matches("-8");
+            for op in ["forward", "query_gradient", "key_gradient", "value_gradient"] {
+                let kernel = format!("attention_{op}_{suffix}");
+                assert!(of_attention.contains(&kernel), "{name}: {of_attention:?}");
+            }
+            assert_eq!(of_attention.len(), 5, "{name}: {of_attention:?}");
         }
-        let of_attention = kernels(&gpu);
-        for op in ["forward", "query_gradient", "key_gradient", "value_gradient"] {
-            let kernel = format!("attention_{op}_tiled");
-            assert!(of_attention.contains(&kernel), "{name}: {of_attention:?}");
-        }
-        assert_eq!(of_attention.len(), 5, "{name}: {of_attention:?}");
     }
 }
 

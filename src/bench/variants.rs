@@ -5,7 +5,7 @@
 
 use crate::error::Result;
 use crate::gpu::{Gpu, Recorder};
-use crate::kernels::attention::{coop, decode, tiled};
+use crate::kernels::attention::{self, coop, decode};
 use crate::kernels::linear_variants;
 use crate::tensor::DType;
 
@@ -21,10 +21,12 @@ pub fn variants(gpu: &Gpu, op: &str, _dtype: Option<DType>) -> Vec<VariantName> 
     if op == decode::OP {
         return decode::VARIANTS.to_vec();
     }
-    if tiled::OPS.contains(&op) {
-        let gradients = op == tiled::BACKWARD_OP;
+    if attention::OPS.contains(&op) {
+        let gradients = op == attention::BACKWARD_OP;
         let coop = gradients.then(|| coop::variants(gpu)).unwrap_or_default();
-        return [tiled::VARIANTS.to_vec(), coop].concat();
+        let all = attention::VARIANTS.into_iter().chain(coop);
+        // The case leaves out those that are not for its model's heads.
+        return all.filter(|v| attention::runs(gpu, v, 0)).collect();
     }
     let linear = linear_variants::variants(gpu, op);
     if linear.is_empty() { vec![PORTABLE] } else { linear }

@@ -16,20 +16,24 @@ mod coop_cases;
 #[cfg(test)]
 mod coop_tests;
 pub mod decode;
+mod subgroup;
 #[cfg(test)]
 mod tests;
-pub mod tiled;
-mod tiled_cases;
-#[cfg(test)]
-mod tiled_tests;
+mod tiled;
 pub mod twin;
+mod variant_cases;
+#[cfg(test)]
+mod variant_tests;
 
 use super::kv::Stored;
 use super::weight::lanes;
 use super::{Entry, fold};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, DeviceKind, Gpu, Kernel, Recorder};
+use decode::PORTABLE;
+use subgroup::SUBGROUP;
+use tiled::TILED;
 
 macro_rules! head_kernels {
     ($op:literal, $parts:tt) => { head_kernels!($op, $op, $parts) };
@@ -126,6 +130,32 @@ static DELTA: Kernel = Kernel::portable(
 /// Rows of a page of a KV cache: the key block. A page then never holds parts of two blocks of a prompt, and a response's
 /// last page wastes at most seven rows.
 pub const PAGE: usize = 8;
+
+/// The ops' names among variants and benches, [`decode::OP`] aside.
+pub const OPS: [&str; 2] = ["attention_forward", BACKWARD_OP];
+/// The three gradients together; [`coop`] has further variants of them.
+pub const BACKWARD_OP: &str = "attention_backward";
+/// Their variants, by name, the portable one first.
+pub const VARIANTS: [&str; 3] = [PORTABLE, TILED, SUBGROUP];
+
+/// Whether this adapter runs a variant of [`OPS`] on heads of this many dimensions.
+pub fn runs(gpu: &Gpu, variant: &str, head_dim: usize) -> bool {
+    variant != SUBGROUP || (head_dim <= subgroup::WIDEST && gpu.report().runs(&subgroup::FORWARD))
+}
+
+/// The variant of [`OPS`] to run: the forced one, else by the kind of adapter; the portable one where the lanes are forced, and where
+/// the adapter or the heads are not the variant's.
+fn choose(rec: &Recorder, head_dim: usize) -> &'static str {
+    let (gpu, forced) = (rec.gpu(), rec.forced_variant());
+    let forced = forced.and_then(|name| VARIANTS.into_iter().find(|v| *v == name));
+    let caps = gpu.caps();
+    let name = forced.unwrap_or(match caps.kind {
+        _ if caps.forced_lanes.is_some() => PORTABLE,
+        DeviceKind::Cpu => SUBGROUP,
+        _ => TILED,
+    });
+    if runs(gpu, name, head_dim) { name } else { PORTABLE }
+}
 
 /// Sizes of an attention call.
 #[derive(Debug, Clone, Copy)]
@@ -225,7 +255,7 @@ pub fn forward(
     shape: Shape,
 ) -> Result<()> {
     let buffers = [q, k, v, meta, out, lse];
-    if tiled::forward(rec, buffers, shape)? {
+    if tiled::forward(rec, buffers, shape)? || subgroup::forward(rec, buffers, shape)? {
         return Ok(());
     }
     let bindings = buffers.map(Binding::from);
@@ -255,9 +285,23 @@ pub fn forward_paged(
     lse: &Buffer,
     shape: Shape,
 ) -> Result<()> {
-    if tiled::forward_paged(rec, q, keys, [meta, out, lse], shape)? {
+    let outputs = [meta, out, lse];
+    if tiled::forward_paged(rec, q, keys, outputs, shape)?
+        || subgroup::forward_paged(rec, q, keys, outputs, shape)?
+    {
         return Ok(());
     }
+    portable_paged(rec, q, keys, outputs, shape)
+}
+
+/// [`forward_paged`]'s portable kernel.
+fn portable_paged(
+    rec: &mut Recorder,
+    q: &Buffer,
+    keys: Paged<'_>,
+    [meta, out, lse]: [&Buffer; 3],
+    shape: Shape,
+) -> Result<()> {
     let bindings = [q, keys.kv.k, keys.kv.v, meta, out, lse, keys.pages].map(Binding::from);
     let page = [("PAGE", PAGE as f64)];
     let kernels = match keys.kv.dtype {
@@ -329,7 +373,10 @@ pub fn delta(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
 /// # Errors
 /// `head_dim` is above 256, or a GPU error.
 pub fn query_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
-    if coop::query_gradient(rec, a, s)? || tiled::query_gradient(rec, a, s)? {
+    if coop::query_gradient(rec, a, s)?
+        || tiled::query_gradient(rec, a, s)?
+        || subgroup::query_gradient(rec, a, s)?
+    {
         return Ok(());
     }
     let bindings = [a.q, a.k, a.v, a.meta, a.dout, a.lse, a.delta, a.dq].map(Binding::from);
@@ -341,7 +388,8 @@ pub fn query_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Res
 /// # Errors
 /// `head_dim` is above 256, or a GPU error.
 pub fn key_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
-    if coop::key_gradient(rec, a, s)? || tiled::key_gradient(rec, a, s)? {
+    if coop::key_gradient(rec, a, s)? || tiled::key_gradient(rec, a, s)? || subgroup::key_gradient(rec, a, s)?
+    {
         return Ok(());
     }
     let bindings = [a.q, a.k, a.v, a.key_ends, a.dout, a.lse, a.delta, a.dk].map(Binding::from);
@@ -353,7 +401,10 @@ pub fn key_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Resul
 /// # Errors
 /// `head_dim` is above 256, or a GPU error.
 pub fn value_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
-    if coop::value_gradient(rec, a, s)? || tiled::value_gradient(rec, a, s)? {
+    if coop::value_gradient(rec, a, s)?
+        || tiled::value_gradient(rec, a, s)?
+        || subgroup::value_gradient(rec, a, s)?
+    {
         return Ok(());
     }
     let bindings = [a.q, a.k, a.key_ends, a.dout, a.lse, a.dv].map(Binding::from);
@@ -385,12 +436,21 @@ pub fn entries() -> Vec<Entry> {
         entry(&VALUE_GRADIENT[0], cases::value_gradient::<0>),
         entry(&VALUE_GRADIENT[1], cases::value_gradient::<1>),
         entry(&VALUE_GRADIENT[2], cases::value_gradient::<2>),
-        entry(&tiled::FORWARD, tiled_cases::forward),
-        entry(&tiled::FORWARD_PAGED, tiled_cases::forward_paged),
-        entry(&tiled::FORWARD_PAGED_F16, tiled_cases::forward_paged_f16),
-        entry(&tiled::QUERY_GRADIENT, tiled_cases::query_gradient),
-        entry(&tiled::KEY_GRADIENT, tiled_cases::key_gradient),
-        entry(&tiled::VALUE_GRADIENT, tiled_cases::value_gradient),
+        entry(&subgroup::FORWARD, variant_cases::forward::<1>),
+        entry(&subgroup::FORWARD_PAGED, variant_cases::forward_paged::<1>),
+        entry(
+            &subgroup::FORWARD_PAGED_F16,
+            variant_cases::forward_paged_f16::<1>,
+        ),
+        entry(&subgroup::QUERY_GRADIENT, variant_cases::query_gradient::<1>),
+        entry(&subgroup::KEY_GRADIENT, variant_cases::key_gradient::<1>),
+        entry(&subgroup::VALUE_GRADIENT, variant_cases::value_gradient::<1>),
+        entry(&tiled::FORWARD, variant_cases::forward::<0>),
+        entry(&tiled::FORWARD_PAGED, variant_cases::forward_paged::<0>),
+        entry(&tiled::FORWARD_PAGED_F16, variant_cases::forward_paged_f16::<0>),
+        entry(&tiled::QUERY_GRADIENT, variant_cases::query_gradient::<0>),
+        entry(&tiled::KEY_GRADIENT, variant_cases::key_gradient::<0>),
+        entry(&tiled::VALUE_GRADIENT, variant_cases::value_gradient::<0>),
         entry(&coop::QUERY_GRADIENT[0], coop_cases::query_gradient::<0>),
         entry(&coop::QUERY_GRADIENT[1], coop_cases::query_gradient::<1>),
         entry(&coop::KEY_GRADIENT[0], coop_cases::key_gradient::<0>),

@@ -120,7 +120,9 @@ pub(super) fn cases(wanted: &Wanted<'_>) -> Vec<BenchCase> {
             }
             for op in ops {
                 for kv in types {
-                    for variant in variants(wanted.gpu, op, None) {
+                    let all = variants(wanted.gpu, op, None).into_iter();
+                    let dim = model.spec().head_dim;
+                    for variant in all.filter(|v| attention::runs(wanted.gpu, v, dim)) {
                         out.push(case(op, *model, phase, Call::new(*model, phase, variant, *kv)));
                     }
                 }

@@ -71,7 +71,7 @@ pub(super) fn choose(rec: &Recorder, head_dim: usize) -> Option<usize> {
     let kind = match rec.forced_variant() {
         Some(COOP_8) => Some(0),
         Some(COOP_16) => Some(1),
-        Some(name) if tiled::VARIANTS.contains(&name) => None,
+        Some(name) if super::VARIANTS.contains(&name) => None,
         _ => of_precision(),
     };
     kind.filter(|kind| head_dim <= HEAD_DIM && gpu.report().runs(&QUERY_GRADIENT[*kind]))

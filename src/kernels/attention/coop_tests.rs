@@ -2,7 +2,7 @@
 
 use super::super::harness::{Gen, assert_layout, wide};
 use super::cases::{args, pack};
-use super::tiled_tests::{GROUPS, buffers, shape};
+use super::variant_tests::{GROUPS, buffers, shape};
 use super::twin::{self, Meta};
 use super::*;
 use crate::config::MatmulPrecision;

@@ -6,19 +6,13 @@
 //! one chain over ascending rows. The portable kernel has a thread a row, which reads every value that it multiplies from memory. On a
 //! CPU adapter, whose threads are loops with barriers between them, it is the slower one.
 
-use super::{BackwardArgs, PAGE, Paged, Params, Shape, decode};
+use super::{BackwardArgs, PAGE, Paged, Params, Shape};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, DeviceKind, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, Kernel, Recorder};
 
-/// The ops' names among variants and benches.
-pub const OPS: [&str; 2] = ["attention_forward", BACKWARD_OP];
-/// The three gradients together.
-pub const BACKWARD_OP: &str = "attention_backward";
 /// The variant for GPUs.
 pub(super) const TILED: &str = "tiled";
-/// The variants, by name, the portable one first; every adapter runs both.
-pub const VARIANTS: [&str; 2] = [decode::PORTABLE, TILED];
 
 macro_rules! tiled_kernel {
     ($name:literal, $op:literal, [$($part:literal),*]) => {
@@ -115,22 +109,10 @@ impl Sizes {
     }
 }
 
-/// The variant to run: the forced one, else by the kind of adapter; the portable one where the lanes are forced.
-pub(super) fn choose(rec: &Recorder) -> &'static str {
-    let forced = rec.forced_variant();
-    let forced = forced.and_then(|name| VARIANTS.into_iter().find(|v| *v == name));
-    let caps = rec.gpu().caps();
-    forced.unwrap_or(match caps.kind {
-        DeviceKind::Cpu => decode::PORTABLE,
-        _ if caps.forced_lanes.is_some() => decode::PORTABLE,
-        _ => TILED,
-    })
-}
-
 /// Workgroups of `rows` left rows a KV head; `None` where the portable kernel is to run: chosen, or heads too wide, or more tiles
 /// than a dispatch has.
 fn tiles(rec: &Recorder, rows: usize, s: Shape) -> Option<(Sizes, [u32; 3])> {
-    let sizes = Sizes::of(s.head_dim).filter(|_| choose(rec) == TILED)?;
+    let sizes = Sizes::of(s.head_dim).filter(|_| super::choose(rec, s.head_dim) == TILED)?;
     let tiles = rows.div_ceil(sizes.left);
     let fits = tiles <= rec.gpu().caps().max_workgroups as usize;
     fits.then_some((sizes, [tiles as u32, s.kv_heads as u32, 1]))

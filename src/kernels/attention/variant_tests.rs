@@ -3,7 +3,7 @@
 use super::super::harness::{Gen, assert_layout};
 use super::super::kv::stored;
 use super::cases::{Group, args, pack};
-use super::decode::PORTABLE;
+use super::subgroup::{self, SUBGROUP};
 use super::tiled::{self, Sizes, TILED};
 use super::twin::Meta;
 use super::*;
@@ -25,6 +25,12 @@ fn layouts() {
         &tiled::QUERY_GRADIENT,
         &tiled::KEY_GRADIENT,
         &tiled::VALUE_GRADIENT,
+        &subgroup::FORWARD,
+        &subgroup::FORWARD_PAGED,
+        &subgroup::FORWARD_PAGED_F16,
+        &subgroup::QUERY_GRADIENT,
+        &subgroup::KEY_GRADIENT,
+        &subgroup::VALUE_GRADIENT,
     ] {
         assert_layout::<Params>(kernel, &members);
     }
@@ -52,19 +58,36 @@ fn a_workgroup_takes_what_its_memory_holds() {
     }
 }
 
+/// Whether the adapter has what `subgroup-8` needs, the width of heads aside.
+fn has_subgroups(gpu: &Gpu) -> bool {
+    gpu.report().runs(&subgroup::FORWARD)
+}
+
 /// A forced name must lead to its kernel: one that fell back would make the comparison of variants vain.
 #[test]
 fn the_kind_of_adapter_decides_unless_a_variant_is_forced() {
     let gpu = Gpu::open(&GpuOptions::default()).unwrap();
     let mut rec = Recorder::new(&gpu);
-    for name in tiled::VARIANTS {
+    for name in VARIANTS {
         rec.force_variant(Some(name));
-        assert_eq!(tiled::choose(&rec), name);
+        let narrow = if name == SUBGROUP && !has_subgroups(&gpu) {
+            PORTABLE
+        } else {
+            name
+        };
+        assert_eq!(choose(&rec, 64), narrow);
+        let wide = if name == SUBGROUP { PORTABLE } else { name };
+        assert_eq!(choose(&rec, 68), wide);
     }
     rec.force_variant(Some("tile-64"));
     let caps = gpu.caps();
-    let on_cpu = caps.kind == DeviceKind::Cpu || caps.forced_lanes.is_some();
-    assert_eq!(tiled::choose(&rec), if on_cpu { PORTABLE } else { TILED });
+    let by_kind = match caps.kind {
+        _ if caps.forced_lanes.is_some() => PORTABLE,
+        DeviceKind::Cpu if has_subgroups(&gpu) => SUBGROUP,
+        DeviceKind::Cpu => PORTABLE,
+        _ => TILED,
+    };
+    assert_eq!(choose(&rec, 64), by_kind);
 }
 
 /// Sequences longer than a tile and of one token, prompts with one and several responses, ragged ends: prefixes that end within a tile and
@@ -127,7 +150,7 @@ pub(super) fn shape(m: usize, (heads, kv_heads, head_dim): (usize, usize, usize)
 
 /// Heads of every class and of odd multiples of four, with one, three, five and eight query heads a KV head.
 #[test]
-fn packed_rows_by_tiles_have_the_portable_bits() {
+fn packed_rows_have_the_portable_bits() {
     let gpu = Gpu::open(&GpuOptions::default()).unwrap();
     let layout = pack(&GROUPS);
     for heads in [
@@ -139,18 +162,24 @@ fn packed_rows_by_tiles_have_the_portable_bits() {
         (2, 2, 100),
     ] {
         let s = shape(layout.0.len(), heads);
-        let [want, got] = [PORTABLE, TILED].map(|variant| pass(&gpu, &layout, s, variant));
-        for (i, name) in ["out", "lse", "dq", "dk", "dv"].into_iter().enumerate() {
-            let differ = want[i].iter().zip(&got[i]).filter(|(a, b)| a != b).count();
-            assert_eq!(differ, 0, "{heads:?}: {name}, of {}", want[i].len());
-            assert!(want[i].iter().all(|v| f32::from_bits(*v).is_finite()), "{name}");
+        let want = pass(&gpu, &layout, s, PORTABLE);
+        for variant in [TILED, SUBGROUP]
+            .into_iter()
+            .filter(|v| runs(&gpu, v, s.head_dim))
+        {
+            let got = pass(&gpu, &layout, s, variant);
+            for (i, name) in ["out", "lse", "dq", "dk", "dv"].into_iter().enumerate() {
+                let differ = want[i].iter().zip(&got[i]).filter(|(a, b)| a != b).count();
+                assert_eq!(differ, 0, "{variant} {heads:?}: {name}, of {}", want[i].len());
+                assert!(want[i].iter().all(|v| f32::from_bits(*v).is_finite()), "{name}");
+            }
         }
     }
 }
 
 /// A group's outputs and gradients do not depend on what is packed beside it, and so not on where its tiles begin.
 #[test]
-fn tiles_are_batch_invariant() {
+fn variants_are_batch_invariant() {
     let gpu = Gpu::open(&GpuOptions::default()).unwrap();
     let heads = (6, 2, 40);
     let alone = pack(&[(9, &[3, 14, 1])]);
@@ -163,21 +192,23 @@ fn tiles_are_batch_invariant() {
     for (i, width) in [(0, 240), (1, 80), (2, 80), (5, 240)] {
         rec.copy(&all[i], 0, &few[i], 0, (n * width * 4) as u64);
     }
-    rec.force_variant(Some(TILED));
-    for (b, s) in [(&few, a), (&all, b)] {
-        forward(&mut rec, &b[0], &b[1], &b[2], &b[6], &b[3], &b[4], s).unwrap();
-        backward(&mut rec, &args(b), s).unwrap();
-    }
-    rec.submit().unwrap();
-    for (i, width) in [(3, 240), (4, 6), (9, 240), (10, 80), (11, 80)] {
-        let read = |b: &[Buffer]| -> Vec<u32> { gpu.read(&b[i], 0, n * width).unwrap() };
-        assert!(read(&few) == read(&all), "buffer {i}");
+    for variant in [TILED, SUBGROUP].into_iter().filter(|v| runs(&gpu, v, 40)) {
+        rec.force_variant(Some(variant));
+        for (b, s) in [(&few, a), (&all, b)] {
+            forward(&mut rec, &b[0], &b[1], &b[2], &b[6], &b[3], &b[4], s).unwrap();
+            backward(&mut rec, &args(b), s).unwrap();
+        }
+        rec.submit().unwrap();
+        for (i, width) in [(3, 240), (4, 6), (9, 240), (10, 80), (11, 80)] {
+            let read = |b: &[Buffer]| -> Vec<u32> { gpu.read(&b[i], 0, n * width).unwrap() };
+            assert!(read(&few) == read(&all), "{variant}: buffer {i}");
+        }
     }
 }
 
 /// Prompts over a cache in scattered pages, of f32 and of halves: the rows of a prompt in chunks, as prefill takes them.
 #[test]
-fn prompts_by_tiles_have_the_portable_bits() {
+fn prompts_have_the_portable_bits() {
     let gpu = Gpu::open(&GpuOptions::default()).unwrap();
     // Three prompts from position 0 and one that goes on after 40 cached positions, each in pages of its own.
     let mut meta: Vec<Meta> = Vec::new();
@@ -197,7 +228,7 @@ fn prompts_by_tiles_have_the_portable_bits() {
             let words = stored(&g.uniform(pages * PAGE * s.kv_heads * s.head_dim, scale), dtype);
             gpu.upload("kv", &words).unwrap()
         });
-        let [want, got] = [PORTABLE, TILED].map(|variant| {
+        let pass = |variant: &'static str| {
             let out = gpu.upload("out", &vec![f32::NAN; s.m * width]).unwrap();
             let lse = gpu.upload("lse", &vec![f32::NAN; s.m * s.heads]).unwrap();
             let kv = Stored { k: &k, v: &v, dtype };
@@ -208,8 +239,14 @@ fn prompts_by_tiles_have_the_portable_bits() {
             let out: Vec<u32> = gpu.read(&out, 0, s.m * width).unwrap();
             let lse: Vec<u32> = gpu.read(&lse, 0, s.m * s.heads).unwrap();
             [out, lse].concat()
-        });
-        assert!(want == got, "{dtype}");
+        };
+        let want = pass(PORTABLE);
+        for variant in [TILED, SUBGROUP]
+            .into_iter()
+            .filter(|v| runs(&gpu, v, s.head_dim))
+        {
+            assert!(want == pass(variant), "{variant} {dtype}");
+        }
         assert!(want.iter().all(|v| f32::from_bits(*v).is_finite()), "{dtype}");
     }
 }
