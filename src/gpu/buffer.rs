@@ -10,7 +10,7 @@ pub struct MemoryReport {
     pub current: u64,
     /// Most bytes that were allocated at once.
     pub peak: u64,
-    /// Buffers allocated so far, freed ones too.
+    /// Buffers allocated so far, freed ones and the host's readback areas too.
     pub allocations: u64,
     /// Bytes allocated now by each label (text before the first `/` of a buffer's label).
     pub by_owner: BTreeMap<String, u64>,
@@ -31,6 +31,11 @@ impl Tracker {
             r.peak = r.current;
             r.by_owner_at_peak = r.by_owner.clone();
         }
+    }
+
+    /// Counts an allocation that takes nothing of the device's memory.
+    pub(super) fn count(&self) {
+        super::device::lock(&self.0).allocations += 1;
     }
 
     fn remove(&self, owner: &str, bytes: u64) {

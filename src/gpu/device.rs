@@ -283,76 +283,12 @@ impl Gpu {
         }
     }
 
-    /// Reads `count` values of `T` from byte `offset`, after everything submitted so far.
-    ///
-    /// # Errors
-    /// A lost device, or an error that an earlier submission caused.
-    pub fn read<T: bytemuck::Pod>(&self, buffer: &Buffer, offset: u64, count: usize) -> Result<Vec<T>> {
-        let bytes = (count * size_of::<T>()) as u64;
-        if bytes == 0 {
-            return Ok(Vec::new());
-        }
-        let padded = bytes.next_multiple_of(4);
-        let mut slot = lock(&self.0.staging);
-        if slot.as_ref().is_none_or(|s| s.size() < padded) {
-            *slot = Some(self.0.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("readback"),
-                size: padded.next_power_of_two().max(4096),
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            }));
-        }
-        let Some(staging) = slot.as_ref() else {
-            return Err(Error::internal("no staging buffer"));
-        };
-        let mut encoder = self.0.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(buffer.raw(), offset, staging, 0, Some(padded));
-        self.0.queue.submit([encoder.finish()]);
-        let (tx, rx) = std::sync::mpsc::channel();
-        staging
-            .slice(..padded)
-            .map_async(wgpu::MapMode::Read, move |r| drop(tx.send(r)));
-        self.wait()?;
-        rx.recv()
-            .map_err(|_| {
-                self.take_fault()
-                    .unwrap_or_else(|| Error::DeviceLost("no answer to a readback".into()))
-            })?
-            .map_err(|e| {
-                self.take_fault()
-                    .unwrap_or_else(|| Error::Gpu(format!("mapping for readback: {e}")))
-            })?;
-        let view = staging
-            .slice(..padded)
-            .get_mapped_range()
-            .map_err(|e| Error::Gpu(e.to_string()))?;
-        let mut out = vec![T::zeroed(); count];
-        bytemuck::cast_slice_mut::<T, u8>(&mut out).copy_from_slice(&view[..bytes as usize]);
-        drop(view);
-        staging.unmap();
-        self.check()?;
-        Ok(out)
-    }
-
-    /// Waits until everything submitted has run.
-    ///
-    /// # Errors
-    /// A lost device, or an error that an earlier submission caused.
-    pub fn wait(&self) -> Result<()> {
-        if let Err(e) = self.0.device.poll(wgpu::PollType::wait_indefinitely()) {
-            return Err(self
-                .take_fault()
-                .unwrap_or_else(|| Error::DeviceLost(e.to_string())));
-        }
-        self.check()
-    }
-
     /// The error that wgpu reported out of turn, if any.
     pub(super) fn check(&self) -> Result<()> {
         self.take_fault().map_or(Ok(()), Err)
     }
 
-    fn take_fault(&self) -> Option<Error> {
+    pub(super) fn take_fault(&self) -> Option<Error> {
         lock(&self.0.fault).take()
     }
 

@@ -1,7 +1,8 @@
 //! The only module that names `wgpu`: adapters, limits, buffers, pipelines, recording, readback, timestamps.
 //!
 //! A [`Gpu`] is an open device. [`Buffer`]s are allocated from it (never above the adapter's binding cap),
-//! a [`Recorder`] batches dispatches of [`Kernel`]s into submissions, and [`Gpu::read`] brings data back.
+//! a [`Recorder`] batches dispatches of [`Kernel`]s into submissions, and [`Gpu::read`] or a
+//! [`Readback`] brings data back.
 //! Errors that wgpu reports outside a call (validation, lost device) are kept and returned by the next
 //! submission or readback as a typed [`Error`](crate::error::Error); nothing aborts silently.
 
@@ -11,6 +12,7 @@ mod choices;
 mod device;
 mod pipeline;
 mod profile;
+mod readback;
 mod recorder;
 
 pub use adapters::{AdapterReport, CoopShape, DeviceKind, list_adapters};
@@ -19,4 +21,5 @@ pub use device::{Caps, Gpu, GpuOptions, Tune};
 pub use pipeline::{Binding, COOP_SUBGROUPS, Coop, Kernel, Reflection, reflect};
 pub(crate) use pipeline::{cache_dir, write_cache};
 pub use profile::ProfileRow;
+pub use readback::{Readback, Submission};
 pub use recorder::Recorder;

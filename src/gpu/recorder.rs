@@ -4,6 +4,7 @@ use super::buffer::Buffer;
 use super::device::{Gpu, lock};
 use super::pipeline::{Binding, Kernel};
 use super::profile::{CAPACITY, ProfileRow};
+use super::readback::{Readback, Submission};
 use crate::error::{Error, Result};
 
 /// Dispatches in one submission: enough to hide the cost of a submission, few enough that no driver's
@@ -21,6 +22,7 @@ pub struct Recorder {
     dispatches: usize,
     variant: Option<&'static str>,
     sums_split: bool,
+    last: Option<wgpu::SubmissionIndex>,
 }
 
 impl Recorder {
@@ -33,6 +35,7 @@ impl Recorder {
             dispatches: 0,
             variant: None,
             sums_split: false,
+            last: None,
         }
     }
 
@@ -177,6 +180,16 @@ impl Recorder {
         }
     }
 
+    /// Copies `bytes` from `source` at `from` to the host's `target` at `to` (byte offsets, multiples of 4), where
+    /// [`Readback::read`] finds them.
+    pub fn read_back(&mut self, source: &Buffer, from: u64, target: &Readback, to: u64, bytes: u64) {
+        if bytes > 0 {
+            self.gpu.count_command();
+            self.encoder()
+                .copy_buffer_to_buffer(source.raw(), from, target.raw(), to, Some(bytes));
+        }
+    }
+
     /// Sets a whole buffer to zero.
     pub fn zero(&mut self, buffer: &Buffer) {
         self.gpu.count_command();
@@ -193,6 +206,15 @@ impl Recorder {
         Ok(())
     }
 
+    /// Submits what is recorded; the point that the device has to reach until all that this recorder submitted has run.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub fn submitted(&mut self) -> Result<Submission> {
+        self.submit()?;
+        Ok(Submission(self.last.clone()))
+    }
+
     /// Submits what is recorded.
     ///
     /// # Errors
@@ -205,7 +227,7 @@ impl Recorder {
         };
         let gpu = self.gpu.clone();
         let Some(profile) = &gpu.0.profile else {
-            gpu.0.queue.submit([encoder.finish()]);
+            self.last = Some(gpu.0.queue.submit([encoder.finish()]));
             // Frees what finished submissions held; does not wait.
             drop(gpu.0.device.poll(wgpu::PollType::Poll));
             return gpu.check();
@@ -216,7 +238,7 @@ impl Recorder {
             encoder.resolve_query_set(&profile.queries, 0..count, &profile.resolve, 0);
             encoder.copy_buffer_to_buffer(&profile.resolve, 0, &profile.host, 0, Some(u64::from(count) * 8));
         }
-        gpu.0.queue.submit([encoder.finish()]);
+        self.last = Some(gpu.0.queue.submit([encoder.finish()]));
         if count > 0 {
             let slice = profile.host.slice(..u64::from(count) * 8);
             slice.map_async(wgpu::MapMode::Read, |_| {});

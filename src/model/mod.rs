@@ -26,6 +26,7 @@ pub mod plan;
 pub mod raw;
 pub mod run;
 pub mod save;
+pub mod score_queue;
 pub mod shapes;
 pub mod source;
 pub mod spec;

@@ -215,29 +215,9 @@ pub fn each_judged(
         adapter: true,
     };
     let mut rec = Recorder::new(&model.gpu);
-    let pad = model.spec.pad_token_id;
     let mut from = 0;
     while from < sequences.len() {
-        let mut batch = Batch::default();
-        let mut to = from;
-        while to < sequences.len() {
-            let run = prefix_run(&sequences[to..], ws.shape.rows);
-            let rows = run.prefix + run.suffix_rows;
-            if rows > ws.shape.rows {
-                return Err(Error::user(format!(
-                    "a sequence of {} tokens does not fit the token budget of {}; raise --token-budget or shorten it",
-                    sequences[to].len(),
-                    ws.shape.rows
-                )));
-            }
-            if to > from && (batch.rows() + rows > ws.shape.rows || to + run.count - from > ws.shape.readouts)
-            {
-                break;
-            }
-            let group = &sequences[to..to + run.count];
-            batch.push_scored(run.prefix, group.iter().map(|s| (*s, score_index(s, pad))))?;
-            to += run.count;
-        }
+        let (mut batch, to) = next_judged(model, ws, sequences, from)?;
         let loaded = ws.load(&mut rec, model, &mut batch)?;
         pass.forward_for(&mut rec, &loaded, &Keys::Packed, backward)?;
         pass.scores(&mut rec, &loaded)?;
@@ -254,6 +234,35 @@ pub fn each_judged(
         from = to;
     }
     rec.submit()
+}
+
+/// The micro-batch of the sequences from `from` on, and the first that it has no room for.
+pub(super) fn next_judged(
+    model: &Model,
+    ws: &Workspace,
+    sequences: &[&[u32]],
+    from: usize,
+) -> Result<(Batch, usize)> {
+    let pad = model.spec.pad_token_id;
+    let (mut batch, mut to) = (Batch::default(), from);
+    while to < sequences.len() {
+        let run = prefix_run(&sequences[to..], ws.shape.rows);
+        let rows = run.prefix + run.suffix_rows;
+        if rows > ws.shape.rows {
+            return Err(Error::user(format!(
+                "a sequence of {} tokens does not fit the token budget of {}; raise --token-budget or shorten it",
+                sequences[to].len(),
+                ws.shape.rows
+            )));
+        }
+        if to > from && (batch.rows() + rows > ws.shape.rows || to + run.count - from > ws.shape.readouts) {
+            break;
+        }
+        let group = &sequences[to..to + run.count];
+        batch.push_scored(run.prefix, group.iter().map(|s| (*s, score_index(s, pad))))?;
+        to += run.count;
+    }
+    Ok((batch, to))
 }
 
 struct PrefixRun {

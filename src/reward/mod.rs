@@ -1,9 +1,11 @@
 //! Rewards: what turns a response into a number.
 
 mod model;
+mod scoring;
 mod verifier;
 
 pub use model::{RewardModel, RewardOptions};
+pub use scoring::{GroupScoring, Scoring};
 pub use verifier::DemoScore;
 
 use crate::error::{Error, Result};
@@ -48,6 +50,15 @@ pub trait Reward {
     /// # Errors
     /// A response that cannot be judged, or a reward that is not finite (naming prompt and sample).
     fn score(&mut self, items: &[Item<'_>]) -> Result<Vec<f64>>;
+
+    /// Begins to score responses that are not all there yet; the rewards are those of [`Reward::score`]. What an earlier scoring left
+    /// unfinished is forgotten. By default what is added is scored at once.
+    fn scoring(&mut self) -> Box<dyn Scoring + '_> {
+        Box::new(scoring::AtOnce {
+            reward: self,
+            rewards: Vec::new(),
+        })
+    }
 }
 
 /// Refuses rewards that are not finite: one of them would make every advantage of its group meaningless.
@@ -55,19 +66,27 @@ pub trait Reward {
 /// # Errors
 /// Names the judge, the prompt and the number of the sample among those of its prompt (from 0).
 pub fn check_finite(name: &str, items: &[Item<'_>], rewards: &[f64]) -> Result<()> {
-    let Some(at) = rewards.iter().position(|r| !r.is_finite()) else {
-        return Ok(());
-    };
-    let sample = items[..at]
-        .iter()
-        .filter(|i| i.prompt == items[at].prompt)
-        .count();
-    Err(Error::user(format!(
-        "{name} gave the reward {} to sample {sample} of the prompt {:?}; rewards must be finite. Check the reward model's \
-         weights, or try --reward-dtype f32",
-        rewards[at],
-        excerpt(items[at].prompt)
-    )))
+    match rewards.iter().position(|r| !r.is_finite()) {
+        None => Ok(()),
+        Some(at) => Err(not_finite(name, rewards[at], &place(items, at))),
+    }
+}
+
+fn not_finite(name: &str, reward: f64, place: &str) -> Error {
+    Error::user(format!(
+        "{name} gave the reward {reward} to {place}; rewards must be finite. Check the reward model's weights, or try \
+         --reward-dtype f32"
+    ))
+}
+
+/// What messages call an item: the number of the sample among those of its prompt (from 0), and the prompt.
+fn place(items: &[Item<'_>], at: usize) -> String {
+    let prompt = items[at].prompt;
+    sample_of(items[..at].iter().filter(|i| i.prompt == prompt).count(), prompt)
+}
+
+fn sample_of(sample: usize, prompt: &PromptContent) -> String {
+    format!("sample {sample} of the prompt {:?}", excerpt(prompt))
 }
 
 /// The beginning of a prompt's last turn, for messages.

@@ -2,18 +2,19 @@
 
 use std::path::Path;
 
-use super::{Item, Reward, check_finite};
+use super::{Item, Reward, Scoring, not_finite, place, sample_of};
 use crate::config::Residency;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::load::Source;
 use crate::model::params::Model;
 use crate::model::plan::Plan;
 use crate::model::run;
+use crate::model::score_queue::ScoreQueue;
 use crate::model::spec::ModelSpec;
 use crate::model::workspace::{Shape, Workspace};
 use crate::tensor::DType;
-use crate::text::{Formatter, TemplateDate, Tokenizer};
+use crate::text::{Formatter, PromptContent, TemplateDate, Tokenizer};
 
 /// How a reward model is loaded and reads conversations.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +42,7 @@ pub struct RewardModel {
     name: String,
     model: Model,
     ws: Workspace,
+    queue: ScoreQueue,
     tokenizer: Option<Tokenizer>,
     raw: bool,
     date: TemplateDate,
@@ -93,6 +95,7 @@ impl RewardModel {
             name: source.name,
             model,
             ws,
+            queue: ScoreQueue::default(),
             tokenizer,
             raw: options.raw,
             date: options.date,
@@ -127,23 +130,31 @@ impl RewardModel {
     /// # Errors
     /// An empty or too long sequence, ids outside the vocabulary, or a GPU error.
     pub fn score_tokens(&mut self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
-        let longest = sequences.iter().map(|s| s.len()).max().unwrap_or(0);
-        if longest > self.model.rope.positions {
-            return Err(Error::user(format!(
-                "a sequence of {longest} tokens is longer than the {} positions that {} was set up for (its context is {}); \
-                 shorten prompts or responses",
-                self.model.rope.positions, self.name, self.model.spec.max_position_embeddings
-            )));
+        for sequence in sequences {
+            self.check_length(sequence.len())?;
         }
-        // One sequence longer than the budget is scored alone.
-        if longest > self.ws.shape.rows {
-            self.ws = Workspace::new(
-                &self.model.gpu,
-                &self.model.spec,
-                shape(longest, rank(&self.model)),
-            )?;
-        }
+        self.make_room(sequences.iter().map(|s| s.len()).max())?;
         run::scores(&self.model, &self.ws, sequences)
+    }
+
+    fn check_length(&self, length: usize) -> Result<()> {
+        if length <= self.model.rope.positions {
+            return Ok(());
+        }
+        Err(Error::user(format!(
+            "a sequence of {length} tokens is longer than the {} positions that {} was set up for (its context is {}); \
+             shorten prompts or responses",
+            self.model.rope.positions, self.name, self.model.spec.max_position_embeddings
+        )))
+    }
+
+    /// One sequence longer than the budget is scored alone.
+    fn make_room(&mut self, longest: Option<usize>) -> Result<()> {
+        if let Some(rows) = longest.filter(|n| *n > self.ws.shape.rows) {
+            let shape = shape(rows, rank(&self.model));
+            self.ws = Workspace::new(&self.model.gpu, &self.model.spec, shape)?;
+        }
+        Ok(())
     }
 
     /// The model.
@@ -174,15 +185,84 @@ impl Reward for RewardModel {
     }
 
     fn score(&mut self, items: &[Item<'_>]) -> Result<Vec<f64>> {
-        let formatter = self.formatter()?;
-        let sequences = items
-            .iter()
-            .map(|i| formatter.scored(i.prompt, i.response))
-            .collect::<Result<Vec<Vec<u32>>>>()?;
-        let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-        let rewards: Vec<f64> = self.score_tokens(&slices)?.into_iter().map(f64::from).collect();
-        check_finite(&self.name, items, &rewards)?;
-        Ok(rewards)
+        let mut scoring = self.scoring();
+        scoring.add(items)?;
+        scoring.finish()
+    }
+
+    fn scoring(&mut self) -> Box<dyn Scoring + '_> {
+        self.queue.clear();
+        Box::new(Queued {
+            judge: self,
+            runs: Vec::new(),
+        })
+    }
+}
+
+/// Responses whose passes are on their way.
+struct Queued<'r> {
+    judge: &'r mut RewardModel,
+    /// What messages call them by, in the order added: neighbours of one prompt, with the number of the first among the prompt's
+    /// samples that were added together, and how many they are.
+    runs: Vec<(PromptContent, usize, usize)>,
+}
+
+impl Queued<'_> {
+    fn remember(&mut self, items: &[Item<'_>]) {
+        let from = self.runs.len();
+        for item in items {
+            match self.runs[from..].last_mut() {
+                Some((prompt, _, n)) if prompt == item.prompt => *n += 1,
+                _ => {
+                    let earlier = self.runs[from..].iter().filter(|r| r.0 == *item.prompt);
+                    let first = earlier.map(|r| r.2).sum();
+                    self.runs.push((item.prompt.clone(), first, 1));
+                }
+            }
+        }
+    }
+
+    /// What messages call response number `at`.
+    fn place(&self, mut at: usize) -> String {
+        for (prompt, first, n) in &self.runs {
+            if at < *n {
+                return sample_of(first + at, prompt);
+            }
+            at -= n;
+        }
+        format!("response {at}")
+    }
+}
+
+impl Scoring for Queued<'_> {
+    fn add(&mut self, items: &[Item<'_>]) -> Result<()> {
+        let judge = &*self.judge;
+        let formatter = judge.formatter()?;
+        let read = |item: &Item<'_>| {
+            let tokens = formatter.scored(item.prompt, item.response)?;
+            judge.check_length(tokens.len())?;
+            Ok(tokens)
+        };
+        let mut sequences = Vec::with_capacity(items.len());
+        for (at, item) in items.iter().enumerate() {
+            match read(item) {
+                Ok(tokens) => sequences.push(tokens),
+                Err(e) => return Err(e).context(place(items, at)),
+            }
+        }
+        self.judge.make_room(sequences.iter().map(Vec::len).max())?;
+        self.remember(items);
+        let RewardModel { model, ws, queue, .. } = &mut *self.judge;
+        queue.add(model, ws, sequences)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Vec<f64>> {
+        let RewardModel { model, ws, queue, .. } = &mut *self.judge;
+        let rewards: Vec<f64> = queue.finish(model, ws)?.into_iter().map(f64::from).collect();
+        match rewards.iter().position(|r| !r.is_finite()) {
+            None => Ok(rewards),
+            Some(at) => Err(not_finite(&self.judge.name, rewards[at], &self.place(at))),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is asked of a sampler, and what it returns.
 
 use crate::config::FloatDtype;
+use crate::error::Result;
 use crate::kernels::sample::SampleParams;
 use serde::{Deserialize, Serialize};
 
@@ -69,3 +70,8 @@ pub struct SamplerShape {
     /// How the cache stores keys and values.
     pub kv_cache_dtype: FloatDtype,
 }
+
+/// Told of a job whose samples have all ended while others are still being decoded: its place among the jobs, and its
+/// completions. The device decodes on while this runs, so that it is the place for work on the host and for work that is only
+/// submitted; waiting for the device here waits for the others' tokens too.
+pub type OnEnded<'a> = dyn FnMut(usize, &[Completion]) -> Result<()> + 'a;

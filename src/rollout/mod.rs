@@ -14,6 +14,6 @@ mod schedule_tests;
 mod state;
 mod stats;
 
-pub use job::{Completion, Finish, Job, SampleConfig, SamplerShape};
+pub use job::{Completion, Finish, Job, OnEnded, SampleConfig, SamplerShape};
 pub use sampler::Sampler;
 pub use stats::RolloutStats;

@@ -143,7 +143,7 @@ fn pieces<'a>(
         let seat = &schedule.seats()[*i];
         let prompt = samples.prompt(seat.group).len() as u32;
         pieces.push(Piece {
-            tokens: samples.fed(seat),
+            tokens: samples.fed(seat)?,
             keys: [start(seat.group), prompt, table.own[*i] * PAGE as u32],
             position: prompt,
             pages: &seat.pages,

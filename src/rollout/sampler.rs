@@ -1,6 +1,6 @@
 //! The sampling loop.
 
-use super::job::{Completion, Job, SampleConfig, SamplerShape};
+use super::job::{Completion, Job, OnEnded, SampleConfig, SamplerShape};
 use super::schedule::{Schedule, Turn, Work};
 use super::state::{Rows, Samples};
 use super::stats::RolloutStats;
@@ -115,6 +115,23 @@ impl Sampler {
         limits: &[usize],
         config: &SampleConfig,
     ) -> Result<Vec<Vec<Completion>>> {
+        self.generate_each(model, jobs, limits, config, &mut |_, _| Ok(()))
+    }
+
+    /// As [`Sampler::generate_limited`], telling `on_ended` of jobs that have ended while others go on: once a job, between the
+    /// submission of a window of tokens and its readback. Jobs that end with the last window are not told of: there is nothing left to
+    /// do beside them, and they are in the result as all are. When and whether a job is told of changes no sample.
+    ///
+    /// # Errors
+    /// As [`Sampler::generate`], and those of `on_ended`, which end the sampling.
+    pub fn generate_each(
+        &mut self,
+        model: &Model,
+        jobs: &[Job],
+        limits: &[usize],
+        config: &SampleConfig,
+        on_ended: &mut OnEnded<'_>,
+    ) -> Result<Vec<Vec<Completion>>> {
         if limits.len() != jobs.len() {
             return Err(Error::internal("a job without a length limit"));
         }
@@ -136,10 +153,14 @@ impl Sampler {
         self.rows.reset(&gpu, &config.stop);
         while let Some(turn) = schedule.next() {
             self.window(&mut rec, model, (&schedule, &turn), &samples, config)?;
-            rec.submit()?;
+            let window = rec.submitted()?;
+            // What this submits runs behind the window, whose readback does not wait for it.
+            for job in samples.take_ended() {
+                on_ended(job, samples.completions(job)?)?;
+            }
             let results = self
                 .rows
-                .harvest(&gpu, schedule.seats(), &mut samples, &config.stop)?;
+                .harvest(&window, schedule.seats(), &mut samples, &config.stop)?;
             schedule.drawn(&results);
         }
         self.stats = schedule.stats();
@@ -201,6 +222,7 @@ impl Sampler {
             self.step(rec, model, seats.len())?;
             self.draw(rec, model, seats.len(), config)?;
         }
+        self.rows.collect(rec, seats.len());
         Ok(())
     }
 

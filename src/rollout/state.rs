@@ -3,7 +3,7 @@
 use super::job::{Completion, Finish, Job, SampleConfig};
 use super::schedule::{Seat, Table, WINDOW};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Gpu, Recorder};
+use crate::gpu::{Buffer, Gpu, Readback, Recorder, Submission};
 use crate::kernels::advance::{AdvanceArgs, advance};
 use crate::kernels::attention::PAGE;
 use crate::kernels::sample::{self, SampleParams};
@@ -14,6 +14,9 @@ use crate::rng::seed_for;
 /// because the kernel ends a row whose buffer is full.
 pub(super) const OUT_TOKENS: usize = WINDOW + 2;
 
+/// Words that are read back of a row: its key, its length, tokens and log-probabilities.
+const WORDS_A_ROW: usize = 4 + 1 + 2 * OUT_TOKENS;
+
 /// What is drawn of one sample.
 struct Sample {
     key: [u32; 2],
@@ -22,11 +25,31 @@ struct Sample {
     finish: Option<Finish>,
 }
 
-/// The samples of all jobs, `[job][sample]`.
+impl Sample {
+    fn completion(self) -> Result<Completion> {
+        let finish = self.finish.ok_or_else(|| Error::internal("a sample was lost"))?;
+        Ok(Completion {
+            tokens: self.tokens,
+            logprobs: self.logprobs,
+            finish,
+        })
+    }
+}
+
+/// The samples of a job.
+enum Group {
+    /// With how many of them still go on.
+    Open(Vec<Sample>, usize),
+    Ended(Vec<Completion>),
+}
+
+/// The samples of all jobs.
 pub(super) struct Samples<'a> {
     jobs: &'a [Job],
     limits: &'a [usize],
-    all: Vec<Vec<Sample>>,
+    groups: Vec<Group>,
+    /// Jobs whose last sample has ended since this was last asked for.
+    ended: Vec<usize>,
 }
 
 impl<'a> Samples<'a> {
@@ -37,21 +60,67 @@ impl<'a> Samples<'a> {
             logprobs: Vec::new(),
             finish: (limit == 0).then_some(Finish::Length),
         };
-        let group = |(job, limit): (&Job, &usize)| (0..job.samples).map(|n| sample(job, *limit, n)).collect();
+        let group = |(job, limit): (&Job, &usize)| {
+            let going = if *limit == 0 { 0 } else { job.samples };
+            Group::Open((0..job.samples).map(|n| sample(job, *limit, n)).collect(), going)
+        };
+        let groups: Vec<Group> = jobs.iter().zip(limits).map(group).collect();
+        let nothing_to_draw = |i: &usize| matches!(groups[*i], Group::Open(_, 0));
         Self {
             jobs,
             limits,
-            all: jobs.iter().zip(limits).map(group).collect(),
+            ended: (0..groups.len()).filter(nothing_to_draw).collect(),
+            groups,
         }
     }
 
-    fn of(&self, seat: &Seat) -> &Sample {
-        &self.all[seat.group][seat.sample]
+    fn of(&self, seat: &Seat) -> Result<&Sample> {
+        match &self.groups[seat.group] {
+            Group::Open(samples, _) => Ok(&samples[seat.sample]),
+            Group::Ended(_) => Err(Error::internal("a sample of a job that has ended")),
+        }
+    }
+
+    /// What a window drew of a sample; `done` says that it has ended.
+    fn append(&mut self, seat: &Seat, tokens: &[u32], logprobs: &[f32], done: Option<Finish>) -> Result<()> {
+        let Group::Open(samples, going) = &mut self.groups[seat.group] else {
+            return Err(Error::internal("a sample of a job that has ended"));
+        };
+        let sample = &mut samples[seat.sample];
+        sample.tokens.extend_from_slice(tokens);
+        sample.logprobs.extend_from_slice(logprobs);
+        if done.is_some() {
+            sample.finish = done;
+            *going -= 1;
+            if *going == 0 {
+                self.ended.push(seat.group);
+            }
+        }
+        Ok(())
+    }
+
+    /// The jobs whose last sample has ended since the last call, in their order.
+    pub(super) fn take_ended(&mut self) -> Vec<usize> {
+        self.ended.sort_unstable();
+        std::mem::take(&mut self.ended)
+    }
+
+    /// The completions of a job that has ended.
+    pub(super) fn completions(&mut self, group: usize) -> Result<&[Completion]> {
+        let place = &mut self.groups[group];
+        if let Group::Open(samples, _) = place {
+            let all = std::mem::take(samples).into_iter().map(Sample::completion);
+            *place = Group::Ended(all.collect::<Result<_>>()?);
+        }
+        match place {
+            Group::Ended(all) => Ok(all),
+            Group::Open(..) => Err(Error::internal("a job that has not ended")),
+        }
     }
 
     /// The tokens of a sample that are to be in the cache when it goes on: all but the last.
-    pub(super) fn fed(&self, seat: &Seat) -> &[u32] {
-        &self.of(seat).tokens[..seat.fed()]
+    pub(super) fn fed(&self, seat: &Seat) -> Result<&[u32]> {
+        Ok(&self.of(seat)?.tokens[..seat.fed()])
     }
 
     /// Tokens of a job's prompt.
@@ -59,18 +128,13 @@ impl<'a> Samples<'a> {
         &self.jobs[group].tokens
     }
 
-    /// The results.
+    /// The results, `[job][sample]`.
     pub(super) fn finish(self) -> Result<Vec<Vec<Completion>>> {
-        let completion = |s: Sample| {
-            let finish = s.finish.ok_or_else(|| Error::internal("a sample was lost"))?;
-            Ok(Completion {
-                tokens: s.tokens,
-                logprobs: s.logprobs,
-                finish,
-            })
+        let group = |g: Group| match g {
+            Group::Open(samples, _) => samples.into_iter().map(Sample::completion).collect(),
+            Group::Ended(all) => Ok(all),
         };
-        let group = |g: Vec<Sample>| g.into_iter().map(completion).collect();
-        self.all.into_iter().map(group).collect()
+        self.groups.into_iter().map(group).collect()
     }
 }
 
@@ -87,6 +151,8 @@ pub(super) struct Rows {
     remaining: Buffer,
     stop: Buffer,
     stops: usize,
+    /// The host's copy of what a window drew, in the order of [`Rows::drawn`].
+    results: Readback,
 }
 
 impl Rows {
@@ -104,6 +170,7 @@ impl Rows {
             remaining: words("remaining", 1)?,
             stop: words("stop tokens", 8)?,
             stops: 0,
+            results: Readback::new(gpu, "sampler/results", (sequences * WORDS_A_ROW * 4) as u64)?,
         })
     }
 
@@ -126,14 +193,18 @@ impl Rows {
     ) -> Result<()> {
         let of = |f: &dyn Fn(&Seat) -> u32| seats.iter().map(f).collect::<Vec<u32>>();
         let position = |s: &Seat| samples.prompt(s.group).len() + s.drawn;
+        let own = seats.iter().map(|s| samples.of(s)).collect::<Result<Vec<_>>>()?;
         let keys: Vec<[u32; 4]> = seats
             .iter()
-            .map(|s| (samples.of(s).key, position(s) as u32))
-            .map(|(key, position)| [key[0], key[1], position, 1])
+            .zip(&own)
+            .map(|(seat, sample)| [sample.key[0], sample.key[1], position(seat) as u32, 1])
             .collect();
         let left = |s: &Seat| samples.limits[s.group] - s.drawn;
         rec.write(&self.keys, 0, &keys)?;
-        let last = of(&|s| samples.of(s).tokens.last().copied().unwrap_or(0));
+        let last: Vec<u32> = own
+            .iter()
+            .map(|s| s.tokens.last().copied().unwrap_or(0))
+            .collect();
         rec.write(ws.tokens(), 0, &last)?;
         rec.write(&self.length, 0, &vec![0u32; seats.len()])?;
         rec.write(&self.limit, 0, &of(&|s| left(s) as u32))?;
@@ -205,30 +276,53 @@ impl Rows {
         advance(rec, &args, m, OUT_TOKENS)
     }
 
-    /// Reads what was drawn since the upload; for each seat how many tokens, and whether it is done.
+    /// What is read back of the first `m` rows, with its words.
+    fn drawn(&self, m: usize) -> [(&Buffer, usize); 4] {
+        [
+            (&self.keys, 4 * m),
+            (&self.length, m),
+            (&self.out_tokens, m * OUT_TOKENS),
+            (&self.out_logp, m * OUT_TOKENS),
+        ]
+    }
+
+    /// Records the way of what was drawn since the upload to the host.
+    pub(super) fn collect(&self, rec: &mut Recorder, m: usize) {
+        let mut at = 0;
+        for (source, words) in self.drawn(m) {
+            let bytes = words as u64 * 4;
+            rec.read_back(source, 0, &self.results, at, bytes);
+            at += bytes;
+        }
+    }
+
+    /// Reads what [`Rows::collect`] brought, once the submission it was part of has run, whatever was submitted since; for each
+    /// seat how many tokens, and whether it is done.
     pub(super) fn harvest(
         &self,
-        gpu: &Gpu,
+        window: &Submission,
         seats: &[Seat],
         samples: &mut Samples<'_>,
         stop: &[u32],
     ) -> Result<Vec<(usize, bool)>> {
         let m = seats.len();
-        let keys: Vec<[u32; 4]> = gpu.read(&self.keys, 0, m)?;
-        let length: Vec<u32> = gpu.read(&self.length, 0, m)?;
-        let tokens: Vec<u32> = gpu.read(&self.out_tokens, 0, m * OUT_TOKENS)?;
-        let logprobs: Vec<f32> = gpu.read(&self.out_logp, 0, m * OUT_TOKENS)?;
+        let all: Vec<u32> = self.results.read(window, m * WORDS_A_ROW)?;
+        let (keys, rest) = all.split_at(4 * m);
+        let (length, rest) = rest.split_at(m);
+        let (tokens, logprobs) = rest.split_at(m * OUT_TOKENS);
+        let logprobs: &[f32] = bytemuck::cast_slice(logprobs);
         let mut results = Vec::with_capacity(m);
         for (i, seat) in seats.iter().enumerate() {
-            let sample = &mut samples.all[seat.group][seat.sample];
             let (n, from) = (length[i] as usize, i * OUT_TOKENS);
-            sample.tokens.extend_from_slice(&tokens[from..from + n]);
-            sample.logprobs.extend_from_slice(&logprobs[from..from + n]);
-            let done = keys[i][3] == 0;
-            if done {
-                let ended = sample.tokens.last().is_some_and(|t| stop.contains(t));
-                sample.finish = Some(if ended { Finish::Stop } else { Finish::Length });
-            }
+            let (tokens, logprobs) = (&tokens[from..from + n], &logprobs[from..from + n]);
+            let done = keys[4 * i + 3] == 0;
+            let last = tokens.last().or(samples.of(seat)?.tokens.last());
+            let finish = if last.is_some_and(|t| stop.contains(t)) {
+                Finish::Stop
+            } else {
+                Finish::Length
+            };
+            samples.append(seat, tokens, logprobs, done.then_some(finish))?;
             results.push((n, done));
         }
         Ok(results)

@@ -8,6 +8,7 @@ pub mod dtype;
 pub mod examples;
 pub mod fit;
 pub mod interrupt;
+mod judged;
 pub mod loss;
 pub mod memory;
 mod moments;

@@ -4,18 +4,18 @@
 //! group's rewards to its advantages differs. The trainer does not know the rules.
 
 use super::data;
+use super::judged::{Asked, Clock, Judged};
 use super::loss::{LossConfig, Sequence, k3, sequence_loss};
 use crate::advantage::{GroupAdvantages, GroupContext, Rule};
 use crate::config::TrainConfig;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Recorder;
-use crate::kernels::sample::SampleParams;
 use crate::model::params::Model;
 use crate::model::run::{self, Group};
 use crate::model::workspace::Workspace;
 use crate::optim::Optimizer;
-use crate::reward::{Item, Reward};
-use crate::rollout::{Completion, Finish, Job, SampleConfig, Sampler};
+use crate::reward::Reward;
+use crate::rollout::{Completion, Finish, Sampler};
 use crate::text::{PromptContent, Tokenizer};
 use serde_json::{Map, Value, json};
 use std::time::Instant;
@@ -80,14 +80,10 @@ impl Trainer<'_> {
     /// A non-finite reward or gradient, or a GPU error; nothing is updated then.
     pub fn step(&mut self, step: u64, reward: &mut dyn Reward) -> Result<Map<String, Value>> {
         let begun = Instant::now();
-        let prompts = self.draw(step);
-        let completions = self.sample(step, &prompts)?;
-        let sampled = Instant::now();
-        let scored = self.score(step, prompts, completions, reward)?;
-        let judged = Instant::now();
+        let (scored, clock) = self.scored(step, reward)?;
         let mut metrics = describe(&scored, reward.name());
         let (totals, norm, rate) = self.update(&scored)?;
-        let seconds = |a: Instant, b: Instant| b.duration_since(a).as_secs_f64();
+        let whole = begun.elapsed().as_secs_f64();
         let n = totals.tokens.max(1) as f64;
         // Shares of all the tokens that all iterations went through.
         let passed = n * self.config.num_iterations as f64;
@@ -103,10 +99,12 @@ impl Trainer<'_> {
             "mismatch_kl": totals.mismatch / n,
             "mismatch_logp_max": totals.mismatch_max,
             "num_tokens": totals.tokens,
-            "time/sample": seconds(begun, sampled),
-            "time/reward": seconds(sampled, judged),
-            "time/update": judged.elapsed().as_secs_f64(),
-            "step_time": begun.elapsed().as_secs_f64(),
+            "frac_groups_overlapped": clock.overlapped as f64 / scored.prompts.len().max(1) as f64,
+            "time/sample": clock.sample,
+            "time/reward": clock.reward,
+            "time/reward_overlapped": clock.reward_overlapped,
+            "time/update": whole - clock.sample - clock.reward,
+            "step_time": whole,
         })));
         Ok(metrics)
     }
@@ -116,64 +114,21 @@ impl Trainer<'_> {
         data::draw(self.config.seed, self.prompts.len(), step * per as u64, per)
     }
 
-    fn sample(&mut self, step: u64, prompts: &[usize]) -> Result<Vec<Vec<Completion>>> {
-        let c = self.config;
+    /// Samples the step's groups, has them scored, and gives them their advantages.
+    fn scored(&mut self, step: u64, reward: &mut dyn Reward) -> Result<(Scored, Clock)> {
+        let prompts = self.draw(step);
         // The place in the step, not the prompt's number, seeds a group: a prompt drawn twice gets fresh samples.
-        let jobs: Vec<Job> = (0u64..)
-            .zip(prompts)
-            .map(|(place, i)| Job {
-                tokens: self.prompts[*i].tokens.clone(),
-                prompt: place,
-                samples: c.num_generations,
-                first: 0,
-            })
-            .collect();
-        let config = SampleConfig {
-            params: sample_params(c),
-            max_completion_length: c.max_completion_length,
-            stop: self.stop.clone(),
-            seed: c.seed,
+        let asked = Asked {
+            prompts: prompts.iter().map(|i| &self.prompts[*i]).collect(),
+            samples: self.config.num_generations,
+            seed: self.config.seed,
             step: step + 1,
         };
-        self.sampler.generate(self.model, &jobs, &config)
-    }
-
-    /// What was written, `[group][sample]`, without special tokens.
-    pub(super) fn texts(&self, completions: &[Vec<Completion>]) -> Result<Vec<Vec<String>>> {
-        completions
-            .iter()
-            .map(|group| {
-                group
-                    .iter()
-                    .map(|c| self.tokenizer.decode(&c.tokens, true))
-                    .collect()
-            })
-            .collect()
-    }
-
-    fn score(
-        &self,
-        step: u64,
-        prompts: Vec<usize>,
-        completions: Vec<Vec<Completion>>,
-        reward: &mut dyn Reward,
-    ) -> Result<Scored> {
-        let texts = self.texts(&completions)?;
-        let items: Vec<Item<'_>> = prompts
-            .iter()
-            .zip(&texts)
-            .flat_map(|(p, group)| {
-                group.iter().map(|response| Item {
-                    prompt: &self.prompts[*p].content,
-                    response,
-                })
-            })
-            .collect();
-        let flat = reward.score(&items)?;
-        let rewards: Vec<Vec<f64>> = flat
-            .chunks(self.config.num_generations)
-            .map(<[f64]>::to_vec)
-            .collect();
+        let Judged {
+            completions,
+            rewards,
+            clock,
+        } = self.sample_and_score(&asked, reward)?;
         // As in sampling, the place in the step seeds a group, not the prompt's number.
         let groups = (0u64..)
             .zip(rewards.iter().zip(&prompts))
@@ -184,12 +139,13 @@ impl Trainer<'_> {
                     .context(format!("prompt {}", prompt + 1))
             })
             .collect::<Result<_>>()?;
-        Ok(Scored {
+        let scored = Scored {
             prompts,
             completions,
             rewards,
             groups,
-        })
+        };
+        Ok((scored, clock))
     }
 
     /// `num_iterations` optimiser steps on the scored samples.
@@ -299,16 +255,6 @@ impl Totals {
             self.mismatch += k3(d);
             self.mismatch_max = self.mismatch_max.max(d.abs());
         }
-    }
-}
-
-/// The sampler's settings of a run.
-pub fn sample_params(c: &TrainConfig) -> SampleParams {
-    SampleParams {
-        temperature: c.temperature as f32,
-        top_k: c.top_k,
-        top_p: c.top_p as f32,
-        min_p: c.min_p as f32,
     }
 }
 

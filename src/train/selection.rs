@@ -6,13 +6,13 @@
 
 use super::checkpoint::{self, RunDir, TrainerState};
 use super::data;
-use super::rl::{Prompt, Trainer, object, sample_params};
+use super::judged::Asked;
+use super::rl::{Prompt, Trainer, object};
 use crate::config::{TINY, TrainConfig};
 use crate::demo::{self, Split};
 use crate::error::{Error, Result};
 use crate::model::save::{AtomicDir, recover};
-use crate::reward::{Item, Reward};
-use crate::rollout::{Job, SampleConfig};
+use crate::reward::Reward;
 use crate::text::sha256_hex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -168,38 +168,13 @@ impl<'a> Selection<'a> {
 
     /// Rewards `[prompt][sample]` of the policy as it is now.
     fn sample(&self, trainer: &mut Trainer<'_>, reward: &mut dyn Reward) -> Result<Vec<Vec<f64>>> {
-        let c = trainer.config;
-        let jobs: Vec<Job> = (0u64..)
-            .zip(self.prompts)
-            .map(|(prompt, p)| Job {
-                tokens: p.tokens.clone(),
-                prompt,
-                samples: self.criterion.samples,
-                first: 0,
-            })
-            .collect();
-        let config = SampleConfig {
-            params: sample_params(c),
-            max_completion_length: c.max_completion_length,
-            stop: trainer.stop.clone(),
-            seed: c.seed ^ STREAM,
+        let asked = Asked {
+            prompts: self.prompts.iter().collect(),
+            samples: self.criterion.samples,
+            seed: trainer.config.seed ^ STREAM,
             step: 0,
         };
-        let completions = trainer.sampler.generate(trainer.model, &jobs, &config)?;
-        let texts = trainer.texts(&completions)?;
-        let items: Vec<Item<'_>> = self
-            .prompts
-            .iter()
-            .zip(&texts)
-            .flat_map(|(p, group)| {
-                group.iter().map(|response| Item {
-                    prompt: &p.content,
-                    response,
-                })
-            })
-            .collect();
-        let flat = reward.score(&items)?;
-        Ok(flat.chunks(self.criterion.samples).map(<[f64]>::to_vec).collect())
+        Ok(trainer.sample_and_score(&asked, reward)?.rewards)
     }
 }
 
