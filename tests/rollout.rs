@@ -7,6 +7,7 @@ mod common;
 use common::{Golden, open_gpu, workspace};
 use serde::Deserialize;
 use tea_wgpu::config::{FloatDtype, MatmulPrecision};
+use tea_wgpu::error::Error;
 use tea_wgpu::gpu::{Gpu, Recorder};
 use tea_wgpu::kernels::sample::SampleParams;
 use tea_wgpu::model::batch::Batch;
@@ -569,6 +570,75 @@ fn completions_end_at_a_stop_token_or_at_the_limit() {
         assert_eq!((b.tokens.len(), b.finish), (24, Finish::Length));
         assert_eq!(a.tokens, b.tokens[..a.tokens.len()]);
     }
+}
+
+/// What a sampler told of, and when: job, completions, and the commands recorded so far.
+type Told = Vec<(usize, Vec<Completion>, u64)>;
+
+/// Jobs of unequal lengths over fewer places than samples: those that end before the others are told of once each, complete, while
+/// windows are still to be recorded; the samples are those of a sampler that tells nobody.
+#[test]
+fn jobs_that_have_ended_are_told_of_while_others_go_on() {
+    let gpu = open_gpu();
+    let g = Golden::open(&gpu, "llama_gqa");
+    let mut model = g.model(None);
+    g.add_adapter(&mut model, false);
+    let v = model.spec.vocab_size;
+    let jobs: Vec<Job> = (0..)
+        .zip([(2, 6), (8, 6), (4, 3), (11, 6), (0, 0), (5, 4)])
+        .map(|(i, (p, n))| job(&prompts(v)[p], i, n))
+        .collect();
+    let limits = [24, 9, 0, 70, 17, 1];
+    let settings = config(70, &[5]);
+    let shape = SamplerShape {
+        sequences: 7,
+        cache_rows: 600,
+        prefill_rows: 13,
+        rank: 5,
+        kv_cache_dtype: FloatDtype::Float32,
+    };
+    let mut sampler = Sampler::new(&model, shape).unwrap();
+    let want = sampler
+        .generate_limited(&model, &jobs, &limits, &settings)
+        .unwrap();
+    let made = (gpu.memory().allocations, gpu.pipelines_made());
+    let mut told: Told = Vec::new();
+    let got = sampler
+        .generate_each(&model, &jobs, &limits, &settings, &mut |job, completions| {
+            told.push((job, completions.to_vec(), gpu.commands_recorded()));
+            Ok(())
+        })
+        .unwrap();
+    assert!(bits(&got) == bits(&want));
+    assert_eq!((gpu.memory().allocations, gpu.pipelines_made()), made);
+    let mut known: Vec<usize> = told.iter().map(|t| t.0).collect();
+    // Nothing is drawn of jobs of no samples or of no tokens: they are told of first.
+    assert_eq!(known[..2], [2, 4]);
+    known.sort_unstable();
+    known.dedup();
+    // All but the one that ends with the last window.
+    assert_eq!((known.len(), told.len()), (5, 5));
+    for (job, completions, commands) in &told {
+        assert!(*completions == want[*job], "job {job}");
+        assert!(
+            *commands < gpu.commands_recorded(),
+            "job {job} came after the last window"
+        );
+    }
+    assert!(told.windows(2).all(|w| w[0].2 <= w[1].2) && told[0].2 < told[4].2);
+
+    // What is told may end the sampling; the sampler is still good then.
+    let error = sampler
+        .generate_each(&model, &jobs, &limits, &settings, &mut |job, _| match job {
+            1 => Err(Error::user("enough")),
+            _ => Ok(()),
+        })
+        .unwrap_err();
+    assert_eq!(error.to_string(), "enough");
+    let again = sampler
+        .generate_limited(&model, &jobs, &limits, &settings)
+        .unwrap();
+    assert!(bits(&again) == bits(&want));
 }
 
 fn refusal(gpu: &Gpu, job: Job, config: &SampleConfig) -> String {

@@ -6,14 +6,14 @@ mod common;
 use common::{Golden, open_gpu, workspace};
 use serde_json::{Map, Value};
 use tea_wgpu::advantage::{ChowParams, Rule, RuleOptions};
-use tea_wgpu::config::{TrainConfig, TrainFlags};
+use tea_wgpu::config::{Residency, TEMPLATE_DATE, TrainConfig, TrainFlags};
 use tea_wgpu::demo;
 use tea_wgpu::error::Result;
 use tea_wgpu::gpu::Gpu;
 use tea_wgpu::model::params::{LoraShape, Model};
 use tea_wgpu::model::spec::Proj;
 use tea_wgpu::optim::{Optimizer, Settings};
-use tea_wgpu::reward::{Item, Reward};
+use tea_wgpu::reward::{Item, Reward, RewardModel, RewardOptions, Scoring};
 use tea_wgpu::rollout::{Sampler, SamplerShape};
 use tea_wgpu::text::{HfFiles, PromptContent, Tokenizer};
 use tea_wgpu::train::rl::{Prompt, Trainer};
@@ -107,8 +107,17 @@ fn parameters(model: &Model) -> Vec<Vec<f32>> {
     model.trainable().into_iter().map(read).collect()
 }
 
-/// Two steps on llama_gqa's random weights with the embedded models' character tokenizer.
+/// Two steps judged by `f`.
 fn run(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, f: fn(&str) -> f64) -> Run {
+    let responses = 2 * flags.prompts_per_step.unwrap() * flags.num_generations.unwrap();
+    let mut reward = Toy { f, seen: 0 };
+    let run = run_with(gpu, flags, rule, start, &mut reward);
+    assert_eq!(reward.seen, responses);
+    run
+}
+
+/// Two steps on llama_gqa's random weights with the embedded models' character tokenizer.
+fn run_with(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, reward: &mut dyn Reward) -> Run {
     let config: TrainConfig = flags.resolve(&|_| None).unwrap();
     let golden = Golden::open(gpu, "llama_gqa");
     let mut model = golden.model(None);
@@ -169,11 +178,14 @@ fn run(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, f: fn(&str) -> f6
         optimizer: Optimizer::new(gpu, model.trainable(), settings).unwrap(),
         stop: vec![4, 200, 300],
     };
-    let mut reward = Toy { f, seen: 0 };
-    let metrics = (0..2)
-        .map(|step| trainer.step(step, &mut reward).unwrap())
-        .collect();
-    assert_eq!(reward.seen, 2 * config.prompts_per_step * config.num_generations);
+    let mut made = None;
+    let step = |step| {
+        let metrics = trainer.step(step, reward).unwrap();
+        let now = gpu.memory().allocations;
+        assert_eq!(*made.get_or_insert(now), now, "allocated in step {step}");
+        metrics
+    };
+    let metrics = (0..2).map(step).collect();
     let after = parameters(&model);
     Run {
         metrics,
@@ -182,7 +194,7 @@ fn run(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, f: fn(&str) -> f6
     }
 }
 
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 27] = [
     "reward",
     "reward_std",
     "frac_reward_zero_std",
@@ -207,6 +219,7 @@ const NAMES: [&str; 26] = [
     "tail/mu",
     "tail/sigma",
     "tail/kappa",
+    "frac_groups_overlapped",
     "time/sample",
     "step_time",
 ];
@@ -239,6 +252,119 @@ fn two_steps_report_finite_metrics_and_move_the_adapter() {
     assert!(r.get(1, "kl") > 0.0, "{}", r.get(1, "kl"));
     // Adam's first steps are as long as the learning rate.
     assert!((0.005..0.025).contains(&r.moved()), "{}", r.moved());
+}
+
+/// Notes how many commands had been recorded when it was asked, and what.
+struct Watch {
+    gpu: Gpu,
+    asked: Vec<(u64, usize)>,
+}
+
+impl Reward for Watch {
+    fn name(&self) -> &str {
+        "toy"
+    }
+
+    fn score(&mut self, items: &[Item<'_>]) -> Result<Vec<f64>> {
+        assert!(items.iter().all(|i| i.prompt == items[0].prompt));
+        self.asked.push((self.gpu.commands_recorded(), items.len()));
+        Ok(items.iter().map(|i| parity(i.response)).collect())
+    }
+}
+
+/// The first group ends before the last sample does, with fewer places than samples: it is scored there and then.
+#[test]
+fn groups_are_scored_while_others_are_sampled() {
+    let gpu = open_gpu();
+    let mut watch = Watch {
+        gpu: gpu.clone(),
+        asked: Vec::new(),
+    };
+    let got = run_with(&gpu, flags(), Rule::default(), Start::Fresh, &mut watch);
+    for (step, asked) in watch.asked.chunks(3).enumerate() {
+        assert_eq!(asked.iter().map(|a| a.1).collect::<Vec<_>>(), [10; 3]);
+        // Windows were recorded, and sampled, between the first group's scoring and the last's.
+        assert!(asked[0].0 < asked[2].0, "step {step}: {asked:?}");
+        let share = got.get(step, "frac_groups_overlapped");
+        assert!((1.0 / 3.0..1.0).contains(&share), "step {step}: {share}");
+        let clock = |name: &str| got.get(step, name);
+        assert!(clock("time/reward_overlapped") > 0.0);
+        assert!(clock("time/reward_overlapped") <= clock("time/sample"));
+        let parts = clock("time/sample") + clock("time/reward") + clock("time/update");
+        assert!((parts - clock("step_time")).abs() < 1e-9);
+    }
+    let after = run(&gpu, flags(), Rule::default(), Start::Fresh, parity);
+    assert_eq!(got.timeless(), after.timeless());
+}
+
+/// A reward model that is shown nothing before all has been sampled.
+struct Afterwards(RewardModel);
+
+struct Kept<'r> {
+    judge: &'r mut RewardModel,
+    items: Vec<(PromptContent, String)>,
+}
+
+impl Reward for Afterwards {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn score(&mut self, items: &[Item<'_>]) -> Result<Vec<f64>> {
+        self.0.score(items)
+    }
+
+    fn scoring(&mut self) -> Box<dyn Scoring + '_> {
+        Box::new(Kept {
+            judge: &mut self.0,
+            items: Vec::new(),
+        })
+    }
+}
+
+impl Scoring for Kept<'_> {
+    fn add(&mut self, items: &[Item<'_>]) -> Result<()> {
+        let own = |i: &Item<'_>| (i.prompt.clone(), i.response.to_string());
+        self.items.extend(items.iter().map(own));
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<Vec<f64>> {
+        let mut items = Vec::with_capacity(self.items.len());
+        for (prompt, response) in &self.items {
+            items.push(Item { prompt, response });
+        }
+        self.judge.score(&items)
+    }
+}
+
+/// The embedded reward model beside the sampling and after it: every metric and every weight to the bit.
+#[test]
+fn scoring_beside_sampling_changes_no_bit() {
+    let gpu = open_gpu();
+    let judge = || {
+        let options = RewardOptions {
+            adapter: None,
+            dtype: None,
+            // Passes of 32 rows and more begin early.
+            token_budget: 64,
+            positions: 128,
+            residency: Residency::Resident,
+            free: None,
+            raw: true,
+            date: TEMPLATE_DATE.parse().unwrap(),
+        };
+        RewardModel::load(&gpu, "tiny-reward", &options).unwrap()
+    };
+    let beside = run_with(&gpu, flags(), Rule::default(), Start::Fresh, &mut judge());
+    let mut later = Afterwards(judge());
+    let after = run_with(&gpu, flags(), Rule::default(), Start::Fresh, &mut later);
+    for step in 0..2 {
+        assert!(beside.get(step, "frac_groups_overlapped") > 0.0);
+        assert!(beside.get(step, "reward_std") > 0.0);
+    }
+    assert_eq!(beside.timeless(), after.timeless());
+    assert!(beside.after == after.after && beside.moved() > 0.0);
 }
 
 #[test]

@@ -160,3 +160,55 @@ impl Gpu {
             .map_err(|e| fault(Error::Gpu(format!("mapping for readback: {e}"))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::gpu::{GpuOptions, Recorder};
+
+    #[test]
+    fn what_is_read_back_is_what_was_there_when_it_was_submitted() {
+        let gpu = Gpu::open(&GpuOptions {
+            device: std::env::var("TEA_DEVICE").ok(),
+            ..Default::default()
+        })
+        .unwrap();
+        let before = gpu.memory();
+        let host = Readback::new(&gpu, "test", 20).unwrap();
+        assert_eq!(host.bytes(), 24);
+        let after = gpu.memory();
+        assert_eq!(
+            (after.allocations, after.current),
+            (before.allocations + 1, before.current)
+        );
+        let buffer = gpu.upload("test", &[1u32, 2, 3, 4]).unwrap();
+        let mut rec = Recorder::new(&gpu);
+        for round in 0..3u32 {
+            rec.write(&buffer, 0, &[round, 2, 3, 4]).unwrap();
+            rec.read_back(&buffer, 0, &host, 0, 8);
+            rec.read_back(&buffer, 8, &host, 12, 8);
+            let point = rec.submitted().unwrap();
+            // Submitted later, and not waited for.
+            rec.write(&buffer, 0, &[9u32; 4]).unwrap();
+            rec.zero(&buffer);
+            rec.submit().unwrap();
+            let words: Vec<u32> = host.read(&point, 5).unwrap();
+            assert_eq!(
+                (words[..2].to_vec(), words[3..].to_vec()),
+                (vec![round, 2], vec![3, 4])
+            );
+            assert_eq!(gpu.read::<u32>(&buffer, 0, 4).unwrap(), [0; 4]);
+        }
+        // Copies of several submissions, read together after the last; a recorder that submitted nothing waits for everything.
+        for at in 0..3u64 {
+            rec.write(&buffer, 0, &[at as u32 + 5]).unwrap();
+            rec.read_back(&buffer, 0, &host, at * 4, 4);
+        }
+        rec.submit().unwrap();
+        let point = Recorder::new(&gpu).submitted().unwrap();
+        assert_eq!(host.read::<u32>(&point, 3).unwrap(), [5, 6, 7]);
+        assert!(host.read::<u32>(&point, 0).unwrap().is_empty());
+        gpu.wait_for(&point).unwrap();
+    }
+}

@@ -128,3 +128,146 @@ fn a_streamed_model_takes_what_the_plan_says_and_auto_goes_by_it() {
         assert_eq!(total(Residency::Auto, free), want, "{free:?}");
     }
 }
+
+fn bits(scores: &[f32]) -> Vec<u32> {
+    scores.iter().map(|s| s.to_bits()).collect()
+}
+
+/// Sequences in portions, in two orders: the bits of scoring them all at once. A resident model begins before the last are there, a
+/// streamed one does not; neither waits to be made room for a second time.
+#[test]
+fn scores_of_what_comes_in_portions_have_the_same_bits() {
+    let (gpu, place) = (open(), tempfile::tempdir().unwrap());
+    let all = sequences();
+    for residency in [Residency::Resident, Residency::Stream] {
+        let source = source(place.path(), 4);
+        let mut judge =
+            RewardModel::from_source(&gpu, source, None, &options(DType::F16, residency, None)).unwrap();
+        let want = scores(&mut judge);
+        let mut made = None;
+        for portion in [1, 4, 5, 13] {
+            let RewardModel { model, ws, queue, .. } = &mut judge;
+            // What an abandoned scoring left is not in the way.
+            queue.add(model, ws, all[..7].to_vec()).unwrap();
+            queue.clear();
+            let begun = gpu.commands_recorded();
+            for some in all.chunks(portion) {
+                queue.add(model, ws, some.to_vec()).unwrap();
+            }
+            assert_eq!(queue.len(), all.len());
+            let early = gpu.commands_recorded() > begun;
+            assert_eq!(early, residency == Residency::Resident, "portions of {portion}");
+            assert_eq!(
+                bits(&queue.finish(model, ws).unwrap()),
+                want,
+                "portions of {portion}"
+            );
+            assert!(queue.is_empty());
+            let now = (gpu.memory().allocations, gpu.pipelines_made());
+            assert_eq!(*made.get_or_insert(now), now);
+        }
+        let RewardModel { model, ws, queue, .. } = &mut judge;
+        let backwards: Vec<Vec<u32>> = all.iter().rev().cloned().collect();
+        for some in backwards.chunks(3) {
+            queue.add(model, ws, some.to_vec()).unwrap();
+        }
+        let mut got = bits(&queue.finish(model, ws).unwrap());
+        got.reverse();
+        assert_eq!(got, want);
+    }
+}
+
+/// More scores than a readback area holds, in more passes than may be under way.
+#[test]
+fn scores_fill_as_many_areas_as_they_need_and_these_are_kept() {
+    let (gpu, place) = (open(), tempfile::tempdir().unwrap());
+    let options = options(DType::F32, Residency::Resident, None);
+    let mut judge = RewardModel::from_source(&gpu, source(place.path(), 1), None, &options).unwrap();
+    let short: Vec<Vec<u32>> = (0..1100u32).map(|i| vec![i % 61, i / 61]).collect();
+    let slices: Vec<&[u32]> = short.iter().map(Vec::as_slice).collect();
+    let want = judge.score_tokens(&slices).unwrap();
+    let mut made = None;
+    for portion in [1100, 333, 37] {
+        let RewardModel { model, ws, queue, .. } = &mut judge;
+        for some in short.chunks(portion) {
+            queue.add(model, ws, some.to_vec()).unwrap();
+        }
+        assert!(
+            bits(&queue.finish(model, ws).unwrap()) == bits(&want),
+            "portions of {portion}"
+        );
+        let now = gpu.memory().allocations;
+        assert_eq!(*made.get_or_insert(now), now, "an area was made again");
+    }
+}
+
+/// A judge whose reward is not finite where a response holds a '!'.
+fn fragile(gpu: &Gpu, place: &Path) -> RewardModel {
+    let json = crate::demo::tokenizer_json();
+    let tokenizer = Tokenizer::from_hf(&crate::text::HfFiles {
+        tokenizer_json: json.into(),
+        tokenizer_config: Some(crate::demo::tokenizer_config_json(128).into()),
+        special_tokens_map: None,
+        generation_config: None,
+        model_config: None,
+        chat_template: None,
+    })
+    .unwrap();
+    let spec = ModelSpec {
+        vocab_size: 128,
+        ..spec(2)
+    };
+    let bad = tokenizer.encode("!", false).unwrap()[0] as usize;
+    let mut tensors = random_tensors(&spec, 7);
+    let embed = tensors.iter_mut().find(|t| t.0.contains("embed_tokens")).unwrap();
+    let at = bad * spec.hidden_size * 4;
+    embed.1.bytes.to_mut()[at..at + 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    let out = AtomicDir::create(place).unwrap();
+    write_model(&out, &spec, &tensors, &[]).unwrap();
+    out.commit().unwrap();
+    let source = Source::open_with_score(place.to_str().unwrap()).unwrap();
+    let options = options(DType::F32, Residency::Resident, None);
+    RewardModel::from_source(gpu, source, Some(tokenizer), &options).unwrap()
+}
+
+/// What cannot be scored names prompt and sample, at once or when rewards arrive, and leaves nothing of itself to the next scoring.
+#[test]
+fn what_cannot_be_scored_names_prompt_and_sample() {
+    let (gpu, place) = (open(), tempfile::tempdir().unwrap());
+    let mut judge = fragile(&gpu, &place.path().join("judge"));
+    let prompts = ["first", "second"].map(|p| PromptContent::Text(p.into()));
+    let long = "x".repeat(80);
+    let items = |p: usize, responses: &[&'static str]| -> Vec<Item<'_>> {
+        let item = |response: &&'static str| Item {
+            prompt: &prompts[p],
+            response,
+        };
+        responses.iter().map(item).collect()
+    };
+    let good = items(1, &["a", "bc", "a"]);
+    let want = judge.score(&good).unwrap();
+    assert!(want[0] == want[2] && want[0] != want[1]);
+    let mut scoring = judge.scoring();
+    scoring.add(&items(1, &["a", "b", "c"])).unwrap();
+    scoring.add(&items(0, &["d", "e", "f!"])).unwrap();
+    scoring.add(&items(1, &["g"])).unwrap();
+    let error = scoring.finish().unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("sample 2") && text.contains("\"first\""), "{text}");
+    assert_eq!(error.exit_code(), 2);
+    assert_eq!(judge.score(&good).unwrap(), want);
+    let mut scoring = judge.scoring();
+    scoring.add(&items(0, &["a"])).unwrap();
+    let mut over = items(1, &["a", "b"]);
+    over[1].response = &long;
+    let error = scoring.add(&over).unwrap_err();
+    drop(scoring);
+    let text = error.to_string();
+    assert!(text.contains("sample 1") && text.contains("\"second\""), "{text}");
+    assert!(
+        text.contains("86 tokens is longer than the 64 positions"),
+        "{text}"
+    );
+    assert_eq!(error.exit_code(), 2);
+    assert_eq!(judge.score(&good).unwrap(), want);
+}

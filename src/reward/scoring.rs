@@ -138,6 +138,7 @@ mod tests {
         assert_eq!(scoring.finish().unwrap(), [vec![], vec![2.0], vec![1.0, 3.0]]);
         let mut scoring = GroupScoring::new(&mut judge, 2);
         assert!(scoring.add(0, &group(&["a", "!"])).is_err());
+        drop(scoring);
         let mut scoring = GroupScoring::new(&mut judge, 2);
         scoring.add(0, &group(&["a"])).unwrap();
         assert!(scoring.finish().is_err(), "a group is missing");
