@@ -21,6 +21,7 @@ pub mod case;
 pub mod cases;
 pub mod ceiling;
 pub mod growth;
+mod judged;
 pub mod kernels;
 mod memory;
 pub mod output;

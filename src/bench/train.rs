@@ -1,5 +1,6 @@
 //! `bench train` and `bench e2e`: seconds of a training step by phase, and its memory.
 
+use super::judged::{Judge, Rounds, When};
 use super::memory::{self, Held};
 use super::output::Row;
 use super::policy::{Policy, at_least_one};
@@ -7,12 +8,11 @@ use super::timing::{Clock, median};
 use crate::config::{ActivationMemory, FloatDtype, Optim, Schedule};
 use crate::error::{Error, Result};
 use crate::gpu::Recorder;
-use crate::kernels::sample::SampleParams;
 use crate::model::run::{self, Group};
 use crate::model::spec::ModelSpec;
 use crate::model::workspace::{Shape, Workspace};
 use crate::optim::{Optimizer, Settings as OptimizerSettings};
-use crate::rollout::{Job, SampleConfig, Sampler, SamplerShape};
+use crate::rollout::{Sampler, SamplerShape};
 use crate::train::activations::Keeping;
 use std::time::Instant;
 
@@ -137,8 +137,7 @@ struct Stage<'a> {
     optimizer: Optimizer,
     /// Where a step samples; `None` takes made-up responses.
     sampler: Option<Sampler>,
-    /// The reward model and its workspace.
-    reward: Option<(&'a Policy, Workspace)>,
+    reward: Option<Judge<'a>>,
     prompts: Vec<Vec<u32>>,
 }
 
@@ -179,27 +178,11 @@ impl<'a> Stage<'a> {
                 SamplerShape::within(cap, spec, s.batch * s.num_generations, shape),
             )
         });
-        let reward = reward.map(|r| {
-            let sequence = s.prompt_length + s.max_completion_length;
-            let shape = Shape {
-                rows: s
-                    .token_budget
-                    .max(sequence)
-                    .min(s.rows() + s.batch * s.num_generations),
-                readouts: s.batch * s.num_generations,
-                rank: 0,
-                backward: false,
-                kept_blocks: 1,
-                half: false,
-                vocabulary_head: false,
-            };
-            Workspace::new(gpu, &r.model.spec, shape).map(|ws| (r, ws))
-        });
         Ok(Self {
             ws: Workspace::new(gpu, spec, s.workspace(spec, policy.rank())?)?,
             optimizer: Optimizer::new(gpu, policy.model.trainable(), settings)?,
             sampler: sampler.transpose()?,
-            reward: reward.transpose()?,
+            reward: reward.map(|r| Judge::new(r, s)).transpose()?,
             prompts: policy.tokens(s.batch, s.prompt_length),
             policy,
             settings: s,
@@ -214,59 +197,53 @@ impl<'a> Stage<'a> {
             training: self.ws.shape,
             optim: s.optim,
             sampling: self.sampler.as_ref().map(|sampler| (sampler.shape(), lengths)),
-            reward: self.reward.as_ref().map(|(reward, ws)| (*reward, ws.shape)),
+            reward: self.reward.as_ref().map(|judge| (judge.policy, judge.ws.shape)),
         }
     }
 
-    /// The responses of step number `step`, `[prompt][sample]`.
-    fn responses(&mut self, step: u64) -> Result<Vec<Vec<Vec<u32>>>> {
+    /// Samples and scores, or has made-up responses scored, `[prompt][sample]`; the phases get their seconds.
+    fn responses(&mut self, step: u64, phases: &mut Phases) -> Result<Vec<Vec<Vec<u32>>>> {
         let s = self.settings;
         let Some(sampler) = &mut self.sampler else {
             let all = self
                 .policy
                 .tokens(s.batch * s.num_generations, s.max_completion_length);
+            if let Some(judge) = &mut self.reward {
+                let begun = Instant::now();
+                for (prompt, group) in self.prompts.iter().zip(all.chunks(s.num_generations)) {
+                    judge.take(prompt, group.iter().map(Vec::as_slice))?;
+                }
+                judge.finish()?;
+                phases.score = begun.elapsed().as_secs_f64();
+            }
             return Ok(all.chunks(s.num_generations).map(<[Vec<u32>]>::to_vec).collect());
         };
-        let jobs: Vec<Job> = (0u64..)
-            .zip(&self.prompts)
-            .map(|(prompt, tokens)| Job {
-                tokens: tokens.clone(),
-                prompt,
-                samples: s.num_generations,
-                first: 0,
-            })
-            .collect();
-        let config = SampleConfig {
-            params: SampleParams::PLAIN,
-            max_completion_length: s.max_completion_length,
-            stop: Vec::new(),
-            seed: 1,
-            step,
+        let rounds = Rounds {
+            policy: self.policy,
+            prompts: &self.prompts,
+            samples: s.num_generations,
         };
-        let groups = sampler.generate(&self.policy.model, &jobs, &config)?;
-        Ok(groups
-            .into_iter()
-            .map(|g| g.into_iter().map(|c| c.tokens).collect())
-            .collect())
+        let limits = vec![s.max_completion_length; s.batch];
+        let round = rounds.run(sampler, self.reward.as_mut(), (step, &limits), When::Beside)?;
+        phases.sample = round.sample;
+        phases.score = if self.reward.is_some() { round.score } else { 0.0 };
+        Ok(round.responses)
     }
 
-    fn score(&self, responses: &[Vec<Vec<u32>>]) -> Result<()> {
-        let Some((reward, ws)) = &self.reward else {
-            return Ok(());
+    /// Scoring beside sampling and after it, where there are groups that can end one after another.
+    fn compare(&mut self) -> Result<Vec<Row>> {
+        let (Some(sampler), Some(judge)) = (&mut self.sampler, &mut self.reward) else {
+            return Ok(Vec::new());
         };
-        let limit = reward.model.spec.vocab_size as u32;
-        let sequences: Vec<Vec<u32>> = self
-            .prompts
-            .iter()
-            .zip(responses)
-            .flat_map(|(p, group)| {
-                group
-                    .iter()
-                    .map(move |r| p.iter().chain(r).map(|t| t % limit).collect())
-            })
-            .collect();
-        let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-        run::scores(&reward.model, ws, &slices).map(drop)
+        if self.settings.batch < 2 {
+            return Ok(Vec::new());
+        }
+        let rounds = Rounds {
+            policy: self.policy,
+            prompts: &self.prompts,
+            samples: self.settings.num_generations,
+        };
+        rounds.compare(sampler, judge, self.settings)
     }
 
     /// One step: its phases in order, each ended by a wait.
@@ -278,13 +255,8 @@ impl<'a> Stage<'a> {
             clock = Instant::now();
             seconds
         };
-        let sampled = self.sampler.is_some();
-        let responses = self.responses(step)?;
-        let made = lap();
-        phases.sample = if sampled { made } else { 0.0 };
-        self.score(&responses)?;
-        let scored = lap();
-        phases.score = if self.reward.is_some() { scored } else { 0.0 };
+        let responses = self.responses(step, &mut phases)?;
+        lap();
         let groups: Vec<Group<'_>> = self
             .prompts
             .iter()
@@ -383,6 +355,7 @@ pub fn run(policy: &Policy, s: &Settings, reward: Option<&Policy>, sample: bool)
         let row = Row::of(vec![n / s.repetitions as f64], false);
         rows.push(policy.row(format!("{what} a step after the first"), &variant, "", row));
     }
+    rows.extend(stage.compare()?);
     rows.extend(memory::rows(policy, &memory::expected(policy, &stage.held())?));
     Ok(rows)
 }

@@ -76,6 +76,23 @@ fn a_step_is_measured_phase_by_phase() {
         .map(|r| r.value)
         .sum();
     assert!((all - parts).abs() < 1e-6, "{all} {parts}");
+    // Groups of 2 and of 4 tokens end in the same window. Scoring beside sampling needs nothing of its own.
+    let made = |what: &str| rows.iter().find(|r| r.test.starts_with(what)).unwrap().value;
+    assert_eq!(made("allocations"), 0.0);
+    let compared: Vec<&Row> = rows.iter().filter(|r| r.test == "sample+score 2×3×4").collect();
+    let groups = |row: &Row| row.extra["groups beside"].as_f64().unwrap();
+    assert_eq!(compared.len(), 2);
+    assert_eq!((groups(compared[0]), groups(compared[1])), (0.0, 0.0));
+    let longer = Settings {
+        max_completion_length: 20,
+        token_budget: 32,
+        ..settings()
+    };
+    let rows = run(&policy, &longer, Some(&judge), true).unwrap();
+    let compared: Vec<&Row> = rows.iter().filter(|r| r.test == "sample+score 2×3×20").collect();
+    assert_eq!((groups(compared[0]), groups(compared[1])), (1.0, 0.0));
+    assert!(compared[0].extra["score recorded beside s"].as_f64().unwrap() > 0.0);
+    assert!(compared.iter().all(|r| r.value > 0.0));
     // Without sampling and reward there are no such rows.
     let rows = run(&policy, &settings(), None, false).unwrap();
     assert!(
