@@ -5,6 +5,7 @@ pub mod bootstrap;
 pub mod checkpoint;
 pub mod compare;
 pub mod judge;
+pub mod judging;
 pub mod meta;
 pub mod record;
 pub mod request;

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::judging::evaluate;
 use super::meta::{Difference, EvalMeta};
-use super::run::{Draws, Evaluation, evaluate};
+use super::run::{Draws, Evaluation};
 use super::store::{StoredCompletion, StoredEval, StoredPrompt};
 use crate::error::{Error, Result};
 use crate::model::save::write_atomic;

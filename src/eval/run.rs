@@ -1,6 +1,5 @@
 //! Sampling a policy on a list of prompts and judging what it wrote.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -10,7 +9,6 @@ use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
 use crate::model::load::{Source, load_adapter};
 use crate::model::params::Model;
-use crate::reward::{Item, Reward};
 use crate::rollout::{Completion, Finish, Job, SampleConfig, Sampler, SamplerShape};
 use crate::tensor::DType;
 use crate::text::{Formatter, PromptContent, TemplateDate, Tokenizer};
@@ -234,74 +232,42 @@ impl Draws<'_> {
     /// # Errors
     /// As [`Sampler::generate`].
     pub fn responses(&mut self, prompts: Range<usize>) -> Result<Vec<Vec<Response>>> {
+        self.responses_each(prompts, &mut |_, _| Ok(()))
+    }
+
+    /// As [`Draws::responses`], telling `on_ended` of the prompts, by their places among `prompts`, whose responses have all ended
+    /// while others go on (see [`Sampler::generate_each`]).
+    ///
+    /// # Errors
+    /// As [`Sampler::generate_each`].
+    pub fn responses_each(
+        &mut self,
+        prompts: Range<usize>,
+        on_ended: &mut dyn FnMut(usize, &[Response]) -> Result<()>,
+    ) -> Result<Vec<Vec<Response>>> {
+        let policy = self.policy;
         let jobs: Vec<Job> = prompts
             .map(|at| Job {
-                tokens: self.policy.prompts[at].clone(),
+                tokens: policy.prompts[at].clone(),
                 prompt: at as u64,
                 samples: self.samples,
                 first: 0,
             })
             .collect();
-        let completions = self.sampler.generate(&self.policy.model, &jobs, &self.config)?;
-        completions
-            .iter()
-            .map(|group| group.iter().map(|c| self.policy.response(c)).collect())
-            .collect()
+        let texts = |group: &[Completion]| -> Result<Vec<Response>> {
+            group.iter().map(|c| policy.response(c)).collect()
+        };
+        let mut known: Vec<Option<Vec<Response>>> = vec![None; jobs.len()];
+        let limits = vec![self.config.max_completion_length; jobs.len()];
+        let mut ended =
+            |place: usize, group: &[Completion]| on_ended(place, known[place].insert(texts(group)?));
+        let sampler = &mut self.sampler;
+        let all = sampler.generate_each(&policy.model, &jobs, &limits, &self.config, &mut ended)?;
+        let group = |(known, group): (Option<Vec<Response>>, &Vec<Completion>)| {
+            known.map_or_else(|| texts(group), Ok)
+        };
+        known.into_iter().zip(&all).map(group).collect()
     }
-}
-
-/// Rewards of responses, `[prompt][sample]`. Equal responses to a prompt are judged once.
-///
-/// # Errors
-/// As [`Reward::score`].
-pub fn judge(
-    contents: &[PromptContent],
-    responses: &[Vec<Response>],
-    reward: &mut dyn Reward,
-) -> Result<Judged> {
-    let (mut items, mut places) = (Vec::new(), Vec::with_capacity(responses.len()));
-    for (prompt, group) in contents.iter().zip(responses) {
-        let mut known = HashMap::new();
-        let at: Vec<usize> = group
-            .iter()
-            .map(|r| {
-                *known.entry(r.text.as_str()).or_insert_with(|| {
-                    items.push(Item {
-                        prompt,
-                        response: &r.text,
-                    });
-                    items.len() - 1
-                })
-            })
-            .collect();
-        places.push(at);
-    }
-    let rewards = reward.score(&items)?;
-    Ok(Judged {
-        name: reward.name().to_string(),
-        values: places
-            .into_iter()
-            .map(|group| group.into_iter().map(|at| rewards[at]).collect())
-            .collect(),
-    })
-}
-
-/// Samples responses to some prompts and has every judge score them. `contents` are those of all prompts.
-///
-/// # Errors
-/// As [`Draws::responses`] and [`judge`].
-pub fn evaluate(
-    draws: &mut Draws<'_>,
-    contents: &[PromptContent],
-    prompts: Range<usize>,
-    rewards: &mut [&mut dyn Reward],
-) -> Result<Evaluation> {
-    let responses = draws.responses(prompts.clone())?;
-    let rewards = rewards
-        .iter_mut()
-        .map(|reward| judge(&contents[prompts.clone()], &responses, *reward))
-        .collect::<Result<_>>()?;
-    Ok(Evaluation { responses, rewards })
 }
 
 impl Evaluation {
@@ -332,54 +298,5 @@ impl Judged {
     pub fn share_at_least(&self, least: f64) -> f64 {
         let all = || self.values.iter().flatten();
         all().filter(|r| **r >= least).count() as f64 / all().count().max(1) as f64
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-
-    /// Scores by length and counts what it is asked.
-    struct Length(usize);
-
-    impl Reward for Length {
-        fn name(&self) -> &str {
-            "length"
-        }
-
-        fn score(&mut self, items: &[Item<'_>]) -> Result<Vec<f64>> {
-            self.0 += items.len();
-            Ok(items.iter().map(|i| i.response.len() as f64).collect())
-        }
-    }
-
-    #[test]
-    fn equal_responses_are_judged_once_and_every_place_gets_its_reward() {
-        let contents = [PromptContent::Text("p".into()), PromptContent::Text("q".into())];
-        let group = |texts: [&str; 3]| {
-            texts.map(|t| Response {
-                text: t.into(),
-                tokens: t.len() + 1,
-                truncated: t.len() > 2,
-            })
-        };
-        let responses = vec![
-            group(["a", "bb", "a"]).to_vec(),
-            group(["ccc", "a", "ccc"]).to_vec(),
-        ];
-        let mut reward = Length(0);
-        let judged = judge(&contents, &responses, &mut reward).unwrap();
-        assert_eq!(judged.values, [[1.0, 2.0, 1.0], [3.0, 1.0, 3.0]]);
-        // "a" answers two prompts, so it is judged for each.
-        assert_eq!(reward.0, 4);
-        assert_eq!(judged.share_at_least(2.0), 0.5);
-        let evaluation = Evaluation {
-            responses,
-            rewards: vec![judged],
-        };
-        assert_eq!(evaluation.rewards[0].mean(), 11.0 / 6.0);
-        assert_eq!(evaluation.mean_length(), 17.0 / 6.0);
-        assert_eq!(evaluation.truncated_ratio(), 1.0 / 3.0);
     }
 }

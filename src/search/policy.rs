@@ -1,6 +1,7 @@
 //! Drawing from a policy on the device and judging by a reward model.
 
 use crate::error::Result;
+use crate::eval::judging;
 use crate::eval::run::{self, Policy, Sampling};
 use crate::reward::Reward;
 use crate::rollout::{Completion, Finish, Job, SampleConfig, Sampler, SamplerShape};
@@ -129,7 +130,7 @@ impl Draw for PolicyDraw<'_> {
             .collect::<Result<Vec<_>>>()?;
         let contents: Vec<PromptContent> = requests.iter().map(|r| self.contents[r.prompt].clone()).collect();
         let texts: Vec<Vec<run::Response>> = responses.iter().map(|g| g.iter().map(text).collect()).collect();
-        let judged = run::judge(&contents, &texts, self.reward)?;
+        let judged = judging::judge(&contents, &texts, self.reward)?;
         for (response, reward) in responses.iter_mut().flatten().zip(judged.values.iter().flatten()) {
             response.reward = *reward;
         }
