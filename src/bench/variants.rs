@@ -22,11 +22,13 @@ pub fn variants(gpu: &Gpu, op: &str, _dtype: Option<DType>) -> Vec<VariantName> 
         return decode::VARIANTS.to_vec();
     }
     if attention::OPS.contains(&op) {
-        let gradients = op == attention::BACKWARD_OP;
-        let coop = gradients.then(|| coop::variants(gpu)).unwrap_or_default();
-        let all = attention::VARIANTS.into_iter().chain(coop);
+        let mut all = attention::VARIANTS.to_vec();
+        if op == attention::BACKWARD_OP {
+            all.extend(coop::variants(gpu));
+        }
         // The case leaves out those that are not for its model's heads.
-        return all.filter(|v| attention::runs(gpu, v, 0)).collect();
+        all.retain(|v| attention::runs(gpu, v, 0));
+        return all;
     }
     let linear = linear_variants::variants(gpu, op);
     if linear.is_empty() { vec![PORTABLE] } else { linear }

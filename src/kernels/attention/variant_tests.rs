@@ -46,9 +46,9 @@ fn a_workgroup_takes_what_its_memory_holds() {
     for head_dim in (4..=256).step_by(4) {
         let s = Sizes::of(head_dim).unwrap();
         let d4 = head_dim / 4;
-        assert!(s.left * s.right == 2048 && s.left + s.right == 96 && s.right % s.part == 0);
+        assert!(s.left * s.right == 2048 && s.left + s.right == 96 && s.right.is_multiple_of(s.part));
         assert!(
-            s.part % 4 == 0 && s.part * d4 <= 384 && s.left / 4 * (s.right / 8) <= 64,
+            s.part.is_multiple_of(4) && s.part * d4 <= 384 && s.left / 4 * (s.right / 8) <= 64,
             "{head_dim}"
         );
         assert!(
