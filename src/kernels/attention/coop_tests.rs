@@ -2,8 +2,8 @@
 
 use super::super::harness::{Gen, assert_layout, wide};
 use super::cases::{args, pack};
-use super::variant_tests::{GROUPS, buffers, shape};
 use super::twin::{self, Meta};
+use super::variant_tests::{GROUPS, buffers, shape};
 use super::*;
 use crate::config::MatmulPrecision;
 use crate::gpu::{Gpu, GpuOptions};
