@@ -1,5 +1,6 @@
 // y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ linear_output.wgsl's]
-// Appended: shared/linear_params.wgsl, linear_output.wgsl and weight_*.wgsl (`weight4`).
+// Appended: shared/linear_params.wgsl, linear_output.wgsl, linear_columns.wgsl, weight_one.wgsl and weight_*.wgsl (`weight4`), or
+// linear_slices.wgsl (several products), or linear_gated.wgsl (SwiGLU) in the place of some.
 // Every output is one chain of fused multiply-adds along K in ascending order: the bits do not depend on M.
 // A workgroup is ROWS rows by 2 · LANES columns; the rows come from workgroup_id alone, so reads of x are uniform.
 
@@ -12,20 +13,19 @@ fn dot_chain(a: vec4<f32>, b: vec4<f32>, c: f32) -> f32 {
 }
 
 // h Bᵀ, the adapter's second product.
-fn second(row: u32, col: u32) -> f32 {
+fn second(side: u32, row: u32, col: u32) -> f32 {
     var s = 0.0;
-    for (var k = 0u; k < p.r4; k++) { s = dot_chain(hidden4(row, k), second4(col, k), s); }
+    for (var k = 0u; k < rank4(); k++) { s = dot_chain(hidden4(side, row, k), second4(side, col, k), s); }
     return s;
 }
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-    begin(group.z);
-    let c0 = group.x * 2u * LANES + local.x;
+    let c0 = begin(group) * 2u * LANES + local.x;
     let c1 = c0 + LANES;
     // Lanes past the edge compute on the last row of W and are not stored.
-    let n0 = min(c0, p.n - 1u);
-    let n1 = min(c1, p.n - 1u);
+    let n0 = row_of(c0);
+    let n1 = row_of(c1);
     let row = group.y * 8u;
     let last = p.m - 1u;
     let b0 = row * p.x_stride;
@@ -41,8 +41,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     var t0 = 0.0; var t1 = 0.0; var t2 = 0.0; var t3 = 0.0;
     var t4 = 0.0; var t5 = 0.0; var t6 = 0.0; var t7 = 0.0;
     for (var k = 0u; k < p.k4; k++) {
-        let u = weight4(p.w_row + n0, k);
-        let v = weight4(p.w_row + n1, k);
+        let u = side4(0u, n0, k);
+        let v = side4(1u, n1, k);
         let x0 = x[b0 + k]; s0 = dot_chain(x0, u, s0); t0 = dot_chain(x0, v, t0);
         let x1 = x[b1 + k]; s1 = dot_chain(x1, u, s1); t1 = dot_chain(x1, v, t1);
         let x2 = x[b2 + k]; s2 = dot_chain(x2, u, s2); t2 = dot_chain(x2, v, t2);
@@ -53,12 +53,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         let x7 = x[b7 + k]; s7 = dot_chain(x7, u, s7); t7 = dot_chain(x7, v, t7);
     }
     // One place in the code that stores: sixteen take drivers long to compile.
-    var outputs = array<f32, 16>(s0, s1, s2, s3, s4, s5, s6, s7, t0, t1, t2, t3, t4, t5, t6, t7);
-    for (var i = 0u; i < 16u; i++) {
-        let r = row + (i & 7u);
-        let c = select(c0, c1, i >= 8u);
-        var h = 0.0;
-        if LORA { h = second(r, c); }
-        store_one(r, c, outputs[i], h);
+    var outputs = array<vec2<f32>, 8>(vec2<f32>(s0, t0), vec2<f32>(s1, t1), vec2<f32>(s2, t2), vec2<f32>(s3, t3),
+                                      vec2<f32>(s4, t4), vec2<f32>(s5, t5), vec2<f32>(s6, t6), vec2<f32>(s7, t7));
+    for (var i = 0u; i < 8u; i++) {
+        let r = row + i;
+        var h = vec2<f32>();
+        if LORA { h = vec2<f32>(second(0u, r, c0), second(1u, r, c1)); }
+        store_sides(r, vec2<u32>(c0, c1), outputs[i], h);
     }
 }

@@ -1,5 +1,5 @@
 // y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ linear_output.wgsl's], for few rows on GPUs: a decode step.
-// Appended: shared/linear_params.wgsl, linear_output.wgsl and weight_*.wgsl (`weight4`).
+// Appended: linear_forward.wgsl's.
 // A workgroup is 8 rows by 32 columns, so W is read and dequantised once for all of up to 8 rows; a lane is four rows of one
 // column. 64 K of W and of x go through workgroup memory, so that lanes load along K and compute along N; the next 64 wait
 // in registers. The chain of every output is that of linear_forward.wgsl, bit for bit: past the end of K it adds zeros.
@@ -20,9 +20,9 @@ fn place(k: u32, col: u32) -> u32 {
     return k * 32u + (col ^ k);
 }
 
-// Columns past N repeat the last and are not stored; past K they meet zeros.
-fn weights(col: u32, k: u32) -> vec4<f32> {
-    return weight4(p.w_row + min(col, p.n - 1u), min(k, p.k4 - 1u));
+// Past K they meet zeros.
+fn weights(side: u32, col: u32, k: u32) -> vec4<f32> {
+    return side4(side, row_of(col), min(k, p.k4 - 1u));
 }
 
 // Rows past M repeat the last and are not stored; past K they are 0.
@@ -36,8 +36,8 @@ fn load(first: u32, row: u32, col: u32, lane: u32) -> Chunk {
     let k = first + lane % 16u;
     let c = col + lane / 16u;
     let r = row + lane / 16u;
-    return Chunk(weights(c, k), weights(c + 4u, k), weights(c + 8u, k), weights(c + 12u, k),
-                 weights(c + 16u, k), weights(c + 20u, k), weights(c + 24u, k), weights(c + 28u, k),
+    return Chunk(weights(0u, c, k), weights(0u, c + 4u, k), weights(0u, c + 8u, k), weights(0u, c + 12u, k),
+                 weights(1u, c + 16u, k), weights(1u, c + 20u, k), weights(1u, c + 24u, k), weights(1u, c + 28u, k),
                  values(r, k), values(r + 4u, k));
 }
 
@@ -58,9 +58,8 @@ fn dot_chain(a: vec4<f32>, b: vec4<f32>, c: f32) -> f32 {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    begin(group.z);
     let row = group.y * 8u;
-    let col = group.x * 32u;
+    let col = begin(group) * 32u;
     let own_row = lane / 32u * 4u;
     let own_col = lane % 32u;
     // With four rows or fewer the upper 32 lanes only load.
@@ -89,13 +88,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let c = col + own_col;
     var t0 = 0.0; var t1 = 0.0; var t2 = 0.0; var t3 = 0.0;
     if LORA {
-        for (var k = 0u; k < p.r4; k++) {
-            let b = second4(c, k);
-            t0 = dot_chain(hidden4(r, k), b, t0);
-            t1 = dot_chain(hidden4(r + 1u, k), b, t1);
-            t2 = dot_chain(hidden4(r + 2u, k), b, t2);
-            t3 = dot_chain(hidden4(r + 3u, k), b, t3);
+        let side = own_col / 16u;
+        for (var k = 0u; k < rank4(); k++) {
+            let b = second4(side, c, k);
+            t0 = dot_chain(hidden4(side, r, k), b, t0);
+            t1 = dot_chain(hidden4(side, r + 1u, k), b, t1);
+            t2 = dot_chain(hidden4(side, r + 2u, k), b, t2);
+            t3 = dot_chain(hidden4(side, r + 3u, k), b, t3);
         }
     }
-    store_one(r, c, s0, t0); store_one(r + 1u, c, s1, t1); store_one(r + 2u, c, s2, t2); store_one(r + 3u, c, s3, t3);
+    store_rows(r, c, lane, vec4<f32>(s0, s1, s2, s3), vec4<f32>(t0, t1, t2, t3));
 }

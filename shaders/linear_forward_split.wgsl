@@ -1,5 +1,5 @@
 // y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ linear_output.wgsl's], for few rows on GPUs, with K split over the lanes.
-// Appended: shared/linear_params.wgsl, linear_output.wgsl and weight_*.wgsl (`weight4`).
+// Appended: linear_forward.wgsl's; not linear_gated.wgsl.
 // A workgroup is 8 rows by 4 columns, so W is read and dequantised once for all of up to 8 rows. Lane l takes the vec4s
 // l, l + 64, l + 128, … of K: one chain of fused multiply-adds an output and lane. The 64 chains of an output are added as
 // 8 sums of 8, and those 8 in turn. That order is a function of K alone: a row's bits depend neither on the other rows nor
@@ -17,9 +17,8 @@ var<workgroup> sums: array<vec4<f32>, 64>;
 // Four consecutive K of four columns; a member is one K.
 struct Four { a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32> }
 
-// Columns past N repeat the last and are not stored.
 fn weights(col: u32, k: u32) -> Four {
-    let n = p.w_row + min(vec4<u32>(col, col + 1u, col + 2u, col + 3u), vec4<u32>(p.n - 1u));
+    let n = vec4<u32>(row_of(col), row_of(col + 1u), row_of(col + 2u), row_of(col + 3u));
     let q = weight4(n.x, k); let r = weight4(n.y, k); let s = weight4(n.z, k); let t = weight4(n.w, k);
     return Four(vec4<f32>(q.x, r.x, s.x, t.x), vec4<f32>(q.y, r.y, s.y, t.y),
                 vec4<f32>(q.z, r.z, s.z, t.z), vec4<f32>(q.w, r.w, s.w, t.w));
@@ -38,9 +37,9 @@ fn start(row: u32) -> u32 {
 // An output's second product is one chain, as elsewhere: R is short.
 fn second(row: u32, col: u32) -> f32 {
     var s = 0.0;
-    for (var k = 0u; k < p.r4; k++) {
-        let h = hidden4(row, k);
-        let b = second4(col, k);
+    for (var k = 0u; k < rank4(); k++) {
+        let h = hidden4(0u, row, k);
+        let b = second4(0u, col, k);
         s = fma(h.w, b.w, fma(h.z, b.z, fma(h.y, b.y, fma(h.x, b.x, s))));
     }
     return s;
@@ -48,9 +47,8 @@ fn second(row: u32, col: u32) -> f32 {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    begin(group.z);
     let row = group.y * 8u;
-    let col = group.x * 4u;
+    let col = begin(group) * 4u;
     // Rows that are not there cost nothing: a step computes on 1, 2, 4 or 8.
     let rows = p.m - row;
     let b0 = start(row); let b1 = start(row + 1u); let b2 = start(row + 2u); let b3 = start(row + 3u);

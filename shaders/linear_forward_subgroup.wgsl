@@ -1,5 +1,5 @@
 // y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ linear_output.wgsl's], for subgroups of exactly LANES threads.
-// Appended: shared/rows_forward_*.wgsl with `main`, shared/linear_params.wgsl, linear_output.wgsl and weight_*.wgsl (`weight4`).
+// Appended: shared/rows_forward_*.wgsl with `main`, and linear_forward.wgsl's.
 // A lane is four columns. x goes through registers: each lane loads one of the next LANES (8) values of a row, and they are
 // broadcast one after another. The chain of every output is that of linear_forward.wgsl, bit for bit: past the end of
 // K it adds zeros.
@@ -18,8 +18,8 @@ struct Eight {
 fn weights(n: vec4<u32>, k4: u32) -> Eight {
     let k = min(k4, p.k4 - 1u);
     let last = min(k4 + 1u, p.k4 - 1u);
-    let q = weight4(n.x, k); let r = weight4(n.y, k); let s = weight4(n.z, k); let t = weight4(n.w, k);
-    let u = weight4(n.x, last); let v = weight4(n.y, last); let w = weight4(n.z, last); let z = weight4(n.w, last);
+    let q = side4(0u, n.x, k); let r = side4(0u, n.y, k); let s = side4(1u, n.z, k); let t = side4(1u, n.w, k);
+    let u = side4(0u, n.x, last); let v = side4(0u, n.y, last); let w = side4(1u, n.z, last); let z = side4(1u, n.w, last);
     return Eight(vec4<f32>(q.x, r.x, s.x, t.x), vec4<f32>(q.y, r.y, s.y, t.y),
                  vec4<f32>(q.z, r.z, s.z, t.z), vec4<f32>(q.w, r.w, s.w, t.w),
                  vec4<f32>(u.x, v.x, w.x, z.x), vec4<f32>(u.y, v.y, w.y, z.y),
@@ -46,17 +46,20 @@ fn chain8(v: f32, w: Eight, s: vec4<f32>) -> vec4<f32> {
 struct Second { a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32> }
 
 fn second_weights(col: u32, k: u32) -> Second {
-    let q = second4(col, k); let r = second4(col + 1u, k); let s = second4(col + 2u, k); let t = second4(col + 3u, k);
+    let q = second4(0u, col, k); let r = second4(0u, col + 1u, k);
+    let s = second4(1u, col + 2u, k); let t = second4(1u, col + 3u, k);
     return Second(vec4<f32>(q.x, r.x, s.x, t.x), vec4<f32>(q.y, r.y, s.y, t.y),
                   vec4<f32>(q.z, r.z, s.z, t.z), vec4<f32>(q.w, r.w, s.w, t.w));
 }
 
-fn chain4(h: vec4<f32>, w: Second, s: vec4<f32>) -> vec4<f32> {
-    let t = fma(vec4<f32>(h.y), w.b, fma(vec4<f32>(h.x), w.a, s));
-    return fma(vec4<f32>(h.w), w.d, fma(vec4<f32>(h.z), w.c, t));
+fn chain4(h: Hidden, w: Second, s: vec4<f32>) -> vec4<f32> {
+    let a = h.first;
+    let b = h.second;
+    let t = fma(vec4<f32>(a.yy, b.yy), w.b, fma(vec4<f32>(a.xx, b.xx), w.a, s));
+    return fma(vec4<f32>(a.ww, b.ww), w.d, fma(vec4<f32>(a.zz, b.zz), w.c, t));
 }
 
-// The rows of W behind four columns; those past the edge compute on the last row and are not stored.
+// The rows of W behind four columns.
 fn rows_of(col: u32) -> vec4<u32> {
-    return p.w_row + min(vec4<u32>(col, col + 1u, col + 2u, col + 3u), vec4<u32>(p.n - 1u));
+    return vec4<u32>(row_of(col), row_of(col + 1u), row_of(col + 2u), row_of(col + 3u));
 }

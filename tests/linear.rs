@@ -6,7 +6,7 @@ use tea_wgpu::gpu::{Buffer, Gpu, GpuOptions, Recorder};
 use tea_wgpu::kernels::elementwise::swiglu_forward;
 use tea_wgpu::kernels::harness::Gen;
 use tea_wgpu::kernels::linear::{self, Write};
-use tea_wgpu::kernels::linear_fused::{Epilogue, Second, forward_each, forward_with};
+use tea_wgpu::kernels::linear_fused::{Epilogue, Second, Side, forward_each, forward_gated, forward_with};
 use tea_wgpu::kernels::linear_variants::{OPS, exact_variants, variants};
 use tea_wgpu::kernels::weight::{SHARD_ROWS, Weight, device_bytes};
 use tea_wgpu::kernels::weight_cases::{TestWeight, test_cols};
@@ -314,32 +314,124 @@ fn fused_steps_give_the_bits_of_separate_ones() {
     }
 }
 
-/// Products that share a dispatch give the bits that each gives alone.
+/// Commands that `record` records.
+fn commands(gpu: &Gpu, rec: &mut Recorder, record: impl FnOnce(&mut Recorder)) -> u64 {
+    let before = gpu.commands_recorded();
+    record(rec);
+    gpu.commands_recorded() - before
+}
+
+/// Products that share a dispatch give the bits that each gives alone, on every variant: of one element type in one dispatch where the
+/// variant has one, whatever their widths; those of another type beside them.
 #[test]
 fn products_of_one_input_give_the_bits_of_each() {
     let gpu = open();
-    let (n, k) = (5, 131);
+    let k = test_cols(DType::Q4K)[0];
     let mut g = Gen::new(7);
-    let mut one = || upload(&gpu, &TestWeight::random(&mut g, DType::F32, n, k, 1.0), u64::MAX);
-    let weights = [one(), one(), one()];
-    for (m, count) in [(1, 3), (3, 2), (16, 3), (40, 3)] {
+    let mut one = |dtype, n| upload(&gpu, &TestWeight::random(&mut g, dtype, n, k, 1.0), u64::MAX);
+    let plain = [(DType::F32, 5), (DType::F32, 70), (DType::F32, 33)].map(|(d, n)| one(d, n));
+    let mixed = [(DType::Q4K, 37), (DType::Q6K, 9), (DType::Q4K, 9)].map(|(d, n)| one(d, n));
+    let few = ["portable", "subgroup-1", "subgroup-4", "gemv-8", SPLIT];
+    for (weights, m, count, dispatches) in [
+        (&plain, 1, 3, 1),
+        (&plain, 16, 2, 1),
+        (&plain, 40, 3, 3),
+        (&mixed, 3, 3, 2),
+    ] {
         let x = gpu.upload("x", &Gen::new(8).rows(m, k, 1.0)).unwrap();
         for variant in variants(&gpu, "linear_forward") {
-            let outputs = || [(); 3].map(|()| gpu.upload("y", &vec![f32::NAN; m * pad4(n)]).unwrap());
+            let outputs = || {
+                let y = |w: &Weight| gpu.upload("y", &vec![f32::NAN; m * pad4(w.rows)]).unwrap();
+                weights.iter().map(y).collect::<Vec<_>>()
+            };
             let (together, alone) = (outputs(), outputs());
             let mut rec = Recorder::new(&gpu);
             rec.force_variant(Some(variant));
             let pairs: Vec<_> = weights.iter().zip(&together).take(count).collect();
-            forward_each(&mut rec, &x, &pairs, m).unwrap();
+            let recorded = commands(&gpu, &mut rec, |rec| forward_each(rec, &x, &pairs, m).unwrap());
+            if few.contains(&variant) {
+                assert_eq!(recorded, dispatches, "{m} rows, {variant}");
+            }
             let is_exact = exact_variants(&gpu, "linear_forward").contains(&variant);
             rec.force_variant(Some(if is_exact { "portable" } else { variant }));
             for (w, y) in weights.iter().zip(&alone).take(count) {
                 linear::forward(&mut rec, &x, w, None, y, m, Write::SET).unwrap();
             }
             rec.submit().unwrap();
-            let bits = |y: &Buffer| gpu.read::<u32>(y, 0, m * pad4(n)).unwrap();
-            for (a, b) in together.iter().zip(&alone).take(count) {
-                assert!(bits(a) == bits(b), "{m} rows, {count} products, {variant}");
+            let bits = |w: &Weight, y: &Buffer| gpu.read::<u32>(y, 0, m * pad4(w.rows)).unwrap();
+            for ((w, a), b) in weights.iter().zip(&together).zip(&alone).take(count) {
+                assert!(bits(w, a) == bits(w, b), "{m} rows, N {}, {variant}", w.rows);
+            }
+        }
+    }
+}
+
+/// SwiGLU's gate and up in one dispatch give the bits of a product, its epilogue and an elementwise step, on every variant, with an
+/// adapter on both, on neither, and on one (which has no dispatch of its own).
+#[test]
+fn gate_and_up_together_give_the_bits_of_each() {
+    let gpu = open();
+    let up = |v: &[f32]| gpu.upload("test", v).unwrap();
+    let few = ["portable", "subgroup-1", "subgroup-4", "gemv-8"];
+    for (dtype, m, n) in [(DType::Q4_1, 1, 36), (DType::Q4_1, 7, 67), (DType::F32, 20, 36)] {
+        let (k, r) = (test_cols(dtype)[2], 5);
+        let mut g = Gen::new(9);
+        let mut one = |dtype, k| upload(&gpu, &TestWeight::random(&mut g, dtype, n, k, 1.0), u64::MAX);
+        let (weights, b) = (
+            [one(dtype, k), one(dtype, k)],
+            [one(DType::F32, r), one(DType::F32, r)],
+        );
+        let (x, h) = (up(&g.rows(m, k, 1.0)), [(); 2].map(|()| up(&g.rows(m, r, 1.0))));
+        for adapters in [[false, false], [true, true], [true, false]] {
+            let side = |i: usize| Side {
+                weight: &weights[i],
+                bias: None,
+                lora: adapters[i].then_some(Second {
+                    h: &h[i],
+                    b: &b[i],
+                    factor: 0.7,
+                }),
+            };
+            let nan = || up(&vec![f32::NAN; m * pad4(n)]);
+            let apart = |variant| {
+                run(&gpu, m * pad4(n), |rec, y| {
+                    rec.force_variant(Some(variant));
+                    let (gate, other) = (nan(), nan());
+                    for (i, y) in [&gate, &other].into_iter().enumerate() {
+                        let with = Epilogue {
+                            lora: side(i).lora,
+                            ..Epilogue::default()
+                        };
+                        forward_with(rec, &x, &weights[i], &with, y, m).unwrap();
+                    }
+                    swiglu_forward(rec, &gate, &other, y, m * pad4(n)).unwrap();
+                })
+            };
+            let expected = apart("portable");
+            for variant in variants(&gpu, "linear_forward") {
+                let fused = run(&gpu, m * pad4(n), |rec, y| {
+                    rec.force_variant(Some(variant));
+                    let scratch = nan();
+                    let sides = [side(0), side(1)];
+                    let recorded = commands(&gpu, rec, |rec| {
+                        forward_gated(rec, &x, sides, &scratch, y, m).unwrap();
+                    });
+                    if few.contains(&variant) {
+                        let alike = m <= 16 && adapters[0] == adapters[1];
+                        assert_eq!(recorded, if alike { 1 } else { 2 }, "{dtype} {m} rows, {variant}");
+                    }
+                });
+                let is_exact = exact_variants(&gpu, "linear_forward").contains(&variant);
+                let what = format!("{dtype} {m} rows, {adapters:?}, {variant}");
+                assert!(
+                    fused
+                        == if is_exact {
+                            expected.clone()
+                        } else {
+                            apart(variant)
+                        },
+                    "{what}"
+                );
             }
         }
     }

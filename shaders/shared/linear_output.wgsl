@@ -1,4 +1,5 @@
-// What becomes of the outputs of linear_forward*.wgsl, so that all variants round alike. Goes with linear_params.wgsl.
+// What becomes of the outputs of linear_forward*.wgsl, so that all variants round alike. Goes with linear_params.wgsl,
+// linear_columns.wgsl and weight_one.wgsl.
 // y = alpha · x Wᵀ [+ bias] [+ y or residual], then [+ beta · h Bᵀ], then [silu(gate) · that]; each step is rounded once.
 
 // Whether there is a second product: LoRA's, h (M, R) · Bᵀ (N, R). Kernels that do not compute it leave it off.
@@ -12,16 +13,28 @@ override SWIGLU: bool = false;
 @group(0) @binding(5) var<storage, read> lora_h: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read> lora_b: array<vec4<f32>>;
 
-// One product: nothing depends on the slice.
-fn begin(slice: u32) {}
+// The workgroup's place along the columns.
+fn begin(group: vec3<u32>) -> u32 {
+    return group.x;
+}
+
+// The row of W behind a column; columns past N repeat the last and are not stored.
+fn row_of(col: u32) -> u32 {
+    return p.w_row + min(col, p.n - 1u);
+}
+
+// R / 4.
+fn rank4() -> u32 {
+    return p.r4;
+}
 
 // Four of h's R; rows past M repeat the last and are not stored.
-fn hidden4(row: u32, k: u32) -> vec4<f32> {
+fn hidden4(side: u32, row: u32, k: u32) -> vec4<f32> {
     return lora_h[min(row, p.m - 1u) * p.r4 + k];
 }
 
 // Four of B's R for a column of this weight; columns past N repeat the last and are not stored.
-fn second4(col: u32, k: u32) -> vec4<f32> {
+fn second4(side: u32, col: u32, k: u32) -> vec4<f32> {
     return lora_b[(p.y_offset + min(col, p.n - 1u)) * p.r4 + k];
 }
 

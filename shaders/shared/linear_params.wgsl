@@ -15,10 +15,3 @@ struct Params {
     beta: f32,
 }
 var<immediate> p: Params;
-
-// Four neighbouring columns.
-fn store_four(row: u32, col: u32, value: vec4<f32>, second: vec4<f32>) {
-    for (var i = 0u; i < 4u; i++) {
-        store_one(row, col + i, value[i], second[i]);
-    }
-}

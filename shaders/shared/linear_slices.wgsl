@@ -1,42 +1,81 @@
-// Up to three products of one x in a dispatch, for linear_forward*.wgsl in the place of linear_output.wgsl and a weight's part:
-// workgroups of slice z compute y_z (M, N) = x (M, K) · W_zᵀ (N, K), W f32. An adapter's A of layers that share their input.
-// Goes with linear_params.wgsl.
+// Up to three products of one x in a dispatch, for linear_forward*.wgsl in the place of linear_params.wgsl, linear_output.wgsl and
+// weight_one.wgsl: y_i (M, N_i) = x (M, K) · W_iᵀ (N_i, K), all W of one element type. The workgroups of a row of tiles are those of
+// y_0, then of y_1, then of y_2. Goes with linear_columns.wgsl and weight_*.wgsl.
+
+struct Params {
+    m: u32,
+    k4: u32,       // K / 4, rounded up
+    x_stride: u32, // vec4s from one row of x to the next
+    n0: u32,
+    n1: u32,
+    n2: u32,
+    first1: u32,   // first workgroup of y_1
+    first2: u32,   // first workgroup of y_2; past the last where there are two products
+    row_words: u32 // words of quants in a row of a quantised weight
+}
+var<immediate> p: Params;
 
 // There is no second product.
 const LORA = false;
 
-@group(0) @binding(1) var<storage, read> w0: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> w1: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> w2: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> w0: array<Word>;
+@group(0) @binding(2) var<storage, read> w1: array<Word>;
+@group(0) @binding(3) var<storage, read> w2: array<Word>;
 @group(0) @binding(4) var<storage, read_write> y0: array<f32>;
 @group(0) @binding(5) var<storage, read_write> y1: array<f32>;
 @group(0) @binding(6) var<storage, read_write> y2: array<f32>;
 
+// Which product this workgroup is of, and its N.
 var<private> slice: u32;
+var<private> columns: u32;
 
-fn begin(z: u32) {
-    slice = z;
+fn begin(group: vec3<u32>) -> u32 {
+    if group.x < p.first1 {
+        slice = 0u;
+        columns = p.n0;
+        return group.x;
+    }
+    if group.x < p.first2 {
+        slice = 1u;
+        columns = p.n1;
+        return group.x - p.first1;
+    }
+    slice = 2u;
+    columns = p.n2;
+    return group.x - p.first2;
 }
 
-fn weight4(row: u32, k4: u32) -> vec4<f32> {
-    let at = row * p.k4 + k4;
+fn word(at: u32) -> Word {
     if slice == 0u { return w0[at]; }
     if slice == 1u { return w1[at]; }
     return w2[at];
 }
 
-fn hidden4(row: u32, k: u32) -> vec4<f32> {
+fn section() -> u32 {
+    return columns * p.row_words;
+}
+
+fn row_of(col: u32) -> u32 {
+    return min(col, columns - 1u);
+}
+
+fn rank4() -> u32 {
+    return 0u;
+}
+
+fn hidden4(side: u32, row: u32, k: u32) -> vec4<f32> {
     return vec4<f32>();
 }
 
-fn second4(col: u32, k: u32) -> vec4<f32> {
+fn second4(side: u32, col: u32, k: u32) -> vec4<f32> {
     return vec4<f32>();
 }
 
 // The padding columns n .. pad4(n) become 0.
 fn store_one(row: u32, col: u32, value: f32, second: f32) {
-    if row >= p.m || col >= p.y_stride { return; }
-    let at = row * p.y_stride + col;
-    let v = select(0.0, value, col < p.n);
+    let stride = (columns + 3u) & ~3u;
+    if row >= p.m || col >= stride { return; }
+    let at = row * stride + col;
+    let v = select(0.0, value, col < columns);
     if slice == 0u { y0[at] = v; } else if slice == 1u { y1[at] = v; } else { y2[at] = v; }
 }

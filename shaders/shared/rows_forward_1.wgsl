@@ -2,8 +2,7 @@
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
         @builtin(subgroup_invocation_id) lane: u32) {
-    begin(group.z);
-    let col = (group.x * LANES + local.x) * 4u;
+    let col = (begin(group) * LANES + local.x) * 4u;
     let n = rows_of(col);
     let row = group.y;
     let b0 = row * p.x_stride * 4u;
@@ -16,9 +15,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     }
     var t0 = vec4<f32>();
     if LORA {
-        for (var k = 0u; k < p.r4; k++) {
+        for (var k = 0u; k < rank4(); k++) {
             let b = second_weights(col, k);
-            t0 = chain4(hidden4(row, k), b, t0);
+            t0 = chain4(hidden_sides(row, k), b, t0);
         }
     }
     store_four(row, col, s0, t0);

@@ -2,8 +2,7 @@
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
         @builtin(subgroup_invocation_id) lane: u32) {
-    begin(group.z);
-    let col = (group.x * LANES + local.x) * 4u;
+    let col = (begin(group) * LANES + local.x) * 4u;
     let n = rows_of(col);
     let row = group.y * 16u;
     let last = p.m - 1u;
@@ -55,24 +54,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     var t8 = vec4<f32>(); var t9 = vec4<f32>(); var t10 = vec4<f32>(); var t11 = vec4<f32>();
     var t12 = vec4<f32>(); var t13 = vec4<f32>(); var t14 = vec4<f32>(); var t15 = vec4<f32>();
     if LORA {
-        for (var k = 0u; k < p.r4; k++) {
+        for (var k = 0u; k < rank4(); k++) {
             let b = second_weights(col, k);
-            t0 = chain4(hidden4(row, k), b, t0);
-            t1 = chain4(hidden4(row + 1u, k), b, t1);
-            t2 = chain4(hidden4(row + 2u, k), b, t2);
-            t3 = chain4(hidden4(row + 3u, k), b, t3);
-            t4 = chain4(hidden4(row + 4u, k), b, t4);
-            t5 = chain4(hidden4(row + 5u, k), b, t5);
-            t6 = chain4(hidden4(row + 6u, k), b, t6);
-            t7 = chain4(hidden4(row + 7u, k), b, t7);
-            t8 = chain4(hidden4(row + 8u, k), b, t8);
-            t9 = chain4(hidden4(row + 9u, k), b, t9);
-            t10 = chain4(hidden4(row + 10u, k), b, t10);
-            t11 = chain4(hidden4(row + 11u, k), b, t11);
-            t12 = chain4(hidden4(row + 12u, k), b, t12);
-            t13 = chain4(hidden4(row + 13u, k), b, t13);
-            t14 = chain4(hidden4(row + 14u, k), b, t14);
-            t15 = chain4(hidden4(row + 15u, k), b, t15);
+            t0 = chain4(hidden_sides(row, k), b, t0);
+            t1 = chain4(hidden_sides(row + 1u, k), b, t1);
+            t2 = chain4(hidden_sides(row + 2u, k), b, t2);
+            t3 = chain4(hidden_sides(row + 3u, k), b, t3);
+            t4 = chain4(hidden_sides(row + 4u, k), b, t4);
+            t5 = chain4(hidden_sides(row + 5u, k), b, t5);
+            t6 = chain4(hidden_sides(row + 6u, k), b, t6);
+            t7 = chain4(hidden_sides(row + 7u, k), b, t7);
+            t8 = chain4(hidden_sides(row + 8u, k), b, t8);
+            t9 = chain4(hidden_sides(row + 9u, k), b, t9);
+            t10 = chain4(hidden_sides(row + 10u, k), b, t10);
+            t11 = chain4(hidden_sides(row + 11u, k), b, t11);
+            t12 = chain4(hidden_sides(row + 12u, k), b, t12);
+            t13 = chain4(hidden_sides(row + 13u, k), b, t13);
+            t14 = chain4(hidden_sides(row + 14u, k), b, t14);
+            t15 = chain4(hidden_sides(row + 15u, k), b, t15);
         }
     }
     // One place in the code that stores: sixteen take drivers long to compile.

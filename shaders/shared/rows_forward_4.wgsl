@@ -2,8 +2,7 @@
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
         @builtin(subgroup_invocation_id) lane: u32) {
-    begin(group.z);
-    let col = (group.x * LANES + local.x) * 4u;
+    let col = (begin(group) * LANES + local.x) * 4u;
     let n = rows_of(col);
     let row = group.y * 4u;
     let last = p.m - 1u;
@@ -21,12 +20,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     }
     var t0 = vec4<f32>(); var t1 = vec4<f32>(); var t2 = vec4<f32>(); var t3 = vec4<f32>();
     if LORA {
-        for (var k = 0u; k < p.r4; k++) {
+        for (var k = 0u; k < rank4(); k++) {
             let b = second_weights(col, k);
-            t0 = chain4(hidden4(row, k), b, t0);
-            t1 = chain4(hidden4(row + 1u, k), b, t1);
-            t2 = chain4(hidden4(row + 2u, k), b, t2);
-            t3 = chain4(hidden4(row + 3u, k), b, t3);
+            t0 = chain4(hidden_sides(row, k), b, t0);
+            t1 = chain4(hidden_sides(row + 1u, k), b, t1);
+            t2 = chain4(hidden_sides(row + 2u, k), b, t2);
+            t3 = chain4(hidden_sides(row + 3u, k), b, t3);
         }
     }
     store_four(row, col, s0, t0); store_four(row + 1u, col, s1, t1);

@@ -4,51 +4,38 @@
 //! chain that it is on its own (under `high` too: R is too short to be split).
 
 use super::linear::{self, ForwardParams, Write, lanes, product};
-use super::linear_fused_cases as cases;
+use super::linear_fused_cases::{
+    each_1, each_4, each_gemv, each_portable, each_split, gated_1, gated_4, gated_gemv, gated_portable,
+};
+use super::linear_kernels::{
+    GATED, GATED_1, GATED_4, GATED_GEMV, SLICES, SLICES_1, SLICES_4, SLICES_GEMV, SLICES_SPLIT,
+};
 use super::linear_variants::{self as variants, PORTABLE, Tile, of_portable, of_subgroup, of_tile};
-use super::weight::Weight;
-use super::{Entry, pad4};
+use super::weight::{Weight, of, section_words, weight_entries};
+use super::{Entry, MAX_GROUPS, pad4};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Kernel, Recorder};
+use crate::gpu::{Buffer, Recorder};
 use crate::tensor::DType;
 
-/// A body of the forward product with the parts that make it several products of one x.
-macro_rules! slices_kernel {
-    ($make:ident, $name:literal, $($file:literal),*) => {
-        Kernel::$make($name, &[
-            $(include_str!(concat!("../../shaders/", $file)),)*
-            include_str!("../../shaders/shared/linear_params.wgsl"),
-            include_str!("../../shaders/shared/linear_slices.wgsl"),
-        ])
-    };
-}
-
-static SLICES: Kernel = slices_kernel!(portable, "linear_forward_slices", "linear_forward.wgsl");
-static SLICES_1: Kernel = slices_kernel!(
-    subgroup8,
-    "linear_forward_subgroup_1_slices",
-    "linear_forward_subgroup.wgsl",
-    "shared/rows_forward_1.wgsl"
-);
-static SLICES_4: Kernel = slices_kernel!(
-    subgroup8,
-    "linear_forward_subgroup_4_slices",
-    "linear_forward_subgroup.wgsl",
-    "shared/rows_forward_4.wgsl"
-);
-static SLICES_GEMV: Kernel =
-    slices_kernel!(portable, "linear_forward_gemv_slices", "linear_forward_gemv.wgsl");
-static SLICES_SPLIT: Kernel = slices_kernel!(
-    portable,
-    "linear_forward_split_slices",
-    "linear_forward_split.wgsl"
-);
-
 /// Rows up to which products of one x share a dispatch; with more, a kernel for many rows is worth its own.
-const EACH_TO: usize = 16;
+const FEW: usize = 16;
 
 /// Rows of W that are few: an adapter's rank.
 const NARROW: usize = 64;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct SlicesParams {
+    m: u32,
+    k4: u32,
+    x_stride: u32,
+    n0: u32,
+    n1: u32,
+    n2: u32,
+    first1: u32,
+    first2: u32,
+    row_words: u32,
+}
 
 /// What meets a product besides x and W, in this order; each step is rounded once, in every variant alike.
 #[derive(Clone, Copy, Default)]
@@ -110,89 +97,241 @@ pub fn forward_with(
     product(rec, &tile, all, &rest, y, m, Write::ADD.scaled(second.factor))
 }
 
-/// `yᵢ (m, rowsᵢ) = x (m, cols) · Wᵢᵀ` for every pair: in one dispatch where there are two or three, of one shape, f32, and few
-/// rows. Strides and padding as in [`linear::forward`], and the same bits.
+/// `yᵢ (m, rowsᵢ) = x (m, cols) · Wᵢᵀ` for every pair: where there are few rows, up to three of one element type a dispatch. Strides and
+/// padding as in [`linear::forward`], and the same bits.
 ///
 /// # Errors
 /// A GPU error.
 pub fn forward_each(rec: &mut Recorder, x: &Buffer, pairs: &[(&Weight, &Buffer)], m: usize) -> Result<()> {
-    if let [(w0, y0), (w1, y1), rest @ ..] = pairs
-        && let Some(tile) = each_tile(rec, [m, w0.rows, w0.cols])
-        && rest.len() <= 1
-        && pairs
-            .iter()
-            .all(|(w, _)| is_plain(w) && (w.rows, w.cols) == (w0.rows, w0.cols))
+    let mut left = pairs.to_vec();
+    while let Some((first, _)) = left.first().copied() {
+        let alike = |w: &Weight| is_whole(w) && is_whole(first) && w.dtype == first.dtype;
+        let (mut set, rest): (Vec<_>, _) = left.into_iter().partition(|(w, _)| alike(w));
+        left = rest;
+        if set.is_empty() {
+            set.push(left.remove(0));
+        }
+        for set in set.chunks(3) {
+            together(rec, x, set, m)?;
+        }
+    }
+    Ok(())
+}
+
+/// Up to three products with whole weights of one element type.
+fn together(rec: &mut Recorder, x: &Buffer, set: &[(&Weight, &Buffer)], m: usize) -> Result<()> {
+    if let [(w0, y0), (w1, y1), rest @ ..] = set
+        && let Some(tile) = each_tile(rec, set, m)
     {
-        let (rows, k4) = (w0.rows, (pad4(w0.cols) / 4) as u32);
-        let params = ForwardParams {
+        let [n0, n1, n2] = [w0.rows, w1.rows, rest.first().map_or(0, |(w, _)| w.rows)];
+        let [g0, g1, g2] = [n0, n1, n2].map(|n| tile.groups([pad4(n), m])[0]);
+        let k4 = (pad4(w0.cols) / 4) as u32;
+        let params = SlicesParams {
             m: m as u32,
-            n: rows as u32,
             k4,
             x_stride: k4,
-            y_stride: pad4(rows) as u32,
-            y_offset: 0,
-            w_section: 0,
-            w_row: 0,
-            flags: 0,
-            alpha: 1.0,
-            r4: 0,
-            beta: 0.0,
+            n0: n0 as u32,
+            n1: n1 as u32,
+            n2: n2 as u32,
+            first1: g0,
+            first2: g0 + g1,
+            row_words: section_words(w0.dtype, 1, w0.cols) as u32,
         };
-        let shard = |w: &Weight| w.shards[0].buffer.clone();
-        let (a, b, c) = (shard(w0), shard(w1), rest.first().map(|(w, _)| shard(w)));
+        let third = rest.first();
         let bindings = [
             x.into(),
-            (&a).into(),
-            (&b).into(),
-            c.as_ref().into(),
+            (&w0.shards[0].buffer).into(),
+            (&w1.shards[0].buffer).into(),
+            third.map(|(w, _)| &w.shards[0].buffer).into(),
             (*y0).into(),
             (*y1).into(),
-            rest.first().map_or(Binding::Unused, |(_, y)| (*y).into()),
+            third.map(|(_, y)| *y).into(),
         ];
-        let [across, down, _] = tile.groups([pad4(rows), m]);
-        let groups = [across, down, pairs.len() as u32];
+        let groups = [g0 + g1 + g2, tile.groups([4, m])[1], 1];
         return rec.dispatch(tile.kernel, &lanes(&tile), &params, &bindings, groups);
     }
-    for (w, y) in pairs {
+    for (w, y) in set {
         linear::forward(rec, x, w, None, y, m, Write::SET)?;
     }
     Ok(())
 }
 
-/// The kernel for `m` rows of products with W (n, k) each: that of the variant which one product would take; none where a dispatch each is better.
-fn each_tile(rec: &Recorder, [m, n, k]: [usize; 3]) -> Option<Tile> {
-    if m > EACH_TO {
+/// The kernel for `m` rows of several products: that of the variant which the widest would take; none where a dispatch each is better.
+fn each_tile(rec: &Recorder, set: &[(&Weight, &Buffer)], m: usize) -> Option<Tile> {
+    let (w, _) = set.iter().max_by_key(|(w, _)| w.rows)?;
+    if m > FEW || set.iter().any(|(other, _)| other.cols != w.cols) {
         return None;
     }
-    match variants::forward(rec, DType::F32, [m, n, k]).variant {
-        PORTABLE => Some(of_portable(rec, &SLICES, 2)),
-        "subgroup-1" => Some(of_subgroup(&SLICES_1, 1)),
-        "subgroup-4" => Some(of_subgroup(&SLICES_4, 4)),
+    let tile = match variants::forward(rec, w.dtype, [m, w.rows, w.cols]).variant {
+        PORTABLE => of_portable(rec, of(&SLICES, w.dtype), 2),
+        "subgroup-1" => of_subgroup(of(&SLICES_1, w.dtype), 1),
+        "subgroup-4" => of_subgroup(of(&SLICES_4, w.dtype), 4),
         // Four times the reads of W: worth the dispatches for an adapter's rank, not for the base's weights.
-        "subgroup-16" if n < NARROW => Some(of_subgroup(&SLICES_4, 4)),
-        "gemv-8" => Some(of_tile(&SLICES_GEMV, 8, 32)),
-        "split-8" => Some(of_tile(&SLICES_SPLIT, 8, 4)),
-        _ => None,
+        "subgroup-16" if w.rows < NARROW => of_subgroup(of(&SLICES_4, w.dtype), 4),
+        "gemv-8" => of_tile(of(&SLICES_GEMV, w.dtype), 8, 32),
+        "split-8" => of_tile(of(&SLICES_SPLIT, w.dtype), 8, 4),
+        _ => return None,
+    };
+    let across: usize = set.iter().map(|(w, _)| pad4(w.rows).div_ceil(tile.cols)).sum();
+    (across <= MAX_GROUPS).then_some(tile)
+}
+
+/// One of the two products of SwiGLU's input.
+#[derive(Clone, Copy)]
+pub struct Side<'a> {
+    /// W (rows, cols).
+    pub weight: &'a Weight,
+    /// Added: (rows).
+    pub bias: Option<&'a Buffer>,
+    /// An adapter's second product, added.
+    pub lora: Option<Second<'a>>,
+}
+
+/// `y (m, rows) = silu(gate's product) · up's product`, for few rows in one dispatch where both sides have whole weights of one element type,
+/// no bias, and an adapter on both or on neither; else in two or more with the same bits, the first of which leaves gate's product in
+/// `scratch`, laid out as y. Strides and padding as in [`linear::forward`].
+///
+/// # Errors
+/// A GPU error; sides of different shapes (a bug).
+pub fn forward_gated(
+    rec: &mut Recorder,
+    x: &Buffer,
+    [gate, up]: [Side<'_>; 2],
+    scratch: &Buffer,
+    y: &Buffer,
+    m: usize,
+) -> Result<()> {
+    let (w0, w1) = (gate.weight, up.weight);
+    if (w0.rows, w0.cols) != (w1.rows, w1.cols) {
+        return Err(Error::internal("gate and up of different shapes"));
     }
+    if let Some((tile, span)) = gated_tile(rec, &gate, &up, m) {
+        let k4 = (pad4(w0.cols) / 4) as u32;
+        let params = ForwardParams {
+            m: m as u32,
+            n: w0.rows as u32,
+            k4,
+            x_stride: k4,
+            y_stride: pad4(w0.rows) as u32,
+            y_offset: 0,
+            w_section: section_words(w0.dtype, w0.rows, w0.cols) as u32,
+            w_row: 0,
+            flags: 0,
+            alpha: 1.0,
+            r4: gate.lora.map_or(0, |s| pad4(s.b.cols) / 4) as u32,
+            beta: gate.lora.map_or(0.0, |s| s.factor),
+        };
+        let b = |side: &Side<'_>| side.lora.map(|s| s.b.shards[0].buffer.clone());
+        let (b0, b1) = (b(&gate), b(&up));
+        let bindings = [
+            x.into(),
+            (&w0.shards[0].buffer).into(),
+            (&w1.shards[0].buffer).into(),
+            y.into(),
+            gate.lora.map(|s| s.h).into(),
+            up.lora.map(|s| s.h).into(),
+            b0.as_ref().into(),
+            b1.as_ref().into(),
+        ];
+        let mut constants = lanes(&tile);
+        constants.push(("SPAN", span as f64));
+        constants.extend(gate.lora.map(|_| ("LORA", 1.0)));
+        let groups = tile.groups([2 * pad4(w0.rows), m]);
+        return rec.dispatch(tile.kernel, &constants, &params, &bindings, groups);
+    }
+    let first = Epilogue {
+        bias: gate.bias,
+        lora: gate.lora,
+        ..Epilogue::default()
+    };
+    let then = Epilogue {
+        bias: up.bias,
+        lora: up.lora,
+        gate: Some(scratch),
+        ..Epilogue::default()
+    };
+    forward_with(rec, x, w0, &first, scratch, m)?;
+    forward_with(rec, x, w1, &then, y, m)
+}
+
+/// The kernel of both sides and how many columns of one stand together: that of the variant which a side alone would take.
+fn gated_tile(rec: &Recorder, gate: &Side<'_>, up: &Side<'_>, m: usize) -> Option<(Tile, usize)> {
+    let (w, dtype) = (gate.weight, gate.weight.dtype);
+    let biased = gate.bias.or(up.bias).is_some();
+    let adapters = match (&gate.lora, &up.lora) {
+        (None, None) => true,
+        (Some(a), Some(b)) => {
+            is_plain(a.b) && is_plain(b.b) && a.b.cols == b.b.cols && a.factor.to_bits() == b.factor.to_bits()
+        }
+        _ => false,
+    };
+    if m > FEW || biased || !adapters || !is_whole(w) || !is_whole(up.weight) || up.weight.dtype != dtype {
+        return None;
+    }
+    let (tile, span) = match variants::forward(rec, dtype, [m, w.rows, w.cols]).variant {
+        PORTABLE => {
+            let tile = of_portable(rec, of(&GATED, dtype), 2);
+            let span = tile.cols / 2;
+            (tile, span)
+        }
+        "subgroup-1" => (of_subgroup(of(&GATED_1, dtype), 1), 2),
+        "subgroup-4" => (of_subgroup(of(&GATED_4, dtype), 4), 2),
+        "gemv-8" => (of_tile(of(&GATED_GEMV, dtype), 8, 32), 16),
+        _ => return None,
+    };
+    let across = (2 * pad4(w.rows)).div_ceil(tile.cols);
+    (across <= MAX_GROUPS).then_some((tile, span))
+}
+
+/// In one buffer.
+fn is_whole(w: &Weight) -> bool {
+    w.shards.len() == 1
 }
 
 /// f32 in one buffer.
 fn is_plain(w: &Weight) -> bool {
-    w.dtype == DType::F32 && w.shards.len() == 1
+    w.dtype == DType::F32 && is_whole(w)
 }
 
 /// The kernels of several products of one x.
 pub(super) fn entries() -> Vec<Entry> {
-    let cases: [fn() -> Vec<super::harness::Case>; 5] = [
-        cases::each_portable,
-        cases::each_1,
-        cases::each_4,
-        cases::each_gemv,
-        cases::each_split,
-    ];
-    let kernels = [&SLICES, &SLICES_1, &SLICES_4, &SLICES_GEMV, &SLICES_SPLIT].into_iter();
-    kernels
-        .zip(cases)
-        .map(|(kernel, cases)| Entry { kernel, cases })
+    weight_entries!(SLICES, each_portable)
+        .chain(weight_entries!(SLICES_1, each_1))
+        .chain(weight_entries!(SLICES_4, each_4))
+        .chain(weight_entries!(SLICES_GEMV, each_gemv))
+        .chain(weight_entries!(SLICES_SPLIT, each_split))
+        .chain(weight_entries!(GATED, gated_portable))
+        .chain(weight_entries!(GATED_1, gated_1))
+        .chain(weight_entries!(GATED_4, gated_4))
+        .chain(weight_entries!(GATED_GEMV, gated_gemv))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::harness::assert_layout;
+    use std::mem::offset_of;
+
+    #[test]
+    fn params_have_the_shaders_layout() {
+        for table in [&SLICES, &SLICES_1, &SLICES_4, &SLICES_GEMV, &SLICES_SPLIT] {
+            for (_, kernel) in table {
+                assert_layout::<SlicesParams>(
+                    kernel,
+                    &[
+                        ("m", offset_of!(SlicesParams, m)),
+                        ("k4", offset_of!(SlicesParams, k4)),
+                        ("x_stride", offset_of!(SlicesParams, x_stride)),
+                        ("n0", offset_of!(SlicesParams, n0)),
+                        ("n1", offset_of!(SlicesParams, n1)),
+                        ("n2", offset_of!(SlicesParams, n2)),
+                        ("first1", offset_of!(SlicesParams, first1)),
+                        ("first2", offset_of!(SlicesParams, first2)),
+                        ("row_words", offset_of!(SlicesParams, row_words)),
+                    ],
+                );
+            }
+        }
+    }
 }

@@ -1,10 +1,10 @@
 //! Float64 twins and cases of [`linear_fused`](super::linear_fused).
 
 use super::elementwise::swiglu_twin;
-use super::harness::{Case, Gen, Slot, Tol};
+use super::harness::{Case, Gen, Slot, Tol, wide};
 use super::linear::Write;
 use super::linear_cases::{forward_twin, repadded, unpadded};
-use super::linear_fused::{Epilogue, Second, forward_each, forward_with};
+use super::linear_fused::{Epilogue, Second, Side, forward_each, forward_gated, forward_with};
 use super::weight::Weight;
 use super::weight_cases::{TestWeight, test_cols};
 use crate::tensor::DType;
@@ -161,59 +161,174 @@ fn tol(terms: usize, gate: bool) -> Tol {
     }
 }
 
-/// (rows, outputs, inputs, products)
-const EACH: [(usize, usize, usize, usize); 3] = [(1, 16, 36, 3), (13, 5, 41, 2), (6, 70, 131, 3)];
+/// A case of [`forward_each`]: rows, inputs, outputs of each product.
+type Each = (usize, usize, &'static [usize]);
 
-fn each_case(g: &mut Gen, (m, n, k, count): (usize, usize, usize, usize)) -> Case {
+/// Widths apart and below a tile; three products and two; K that fills no vector of eight. One case for the types whose loop is the same
+/// text: what differs is how words of the second and third weight are found.
+fn each_sizes(dtype: DType) -> Vec<Each> {
+    let [_, b, ..] = test_cols(dtype);
+    match dtype {
+        DType::F32 => vec![(1, 36, &[16, 16, 16]), (13, 41, &[5, 5]), (6, 131, &[70, 33, 37])],
+        _ => vec![(3, b, &[37, 8, 9])],
+    }
+}
+
+fn each_case(g: &mut Gen, dtype: DType, (m, k, widths): Each) -> Case {
+    let count = widths.len();
     let x = g.rows(m, k, 1.0);
-    let w: Vec<Vec<f32>> = (0..count).map(|_| g.rows(n, k, 2.0)).collect();
+    let weights: Vec<TestWeight> = widths
+        .iter()
+        .map(|n| TestWeight::random(g, dtype, *n, k, 1.0))
+        .collect();
     let mut slots = vec![Slot::input(&x)];
-    slots.extend(w.iter().map(|w| Slot::input(w)));
-    slots.extend(w.iter().map(|_| Slot::Out(m * super::pad4(n))));
+    slots.extend(weights.iter().map(|w| Slot::input(&w.words())));
+    slots.extend(widths.iter().map(|n| Slot::Out(m * super::pad4(*n))));
     Case {
-        name: format!("{count} products, M {m}, N {n}, K {k}"),
+        name: format!("M {m}, N {widths:?}, K {k}"),
         slots,
-        flops: 2.0 * (m * n * k * count) as f64,
+        flops: 2.0 * (m * k * widths.iter().sum::<usize>()) as f64,
         record: Box::new(move |rec, b| {
-            let weights: Vec<Weight> = b[1..=count]
+            let weights: Vec<Weight> = widths
                 .iter()
-                .map(|b| Weight::from_buffer(DType::F32, n, k, b.clone()))
+                .zip(&b[1..])
+                .map(|(n, b)| Weight::from_buffer(dtype, *n, k, b.clone()))
                 .collect();
             let pairs: Vec<_> = weights.iter().zip(&b[1 + count..]).collect();
             forward_each(rec, &b[0], &pairs, m)
         }),
         expect: Box::new(move || {
-            let one = |(i, w): (usize, &Vec<f32>)| {
-                let mut y = vec![0.0; m * n];
-                forward_twin(&unpadded(&x, k), &unpadded(w, k), None, &mut y, k, Write::SET);
-                (1 + count + i, repadded(&y, n), tol(k, false))
+            let one = |(i, w): (usize, &TestWeight)| {
+                let mut y = vec![0.0; m * w.rows];
+                forward_twin(&unpadded(&x, k), &wide(&w.values()), None, &mut y, k, Write::SET);
+                (1 + count + i, repadded(&y, w.rows), tol(k, false))
             };
-            w.iter().enumerate().map(one).collect()
+            weights.iter().enumerate().map(one).collect()
         }),
     }
 }
 
-fn each(variant: &'static str) -> Vec<Case> {
-    let mut g = Gen::new(41);
-    EACH.map(|sizes| each_case(&mut g, sizes).forced(variant)).into()
+fn each<const D: usize>(variant: &'static str) -> Vec<Case> {
+    let (mut g, dtype) = (Gen::new(41), DType::ALL[D]);
+    let case = |sizes| each_case(&mut g, dtype, sizes).forced(variant);
+    each_sizes(dtype).into_iter().map(case).collect()
 }
 
-pub(super) fn each_portable() -> Vec<Case> {
-    each("portable")
+pub(super) fn each_portable<const D: usize>() -> Vec<Case> {
+    each::<D>("portable")
 }
 
-pub(super) fn each_1() -> Vec<Case> {
-    each("subgroup-1")
+pub(super) fn each_1<const D: usize>() -> Vec<Case> {
+    each::<D>("subgroup-1")
 }
 
-pub(super) fn each_4() -> Vec<Case> {
-    each("subgroup-4")
+pub(super) fn each_4<const D: usize>() -> Vec<Case> {
+    each::<D>("subgroup-4")
 }
 
-pub(super) fn each_gemv() -> Vec<Case> {
-    each("gemv-8")
+pub(super) fn each_gemv<const D: usize>() -> Vec<Case> {
+    each::<D>("gemv-8")
 }
 
-pub(super) fn each_split() -> Vec<Case> {
-    each("split-8")
+pub(super) fn each_split<const D: usize>() -> Vec<Case> {
+    each::<D>("split-8")
+}
+
+/// A case of [`forward_gated`]: rows, outputs, inputs, the adapter's rank.
+type Gated = (usize, usize, usize, Option<usize>);
+
+/// As for [`each_sizes`]; one type meets the adapter, which makes another pipeline.
+fn gated_sizes(dtype: DType) -> Vec<Gated> {
+    let [_, b, ..] = test_cols(dtype);
+    match dtype {
+        DType::F32 => vec![(1, 36, b, None), (13, 131, 41, None), (6, 35, b, Some(5))],
+        _ => vec![(3, 21, b, None)],
+    }
+}
+
+fn gated_case(g: &mut Gen, dtype: DType, (m, n, k, rank): Gated) -> Case {
+    let r = rank.unwrap_or(4);
+    let mut weight = || TestWeight::random(g, dtype, n, k, 1.0);
+    let weights = [weight(), weight()];
+    let x = g.rows(m, k, 1.0);
+    let (h, b) = (
+        [(); 2].map(|()| g.rows(m, r, 1.0)),
+        [(); 2].map(|()| g.rows(n, r, 1.0)),
+    );
+    let mut slots = vec![Slot::input(&x)];
+    slots.extend(weights.iter().map(|w| Slot::input(&w.words())));
+    slots.extend(h.iter().chain(&b).map(|v| Slot::input(v)));
+    slots.extend([Slot::Out(m * super::pad4(n)), Slot::Out(m * super::pad4(n))]);
+    Case {
+        name: format!("M {m}, N {n}, K {k}, R {rank:?}"),
+        slots,
+        flops: 4.0 * (m * n * (k + rank.unwrap_or(0))) as f64,
+        record: Box::new(move |rec, buffers| {
+            let w = [1, 2].map(|i| Weight::from_buffer(dtype, n, k, buffers[i].clone()));
+            let b = [5, 6].map(|i| Weight::from_buffer(DType::F32, n, r, buffers[i].clone()));
+            let side = |i: usize| Side {
+                weight: &w[i],
+                bias: None,
+                lora: rank.map(|_| Second {
+                    h: &buffers[3 + i],
+                    b: &b[i],
+                    factor: FACTOR,
+                }),
+            };
+            forward_gated(rec, &buffers[0], [side(0), side(1)], &buffers[8], &buffers[7], m)
+        }),
+        expect: Box::new(move || {
+            let product = |i: usize| {
+                let mut y = vec![0.0; m * n];
+                forward_twin(
+                    &unpadded(&x, k),
+                    &wide(&weights[i].values()),
+                    None,
+                    &mut y,
+                    k,
+                    Write::SET,
+                );
+                let (h, b) = (unpadded(&h[i], r), unpadded(&b[i], r));
+                let lora = rank.map(|r| (&h[..], &b[..], r, f64::from(FACTOR)));
+                epilogue_twin(&mut y, None, lora, None);
+                y
+            };
+            let (gate, mut y) = (product(0), product(1));
+            let tol = gated_tol(k + r, &gate, &y);
+            epilogue_twin(&mut y, None, None, Some(&gate));
+            vec![(7, repadded(&y, n), tol)]
+        }),
+    }
+}
+
+/// What an error of either product becomes in silu(gate) · up: |silu'| < 1.1, |silu(gate)| ≤ |gate|.
+fn gated_tol(terms: usize, gate: &[f64], up: &[f64]) -> Tol {
+    let peak = |v: &[f64]| v.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+    Tol {
+        atol: tol(terms, false).atol * (peak(gate) + 1.1 * peak(up)),
+        rtol: 3e-6,
+        why: "one f32 rounding per term of two chains, each multiplied by the other, and exp within 3 + 2|x| ulp",
+    }
+}
+
+fn gated<const D: usize>(variant: &'static str) -> Vec<Case> {
+    let (mut g, dtype) = (Gen::new(42), DType::ALL[D]);
+    let case = |sizes| gated_case(&mut g, dtype, sizes).forced(variant);
+    gated_sizes(dtype).into_iter().map(case).collect()
+}
+
+pub(super) fn gated_portable<const D: usize>() -> Vec<Case> {
+    gated::<D>("portable")
+}
+
+pub(super) fn gated_1<const D: usize>() -> Vec<Case> {
+    gated::<D>("subgroup-1")
+}
+
+pub(super) fn gated_4<const D: usize>() -> Vec<Case> {
+    gated::<D>("subgroup-4")
+}
+
+pub(super) fn gated_gemv<const D: usize>() -> Vec<Case> {
+    gated::<D>("gemv-8")
 }

@@ -13,7 +13,7 @@ use crate::tensor::DType;
 use std::ops::Range;
 
 /// A kernel for every element type of the weight, in the order of [`DType::ALL`]: the shader, its shared parts, and each
-/// type's `shared/weight_*.wgsl`.
+/// type's `shared/weight_*.wgsl`; and `weight_one.wgsl`, unless it reads several weights and brings what stands for that.
 macro_rules! weight_kernels {
     ($make:ident, $op:literal, $main:tt, [$(($dtype:ident, $suffix:literal, $parts:tt)),* $(,)?]) => {
         [$((crate::tensor::DType::$dtype, &crate::gpu::Kernel::$make(
@@ -31,7 +31,10 @@ macro_rules! weight_kernels {
     ($op:literal, $file:literal) => {
         weight_kernels!(portable, $op, [$file])
     };
-    ($make:ident, $op:literal, $main:tt) => {
+    ($make:ident, $op:literal, [$($text:literal),*]) => {
+        weight_kernels!($make, $op, [$($text,)* "weight_one.wgsl"], several)
+    };
+    ($make:ident, $op:literal, $main:tt, several) => {
         weight_kernels!($make, $op, $main, [
             (F32, "f32", ["weight_f32.wgsl"]),
             (F16, "f16", ["weight_f16.wgsl", "half.wgsl"]),

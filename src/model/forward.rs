@@ -12,7 +12,7 @@ use crate::gpu::{Buffer, Recorder};
 use crate::kernels::attention::decode::decode_paged;
 use crate::kernels::kv::Stored;
 use crate::kernels::linear::{self, Write};
-use crate::kernels::linear_fused::{self as fused, Epilogue, Second};
+use crate::kernels::linear_fused::{self as fused, Epilogue, Second, Side};
 use crate::kernels::{attention, elementwise, embedding, head, rmsnorm, rope, rows};
 
 /// Where keys and values live while a pass runs.
@@ -48,7 +48,19 @@ impl Pass<'_> {
         linear.lora.as_ref().zip(self.model.lora.as_ref())
     }
 
-    /// y = x Wᵀ + bias + (alpha/R)·h Bᵀ and what `with` adds; h is what [`lora_down`](Self::lora_down) left.
+    /// The adapter's second product of a layer: (alpha/R)·h Bᵀ, where h is what [`lora_down`](Self::lora_down) left.
+    fn second<'s>(&self, l: &'s Linear, proj: Proj, acts: &'s Acts) -> Result<Option<Second<'s>>> {
+        let Some((pair, shape)) = self.lora(l) else {
+            return Ok(None);
+        };
+        Ok(Some(Second {
+            h: hidden(acts, proj)?,
+            b: &pair.b.value,
+            factor: shape.scale(),
+        }))
+    }
+
+    /// y = x Wᵀ + bias + the adapter's second product and what `with` adds.
     pub(super) fn linear(
         &self,
         rec: &mut Recorder,
@@ -59,17 +71,11 @@ impl Pass<'_> {
         with: Epilogue<'_>,
     ) -> Result<()> {
         let l = block.linear(proj);
-        let mut with = Epilogue {
+        let with = Epilogue {
             bias: l.bias.as_ref().map(Param::vector),
+            lora: self.second(l, proj, acts)?,
             ..with
         };
-        if let Some((pair, shape)) = self.lora(l) {
-            with.lora = Some(Second {
-                h: hidden(acts, proj)?,
-                b: &pair.b.value,
-                factor: shape.scale(),
-            });
-        }
         fused::forward_with(rec, x, &l.weight.value, &with, y, m)
     }
 
@@ -90,8 +96,8 @@ impl Pass<'_> {
         fused::forward_each(rec, x, &pairs, m)
     }
 
-    /// q, k and v from the normed input, into `out`. Weights of one shape without bias and adapter share a dispatch where
-    /// [`forward_each`](fused::forward_each) has one for them: k and v, and q where it has no more heads.
+    /// q, k and v from the normed input, into `out`. Those without bias and adapter share a dispatch where
+    /// [`forward_each`](fused::forward_each) has one for them.
     fn queries_keys_values(
         &self,
         rec: &mut Recorder,
@@ -103,20 +109,16 @@ impl Pass<'_> {
         let x = &acts.normed1;
         let projs = [Proj::Q, Proj::K, Proj::V];
         self.lora_down(rec, block, &projs, acts, (x, m))?;
-        let [q, k, v] = projs.map(|proj| block.linear(proj));
-        let plain = |l: &&Linear| l.bias.is_none() && self.lora(l).is_none();
-        let shape = |l: &Linear| (l.weight.value.rows, l.weight.value.cols);
-        let alone = match [q, k, v].iter().all(plain) {
-            true if shape(q) == shape(k) => 0,
-            true => 1,
-            false => 3,
-        };
-        for (proj, y) in projs.into_iter().zip(out).take(alone) {
-            self.linear(rec, block, proj, acts, (x, y, m), Epilogue::default())?;
+        let mut plain = Vec::new();
+        for (proj, y) in projs.into_iter().zip(out) {
+            let l = block.linear(proj);
+            if l.bias.is_none() && self.lora(l).is_none() {
+                plain.push((&l.weight.value, y));
+            } else {
+                self.linear(rec, block, proj, acts, (x, y, m), Epilogue::default())?;
+            }
         }
-        let rest = [q, k, v].into_iter().zip(out).skip(alone);
-        let pairs: Vec<_> = rest.map(|(l, y)| (&l.weight.value, y)).collect();
-        fused::forward_each(rec, x, &pairs, m)
+        fused::forward_each(rec, x, &plain, m)
     }
 
     /// Runs one block on `x_in`, leaving its activations in `acts` and its output in `x_out`; where `kept`, those that only its backward
@@ -210,21 +212,27 @@ impl Pass<'_> {
         }
     }
 
-    /// act = silu(gate) · up, where `up` need not be kept in the product that makes it.
-    fn mlp_in(&self, rec: &mut Recorder, block: &Block, acts: &Acts, m: usize, keep_up: bool) -> Result<()> {
-        let (plain, x) = (Epilogue::default(), &acts.normed2);
+    /// act = silu(gate) · up, in one dispatch where [`forward_gated`](fused::forward_gated) has one, unless gate and up are `kept`.
+    fn mlp_in(&self, rec: &mut Recorder, block: &Block, acts: &Acts, m: usize, kept: bool) -> Result<()> {
+        let x = &acts.normed2;
         self.lora_down(rec, block, &[Proj::Gate, Proj::Up], acts, (x, m))?;
-        self.linear(rec, block, Proj::Gate, acts, (x, &acts.gate, m), plain)?;
-        if keep_up {
+        if kept {
+            let plain = Epilogue::default();
+            self.linear(rec, block, Proj::Gate, acts, (x, &acts.gate, m), plain)?;
             self.linear(rec, block, Proj::Up, acts, (x, &acts.up, m), plain)?;
             let n = m * self.model.spec.intermediate_size;
             return elementwise::swiglu_forward(rec, &acts.gate, &acts.up, &acts.act, n);
         }
-        let gated = Epilogue {
-            gate: Some(&acts.gate),
-            ..plain
+        let side = |proj| {
+            let l = block.linear(proj);
+            Ok(Side {
+                weight: &l.weight.value,
+                bias: l.bias.as_ref().map(Param::vector),
+                lora: self.second(l, proj, acts)?,
+            })
         };
-        self.linear(rec, block, Proj::Up, acts, (x, &acts.act, m), gated)
+        let sides = [side(Proj::Gate)?, side(Proj::Up)?];
+        fused::forward_gated(rec, x, sides, &acts.gate, &acts.act, m)
     }
 
     pub(super) fn heads(&self, m: usize) -> rope::Shape {
