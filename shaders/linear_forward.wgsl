@@ -8,6 +8,14 @@ override LANES: u32 = 8u;
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
 
+// What `with_weight` reads: the rows of W of two columns.
+alias At = vec2<u32>;
+struct Work { u: vec4<f32>, v: vec4<f32> }
+
+fn work(n: At, k: u32) -> Work {
+    return Work(side4(0u, n.x, k), side4(1u, n.y, k));
+}
+
 fn dot_chain(a: vec4<f32>, b: vec4<f32>, c: f32) -> f32 {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, c))));
 }
@@ -24,8 +32,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let c0 = begin(group) * 2u * LANES + local.x;
     let c1 = c0 + LANES;
     // Lanes past the edge compute on the last row of W and are not stored.
-    let n0 = row_of(c0);
-    let n1 = row_of(c1);
+    let n = vec2<u32>(row_of(c0), row_of(c1));
     let row = group.y * 8u;
     let last = p.m - 1u;
     let b0 = row * p.x_stride;
@@ -41,8 +48,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     var t0 = 0.0; var t1 = 0.0; var t2 = 0.0; var t3 = 0.0;
     var t4 = 0.0; var t5 = 0.0; var t6 = 0.0; var t7 = 0.0;
     for (var k = 0u; k < p.k4; k++) {
-        let u = side4(0u, n0, k);
-        let v = side4(1u, n1, k);
+        let w = with_weight(n, k);
+        let u = w.u;
+        let v = w.v;
         let x0 = x[b0 + k]; s0 = dot_chain(x0, u, s0); t0 = dot_chain(x0, v, t0);
         let x1 = x[b1 + k]; s1 = dot_chain(x1, u, s1); t1 = dot_chain(x1, v, t1);
         let x2 = x[b2 + k]; s2 = dot_chain(x2, u, s2); t2 = dot_chain(x2, v, t2);

@@ -1,6 +1,6 @@
 // y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ linear_output.wgsl's] on cooperative matrices: x and W rounded to f16, sums in f32.
-// Appended: shared/coop_tile.wgsl, coop_8.wgsl or coop_16.wgsl with `main`, linear_params.wgsl, linear_output.wgsl and
-// weight_*.wgsl (`weight4`).
+// Appended: shared/coop_tile.wgsl, coop_8.wgsl or coop_16.wgsl with `main`, linear_params.wgsl, linear_output.wgsl,
+// linear_columns.wgsl, weight_one.wgsl and weight_*.wgsl (`weight4`).
 enable f16;
 enable wgpu_cooperative_matrix;
 
@@ -27,9 +27,17 @@ fn left(rows: u32, first: u32, line: u32, at: u32) -> vec4<f32> {
     return select(vec4<f32>(), v, k < p.k4);
 }
 
-// Columns past N repeat the last and are not stored; past K they meet zeros.
+// What `with_weight` reads at a column.
+alias At = u32;
+alias Work = vec4<f32>;
+
+// Past K they meet zeros.
+fn work(col: At, k: u32) -> Work {
+    return weight4(row_of(col), min(k, p.k4 - 1u));
+}
+
 fn right(cols: u32, first: u32, line: u32, at: u32) -> vec4<f32> {
-    return weight4(p.w_row + min(cols + line, p.n - 1u), min((first + at) / 4u, p.k4 - 1u));
+    return with_weight(cols + line, (first + at) / 4u);
 }
 
 fn left_fragment(half: u32, row: u32, step: u32) -> Left {

@@ -6,11 +6,14 @@
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
 
-// Eight vec4s of W that a lane loads for 64 K, and two of x.
-struct Chunk {
+// What `with_weight` reads from a column on: the eight vec4s of W that a lane loads for 64 K.
+alias At = u32;
+struct Work {
     a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>, e: vec4<f32>, f: vec4<f32>, g: vec4<f32>, h: vec4<f32>,
-    x0: vec4<f32>, x1: vec4<f32>,
 }
+
+// And two of x.
+struct Chunk { w: Work, x0: vec4<f32>, x1: vec4<f32> }
 
 var<workgroup> w_tile: array<vec4<f32>, 512>;
 var<workgroup> x_tile: array<vec4<f32>, 128>;
@@ -21,8 +24,12 @@ fn place(k: u32, col: u32) -> u32 {
 }
 
 // Past K they meet zeros.
-fn weights(side: u32, col: u32, k: u32) -> vec4<f32> {
-    return side4(side, row_of(col), min(k, p.k4 - 1u));
+fn work(c: At, past: u32) -> Work {
+    let k = min(past, p.k4 - 1u);
+    return Work(side4(0u, row_of(c), k), side4(0u, row_of(c + 4u), k),
+                  side4(0u, row_of(c + 8u), k), side4(0u, row_of(c + 12u), k),
+                  side4(1u, row_of(c + 16u), k), side4(1u, row_of(c + 20u), k),
+                  side4(1u, row_of(c + 24u), k), side4(1u, row_of(c + 28u), k));
 }
 
 // Rows past M repeat the last and are not stored; past K they are 0.
@@ -32,22 +39,20 @@ fn values(row: u32, k: u32) -> vec4<f32> {
 }
 
 // Sixteen lanes load 64 consecutive K of a row of W, and of x.
-fn load(first: u32, row: u32, col: u32, lane: u32) -> Chunk {
+fn chunk(first: u32, row: u32, col: u32, lane: u32) -> Chunk {
     let k = first + lane % 16u;
-    let c = col + lane / 16u;
     let r = row + lane / 16u;
-    return Chunk(weights(0u, c, k), weights(0u, c + 4u, k), weights(0u, c + 8u, k), weights(0u, c + 12u, k),
-                 weights(1u, c + 16u, k), weights(1u, c + 20u, k), weights(1u, c + 24u, k), weights(1u, c + 28u, k),
-                 values(r, k), values(r + 4u, k));
+    return Chunk(with_weight(col + lane / 16u, k), values(r, k), values(r + 4u, k));
 }
 
 fn stage(lane: u32, v: Chunk) {
     let k = lane % 16u;
     let c = lane / 16u;
-    w_tile[place(k, c)] = v.a; w_tile[place(k, c + 4u)] = v.b;
-    w_tile[place(k, c + 8u)] = v.c; w_tile[place(k, c + 12u)] = v.d;
-    w_tile[place(k, c + 16u)] = v.e; w_tile[place(k, c + 20u)] = v.f;
-    w_tile[place(k, c + 24u)] = v.g; w_tile[place(k, c + 28u)] = v.h;
+    let w = v.w;
+    w_tile[place(k, c)] = w.a; w_tile[place(k, c + 4u)] = w.b;
+    w_tile[place(k, c + 8u)] = w.c; w_tile[place(k, c + 12u)] = w.d;
+    w_tile[place(k, c + 16u)] = w.e; w_tile[place(k, c + 20u)] = w.f;
+    w_tile[place(k, c + 24u)] = w.g; w_tile[place(k, c + 28u)] = w.h;
     x_tile[lane] = v.x0;
     x_tile[lane + 64u] = v.x1;
 }
@@ -69,7 +74,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var first = 0u; first < p.k4 + 16u; first += 16u) {
         let more = first < p.k4;
         var next = Chunk();
-        if more { next = load(first, row, col, lane); }
+        if more { next = chunk(first, row, col, lane); }
         if computes && first > 0u {
             for (var k = 0u; k < 16u; k++) {
                 let w = w_tile[place(k, own_col)];

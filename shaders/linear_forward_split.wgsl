@@ -17,7 +17,10 @@ var<workgroup> sums: array<vec4<f32>, 64>;
 // Four consecutive K of four columns; a member is one K.
 struct Four { a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32> }
 
-fn weights(col: u32, k: u32) -> Four {
+alias At = u32;
+alias Work = Four;
+
+fn work(col: At, k: u32) -> Work {
     let n = vec4<u32>(row_of(col), row_of(col + 1u), row_of(col + 2u), row_of(col + 3u));
     let q = weight4(n.x, k); let r = weight4(n.y, k); let s = weight4(n.z, k); let t = weight4(n.w, k);
     return Four(vec4<f32>(q.x, r.x, s.x, t.x), vec4<f32>(q.y, r.y, s.y, t.y),
@@ -56,7 +59,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var s0 = vec4<f32>(); var s1 = vec4<f32>(); var s2 = vec4<f32>(); var s3 = vec4<f32>();
     var s4 = vec4<f32>(); var s5 = vec4<f32>(); var s6 = vec4<f32>(); var s7 = vec4<f32>();
     for (var k = lane; k < p.k4; k += LANES) {
-        let w = weights(col, k);
+        let w = with_weight(col, k);
         s0 = chain4(x[b0 + k], w, s0);
         if rows > 1u {
             s1 = chain4(x[b1 + k], w, s1);

@@ -15,7 +15,7 @@ struct Eight {
 }
 
 // Past the end of K they repeat the last four: `values` are 0 there.
-fn weights(n: vec4<u32>, k4: u32) -> Eight {
+fn eight(n: vec4<u32>, k4: u32) -> Eight {
     let k = min(k4, p.k4 - 1u);
     let last = min(k4 + 1u, p.k4 - 1u);
     let q = side4(0u, n.x, k); let r = side4(0u, n.y, k); let s = side4(1u, n.z, k); let t = side4(1u, n.w, k);

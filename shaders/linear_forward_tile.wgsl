@@ -1,5 +1,6 @@
 // y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ linear_output.wgsl's], in tiles of 64 × 64 through workgroup memory, for GPUs.
-// Appended: shared/tile_64.wgsl with `main`, shared/linear_params.wgsl, linear_output.wgsl and weight_*.wgsl (`weight4`).
+// Appended: shared/tile_64.wgsl with `main`, shared/linear_params.wgsl, linear_output.wgsl, linear_columns.wgsl,
+// weight_one.wgsl and weight_*.wgsl (`weight4`).
 // The chain of every output is that of linear_forward.wgsl, bit for bit: past the end of K it adds zeros.
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
@@ -29,15 +30,19 @@ fn stage_left(at: u32, lane: u32, v: Four) {
     stage_turned(at, lane, v);
 }
 
-// Columns past N repeat the last and are not stored; past K they meet zeros.
-fn weights(col: u32, k: u32) -> vec4<f32> {
-    return weight4(p.w_row + min(col, p.n - 1u), min(k, p.k4 - 1u));
+// What `with_weight` reads at a column.
+alias At = u32;
+alias Work = vec4<f32>;
+
+// Past K they meet zeros.
+fn work(col: At, k: u32) -> Work {
+    return weight4(row_of(col), min(k, p.k4 - 1u));
 }
 
 fn right(first: u32, cols: u32, lane: u32) -> Four {
     let k = first / 4u + lane % 4u;
     let col = cols + lane / 4u * 4u;
-    return Four(weights(col, k), weights(col + 1u, k), weights(col + 2u, k), weights(col + 3u, k));
+    return Four(with_weight(col, k), with_weight(col + 1u, k), with_weight(col + 2u, k), with_weight(col + 3u, k));
 }
 
 fn stage_right(at: u32, lane: u32, v: Four) {

@@ -15,7 +15,7 @@ override SPAN: u32 = 2u;
 @group(0) @binding(6) var<storage, read> b0: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read> b1: array<vec4<f32>>;
 
-// Which weight is read.
+// Which weight is read: what `side4` sets is known when a driver compiles it.
 var<private> slice: u32;
 
 fn begin(group: vec3<u32>) -> u32 {
@@ -43,6 +43,10 @@ fn row_of(col: u32) -> u32 {
 fn side4(side: u32, row: u32, k4: u32) -> vec4<f32> {
     slice = side;
     return weight4(row, k4);
+}
+
+fn with_weight(at: At, k: u32) -> Work {
+    return work(at, k);
 }
 
 fn rank4() -> u32 {

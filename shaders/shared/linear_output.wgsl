@@ -23,6 +23,10 @@ fn row_of(col: u32) -> u32 {
     return p.w_row + min(col, p.n - 1u);
 }
 
+fn with_weight(at: At, k: u32) -> Work {
+    return work(at, k);
+}
+
 // R / 4.
 fn rank4() -> u32 {
     return p.r4;

@@ -45,10 +45,28 @@ fn begin(group: vec3<u32>) -> u32 {
     return group.x - p.first2;
 }
 
+// Which weight is read: known when a driver compiles a body's work. A choice for every word costs as much as the reads.
+var<private> which: u32;
+
 fn word(at: u32) -> Word {
-    if slice == 0u { return w0[at]; }
-    if slice == 1u { return w1[at]; }
+    if which == 0u { return w0[at]; }
+    if which == 1u { return w1[at]; }
     return w2[at];
+}
+
+fn with_weight(at: At, k: u32) -> Work {
+    var w: Work;
+    if slice == 0u {
+        which = 0u;
+        w = work(at, k);
+    } else if slice == 1u {
+        which = 1u;
+        w = work(at, k);
+    } else {
+        which = 2u;
+        w = work(at, k);
+    }
+    return w;
 }
 
 fn section() -> u32 {

@@ -1,4 +1,11 @@
 // 16 rows of y a workgroup, 16 K an iteration. Goes with linear_forward_subgroup.wgsl and linear_output.wgsl.
+alias At = vec4<u32>;
+alias Work = Eight;
+
+fn work(n: At, k: u32) -> Work {
+    return eight(n, k);
+}
+
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
         @builtin(subgroup_invocation_id) lane: u32) {
@@ -38,8 +45,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         let v4 = values(b4, d); let v5 = values(b5, d); let v6 = values(b6, d); let v7 = values(b7, d);
         let v8 = values(b8, d); let v9 = values(b9, d); let v10 = values(b10, d); let v11 = values(b11, d);
         let v12 = values(b12, d); let v13 = values(b13, d); let v14 = values(b14, d); let v15 = values(b15, d);
-        let w = weights(n, k);
-        let z = weights(n, k + 2u);
+        let w = with_weight(n, k);
+        let z = with_weight(n, k + 2u);
         s0 = chain8(v0, z, chain8(u0, w, s0)); s1 = chain8(v1, z, chain8(u1, w, s1));
         s2 = chain8(v2, z, chain8(u2, w, s2)); s3 = chain8(v3, z, chain8(u3, w, s3));
         s4 = chain8(v4, z, chain8(u4, w, s4)); s5 = chain8(v5, z, chain8(u5, w, s5));
