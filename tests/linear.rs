@@ -6,7 +6,9 @@ use tea_wgpu::gpu::{Buffer, Gpu, GpuOptions, Recorder};
 use tea_wgpu::kernels::elementwise::swiglu_forward;
 use tea_wgpu::kernels::harness::Gen;
 use tea_wgpu::kernels::linear::{self, Write};
-use tea_wgpu::kernels::linear_fused::{Epilogue, Second, Side, forward_each, forward_gated, forward_with};
+use tea_wgpu::kernels::linear_fused::{
+    Epilogue, Product, Second, Side, forward_each, forward_gated, forward_with,
+};
 use tea_wgpu::kernels::linear_variants::{OPS, exact_variants, variants};
 use tea_wgpu::kernels::weight::{SHARD_ROWS, Weight, device_bytes};
 use tea_wgpu::kernels::weight_cases::{TestWeight, test_cols};
@@ -347,7 +349,8 @@ fn products_of_one_input_give_the_bits_of_each() {
             let (together, alone) = (outputs(), outputs());
             let mut rec = Recorder::new(&gpu);
             rec.force_variant(Some(variant));
-            let pairs: Vec<_> = weights.iter().zip(&together).take(count).collect();
+            let pairs = weights.iter().zip(&together).take(count);
+            let pairs: Vec<_> = pairs.map(|(w, y)| Product::plain(w, y)).collect();
             let recorded = commands(&gpu, &mut rec, |rec| forward_each(rec, &x, &pairs, m).unwrap());
             if few.contains(&variant) {
                 assert_eq!(recorded, dispatches, "{m} rows, {variant}");

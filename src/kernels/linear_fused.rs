@@ -14,7 +14,7 @@ use super::linear_variants::{self as variants, PORTABLE, Tile, of_portable, of_s
 use super::weight::{Weight, of, section_words, weight_entries};
 use super::{Entry, MAX_GROUPS, pad4};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Recorder};
+use crate::gpu::{Binding, Buffer, Recorder};
 use crate::tensor::DType;
 
 /// Rows up to which products of one x share a dispatch; with more, a kernel for many rows is worth its own.
@@ -35,6 +35,9 @@ struct SlicesParams {
     first1: u32,
     first2: u32,
     row_words: u32,
+    bias0: u32,
+    bias1: u32,
+    bias2: u32,
 }
 
 /// What meets a product besides x and W, in this order; each step is rounded once, in every variant alike.
@@ -97,16 +100,57 @@ pub fn forward_with(
     product(rec, &tile, all, &rest, y, m, Write::ADD.scaled(second.factor))
 }
 
-/// `yᵢ (m, rowsᵢ) = x (m, cols) · Wᵢᵀ` for every pair: where there are few rows, up to three of one element type a dispatch. Strides and
-/// padding as in [`linear::forward`], and the same bits.
+/// One of several products of an input.
+#[derive(Clone, Copy)]
+pub struct Product<'a> {
+    /// W (rows, cols).
+    pub weight: &'a Weight,
+    /// Added.
+    pub bias: Option<Bias<'a>>,
+    /// y (m, rows).
+    pub y: &'a Buffer,
+}
+
+/// A bias (rows), and where it is once more, together with those of the products beside it: a dispatch has room for one buffer of them.
+#[derive(Clone, Copy)]
+pub struct Bias<'a> {
+    /// Alone.
+    pub own: &'a Buffer,
+    /// The same buffer for every product, and the bias's first value in it.
+    pub joined: Option<(&'a Buffer, usize)>,
+}
+
+impl<'a> Product<'a> {
+    /// `y = x Wᵀ`.
+    pub fn plain(weight: &'a Weight, y: &'a Buffer) -> Self {
+        Self {
+            weight,
+            bias: None,
+            y,
+        }
+    }
+
+    /// Whether the two may share a dispatch: whole weights of one shape along K and one element type, both with joined biases or without.
+    fn is_like(&self, other: &Self) -> bool {
+        let (a, b) = (self.weight, other.weight);
+        let joined = |p: &Self| p.bias.map(|b| b.joined.is_some());
+        is_whole(a)
+            && is_whole(b)
+            && (a.dtype, a.cols) == (b.dtype, b.cols)
+            && joined(self) != Some(false)
+            && joined(self) == joined(other)
+    }
+}
+
+/// `yᵢ (m, rowsᵢ) = x (m, cols) · Wᵢᵀ [+ biasᵢ]` for every product: where there are few rows, up to three of one element type a dispatch.
+/// Strides and padding as in [`linear::forward`], and the same bits.
 ///
 /// # Errors
 /// A GPU error.
-pub fn forward_each(rec: &mut Recorder, x: &Buffer, pairs: &[(&Weight, &Buffer)], m: usize) -> Result<()> {
-    let mut left = pairs.to_vec();
-    while let Some((first, _)) = left.first().copied() {
-        let alike = |w: &Weight| is_whole(w) && is_whole(first) && w.dtype == first.dtype;
-        let (mut set, rest): (Vec<_>, _) = left.into_iter().partition(|(w, _)| alike(w));
+pub fn forward_each(rec: &mut Recorder, x: &Buffer, products: &[Product<'_>], m: usize) -> Result<()> {
+    let mut left = products.to_vec();
+    while let Some(first) = left.first().copied() {
+        let (mut set, rest): (Vec<_>, _) = left.into_iter().partition(|p| p.is_like(&first));
         left = rest;
         if set.is_empty() {
             set.push(left.remove(0));
@@ -118,48 +162,54 @@ pub fn forward_each(rec: &mut Recorder, x: &Buffer, pairs: &[(&Weight, &Buffer)]
     Ok(())
 }
 
-/// Up to three products with whole weights of one element type.
-fn together(rec: &mut Recorder, x: &Buffer, set: &[(&Weight, &Buffer)], m: usize) -> Result<()> {
-    if let [(w0, y0), (w1, y1), rest @ ..] = set
-        && let Some(tile) = each_tile(rec, set, m)
-    {
-        let [n0, n1, n2] = [w0.rows, w1.rows, rest.first().map_or(0, |(w, _)| w.rows)];
-        let [g0, g1, g2] = [n0, n1, n2].map(|n| tile.groups([pad4(n), m])[0]);
-        let k4 = (pad4(w0.cols) / 4) as u32;
-        let params = SlicesParams {
-            m: m as u32,
-            k4,
-            x_stride: k4,
-            n0: n0 as u32,
-            n1: n1 as u32,
-            n2: n2 as u32,
-            first1: g0,
-            first2: g0 + g1,
-            row_words: section_words(w0.dtype, 1, w0.cols) as u32,
-        };
-        let third = rest.first();
-        let bindings = [
-            x.into(),
-            (&w0.shards[0].buffer).into(),
-            (&w1.shards[0].buffer).into(),
-            third.map(|(w, _)| &w.shards[0].buffer).into(),
-            (*y0).into(),
-            (*y1).into(),
-            third.map(|(_, y)| *y).into(),
-        ];
-        let groups = [g0 + g1 + g2, tile.groups([4, m])[1], 1];
-        return rec.dispatch(tile.kernel, &lanes(&tile), &params, &bindings, groups);
-    }
-    for (w, y) in set {
-        linear::forward(rec, x, w, None, y, m, Write::SET)?;
-    }
-    Ok(())
+/// Up to three products that may share a dispatch.
+fn together(rec: &mut Recorder, x: &Buffer, set: &[Product<'_>], m: usize) -> Result<()> {
+    let tile = if set.len() > 1 {
+        each_tile(rec, set, m)
+    } else {
+        None
+    };
+    let Some(tile) = tile else {
+        for p in set {
+            linear::forward(rec, x, p.weight, p.bias.map(|b| b.own), p.y, m, Write::SET)?;
+        }
+        return Ok(());
+    };
+    let at = |i: usize| set.get(i);
+    let [n0, n1, n2] = [0, 1, 2].map(|i| at(i).map_or(0, |p| p.weight.rows));
+    let [g0, g1, g2] = [n0, n1, n2].map(|n| tile.groups([pad4(n), m])[0]);
+    let joined = |i: usize| at(i).and_then(|p| p.bias?.joined);
+    let [bias0, bias1, bias2] = [0, 1, 2].map(|i| joined(i).map_or(0, |(_, first)| first as u32));
+    let (dtype, cols) = (set[0].weight.dtype, set[0].weight.cols);
+    let k4 = (pad4(cols) / 4) as u32;
+    let params = SlicesParams {
+        m: m as u32,
+        k4,
+        x_stride: k4,
+        n0: n0 as u32,
+        n1: n1 as u32,
+        n2: n2 as u32,
+        first1: g0,
+        first2: g0 + g1,
+        row_words: section_words(dtype, 1, cols) as u32,
+        bias0,
+        bias1,
+        bias2,
+    };
+    let w = |i: usize| Binding::from(at(i).map(|p| &p.weight.shards[0].buffer));
+    let y = |i: usize| Binding::from(at(i).map(|p| p.y));
+    let bias = joined(0).map(|(buffer, _)| buffer);
+    let bindings = [x.into(), w(0), w(1), w(2), y(0), y(1), y(2), bias.into()];
+    let mut constants = lanes(&tile);
+    constants.extend(bias.map(|_| ("BIASED", 1.0)));
+    let groups = [g0 + g1 + g2, tile.groups([4, m])[1], 1];
+    rec.dispatch(tile.kernel, &constants, &params, &bindings, groups)
 }
 
 /// The kernel for `m` rows of several products: that of the variant which the widest would take; none where a dispatch each is better.
-fn each_tile(rec: &Recorder, set: &[(&Weight, &Buffer)], m: usize) -> Option<Tile> {
-    let (w, _) = set.iter().max_by_key(|(w, _)| w.rows)?;
-    if m > FEW || set.iter().any(|(other, _)| other.cols != w.cols) {
+fn each_tile(rec: &Recorder, set: &[Product<'_>], m: usize) -> Option<Tile> {
+    let w = set.iter().map(|p| p.weight).max_by_key(|w| w.rows)?;
+    if m > FEW {
         return None;
     }
     let tile = match variants::forward(rec, w.dtype, [m, w.rows, w.cols]).variant {
@@ -172,7 +222,7 @@ fn each_tile(rec: &Recorder, set: &[(&Weight, &Buffer)], m: usize) -> Option<Til
         "split-8" => of_tile(of(&SLICES_SPLIT, w.dtype), 8, 4),
         _ => return None,
     };
-    let across: usize = set.iter().map(|(w, _)| pad4(w.rows).div_ceil(tile.cols)).sum();
+    let across: usize = set.iter().map(|p| pad4(p.weight.rows).div_ceil(tile.cols)).sum();
     (across <= MAX_GROUPS).then_some(tile)
 }
 
@@ -329,6 +379,9 @@ mod tests {
                         ("first1", offset_of!(SlicesParams, first1)),
                         ("first2", offset_of!(SlicesParams, first2)),
                         ("row_words", offset_of!(SlicesParams, row_words)),
+                        ("bias0", offset_of!(SlicesParams, bias0)),
+                        ("bias1", offset_of!(SlicesParams, bias1)),
+                        ("bias2", offset_of!(SlicesParams, bias2)),
                     ],
                 );
             }

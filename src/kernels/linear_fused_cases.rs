@@ -4,7 +4,7 @@ use super::elementwise::swiglu_twin;
 use super::harness::{Case, Gen, Slot, Tol, wide};
 use super::linear::Write;
 use super::linear_cases::{forward_twin, repadded, unpadded};
-use super::linear_fused::{Epilogue, Second, Side, forward_each, forward_gated, forward_with};
+use super::linear_fused::{Bias, Epilogue, Product, Second, Side, forward_each, forward_gated, forward_with};
 use super::weight::Weight;
 use super::weight_cases::{TestWeight, test_cols};
 use crate::tensor::DType;
@@ -161,20 +161,24 @@ fn tol(terms: usize, gate: bool) -> Tol {
     }
 }
 
-/// A case of [`forward_each`]: rows, inputs, outputs of each product.
-type Each = (usize, usize, &'static [usize]);
+/// A case of [`forward_each`]: rows, inputs, outputs of each product, whether they have biases.
+type Each = (usize, usize, &'static [usize], bool);
 
 /// Widths apart and below a tile; three products and two; K that fills no vector of eight. One case for the types whose loop is the same
 /// text: what differs is how words of the second and third weight are found.
 fn each_sizes(dtype: DType) -> Vec<Each> {
     let [_, b, ..] = test_cols(dtype);
     match dtype {
-        DType::F32 => vec![(1, 36, &[16, 16, 16]), (13, 41, &[5, 5]), (6, 131, &[70, 33, 37])],
-        _ => vec![(3, b, &[37, 8, 9])],
+        DType::F32 => vec![
+            (1, 36, &[16, 16, 16], false),
+            (13, 41, &[5, 5], true),
+            (6, 131, &[70, 33, 37], true),
+        ],
+        _ => vec![(3, b, &[37, 8, 9], false)],
     }
 }
 
-fn each_case(g: &mut Gen, dtype: DType, (m, k, widths): Each) -> Case {
+fn each_case(g: &mut Gen, dtype: DType, (m, k, widths, biased): Each) -> Case {
     let count = widths.len();
     let x = g.rows(m, k, 1.0);
     let weights: Vec<TestWeight> = widths
@@ -184,8 +188,13 @@ fn each_case(g: &mut Gen, dtype: DType, (m, k, widths): Each) -> Case {
     let mut slots = vec![Slot::input(&x)];
     slots.extend(weights.iter().map(|w| Slot::input(&w.words())));
     slots.extend(widths.iter().map(|n| Slot::Out(m * super::pad4(*n))));
+    // All biases, then each.
+    let ends = |i: usize| widths[..i].iter().sum::<usize>()..widths[..=i].iter().sum();
+    let bias = g.uniform(widths.iter().sum(), 1.0);
+    slots.push(Slot::input(&bias));
+    slots.extend((0..count).map(|i| Slot::input(&bias[ends(i)])));
     Case {
-        name: format!("M {m}, N {widths:?}, K {k}"),
+        name: format!("M {m}, N {widths:?}, K {k}, biases {biased}"),
         slots,
         flops: 2.0 * (m * k * widths.iter().sum::<usize>()) as f64,
         record: Box::new(move |rec, b| {
@@ -194,13 +203,24 @@ fn each_case(g: &mut Gen, dtype: DType, (m, k, widths): Each) -> Case {
                 .zip(&b[1..])
                 .map(|(n, b)| Weight::from_buffer(dtype, *n, k, b.clone()))
                 .collect();
-            let pairs: Vec<_> = weights.iter().zip(&b[1 + count..]).collect();
-            forward_each(rec, &b[0], &pairs, m)
+            let (y, bias) = b[1 + count..].split_at(count);
+            let product = |i: usize| Product {
+                weight: &weights[i],
+                bias: biased.then_some(Bias {
+                    own: &bias[1 + i],
+                    joined: Some((&bias[0], ends(i).start)),
+                }),
+                y: &y[i],
+            };
+            let products: Vec<_> = (0..count).map(product).collect();
+            forward_each(rec, &b[0], &products, m)
         }),
         expect: Box::new(move || {
             let one = |(i, w): (usize, &TestWeight)| {
                 let mut y = vec![0.0; m * w.rows];
-                forward_twin(&unpadded(&x, k), &wide(&w.values()), None, &mut y, k, Write::SET);
+                let own = wide(&bias[ends(i)]);
+                let own = biased.then_some(&own[..]);
+                forward_twin(&unpadded(&x, k), &wide(&w.values()), own, &mut y, k, Write::SET);
                 (1 + count + i, repadded(&y, w.rows), tol(k, false))
             };
             weights.iter().enumerate().map(one).collect()

@@ -12,7 +12,7 @@ use crate::gpu::{Buffer, Recorder};
 use crate::kernels::attention::decode::decode_paged;
 use crate::kernels::kv::Stored;
 use crate::kernels::linear::{self, Write};
-use crate::kernels::linear_fused::{self as fused, Epilogue, Second, Side};
+use crate::kernels::linear_fused::{self as fused, Bias, Epilogue, Product, Second, Side};
 use crate::kernels::{attention, elementwise, embedding, head, rmsnorm, rope, rows};
 
 /// Where keys and values live while a pass runs.
@@ -90,14 +90,14 @@ impl Pass<'_> {
     ) -> Result<()> {
         let targeted = projs.iter().filter_map(|proj| {
             let (pair, _) = self.lora(block.linear(*proj))?;
-            Some(hidden(acts, *proj).map(|h| (&pair.a.value, h)))
+            Some(hidden(acts, *proj).map(|h| Product::plain(&pair.a.value, h)))
         });
         let pairs: Vec<_> = targeted.collect::<Result<_>>()?;
         fused::forward_each(rec, x, &pairs, m)
     }
 
-    /// q, k and v from the normed input, into `out`. Those without bias and adapter share a dispatch where
-    /// [`forward_each`](fused::forward_each) has one for them.
+    /// q, k and v from the normed input, into `out`. Those without adapter share a dispatch where [`forward_each`](fused::forward_each)
+    /// has one for them.
     fn queries_keys_values(
         &self,
         rec: &mut Recorder,
@@ -109,11 +109,17 @@ impl Pass<'_> {
         let x = &acts.normed1;
         let projs = [Proj::Q, Proj::K, Proj::V];
         self.lora_down(rec, block, &projs, acts, (x, m))?;
-        let mut plain = Vec::new();
+        let (mut plain, mut first) = (Vec::new(), 0);
         for (proj, y) in projs.into_iter().zip(out) {
-            let l = block.linear(proj);
-            if l.bias.is_none() && self.lora(l).is_none() {
-                plain.push((&l.weight.value, y));
+            let (l, joined) = (block.linear(proj), block.joined_biases());
+            let weight = &l.weight.value;
+            let bias = l.bias.as_ref().map(|own| Bias {
+                own: own.vector(),
+                joined: joined.map(|all| (all, first)),
+            });
+            first += weight.rows;
+            if self.lora(l).is_none() {
+                plain.push(Product { weight, bias, y });
             } else {
                 self.linear(rec, block, proj, acts, (x, y, m), Epilogue::default())?;
             }

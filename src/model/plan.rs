@@ -82,6 +82,7 @@ impl Plan {
         for t in spec.tensors() {
             plan.add("weights", tensor_bytes(&t, dtype(&t)?));
         }
+        plan.add("weights", joined_bias_bytes(spec));
         plan.add("rope", 2 * (positions * spec.head_dim / 2 * 4) as u64);
         Ok(plan)
     }
@@ -95,6 +96,7 @@ impl Plan {
         for t in source.spec.tensors().filter(|t| !stream::passes(t)) {
             plan.add("weights", tensor_bytes(&t, source.stored(&t, dtype)?));
         }
+        plan.add("weights", joined_bias_bytes(&source.spec));
         plan.add(
             "weights",
             stream::ring_bytes(&source.spec, |t| source.stored(t, dtype))?,
@@ -163,6 +165,12 @@ impl fmt::Display for Plan {
 /// Whether a tensor is loaded in the model's element type; everything else is f32.
 pub(super) fn is_matrix(t: &TensorSpec) -> bool {
     matches!(t.role, Role::Weight(_) | Role::Embedding | Role::LmHead)
+}
+
+/// The biases of q, k and v, which a block holds together as well.
+fn joined_bias_bytes(spec: &ModelSpec) -> u64 {
+    let rows = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim;
+    u64::from(spec.qkv_bias) * (spec.num_layers * rows * 4) as u64
 }
 
 /// Bytes of one tensor on the device: matrices as `dtype`, everything else as f32.
