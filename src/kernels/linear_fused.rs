@@ -11,7 +11,7 @@ use super::linear_kernels::{
     GATED, GATED_1, GATED_4, GATED_GEMV, SLICES, SLICES_1, SLICES_4, SLICES_GEMV, SLICES_SPLIT,
 };
 use super::linear_variants::{self as variants, PORTABLE, Tile, of_portable, of_subgroup, of_tile};
-use super::weight::{Weight, of, section_words, weight_entries};
+use super::weight::{Weight, lanes as lanes_of, of, section_words, weight_entries};
 use super::{Entry, MAX_GROUPS, pad4};
 use crate::error::{Error, Result};
 use crate::gpu::{Binding, Buffer, Recorder};
@@ -255,39 +255,8 @@ pub fn forward_gated(
     if (w0.rows, w0.cols) != (w1.rows, w1.cols) {
         return Err(Error::internal("gate and up of different shapes"));
     }
-    if let Some((tile, span)) = gated_tile(rec, &gate, &up, m) {
-        let k4 = (pad4(w0.cols) / 4) as u32;
-        let params = ForwardParams {
-            m: m as u32,
-            n: w0.rows as u32,
-            k4,
-            x_stride: k4,
-            y_stride: pad4(w0.rows) as u32,
-            y_offset: 0,
-            w_section: section_words(w0.dtype, w0.rows, w0.cols) as u32,
-            w_row: 0,
-            flags: 0,
-            alpha: 1.0,
-            r4: gate.lora.map_or(0, |s| pad4(s.b.cols) / 4) as u32,
-            beta: gate.lora.map_or(0.0, |s| s.factor),
-        };
-        let b = |side: &Side<'_>| side.lora.map(|s| s.b.shards[0].buffer.clone());
-        let (b0, b1) = (b(&gate), b(&up));
-        let bindings = [
-            x.into(),
-            (&w0.shards[0].buffer).into(),
-            (&w1.shards[0].buffer).into(),
-            y.into(),
-            gate.lora.map(|s| s.h).into(),
-            up.lora.map(|s| s.h).into(),
-            b0.as_ref().into(),
-            b1.as_ref().into(),
-        ];
-        let mut constants = lanes(&tile);
-        constants.push(("SPAN", span as f64));
-        constants.extend(gate.lora.map(|_| ("LORA", 1.0)));
-        let groups = tile.groups([2 * pad4(w0.rows), m]);
-        return rec.dispatch(tile.kernel, &constants, &params, &bindings, groups);
+    if let Some(kernel) = gated_tile(rec, &gate, &up, m) {
+        return gate_and_up(rec, kernel, x, [&gate, &up], y, m);
     }
     let first = Epilogue {
         bias: gate.bias,
@@ -302,6 +271,48 @@ pub fn forward_gated(
     };
     forward_with(rec, x, w0, &first, scratch, m)?;
     forward_with(rec, x, w1, &then, y, m)
+}
+
+/// Both sides in a dispatch of `tile`'s kernel, in which `span` columns of one stand together.
+fn gate_and_up(
+    rec: &mut Recorder,
+    (tile, span): (Tile, usize),
+    x: &Buffer,
+    [gate, up]: [&Side<'_>; 2],
+    y: &Buffer,
+    m: usize,
+) -> Result<()> {
+    let (w0, w1) = (gate.weight, up.weight);
+    let k4 = (pad4(w0.cols) / 4) as u32;
+    let params = ForwardParams {
+        m: m as u32,
+        n: w0.rows as u32,
+        k4,
+        x_stride: k4,
+        y_stride: pad4(w0.rows) as u32,
+        y_offset: 0,
+        w_section: section_words(w0.dtype, w0.rows, w0.cols) as u32,
+        w_row: 0,
+        flags: 0,
+        alpha: 1.0,
+        r4: gate.lora.map_or(0, |s| pad4(s.b.cols) / 4) as u32,
+        beta: gate.lora.map_or(0.0, |s| s.factor),
+    };
+    let bindings = [
+        x.into(),
+        (&w0.shards[0].buffer).into(),
+        (&w1.shards[0].buffer).into(),
+        y.into(),
+        gate.lora.map(|s| s.h).into(),
+        up.lora.map(|s| s.h).into(),
+        gate.lora.map(|s| &s.b.shards[0].buffer).into(),
+        up.lora.map(|s| &s.b.shards[0].buffer).into(),
+    ];
+    let mut constants = lanes(&tile);
+    constants.push(("SPAN", span as f64));
+    constants.extend(gate.lora.map(|_| ("LORA", 1.0)));
+    let groups = tile.groups([2 * pad4(w0.rows), m]);
+    rec.dispatch(tile.kernel, &constants, &params, &bindings, groups)
 }
 
 /// The kernel of both sides and how many columns of one stand together: that of the variant which a side alone would take.
@@ -319,11 +330,7 @@ fn gated_tile(rec: &Recorder, gate: &Side<'_>, up: &Side<'_>, m: usize) -> Optio
         return None;
     }
     let (tile, span) = match variants::forward(rec, dtype, [m, w.rows, w.cols]).variant {
-        PORTABLE => {
-            let tile = of_portable(rec, of(&GATED, dtype), 2);
-            let span = tile.cols / 2;
-            (tile, span)
-        }
+        PORTABLE => (of_portable(rec, of(&GATED, dtype), 2), lanes_of(rec)),
         "subgroup-1" => (of_subgroup(of(&GATED_1, dtype), 1), 2),
         "subgroup-4" => (of_subgroup(of(&GATED_4, dtype), 4), 2),
         "gemv-8" => (of_tile(of(&GATED_GEMV, dtype), 8, 32), 16),

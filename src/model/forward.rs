@@ -4,7 +4,7 @@
 //! bits in sampling and in training; under [`MatmulPrecision::High`](crate::config::MatmulPrecision::High) up to rounding.
 
 use super::kv_cache::KvCache;
-use super::params::{Block, Linear, LoraPair, LoraShape, Model, Param};
+use super::params::Model;
 use super::spec::{Head, Proj};
 use super::workspace::{Acts, Loaded, Workspace};
 use crate::error::{Error, Result};
@@ -12,8 +12,8 @@ use crate::gpu::{Buffer, Recorder};
 use crate::kernels::attention::decode::decode_paged;
 use crate::kernels::kv::Stored;
 use crate::kernels::linear::{self, Write};
-use crate::kernels::linear_fused::{self as fused, Bias, Epilogue, Product, Second, Side};
-use crate::kernels::{attention, elementwise, embedding, head, rmsnorm, rope, rows};
+use crate::kernels::linear_fused::Epilogue;
+use crate::kernels::{attention, embedding, head, rmsnorm, rope, rows};
 
 /// Where keys and values live while a pass runs.
 pub enum Keys<'a> {
@@ -41,92 +41,6 @@ pub struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    pub(super) fn lora<'l>(&self, linear: &'l Linear) -> Option<(&'l LoraPair, &LoraShape)> {
-        if !self.adapter {
-            return None;
-        }
-        linear.lora.as_ref().zip(self.model.lora.as_ref())
-    }
-
-    /// The adapter's second product of a layer: (alpha/R)·h Bᵀ, where h is what [`lora_down`](Self::lora_down) left.
-    fn second<'s>(&self, l: &'s Linear, proj: Proj, acts: &'s Acts) -> Result<Option<Second<'s>>> {
-        let Some((pair, shape)) = self.lora(l) else {
-            return Ok(None);
-        };
-        Ok(Some(Second {
-            h: hidden(acts, proj)?,
-            b: &pair.b.value,
-            factor: shape.scale(),
-        }))
-    }
-
-    /// y = x Wᵀ + bias + the adapter's second product and what `with` adds.
-    pub(super) fn linear(
-        &self,
-        rec: &mut Recorder,
-        block: &Block,
-        proj: Proj,
-        acts: &Acts,
-        (x, y, m): (&Buffer, &Buffer, usize),
-        with: Epilogue<'_>,
-    ) -> Result<()> {
-        let l = block.linear(proj);
-        let with = Epilogue {
-            bias: l.bias.as_ref().map(Param::vector),
-            lora: self.second(l, proj, acts)?,
-            ..with
-        };
-        fused::forward_with(rec, x, &l.weight.value, &with, y, m)
-    }
-
-    /// h = x Aᵀ (M, R) of those of `projs`, which share x, that the adapter targets, into the layer's activations.
-    fn lora_down(
-        &self,
-        rec: &mut Recorder,
-        block: &Block,
-        projs: &[Proj],
-        acts: &Acts,
-        (x, m): (&Buffer, usize),
-    ) -> Result<()> {
-        let targeted = projs.iter().filter_map(|proj| {
-            let (pair, _) = self.lora(block.linear(*proj))?;
-            Some(hidden(acts, *proj).map(|h| Product::plain(&pair.a.value, h)))
-        });
-        let pairs: Vec<_> = targeted.collect::<Result<_>>()?;
-        fused::forward_each(rec, x, &pairs, m)
-    }
-
-    /// q, k and v from the normed input, into `out`. Those without adapter share a dispatch where [`forward_each`](fused::forward_each)
-    /// has one for them.
-    fn queries_keys_values(
-        &self,
-        rec: &mut Recorder,
-        block: &Block,
-        acts: &Acts,
-        out: [&Buffer; 3],
-        m: usize,
-    ) -> Result<()> {
-        let x = &acts.normed1;
-        let projs = [Proj::Q, Proj::K, Proj::V];
-        self.lora_down(rec, block, &projs, acts, (x, m))?;
-        let (mut plain, mut first) = (Vec::new(), 0);
-        for (proj, y) in projs.into_iter().zip(out) {
-            let (l, joined) = (block.linear(proj), block.joined_biases());
-            let weight = &l.weight.value;
-            let bias = l.bias.as_ref().map(|own| Bias {
-                own: own.vector(),
-                joined: joined.map(|all| (all, first)),
-            });
-            first += weight.rows;
-            if self.lora(l).is_none() {
-                plain.push(Product { weight, bias, y });
-            } else {
-                self.linear(rec, block, proj, acts, (x, y, m), Epilogue::default())?;
-            }
-        }
-        fused::forward_each(rec, x, &plain, m)
-    }
-
     /// Runs one block on `x_in`, leaving its activations in `acts` and its output in `x_out`; where `kept`, those that only its backward
     /// pass reads, too.
     pub(super) fn layer(
@@ -216,29 +130,6 @@ impl Pass<'_> {
                 forward(rec, &acts.q, keys, meta, &acts.attn, &acts.lse, shape)
             }
         }
-    }
-
-    /// act = silu(gate) · up, in one dispatch where [`forward_gated`](fused::forward_gated) has one, unless gate and up are `kept`.
-    fn mlp_in(&self, rec: &mut Recorder, block: &Block, acts: &Acts, m: usize, kept: bool) -> Result<()> {
-        let x = &acts.normed2;
-        self.lora_down(rec, block, &[Proj::Gate, Proj::Up], acts, (x, m))?;
-        if kept {
-            let plain = Epilogue::default();
-            self.linear(rec, block, Proj::Gate, acts, (x, &acts.gate, m), plain)?;
-            self.linear(rec, block, Proj::Up, acts, (x, &acts.up, m), plain)?;
-            let n = m * self.model.spec.intermediate_size;
-            return elementwise::swiglu_forward(rec, &acts.gate, &acts.up, &acts.act, n);
-        }
-        let side = |proj| {
-            let l = block.linear(proj);
-            Ok(Side {
-                weight: &l.weight.value,
-                bias: l.bias.as_ref().map(Param::vector),
-                lora: self.second(l, proj, acts)?,
-            })
-        };
-        let sides = [side(Proj::Gate)?, side(Proj::Up)?];
-        fused::forward_gated(rec, x, sides, &acts.gate, &acts.act, m)
     }
 
     pub(super) fn heads(&self, m: usize) -> rope::Shape {
@@ -406,10 +297,4 @@ impl Pass<'_> {
         let padded: Vec<f32> = self.model.gpu.read(&self.ws.scores, 0, batch.p * 4)?;
         Ok(padded.into_iter().step_by(4).collect())
     }
-}
-
-/// Where the adapter's A x of a layer lives.
-fn hidden(acts: &Acts, proj: Proj) -> Result<&Buffer> {
-    let h = acts.lora[proj as usize].as_ref();
-    h.ok_or_else(|| Error::internal("no room for the adapter"))
 }

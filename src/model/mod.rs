@@ -23,6 +23,7 @@ pub mod params;
 mod parts;
 pub mod peft;
 pub mod plan;
+mod products;
 pub mod raw;
 pub mod run;
 pub mod save;

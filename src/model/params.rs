@@ -69,9 +69,6 @@ pub struct Linear {
     pub lora: Option<LoraPair>,
 }
 
-/// The layers that share attention's input.
-const QKV: [Proj; 3] = [Proj::Q, Proj::K, Proj::V];
-
 /// One transformer block.
 #[derive(Debug, Clone)]
 pub struct Block {
@@ -84,37 +81,10 @@ pub struct Block {
     /// The seven linear layers, in the order of [`Proj::ALL`].
     pub linears: Vec<Linear>,
     /// The biases of q, k and v once more, one after another, as they were loaded: a dispatch of all three has room for one buffer.
-    qkv_biases: Option<Buffer>,
+    pub(super) qkv_biases: Option<Buffer>,
 }
 
 impl Block {
-    /// The biases of q, k and v one after another, where they have any and no optimiser changes them.
-    pub(super) fn joined_biases(&self) -> Option<&Buffer> {
-        let mut biases = QKV.iter().filter_map(|p| self.linear(*p).bias.as_ref());
-        self.qkv_biases
-            .as_ref()
-            .filter(|_| biases.all(|b| b.grad.is_none()))
-    }
-
-    fn join_biases(&mut self, rec: &mut Recorder) -> Result<()> {
-        let biases = QKV.iter().filter_map(|p| self.linear(*p).bias.as_ref());
-        let biases: Vec<&Weight> = biases.map(|b| &b.value).collect();
-        if biases.len() < QKV.len() {
-            return Ok(());
-        }
-        let bytes = |w: &Weight| w.cols as u64 * 4;
-        let joined = rec
-            .gpu()
-            .alloc("weights", biases.iter().map(|w| bytes(w)).sum())?;
-        let mut to = 0;
-        for w in biases {
-            rec.copy(&w.shards[0].buffer, 0, &joined, to, bytes(w));
-            to += bytes(w);
-        }
-        self.qkv_biases = Some(joined);
-        Ok(())
-    }
-
     /// A linear layer by name.
     pub fn linear(&self, proj: Proj) -> &Linear {
         &self.linears[proj as usize]
