@@ -7,7 +7,7 @@ use tea_wgpu::kernels::elementwise::swiglu_forward;
 use tea_wgpu::kernels::harness::Gen;
 use tea_wgpu::kernels::linear::{self, Write};
 use tea_wgpu::kernels::linear_fused::{
-    Epilogue, Product, Second, Side, forward_each, forward_gated, forward_with,
+    Bias, Epilogue, Product, Second, Side, forward_each, forward_gated, forward_with,
 };
 use tea_wgpu::kernels::linear_variants::{OPS, exact_variants, variants};
 use tea_wgpu::kernels::weight::{SHARD_ROWS, Weight, device_bytes};
@@ -334,11 +334,15 @@ fn products_of_one_input_give_the_bits_of_each() {
     let plain = [(DType::F32, 5), (DType::F32, 70), (DType::F32, 33)].map(|(d, n)| one(d, n));
     let mixed = [(DType::Q4K, 37), (DType::Q6K, 9), (DType::Q4K, 9)].map(|(d, n)| one(d, n));
     let few = ["portable", "subgroup-1", "subgroup-4", "gemv-8", SPLIT];
-    for (weights, m, count, dispatches) in [
-        (&plain, 1, 3, 1),
-        (&plain, 16, 2, 1),
-        (&plain, 40, 3, 3),
-        (&mixed, 3, 3, 2),
+    let bias = |i: usize| Gen::new(10 + i as u64).uniform(plain[i].rows, 1.0);
+    let own = [0, 1, 2].map(|i| gpu.upload("bias", &bias(i)).unwrap());
+    let joined = gpu.upload("biases", &[0, 1, 2].map(bias).concat()).unwrap();
+    for (weights, m, count, biased, dispatches) in [
+        (&plain, 1, 3, false, 1),
+        (&plain, 2, 3, true, 1),
+        (&plain, 16, 2, false, 1),
+        (&plain, 40, 3, true, 3),
+        (&mixed, 3, 3, false, 2),
     ] {
         let x = gpu.upload("x", &Gen::new(8).rows(m, k, 1.0)).unwrap();
         for variant in variants(&gpu, "linear_forward") {
@@ -349,16 +353,23 @@ fn products_of_one_input_give_the_bits_of_each() {
             let (together, alone) = (outputs(), outputs());
             let mut rec = Recorder::new(&gpu);
             rec.force_variant(Some(variant));
-            let pairs = weights.iter().zip(&together).take(count);
-            let pairs: Vec<_> = pairs.map(|(w, y)| Product::plain(w, y)).collect();
-            let recorded = commands(&gpu, &mut rec, |rec| forward_each(rec, &x, &pairs, m).unwrap());
+            let product = |i: usize| Product {
+                bias: biased.then(|| Bias {
+                    own: &own[i],
+                    joined: Some((&joined, weights[..i].iter().map(|w| w.rows).sum())),
+                }),
+                ..Product::plain(&weights[i], &together[i])
+            };
+            let products: Vec<_> = (0..count).map(product).collect();
+            let recorded = commands(&gpu, &mut rec, |rec| forward_each(rec, &x, &products, m).unwrap());
             if few.contains(&variant) {
                 assert_eq!(recorded, dispatches, "{m} rows, {variant}");
             }
             let is_exact = exact_variants(&gpu, "linear_forward").contains(&variant);
             rec.force_variant(Some(if is_exact { "portable" } else { variant }));
-            for (w, y) in weights.iter().zip(&alone).take(count) {
-                linear::forward(&mut rec, &x, w, None, y, m, Write::SET).unwrap();
+            for ((w, y), bias) in weights.iter().zip(&alone).zip(&own).take(count) {
+                let bias = biased.then_some(bias);
+                linear::forward(&mut rec, &x, w, bias, y, m, Write::SET).unwrap();
             }
             rec.submit().unwrap();
             let bits = |w: &Weight, y: &Buffer| gpu.read::<u32>(y, 0, m * pad4(w.rows)).unwrap();
