@@ -27,7 +27,11 @@ fn total(x: f32, lane: u32) -> f32 {
     return b + subgroupShuffle(b, lane ^ 4u);
 }
 
-fn add_block(row: u32, score: f32, seen: bool, lane: u32) {
+// `last` is the row's last position. A row that is not of the run is left alone: 0 times what is not finite would be another
+// sequence's trouble.
+fn add_block(row: u32, score: f32, position: i32, last: i32, lane: u32) {
+    if last < 0 { return; }
+    let seen = position <= last;
     let a = select(-3e38, score * p.scale, seen);
     let top = tops[row];
     let new_top = max(top, highest(a, lane));
@@ -52,7 +56,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     let stride = p.kv_heads * D4 * 4u;
     let offset = head / (p.heads / p.kv_heads) * D4 * 4u;
     let rows = rows_from(row, p.m - 1u);
-    load_left(starts(rows, width, head * D4 * 4u + lane));
+    load_left(starts(rows, width, head * D4 * 4u), lane);
     tops = array<f32, 8>(-3e38, -3e38, -3e38, -3e38, -3e38, -3e38, -3e38, -3e38);
     norms = array<f32, 8>();
     let c = shared_meta(row, p.m);
@@ -63,16 +67,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
         let last = last_positions(run, rows);
         for (var block = run.begin; block < run.stop; block += 8u) {
             let s = scores((key_row(run.keys, block + lane, run.stop - 1u) * stride + offset) / 4u);
-            load_right(key_rows(run.keys, block, run.stop - 1u, stride, offset + lane));
+            load_right(key_rows(run.keys, block, run.stop - 1u, stride, offset), lane);
             let position = i32(block + lane);
-            add_block(0u, s.a.x, position <= last.a.x, lane);
-            add_block(1u, s.a.y, position <= last.a.y, lane);
-            add_block(2u, s.a.z, position <= last.a.z, lane);
-            add_block(3u, s.a.w, position <= last.a.w, lane);
-            add_block(4u, s.b.x, position <= last.b.x, lane);
-            add_block(5u, s.b.y, position <= last.b.y, lane);
-            add_block(6u, s.b.z, position <= last.b.z, lane);
-            add_block(7u, s.b.w, position <= last.b.w, lane);
+            add_block(0u, s.a.x, position, last.a.x, lane);
+            add_block(1u, s.a.y, position, last.a.y, lane);
+            add_block(2u, s.a.z, position, last.a.z, lane);
+            add_block(3u, s.a.w, position, last.a.w, lane);
+            add_block(4u, s.b.x, position, last.b.x, lane);
+            add_block(5u, s.b.y, position, last.b.y, lane);
+            add_block(6u, s.b.z, position, last.b.z, lane);
+            add_block(7u, s.b.w, position, last.b.w, lane);
         }
         if next >= LANES { break; }
         run = run_from(row, next, joint);

@@ -29,9 +29,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     let row = group.x * 8u;
     let width = p.kv_heads * D4 * 4u;
     let rows = rows_from(row, p.m - 1u);
-    let at = starts(rows, width, group.y * D4 * 4u + lane);
-    load_left(at);
-    load_second(at);
+    let at = starts(rows, width, group.y * D4 * 4u);
+    load_left(at, lane);
+    load_second(at, lane);
     let ends = ends_of(rows);
     let last = last_end(ends);
     let shared_heads = p.heads / p.kv_heads;
@@ -41,7 +41,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             let own = min(reader, p.m - 1u) * p.heads + head;
             let s = scores(own * D4);
             let g = second_scores(own * D4);
-            load_right(starts(rows_from(i, p.m - 1u), p.heads * D4 * 4u, head * D4 * 4u + lane));
+            load_right(starts(rows_from(i, p.m - 1u), p.heads * D4 * 4u, head * D4 * 4u), lane);
             let z = lse[own];
             let y = delta[own];
             add_gradient(0u, s.a.x, g.a.x, z, y, reads(reader, row, ends.a.x));

@@ -23,6 +23,12 @@ fn right_element(at: u32) -> f32 { return k[at]; }
 
 fn put(at: u32, x: f32) { dq[at] = x; }
 
+// As in attention_forward_subgroup.wgsl, a row that is not of the run is left alone.
+fn add_block(row: u32, score: f32, gradient: f32, log_sum: f32, shift: f32, position: i32, last: i32) {
+    if last < 0 { return; }
+    add_gradient(row, score, gradient, log_sum, shift, position <= last);
+}
+
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
     let head = group.y;
@@ -31,9 +37,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     let stride = p.kv_heads * D4 * 4u;
     let offset = head / (p.heads / p.kv_heads) * D4 * 4u;
     let rows = rows_from(row, p.m - 1u);
-    let at = starts(rows, width, head * D4 * 4u + lane);
-    load_left(at);
-    load_second(at);
+    let at = starts(rows, width, head * D4 * 4u);
+    load_left(at, lane);
+    load_second(at, lane);
     let h = starts(rows, p.heads, head);
     let z = Eight(vec4<f32>(lse[h.a.x], lse[h.a.y], lse[h.a.z], lse[h.a.w]),
                   vec4<f32>(lse[h.b.x], lse[h.b.y], lse[h.b.z], lse[h.b.w]));
@@ -49,16 +55,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             let own = (key_row(run.keys, block + lane, run.stop - 1u) * stride + offset) / 4u;
             let s = scores(own);
             let g = second_scores(own);
-            load_right(key_rows(run.keys, block, run.stop - 1u, stride, offset + lane));
+            load_right(key_rows(run.keys, block, run.stop - 1u, stride, offset), lane);
             let position = i32(block + lane);
-            add_gradient(0u, s.a.x, g.a.x, z.a.x, y.a.x, position <= last.a.x);
-            add_gradient(1u, s.a.y, g.a.y, z.a.y, y.a.y, position <= last.a.y);
-            add_gradient(2u, s.a.z, g.a.z, z.a.z, y.a.z, position <= last.a.z);
-            add_gradient(3u, s.a.w, g.a.w, z.a.w, y.a.w, position <= last.a.w);
-            add_gradient(4u, s.b.x, g.b.x, z.b.x, y.b.x, position <= last.b.x);
-            add_gradient(5u, s.b.y, g.b.y, z.b.y, y.b.y, position <= last.b.y);
-            add_gradient(6u, s.b.z, g.b.z, z.b.z, y.b.z, position <= last.b.z);
-            add_gradient(7u, s.b.w, g.b.w, z.b.w, y.b.w, position <= last.b.w);
+            add_block(0u, s.a.x, g.a.x, z.a.x, y.a.x, position, last.a.x);
+            add_block(1u, s.a.y, g.a.y, z.a.y, y.a.y, position, last.a.y);
+            add_block(2u, s.a.z, g.a.z, z.a.z, y.a.z, position, last.a.z);
+            add_block(3u, s.a.w, g.a.w, z.a.w, y.a.w, position, last.a.w);
+            add_block(4u, s.b.x, g.b.x, z.b.x, y.b.x, position, last.b.x);
+            add_block(5u, s.b.y, g.b.y, z.b.y, y.b.y, position, last.b.y);
+            add_block(6u, s.b.z, g.b.z, z.b.z, y.b.z, position, last.b.z);
+            add_block(7u, s.b.w, g.b.w, z.b.w, y.b.w, position, last.b.w);
         }
         if next >= LANES { break; }
         run = run_from(row, next, joint);

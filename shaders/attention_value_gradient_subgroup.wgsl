@@ -26,7 +26,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     let row = group.x * 8u;
     let width = p.kv_heads * D4 * 4u;
     let rows = rows_from(row, p.m - 1u);
-    load_left(starts(rows, width, group.y * D4 * 4u + lane));
+    load_left(starts(rows, width, group.y * D4 * 4u), lane);
     let ends = ends_of(rows);
     let last = last_end(ends);
     let shared_heads = p.heads / p.kv_heads;
@@ -35,7 +35,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             let reader = i + lane;
             let own = min(reader, p.m - 1u) * p.heads + head;
             let s = scores(own * D4);
-            load_right(starts(rows_from(i, p.m - 1u), p.heads * D4 * 4u, head * D4 * 4u + lane));
+            load_right(starts(rows_from(i, p.m - 1u), p.heads * D4 * 4u, head * D4 * 4u), lane);
             let z = lse[own];
             add_block(0u, s.a.x, z, reads(reader, row, ends.a.x));
             add_block(1u, s.a.y, z, reads(reader, row + 1u, ends.a.y));

@@ -133,12 +133,17 @@ fn add_part(part: u32, lane: u32, start: mat4x4<f32>) -> mat4x4<f32> {
     multiply_weights();
     workgroupBarrier();
     let row = min(lane / 8u, 15u);
-    return mat4x4<f32>(start[0] + added(row, lane), start[1] + added(row + 16u, lane), start[2] + added(row + 32u, lane), start[3] + added(row + 48u, lane));
+    return mat4x4<f32>(with_added(row, lane, start[0]), with_added(row + 16u, lane, start[1]),
+                       with_added(row + 32u, lane, start[2]), with_added(row + 48u, lane, start[3]));
 }
 
 fn added(row: u32, lane: u32) -> vec4<f32> {
     let at = row * 32u + lane % 8u * 4u;
     return vec4<f32>(sums[at], sums[at + 1u], sums[at + 2u], sums[at + 3u]) * down(tops[row]);
+}
+
+fn with_added(row: u32, lane: u32, start: vec4<f32>) -> vec4<f32> {
+    return select(start, start + added(row, lane), takes_part(row));
 }
 
 fn accumulate(lane: u32) {

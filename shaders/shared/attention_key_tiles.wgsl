@@ -15,6 +15,8 @@ fn rows_end(group: vec3<u32>) -> u32 {
     return min(end, p.m);
 }
 
+fn takes_part(n: u32) -> bool { return true; }
+
 // Which of (M, KV) key n is; past the end, the last.
 fn key_at(n: u32) -> u32 { return min(key0 + n, p.m - 1u) * p.kv_heads + kv_head; }
 

@@ -1,6 +1,6 @@
 // Appended with attention_rows.wgsl and attention_subgroup.wgsl: which keys the eight rows of a workgroup visit. First those of a prompt
-// that all of them share, then run by run those of neighbours that share all their keys. A row that a run leaves out has no
-// position in it, and what it adds then changes no bit.
+// that all of them share, then run by run those of neighbours that share all their keys. A row that a run leaves
+// out has no position in it.
 
 struct Run {
     keys: vec4<u32>, // as `rows_meta`, of one of its rows

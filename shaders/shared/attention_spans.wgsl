@@ -1,6 +1,7 @@
 // For attention_*_tiled.wgsl whose left rows are queries: LEFT neighbours among the batch's rows and, within a row, the query heads of the
 // workgroup's KV head. They read keys by spans: first the whole tiles of a prefix that all rows share, read once for all of them, then, run by run,
-// the rest of the rows that have their keys in the same place. What a row does not see adds exact zeros to its sums.
+// the rest of the rows that have their keys in the same place. What a row does not see adds exact zeros to its sums,
+// and spans that it is not of add nothing.
 
 struct Span {
     place: vec4<u32>, // what rows_meta says of one of its rows
@@ -50,6 +51,8 @@ fn end_of(n: u32) -> u32 {
     let end = rows_meta[min(row, p.m - 1u)].w + 1u;
     return select(0u, end, row >= span.rows.x && row < span.rows.y);
 }
+
+fn takes_part(n: u32) -> bool { return end_of(n) > 0u; }
 
 fn ends(quad: u32) -> vec4<u32> {
     return vec4<u32>(end_of(quad), end_of(quad + LEFT / 4u), end_of(quad + LEFT / 2u), end_of(quad + LEFT / 4u * 3u));

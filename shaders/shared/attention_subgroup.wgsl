@@ -13,32 +13,36 @@ var<private> left: array<Eight, PARTS>;  // by part, then by row
 var<private> right: array<Eight, PARTS>; // by part, then by row of the block
 var<private> sums: array<Eight, 8>;      // by row, then by part
 
-fn load_left_part(part: u32, at: Rows) {
+// The lane's element of a part of D; past the end, the last.
+fn element(part: u32, lane: u32) -> u32 { return min(8u * part + lane, 4u * D4 - 1u); }
+
+fn load_left_part(part: u32, at: Rows, lane: u32) {
     if 2u * part >= D4 { return; }
-    let a = at.a + 8u * part;
-    let b = at.b + 8u * part;
+    let a = at.a + element(part, lane);
+    let b = at.b + element(part, lane);
     left[part] = Eight(vec4<f32>(left_element(a.x), left_element(a.y), left_element(a.z), left_element(a.w)),
                        vec4<f32>(left_element(b.x), left_element(b.y), left_element(b.z), left_element(b.w)));
 }
 
-fn load_left(at: Rows) {
-    load_left_part(0u, at); load_left_part(1u, at); load_left_part(2u, at); load_left_part(3u, at);
-    load_left_part(4u, at); load_left_part(5u, at); load_left_part(6u, at); load_left_part(7u, at);
+// Rows that start there.
+fn load_left(at: Rows, lane: u32) {
+    load_left_part(0u, at, lane); load_left_part(1u, at, lane); load_left_part(2u, at, lane); load_left_part(3u, at, lane);
+    load_left_part(4u, at, lane); load_left_part(5u, at, lane); load_left_part(6u, at, lane); load_left_part(7u, at, lane);
     let zero = Eight(vec4<f32>(), vec4<f32>());
     sums = array<Eight, 8>(zero, zero, zero, zero, zero, zero, zero, zero);
 }
 
-fn load_right_part(part: u32, at: Rows) {
+fn load_right_part(part: u32, at: Rows, lane: u32) {
     if 2u * part >= D4 { return; }
-    let a = at.a + 8u * part;
-    let b = at.b + 8u * part;
+    let a = at.a + element(part, lane);
+    let b = at.b + element(part, lane);
     right[part] = Eight(vec4<f32>(right_element(a.x), right_element(a.y), right_element(a.z), right_element(a.w)),
                         vec4<f32>(right_element(b.x), right_element(b.y), right_element(b.z), right_element(b.w)));
 }
 
-fn load_right(at: Rows) {
-    load_right_part(0u, at); load_right_part(1u, at); load_right_part(2u, at); load_right_part(3u, at);
-    load_right_part(4u, at); load_right_part(5u, at); load_right_part(6u, at); load_right_part(7u, at);
+fn load_right(at: Rows, lane: u32) {
+    load_right_part(0u, at, lane); load_right_part(1u, at, lane); load_right_part(2u, at, lane); load_right_part(3u, at, lane);
+    load_right_part(4u, at, lane); load_right_part(5u, at, lane); load_right_part(6u, at, lane); load_right_part(7u, at, lane);
 }
 
 fn first_half(l: f32, x: vec4<f32>, s: f32) -> f32 {
@@ -116,7 +120,7 @@ fn rows_from(first: u32, last: u32) -> Rows {
                 min(vec4<u32>(first + 4u, first + 5u, first + 6u, first + 7u), vec4<u32>(last)));
 }
 
-// Where each row's elements start, plus `element`, in rows of `width` elements.
-fn starts(r: Rows, width: u32, element: u32) -> Rows {
-    return Rows(r.a * width + element, r.b * width + element);
+// Where each row's elements start, in rows of `width` elements of which the first is at `first`.
+fn starts(r: Rows, width: u32, first: u32) -> Rows {
+    return Rows(r.a * width + first, r.b * width + first);
 }

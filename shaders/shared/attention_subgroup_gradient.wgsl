@@ -3,17 +3,17 @@
 
 var<private> left_second: array<Eight, PARTS>; // by part, then by row
 
-fn load_second_part(part: u32, at: Rows) {
+fn load_second_part(part: u32, at: Rows, lane: u32) {
     if 2u * part >= D4 { return; }
-    let a = at.a + 8u * part;
-    let b = at.b + 8u * part;
+    let a = at.a + element(part, lane);
+    let b = at.b + element(part, lane);
     left_second[part] = Eight(vec4<f32>(second_left(a.x), second_left(a.y), second_left(a.z), second_left(a.w)),
                               vec4<f32>(second_left(b.x), second_left(b.y), second_left(b.z), second_left(b.w)));
 }
 
-fn load_second(at: Rows) {
-    load_second_part(0u, at); load_second_part(1u, at); load_second_part(2u, at); load_second_part(3u, at);
-    load_second_part(4u, at); load_second_part(5u, at); load_second_part(6u, at); load_second_part(7u, at);
+fn load_second(at: Rows, lane: u32) {
+    load_second_part(0u, at, lane); load_second_part(1u, at, lane); load_second_part(2u, at, lane); load_second_part(3u, at, lane);
+    load_second_part(4u, at, lane); load_second_part(5u, at, lane); load_second_part(6u, at, lane); load_second_part(7u, at, lane);
 }
 
 fn second_part(part: u32, at: u32, s: Eight) -> Eight {

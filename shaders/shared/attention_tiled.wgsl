@@ -2,6 +2,7 @@
 // its other rows ("right") RIGHT at a time; every sum is the portable kernel's chain. Those shaders give
 //   left4(which, n, d), right4(which, n, d)   vec4 d of left row n and of the tile's right row n, for the products `which`;
 //   addend4(n, d), store4(n, d, sums)         what the tile's right row n adds to a left row's sums, and where those go;
+//   takes_part(n)                             whether left row n may have a weight other than 0 in this tile;
 //   run(group, lane)                          the walk;
 //   CORRECTED                                 whether sums are multiplied by `factors` before every eighth right row.
 // In products a thread has left rows `quad` + 0, 1, 2, 3 times LEFT / 4 (a vec4 of sums has these) by right rows 4 · `four` + 0, 1, 2, 3;
@@ -105,7 +106,9 @@ fn share(i: u32, first: u32, start: mat4x4<f32>) -> mat4x4<f32> {
         s = add_row(weights[w + 2u * quads], staged[v + 2u * D4], s);
         s = add_row(weights[w + 3u * quads], staged[v + 3u * D4], s);
     }
-    return s;
+    // 0 times what is not finite would be another sequence's trouble.
+    return mat4x4<f32>(select(start[0], s[0], takes_part(quad)), select(start[1], s[1], takes_part(quad + quads)),
+                       select(start[2], s[2], takes_part(quad + 2u * quads)), select(start[3], s[3], takes_part(quad + 3u * quads)));
 }
 
 // Adds the tile's right rows, ascending, each times its `weights`.

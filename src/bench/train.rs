@@ -355,7 +355,10 @@ pub fn run(policy: &Policy, s: &Settings, reward: Option<&Policy>, sample: bool)
         let row = Row::of(vec![n / s.repetitions as f64], false);
         rows.push(policy.row(format!("{what} a step after the first"), &variant, "", row));
     }
-    rows.extend(stage.compare()?);
+    // A profile is of the steps alone.
+    if !gpu.profiles() {
+        rows.extend(stage.compare()?);
+    }
     rows.extend(memory::rows(policy, &memory::expected(policy, &stage.held())?));
     Ok(rows)
 }

@@ -19,7 +19,7 @@ pub const PORTABLE: VariantName = "portable";
 /// first.
 pub fn variants(gpu: &Gpu, op: &str, _dtype: Option<DType>) -> Vec<VariantName> {
     if op == decode::OP {
-        return decode::VARIANTS.to_vec();
+        return decode::variants(gpu);
     }
     if attention::OPS.contains(&op) {
         let mut all = attention::VARIANTS.to_vec();

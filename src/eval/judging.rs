@@ -204,7 +204,7 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        assert!(!told.is_empty() && told.len() < 5);
+        assert!(!told.is_empty() && told.len() < 4, "{}", told.len());
         assert!(told.iter().all(|(at, group)| *group == responses[*at]));
         let rewards = vec![
             judge(&contents[1..5], &responses, &mut model).unwrap(),

@@ -16,6 +16,7 @@ mod coop_cases;
 #[cfg(test)]
 mod coop_tests;
 pub mod decode;
+mod portable;
 mod subgroup;
 #[cfg(test)]
 mod tests;
@@ -32,42 +33,11 @@ use crate::config::FloatDtype;
 use crate::error::Result;
 use crate::gpu::{Binding, Buffer, DeviceKind, Gpu, Kernel, Recorder};
 use decode::PORTABLE;
+use portable::{
+    DELTA, FORWARD, FORWARD_PAGED, FORWARD_PAGED_F16, KEY_GRADIENT, QUERY_GRADIENT, VALUE_GRADIENT, class,
+};
 use subgroup::SUBGROUP;
 use tiled::TILED;
-
-macro_rules! head_kernels {
-    ($op:literal, $parts:tt) => { head_kernels!($op, $op, $parts) };
-    ($name:literal, $op:literal, $parts:tt) => {
-        head_kernels!($name, $op, $parts, [("d64", "head_64.wgsl"), ("d128", "head_128.wgsl"), ("d256", "head_256.wgsl")])
-    };
-    ($name:literal, $op:literal, $parts:tt, [$(($suffix:literal, $head:literal)),*]) => {
-        [$(head_kernels!(@one $name, $op, $parts, $suffix, $head)),*]
-    };
-    (@one $name:literal, $op:literal, [$($part:literal),*], $suffix:literal, $head:literal) => {
-        Kernel::portable(
-            concat!($name, "_", $suffix),
-            &[
-                include_str!(concat!("../../shaders/", $op, ".wgsl")),
-                include_str!("../../shaders/shared/attention_params.wgsl"),
-                $(include_str!(concat!("../../shaders/shared/", $part)),)*
-                include_str!(concat!("../../shaders/shared/", $head)),
-            ],
-        )
-    };
-}
-
-/// Head dimensions of the variants: each serves those up to its own.
-const HEADS: [usize; 3] = [64, 128, 256];
-
-/// Which of [`HEADS`] takes heads of this many dimensions.
-fn class(head_dim: usize) -> Result<usize> {
-    let class = HEADS.iter().position(|d| head_dim <= *d);
-    class.filter(|_| head_dim.is_multiple_of(4)).ok_or_else(|| {
-        crate::error::Error::user(format!(
-            "attention heads of {head_dim} dimensions (head_dim): multiples of 4 up to 256 are supported"
-        ))
-    })
-}
 
 /// Whether there are kernels for heads of this many dimensions, to be asked before a model is loaded.
 ///
@@ -76,56 +46,6 @@ fn class(head_dim: usize) -> Result<usize> {
 pub fn check_head_dim(head_dim: usize) -> Result<()> {
     class(head_dim).map(drop)
 }
-
-static FORWARD: [Kernel; 3] = head_kernels!(
-    "attention_forward",
-    [
-        "kv_f32.wgsl",
-        "attention_dots.wgsl",
-        "attention_rows.wgsl",
-        "attention_contiguous.wgsl",
-        "attention_math.wgsl"
-    ]
-);
-static FORWARD_PAGED: [Kernel; 3] = head_kernels!(
-    "attention_forward_paged",
-    "attention_forward",
-    [
-        "kv_f32.wgsl",
-        "attention_dots.wgsl",
-        "attention_rows.wgsl",
-        "attention_paged.wgsl",
-        "attention_math.wgsl"
-    ]
-);
-static FORWARD_PAGED_F16: [Kernel; 3] = head_kernels!(
-    "attention_forward_paged_f16",
-    "attention_forward",
-    [
-        "kv_f16.wgsl",
-        "attention_dots.wgsl",
-        "attention_rows.wgsl",
-        "attention_paged.wgsl",
-        "attention_math.wgsl"
-    ]
-);
-static QUERY_GRADIENT: [Kernel; 3] = head_kernels!(
-    "attention_query_gradient",
-    [
-        "attention_rows.wgsl",
-        "attention_contiguous.wgsl",
-        "attention_math.wgsl"
-    ]
-);
-static KEY_GRADIENT: [Kernel; 3] = head_kernels!("attention_key_gradient", ["attention_math.wgsl"]);
-static VALUE_GRADIENT: [Kernel; 3] = head_kernels!("attention_value_gradient", ["attention_math.wgsl"]);
-static DELTA: Kernel = Kernel::portable(
-    "attention_delta",
-    &[
-        include_str!("../../shaders/attention_delta.wgsl"),
-        include_str!("../../shaders/shared/attention_math.wgsl"),
-    ],
-);
 
 /// Rows of a page of a KV cache: the key block. A page then never holds parts of two blocks of a prompt, and a response's
 /// last page wastes at most seven rows.
@@ -140,7 +60,11 @@ pub const VARIANTS: [&str; 3] = [PORTABLE, TILED, SUBGROUP];
 
 /// Whether this adapter runs a variant of [`OPS`] on heads of this many dimensions.
 pub fn runs(gpu: &Gpu, variant: &str, head_dim: usize) -> bool {
-    variant != SUBGROUP || (head_dim <= subgroup::WIDEST && gpu.report().runs(&subgroup::FORWARD))
+    match variant {
+        SUBGROUP => head_dim <= subgroup::WIDEST && gpu.report().runs(&subgroup::FORWARD),
+        coop::COOP_8 | coop::COOP_16 => coop::takes(head_dim) && coop::variants(gpu).contains(&variant),
+        _ => true,
+    }
 }
 
 /// The variant of [`OPS`] to run: the forced one, else by the kind of adapter; the portable one where the lanes are forced, and where

@@ -133,11 +133,12 @@ impl<'a> Product<'a> {
     /// Whether the two may share a dispatch: whole weights of one shape along K and one element type, both with joined biases or without.
     fn is_like(&self, other: &Self) -> bool {
         let (a, b) = (self.weight, other.weight);
-        let joined = |p: &Self| p.bias.map(|b| b.joined.is_some());
+        // Two blocks' biases lie in two buffers.
+        let joined = |p: &Self| p.bias.map(|b| b.joined.map(|(all, _)| std::ptr::from_ref(all)));
         is_whole(a)
             && is_whole(b)
             && (a.dtype, a.cols) == (b.dtype, b.cols)
-            && joined(self) != Some(false)
+            && joined(self) != Some(None)
             && joined(self) == joined(other)
     }
 }

@@ -25,7 +25,8 @@ pub enum Keys<'a> {
         cache: &'a KvCache,
         /// Cache row of each batch row (M) u32, distinct: page · PAGE + row of the page.
         rows: &'a Buffer,
-        /// Whether every row is the next token of a sequence of its own: changes how attention is computed, not one bit of it.
+        /// Whether every row is the next token of a sequence of its own: a decode step. Attention is then computed in another way, to the
+        /// same bits, and under the precision `high` products may be, to others ([`Recorder::let_sums_split`]).
         decode: bool,
     },
 }
@@ -179,6 +180,15 @@ impl Pass<'_> {
         embedding::forward(rec, &model.embed.value, &ws.tokens, ws.input(0), batch.m)?;
         let layers = model.spec.num_layers;
         self.stream(rec, 0..layers.min(1))?;
+        rec.let_sums_split(matches!(keys, Keys::Cached { decode: true, .. }));
+        let recorded = self.blocks(rec, batch, keys, backward);
+        rec.let_sums_split(false);
+        recorded?;
+        self.final_norm(rec, batch)
+    }
+
+    fn blocks(&self, rec: &mut Recorder, batch: &Loaded, keys: &Keys<'_>, backward: bool) -> Result<()> {
+        let (ws, layers) = (self.ws, self.model.spec.num_layers);
         for layer in 0..layers {
             self.layer(
                 rec,
@@ -191,7 +201,7 @@ impl Pass<'_> {
             self.pack(rec, layer, ws.acts(layer), batch.m, backward)?;
             self.stream(rec, layer + 1..layers.min(layer + 2))?;
         }
-        self.final_norm(rec, batch)
+        Ok(())
     }
 
     /// Where the model is streamed, has the device compute what is recorded, brings the weights of `next` (a block or none) while it

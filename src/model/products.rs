@@ -169,3 +169,58 @@ fn hidden(acts: &Acts, proj: Proj) -> Result<&Buffer> {
     let h = acts.lora[proj as usize].as_ref();
     h.ok_or_else(|| Error::internal("no room for the adapter"))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use crate::gpu::{Gpu, GpuOptions};
+    use crate::model::params::Model;
+    use crate::model::source::ModelFiles;
+    use crate::model::store::WeightStore;
+    use crate::tensor::DType;
+    use std::path::Path;
+
+    /// A copy of biases that an optimiser changes would be stale after its first step.
+    #[test]
+    fn joined_biases_are_those_of_frozen_layers_alone() {
+        let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+        let load = |name: &str| {
+            let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models");
+            let files = ModelFiles::Dir(models.join(name));
+            let (spec, store) = (files.spec().unwrap(), WeightStore::open(&files).unwrap());
+            Model::load(&gpu, &spec, &store, Some(DType::F32), 64).unwrap()
+        };
+        let mut model = load("qwen2_bias");
+        for block in &model.blocks {
+            let joined: Vec<f32> = gpu
+                .read(block.joined_biases().unwrap(), 0, block_biases(block))
+                .unwrap();
+            let own = super::QKV.map(|p| {
+                block
+                    .linear(p)
+                    .bias
+                    .as_ref()
+                    .unwrap()
+                    .value
+                    .read_f32(&gpu)
+                    .unwrap()
+            });
+            assert_eq!(joined, own.concat());
+        }
+        model.train_base().unwrap();
+        assert!(model.blocks.iter().all(|b| b.joined_biases().is_none()));
+        assert!(
+            load("llama_gqa")
+                .blocks
+                .iter()
+                .all(|b| b.joined_biases().is_none())
+        );
+    }
+
+    fn block_biases(block: &super::Block) -> usize {
+        super::QKV
+            .iter()
+            .map(|p| block.linear(*p).weight.value.rows)
+            .sum()
+    }
+}

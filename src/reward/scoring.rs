@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 
 /// Rewards under way; see [`Reward::scoring`].
 pub trait Scoring {
-    /// Takes responses to be scored. A judge that computes on the device submits its work, or keeps it for later, without waiting for what
-    /// the device is doing.
+    /// Takes responses to be scored. A judge that computes on the device submits its work, or keeps it for later, and waits for the device only where
+    /// much of its own work is under way.
     ///
     /// # Errors
     /// As [`Reward::score`], of these or of earlier responses.

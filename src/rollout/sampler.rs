@@ -238,10 +238,7 @@ impl Sampler {
             rows: self.rows.cache_rows(),
             decode: true,
         };
-        rec.let_sums_split(true);
-        let recorded = pass.forward(rec, &Loaded { m, p: m }, &keys);
-        rec.let_sums_split(false);
-        recorded?;
+        pass.forward(rec, &Loaded { m, p: m }, &keys)?;
         rec.copy(
             self.decode.hidden(),
             0,

@@ -3,8 +3,9 @@
 use super::super::harness::{Case, Gen, RecordFn, Slot, Tol, wide};
 use super::super::kv::{Stored, read_back, stored};
 use super::decode::{self, PORTABLE};
+use super::portable::HEADS;
 use super::twin::{self, Meta};
-use super::{BackwardArgs, HEADS, PAGE, Paged, Shape};
+use super::{BackwardArgs, PAGE, Paged, Shape};
 use crate::config::FloatDtype;
 use crate::error::Result;
 use crate::gpu::{Buffer, Recorder};

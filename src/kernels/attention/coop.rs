@@ -60,6 +60,11 @@ pub fn variants(gpu: &Gpu) -> Vec<&'static str> {
     runs.map(|(name, _)| name).collect()
 }
 
+/// Whether one of [`variants`] takes heads of this many dimensions.
+pub(super) fn takes(head_dim: usize) -> bool {
+    head_dim <= HEAD_DIM
+}
+
 /// Which of a gradient's two kernels to run, if any: the forced one, else under `medium` that of the adapter's matrices.
 pub(super) fn choose(rec: &Recorder, head_dim: usize) -> Option<usize> {
     let gpu = rec.gpu();
@@ -74,7 +79,7 @@ pub(super) fn choose(rec: &Recorder, head_dim: usize) -> Option<usize> {
         Some(name) if super::VARIANTS.contains(&name) => None,
         _ => of_precision(),
     };
-    kind.filter(|kind| head_dim <= HEAD_DIM && gpu.report().runs(&QUERY_GRADIENT[*kind]))
+    kind.filter(|kind| takes(head_dim) && gpu.report().runs(&QUERY_GRADIENT[*kind]))
 }
 
 /// Records the kernel over `rows` left rows if it is to run; whether it was.

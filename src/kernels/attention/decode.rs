@@ -8,7 +8,7 @@
 use super::{PAGE, Paged, Params, Shape, subgroup, tiled};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, DeviceKind, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, DeviceKind, Gpu, Kernel, Recorder};
 
 /// The op's name among variants and benches.
 pub const OP: &str = "attention_decode";
@@ -16,8 +16,8 @@ pub const OP: &str = "attention_decode";
 pub(super) const PORTABLE: &str = "portable";
 /// The variant for GPUs.
 pub(super) const GROUPED: &str = "grouped";
-/// The variants, by name, the portable one first; every adapter runs both.
-pub const VARIANTS: [&str; 2] = [PORTABLE, GROUPED];
+/// The variants that every adapter runs, by name, the portable one first.
+const VARIANTS: [&str; 2] = [PORTABLE, GROUPED];
 
 macro_rules! grouped_kernel {
     ($name:literal, $kv:literal) => {
@@ -53,6 +53,13 @@ const ROWS: usize = 8;
 /// of eight rows at once: half the portable kernel's time for one row and for two, up to three times as much for sixteen.
 const FEW_ROWS: usize = 2;
 
+/// The variants that this adapter runs, by name, the portable one first: a CPU adapter may have `subgroup-8`, which is chosen for one row
+/// and for two.
+pub fn variants(gpu: &Gpu) -> Vec<&'static str> {
+    let third = super::runs(gpu, subgroup::SUBGROUP, 0).then_some(subgroup::SUBGROUP);
+    VARIANTS.into_iter().chain(third).collect()
+}
+
 /// What a workgroup takes at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sizes {
@@ -83,7 +90,8 @@ impl Sizes {
     }
 }
 
-/// The variant to run: the forced one, else by the kind of adapter; the portable one where the lanes are forced.
+/// The variant to run: the forced one, else by the kind of adapter; the portable one where the lanes are forced. In place of the portable one
+/// [`decode_paged`] may still take what [`forward_paged`](super::forward_paged) would.
 pub(super) fn choose(rec: &Recorder) -> &'static str {
     let forced = rec.forced_variant();
     let forced = forced.and_then(|name| VARIANTS.into_iter().find(|v| *v == name));
@@ -116,7 +124,8 @@ pub fn decode_paged(
     if tiled::forward_paged(rec, q, keys, outputs, shape)? {
         return Ok(());
     }
-    if shape.m <= FEW_ROWS && subgroup::forward_paged(rec, q, keys, outputs, shape)? {
+    let few = shape.m <= FEW_ROWS || rec.forced_variant() == Some(subgroup::SUBGROUP);
+    if few && subgroup::forward_paged(rec, q, keys, outputs, shape)? {
         return Ok(());
     }
     super::portable_paged(rec, q, keys, outputs, shape)

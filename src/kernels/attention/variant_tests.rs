@@ -2,7 +2,7 @@
 
 use super::super::harness::{Gen, assert_layout};
 use super::super::kv::stored;
-use super::cases::{Group, args, pack};
+use super::cases::{Group, args, decoded, pack};
 use super::subgroup::{self, SUBGROUP};
 use super::tiled::{self, Sizes, TILED};
 use super::twin::Meta;
@@ -206,7 +206,33 @@ fn variants_are_batch_invariant() {
     }
 }
 
-/// Prompts over a cache in scattered pages, of f32 and of halves: the rows of a prompt in chunks, as prefill takes them.
+/// Bits of out and lse over pages, as prefill or as a decode step, by a variant or by the one that is chosen.
+fn paged_pass(
+    gpu: &Gpu,
+    (q, keys, meta): (&Buffer, Paged<'_>, &Buffer),
+    s: Shape,
+    variant: Option<&'static str>,
+    decodes: bool,
+) -> Vec<u32> {
+    let width = s.heads * s.head_dim;
+    let out = gpu.upload("out", &vec![f32::NAN; s.m * width]).unwrap();
+    let lse = gpu.upload("lse", &vec![f32::NAN; s.m * s.heads]).unwrap();
+    let mut rec = Recorder::new(gpu);
+    rec.force_variant(variant);
+    let run = if decodes {
+        decode::decode_paged
+    } else {
+        forward_paged
+    };
+    run(&mut rec, q, keys, meta, &out, &lse, s).unwrap();
+    rec.submit().unwrap();
+    let bits: Vec<u32> = gpu.read(&out, 0, s.m * width).unwrap();
+    assert!(bits.iter().all(|v| f32::from_bits(*v).is_finite()));
+    [bits, gpu.read(&lse, 0, s.m * s.heads).unwrap()].concat()
+}
+
+/// Prompts over a cache in scattered pages, of f32 and of halves: the rows of a prompt in chunks, as prefill takes them, and rows that
+/// go on after a prompt that they share.
 #[test]
 fn prompts_have_the_portable_bits() {
     let gpu = Gpu::open(&GpuOptions::default()).unwrap();
@@ -215,38 +241,97 @@ fn prompts_have_the_portable_bits() {
     for (start, first, end) in [(0, 0, 33), (40, 0, 5), (48, 40, 75), (128, 0, 64)] {
         meta.extend((first..end).map(|t| [start, 0, start, t]));
     }
-    let pages = 24;
+    for (start, prefix, own, end) in [(48, 75, 192, 80), (48, 75, 208, 78), (0, 33, 224, 41)] {
+        meta.extend((prefix..end).map(|t| [start, prefix, own, t]));
+    }
+    let pages = 32;
     let table: Vec<u32> = (0..pages as u32).map(|i| i * 7 % pages as u32).collect();
     let table = gpu.upload("table", &table).unwrap();
     let s = shape(meta.len(), (9, 3, 64));
-    let width = s.heads * s.head_dim;
     for dtype in [FloatDtype::Float32, FloatDtype::Float16] {
         let mut g = Gen::new(37);
-        let q = gpu.upload("q", &g.uniform(s.m * width, 4.0)).unwrap();
+        let q = gpu.upload("q", &g.uniform(s.m * 576, 4.0)).unwrap();
         let meta = gpu.upload("meta", &meta).unwrap();
         let [k, v] = [2.0, 1.0].map(|scale| {
             let words = stored(&g.uniform(pages * PAGE * s.kv_heads * s.head_dim, scale), dtype);
             gpu.upload("kv", &words).unwrap()
         });
-        let pass = |variant: &'static str| {
-            let out = gpu.upload("out", &vec![f32::NAN; s.m * width]).unwrap();
-            let lse = gpu.upload("lse", &vec![f32::NAN; s.m * s.heads]).unwrap();
-            let kv = Stored { k: &k, v: &v, dtype };
-            let mut rec = Recorder::new(&gpu);
-            rec.force_variant(Some(variant));
-            forward_paged(&mut rec, &q, Paged { kv, pages: &table }, &meta, &out, &lse, s).unwrap();
-            rec.submit().unwrap();
-            let out: Vec<u32> = gpu.read(&out, 0, s.m * width).unwrap();
-            let lse: Vec<u32> = gpu.read(&lse, 0, s.m * s.heads).unwrap();
-            [out, lse].concat()
-        };
-        let want = pass(PORTABLE);
+        let kv = Stored { k: &k, v: &v, dtype };
+        let operands = (&q, Paged { kv, pages: &table }, &meta);
+        let want = paged_pass(&gpu, operands, s, Some(PORTABLE), false);
         for variant in [TILED, SUBGROUP]
             .into_iter()
             .filter(|v| runs(&gpu, v, s.head_dim))
         {
-            assert!(want == pass(variant), "{variant} {dtype}");
+            let got = paged_pass(&gpu, operands, s, Some(variant), false);
+            assert!(want == got, "{variant} {dtype}");
         }
-        assert!(want.iter().all(|v| f32::from_bits(*v).is_finite()), "{dtype}");
+    }
+}
+
+/// Whatever a decode step takes for its number of rows and heads: the portable kernel's bits. 64 query heads on one KV head are more than
+/// `grouped` takes.
+#[test]
+fn decode_steps_have_the_portable_bits() {
+    let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+    let (meta, pages) = decoded();
+    let table: Vec<u32> = (0..pages as u32).rev().collect();
+    let table = gpu.upload("table", &table).unwrap();
+    for (heads, rows) in [((9, 3, 64), &[1, 2, 3, 17][..]), ((64, 1, 64), &[5])] {
+        let mut g = Gen::new(41);
+        let full = shape(meta.len(), heads);
+        let q = g.uniform(full.m * full.heads * full.head_dim, 4.0);
+        let kv = pages * PAGE * full.kv_heads * full.head_dim;
+        let [k, v] = [2.0, 1.0].map(|scale| gpu.upload("kv", &g.uniform(kv, scale)).unwrap());
+        for m in rows {
+            let s = shape(*m, heads);
+            let q = gpu.upload("q", &q[..m * s.heads * s.head_dim]).unwrap();
+            let meta = gpu.upload("meta", &meta[..*m]).unwrap();
+            let dtype = FloatDtype::Float32;
+            let kv = Stored { k: &k, v: &v, dtype };
+            let operands = (&q, Paged { kv, pages: &table }, &meta);
+            let want = paged_pass(&gpu, operands, s, Some(PORTABLE), true);
+            for variant in decode::variants(&gpu).into_iter().map(Some).chain([None]) {
+                let got = paged_pass(&gpu, operands, s, variant, true);
+                assert!(want == got, "{heads:?}, {m} rows, {variant:?}");
+            }
+        }
+    }
+}
+
+/// A sequence whose values are not finite spoils no other: not the rows of its workgroup, nor those that share its prompt.
+#[test]
+fn what_is_not_finite_stays_in_its_sequence() {
+    let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+    let layout = pack(&[(5, &[3, 2]), (9, &[]), (4, &[])]);
+    let s = shape(layout.0.len(), (3, 1, 64));
+    // The second response: rows 8 and 9.
+    let spoilt = 8..10;
+    for variant in VARIANTS.into_iter().filter(|v| runs(&gpu, v, s.head_dim)) {
+        let [clean, spoilt_too] = [false, true].map(|spoil| {
+            let b = buffers(&gpu, &layout, s);
+            let mut rec = Recorder::new(&gpu);
+            if spoil {
+                for row in spoilt.clone() {
+                    rec.write(&b[2], (row * s.head_dim * 4) as u64, &vec![f32::NAN; s.head_dim])
+                        .unwrap();
+                }
+            }
+            rec.force_variant(Some(variant));
+            forward(&mut rec, &b[0], &b[1], &b[2], &b[6], &b[3], &b[4], s).unwrap();
+            delta(&mut rec, &args(&b), s).unwrap();
+            query_gradient(&mut rec, &args(&b), s).unwrap();
+            rec.submit().unwrap();
+            let width = s.heads * s.head_dim;
+            [3, 9].map(|i| gpu.read::<u32>(&b[i], 0, s.m * width).unwrap())
+        });
+        let width = s.heads * s.head_dim;
+        for (name, (a, b)) in ["out", "dq"].into_iter().zip(clean.iter().zip(&spoilt_too)) {
+            for row in 0..s.m {
+                let at = row * width..(row + 1) * width;
+                let same = a[at.clone()] == b[at];
+                assert_eq!(same, !spoilt.contains(&row), "{variant}: {name}, row {row}");
+            }
+        }
     }
 }
