@@ -1,6 +1,6 @@
 //! Gradients of attention on cooperative matrices, for `--matmul-precision medium`: operands rounded to f16, sums in f32.
 //!
-//! `coop-8` and `coop-16` walk the tiles of `tiled` ([`super::tiled`]). A tile's products are added by the matrix unit, tiles in ascending
+//! `coop-8` and `coop-16` walk the tiles of `tiled`. A tile's products are added by the matrix unit, tiles in ascending
 //! order: dq's bits depend on the row alone, those of dk and dv on where the tiles of the batch begin. There is no such forward pass:
 //! its bits are the sampler's and the trainer's, and stay the chain's.
 
