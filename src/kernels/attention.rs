@@ -31,7 +31,7 @@ use super::weight::lanes;
 use super::{Entry, fold};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, DeviceKind, Gpu, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, DeviceKind, Gpu, Recorder};
 use decode::PORTABLE;
 use portable::{
     DELTA, FORWARD, FORWARD_PAGED, FORWARD_PAGED_F16, KEY_GRADIENT, QUERY_GRADIENT, VALUE_GRADIENT, class,
@@ -122,41 +122,65 @@ struct DeltaParams {
     count: u32,
 }
 
-/// A lane a row, `heads` in the second dimension.
-fn dispatch(
-    rec: &mut Recorder,
-    kernels: &'static [Kernel; 3],
-    bindings: &[Binding<'_>],
-    s: Shape,
-    heads: usize,
-) -> Result<()> {
-    dispatch_with(rec, kernels, &[], bindings, s, heads)
+/// What is computed, on whichever variant; of pages, by the element type of keys and values.
+#[derive(Clone, Copy)]
+enum Op {
+    Forward,
+    Paged(FloatDtype),
+    QueryGradient,
+    KeyGradient,
+    ValueGradient,
 }
 
-/// As [`dispatch`], with constants of the kernel's own.
-fn dispatch_with(
-    rec: &mut Recorder,
-    kernels: &'static [Kernel; 3],
-    own: &[(&'static str, f64)],
-    bindings: &[Binding<'_>],
-    s: Shape,
-    heads: usize,
-) -> Result<()> {
+impl Op {
+    /// Heads of the output.
+    fn heads(self, s: Shape) -> usize {
+        match self {
+            Self::Forward | Self::Paged(_) | Self::QueryGradient => s.heads,
+            Self::KeyGradient | Self::ValueGradient => s.kv_heads,
+        }
+    }
+
+    /// Override constants that the op has on every variant.
+    fn constants(self) -> &'static [(&'static str, f64)] {
+        match self {
+            Self::Paged(_) => &[("PAGE", PAGE as f64)],
+            _ => &[],
+        }
+    }
+}
+
+/// Records an op on the variant that is to run it.
+fn run(rec: &mut Recorder, op: Op, bindings: &[Binding<'_>], s: Shape) -> Result<()> {
+    if coop::run(rec, op, bindings, s)?
+        || tiled::run(rec, op, bindings, s)?
+        || subgroup::run(rec, op, bindings, s)?
+    {
+        return Ok(());
+    }
+    run_portable(rec, op, bindings, s)
+}
+
+/// Records an op's portable kernel: a lane a row, heads in the second dimension.
+fn run_portable(rec: &mut Recorder, op: Op, bindings: &[Binding<'_>], s: Shape) -> Result<()> {
     debug_assert!(s.heads.is_multiple_of(s.kv_heads));
+    let kernels = match op {
+        Op::Forward => &FORWARD,
+        Op::Paged(FloatDtype::Float32) => &FORWARD_PAGED,
+        Op::Paged(FloatDtype::Float16) => &FORWARD_PAGED_F16,
+        Op::QueryGradient => &QUERY_GRADIENT,
+        Op::KeyGradient => &KEY_GRADIENT,
+        Op::ValueGradient => &VALUE_GRADIENT,
+    };
     let kernel = &kernels[class(s.head_dim)?];
     let lanes = lanes(rec);
     let constants = [
         &[("LANES", lanes as f64), ("D4", (s.head_dim / 4) as f64)][..],
-        own,
+        op.constants(),
     ]
     .concat();
-    rec.dispatch(
-        kernel,
-        &constants,
-        &Params::of(s),
-        bindings,
-        [s.m.div_ceil(lanes) as u32, heads as u32, 1],
-    )
+    let groups = [s.m.div_ceil(lanes) as u32, op.heads(s) as u32, 1];
+    rec.dispatch(kernel, &constants, &Params::of(s), bindings, groups)
 }
 
 /// `out (M, H·D) = softmax(q · kᵀ · scale) · v` over each row's keys, and `lse (M, H)`, the natural log of the sum of
@@ -178,12 +202,8 @@ pub fn forward(
     lse: &Buffer,
     shape: Shape,
 ) -> Result<()> {
-    let buffers = [q, k, v, meta, out, lse];
-    if tiled::forward(rec, buffers, shape)? || subgroup::forward(rec, buffers, shape)? {
-        return Ok(());
-    }
-    let bindings = buffers.map(Binding::from);
-    dispatch(rec, &FORWARD, &bindings, shape, shape.heads)
+    let bindings = [q, k, v, meta, out, lse].map(Binding::from);
+    run(rec, Op::Forward, &bindings, shape)
 }
 
 /// Keys and values in pages of [`PAGE`] rows: row r of the ranges in `meta` is row `r % PAGE` of page `pages[r / PAGE]`.
@@ -193,6 +213,12 @@ pub struct Paged<'a> {
     pub kv: Stored<'a>,
     /// (≥ 1) u32: every entry is a page of keys and values.
     pub pages: &'a Buffer,
+}
+
+impl<'a> Paged<'a> {
+    fn bindings(&self, q: &'a Buffer, [meta, out, lse]: [&'a Buffer; 3]) -> [Binding<'a>; 7] {
+        [q, self.kv.k, self.kv.v, meta, out, lse, self.pages].map(Binding::from)
+    }
 }
 
 /// As [`forward`], over keys and values in pages: the same bits, wherever the pages are, and in halves those of keys and values that
@@ -209,30 +235,8 @@ pub fn forward_paged(
     lse: &Buffer,
     shape: Shape,
 ) -> Result<()> {
-    let outputs = [meta, out, lse];
-    if tiled::forward_paged(rec, q, keys, outputs, shape)?
-        || subgroup::forward_paged(rec, q, keys, outputs, shape)?
-    {
-        return Ok(());
-    }
-    portable_paged(rec, q, keys, outputs, shape)
-}
-
-/// [`forward_paged`]'s portable kernel.
-fn portable_paged(
-    rec: &mut Recorder,
-    q: &Buffer,
-    keys: Paged<'_>,
-    [meta, out, lse]: [&Buffer; 3],
-    shape: Shape,
-) -> Result<()> {
-    let bindings = [q, keys.kv.k, keys.kv.v, meta, out, lse, keys.pages].map(Binding::from);
-    let page = [("PAGE", PAGE as f64)];
-    let kernels = match keys.kv.dtype {
-        FloatDtype::Float32 => &FORWARD_PAGED,
-        FloatDtype::Float16 => &FORWARD_PAGED_F16,
-    };
-    dispatch_with(rec, kernels, &page, &bindings, shape, shape.heads)
+    let bindings = keys.bindings(q, [meta, out, lse]);
+    run(rec, Op::Paged(keys.kv.dtype), &bindings, shape)
 }
 
 /// Operands of [`backward`] over the packed layout (query row i and key row i are the same token).
@@ -297,14 +301,8 @@ pub fn delta(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
 /// # Errors
 /// `head_dim` is above 256, or a GPU error.
 pub fn query_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
-    if coop::query_gradient(rec, a, s)?
-        || tiled::query_gradient(rec, a, s)?
-        || subgroup::query_gradient(rec, a, s)?
-    {
-        return Ok(());
-    }
     let bindings = [a.q, a.k, a.v, a.meta, a.dout, a.lse, a.delta, a.dq].map(Binding::from);
-    dispatch(rec, &QUERY_GRADIENT, &bindings, s, s.heads)
+    run(rec, Op::QueryGradient, &bindings, s)
 }
 
 /// The part of [`backward`] that sets `dk`; needs `delta`.
@@ -312,12 +310,8 @@ pub fn query_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Res
 /// # Errors
 /// `head_dim` is above 256, or a GPU error.
 pub fn key_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
-    if coop::key_gradient(rec, a, s)? || tiled::key_gradient(rec, a, s)? || subgroup::key_gradient(rec, a, s)?
-    {
-        return Ok(());
-    }
     let bindings = [a.q, a.k, a.v, a.key_ends, a.dout, a.lse, a.delta, a.dk].map(Binding::from);
-    dispatch(rec, &KEY_GRADIENT, &bindings, s, s.kv_heads)
+    run(rec, Op::KeyGradient, &bindings, s)
 }
 
 /// The part of [`backward`] that sets `dv`.
@@ -325,14 +319,8 @@ pub fn key_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Resul
 /// # Errors
 /// `head_dim` is above 256, or a GPU error.
 pub fn value_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
-    if coop::value_gradient(rec, a, s)?
-        || tiled::value_gradient(rec, a, s)?
-        || subgroup::value_gradient(rec, a, s)?
-    {
-        return Ok(());
-    }
     let bindings = [a.q, a.k, a.key_ends, a.dout, a.lse, a.dv].map(Binding::from);
-    dispatch(rec, &VALUE_GRADIENT, &bindings, s, s.kv_heads)
+    run(rec, Op::ValueGradient, &bindings, s)
 }
 
 /// The op's rows in the kernel table.

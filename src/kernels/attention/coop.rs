@@ -4,7 +4,7 @@
 //! order: dq's bits depend on the row alone, those of dk and dv on where the tiles of the batch begin. There is no such forward pass:
 //! its bits are the sampler's and the trainer's, and stay the chain's.
 
-use super::{BackwardArgs, Params, Shape, tiled};
+use super::{Op, Params, Shape, tiled};
 use crate::config::MatmulPrecision;
 use crate::error::Result;
 use crate::gpu::{Binding, COOP_SUBGROUPS, Gpu, Kernel, Recorder};
@@ -82,14 +82,14 @@ pub(super) fn choose(rec: &Recorder, head_dim: usize) -> Option<usize> {
     kind.filter(|kind| takes(head_dim) && gpu.report().runs(&QUERY_GRADIENT[*kind]))
 }
 
-/// Records the kernel over `rows` left rows if it is to run; whether it was.
-fn dispatch(
-    rec: &mut Recorder,
-    kernels: &'static [Kernel; 2],
-    bindings: &[Binding<'_>],
-    rows: usize,
-    s: Shape,
-) -> Result<bool> {
+/// Records the op if cooperative matrices are to be used, which only gradients are; whether it was.
+pub(super) fn run(rec: &mut Recorder, op: Op, bindings: &[Binding<'_>], s: Shape) -> Result<bool> {
+    let (kernels, rows) = match op {
+        Op::Forward | Op::Paged(_) => return Ok(false),
+        Op::QueryGradient => (&QUERY_GRADIENT, tiled::queries(s)),
+        Op::KeyGradient => (&KEY_GRADIENT, s.m),
+        Op::ValueGradient => (&VALUE_GRADIENT, s.m),
+    };
     let tiles = rows.div_ceil(LEFT);
     let fits = tiles <= rec.gpu().caps().max_workgroups as usize;
     let Some(kind) = choose(rec, s.head_dim).filter(|_| fits) else {
@@ -105,22 +105,4 @@ fn dispatch(
     let groups = [tiles as u32, s.kv_heads as u32, 1];
     rec.dispatch(&kernels[kind], &constants, &Params::of(s), bindings, groups)?;
     Ok(true)
-}
-
-/// As [`query_gradient`](super::query_gradient), if cooperative matrices are to be used; whether it was recorded.
-pub(super) fn query_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<bool> {
-    let bindings = [a.q, a.k, a.v, a.meta, a.dout, a.lse, a.delta, a.dq].map(Binding::from);
-    dispatch(rec, &QUERY_GRADIENT, &bindings, tiled::queries(s), s)
-}
-
-/// As [`key_gradient`](super::key_gradient), if cooperative matrices are to be used; whether it was recorded.
-pub(super) fn key_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<bool> {
-    let bindings = [a.q, a.k, a.v, a.key_ends, a.dout, a.lse, a.delta, a.dk].map(Binding::from);
-    dispatch(rec, &KEY_GRADIENT, &bindings, s.m, s)
-}
-
-/// As [`value_gradient`](super::value_gradient), if cooperative matrices are to be used; whether it was recorded.
-pub(super) fn value_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<bool> {
-    let bindings = [a.q, a.k, a.key_ends, a.dout, a.lse, a.dv].map(Binding::from);
-    dispatch(rec, &VALUE_GRADIENT, &bindings, s.m, s)
 }

@@ -5,10 +5,10 @@
 //! four elements of an output, where the portable kernel has a thread a row and head. On a CPU adapter, whose threads are loops with
 //! barriers between them, it is the slower one.
 
-use super::{PAGE, Paged, Params, Shape, subgroup, tiled};
+use super::{Op, PAGE, Paged, Params, Shape, run_portable, subgroup, tiled};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, DeviceKind, Gpu, Kernel, Recorder};
+use crate::gpu::{Buffer, DeviceKind, Gpu, Kernel, Recorder};
 
 /// The op's name among variants and benches.
 pub const OP: &str = "attention_decode";
@@ -117,18 +117,18 @@ pub fn decode_paged(
     lse: &Buffer,
     shape: Shape,
 ) -> Result<()> {
-    let outputs = [meta, out, lse];
     if let Some(sizes) = Sizes::of(shape, ROWS).filter(|_| choose(rec) == GROUPED) {
         return grouped(rec, q, keys, meta, (out, lse), shape, sizes);
     }
-    if tiled::forward_paged(rec, q, keys, outputs, shape)? {
+    let (op, bindings) = (Op::Paged(keys.kv.dtype), keys.bindings(q, [meta, out, lse]));
+    if tiled::run(rec, op, &bindings, shape)? {
         return Ok(());
     }
     let few = shape.m <= FEW_ROWS || rec.forced_variant() == Some(subgroup::SUBGROUP);
-    if few && subgroup::forward_paged(rec, q, keys, outputs, shape)? {
+    if few && subgroup::run(rec, op, &bindings, shape)? {
         return Ok(());
     }
-    super::portable_paged(rec, q, keys, outputs, shape)
+    run_portable(rec, op, &bindings, shape)
 }
 
 /// The grouped variant with given sizes.
@@ -141,7 +141,7 @@ pub(super) fn grouped(
     s: Shape,
     sizes: Sizes,
 ) -> Result<()> {
-    let bindings = [q, keys.kv.k, keys.kv.v, meta, out, lse, keys.pages].map(Binding::from);
+    let bindings = keys.bindings(q, [meta, out, lse]);
     let kernel = match keys.kv.dtype {
         FloatDtype::Float32 => &GROUPED_F32,
         FloatDtype::Float16 => &GROUPED_F16,

@@ -8,10 +8,10 @@
 //! they share: a bounds check, a load and a broadcast for each product. Rows that do not share their keys are walked run by run;
 //! what a row is left out of adds exact zeros to it.
 
-use super::{BackwardArgs, PAGE, Paged, Params, Shape};
+use super::{Op, Params, Shape};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, Kernel, Recorder};
+use crate::gpu::{Binding, Kernel, Recorder};
 
 /// The variant's name.
 pub(super) const SUBGROUP: &str = "subgroup-8";
@@ -86,63 +86,25 @@ pub(super) static VALUE_GRADIENT: Kernel = subgroup_kernel!(
     ["attention_readers.wgsl"]
 );
 
-/// Records the kernel if this variant is to run; whether it was.
-fn dispatch(
-    rec: &mut Recorder,
-    kernel: &'static Kernel,
-    own: &[(&'static str, f64)],
-    bindings: &[Binding<'_>],
-    heads: usize,
-    s: Shape,
-) -> Result<bool> {
+/// Records the op if this variant is to run; whether it was.
+pub(super) fn run(rec: &mut Recorder, op: Op, bindings: &[Binding<'_>], s: Shape) -> Result<bool> {
     if super::choose(rec, s.head_dim) != SUBGROUP {
         return Ok(false);
     }
+    let kernel = match op {
+        Op::Forward => &FORWARD,
+        Op::Paged(FloatDtype::Float32) => &FORWARD_PAGED,
+        Op::Paged(FloatDtype::Float16) => &FORWARD_PAGED_F16,
+        Op::QueryGradient => &QUERY_GRADIENT,
+        Op::KeyGradient => &KEY_GRADIENT,
+        Op::ValueGradient => &VALUE_GRADIENT,
+    };
     let constants = [
         &[("LANES", ROWS as f64), ("D4", (s.head_dim / 4) as f64)][..],
-        own,
+        op.constants(),
     ]
     .concat();
-    let groups = [s.m.div_ceil(ROWS) as u32, heads as u32, 1];
+    let groups = [s.m.div_ceil(ROWS) as u32, op.heads(s) as u32, 1];
     rec.dispatch(kernel, &constants, &Params::of(s), bindings, groups)?;
     Ok(true)
-}
-
-/// As [`forward`](super::forward), if this variant is to run; whether it was recorded.
-pub(super) fn forward(rec: &mut Recorder, buffers: [&Buffer; 6], s: Shape) -> Result<bool> {
-    dispatch(rec, &FORWARD, &[], &buffers.map(Binding::from), s.heads, s)
-}
-
-/// As [`forward_paged`](super::forward_paged), if this variant is to run; whether it was recorded.
-pub(super) fn forward_paged(
-    rec: &mut Recorder,
-    q: &Buffer,
-    keys: Paged<'_>,
-    [meta, out, lse]: [&Buffer; 3],
-    s: Shape,
-) -> Result<bool> {
-    let bindings = [q, keys.kv.k, keys.kv.v, meta, out, lse, keys.pages].map(Binding::from);
-    let kernel = match keys.kv.dtype {
-        FloatDtype::Float32 => &FORWARD_PAGED,
-        FloatDtype::Float16 => &FORWARD_PAGED_F16,
-    };
-    dispatch(rec, kernel, &[("PAGE", PAGE as f64)], &bindings, s.heads, s)
-}
-
-/// As [`query_gradient`](super::query_gradient), if this variant is to run; whether it was recorded.
-pub(super) fn query_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<bool> {
-    let bindings = [a.q, a.k, a.v, a.meta, a.dout, a.lse, a.delta, a.dq].map(Binding::from);
-    dispatch(rec, &QUERY_GRADIENT, &[], &bindings, s.heads, s)
-}
-
-/// As [`key_gradient`](super::key_gradient), if this variant is to run; whether it was recorded.
-pub(super) fn key_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<bool> {
-    let bindings = [a.q, a.k, a.v, a.key_ends, a.dout, a.lse, a.delta, a.dk].map(Binding::from);
-    dispatch(rec, &KEY_GRADIENT, &[], &bindings, s.kv_heads, s)
-}
-
-/// As [`value_gradient`](super::value_gradient), if this variant is to run; whether it was recorded.
-pub(super) fn value_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<bool> {
-    let bindings = [a.q, a.k, a.key_ends, a.dout, a.lse, a.dv].map(Binding::from);
-    dispatch(rec, &VALUE_GRADIENT, &[], &bindings, s.kv_heads, s)
 }

@@ -6,10 +6,10 @@
 //! one chain over ascending rows. The portable kernel has a thread a row, which reads every value that it multiplies from memory. On a
 //! CPU adapter, whose threads are loops with barriers between them, it is the slower one.
 
-use super::{BackwardArgs, PAGE, Paged, Params, Shape};
+use super::{Op, Params, Shape};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, Kernel, Recorder};
+use crate::gpu::{Binding, Kernel, Recorder};
 
 /// The variant for GPUs.
 pub(super) const TILED: &str = "tiled";
@@ -118,15 +118,16 @@ fn tiles(rec: &Recorder, rows: usize, s: Shape) -> Option<(Sizes, [u32; 3])> {
     fits.then_some((sizes, [tiles as u32, s.kv_heads as u32, 1]))
 }
 
-/// Records the kernel over `rows` left rows if `tiled` is to run; whether it was.
-fn dispatch(
-    rec: &mut Recorder,
-    kernel: &'static Kernel,
-    own: &[(&'static str, f64)],
-    bindings: &[Binding<'_>],
-    rows: usize,
-    s: Shape,
-) -> Result<bool> {
+/// Records the op if `tiled` is to run; whether it was.
+pub(super) fn run(rec: &mut Recorder, op: Op, bindings: &[Binding<'_>], s: Shape) -> Result<bool> {
+    let (kernel, rows) = match op {
+        Op::Forward => (&FORWARD, queries(s)),
+        Op::Paged(FloatDtype::Float32) => (&FORWARD_PAGED, queries(s)),
+        Op::Paged(FloatDtype::Float16) => (&FORWARD_PAGED_F16, queries(s)),
+        Op::QueryGradient => (&QUERY_GRADIENT, queries(s)),
+        Op::KeyGradient => (&KEY_GRADIENT, s.m),
+        Op::ValueGradient => (&VALUE_GRADIENT, s.m),
+    };
     let Some((sizes, groups)) = tiles(rec, rows, s) else {
         return Ok(false);
     };
@@ -139,7 +140,7 @@ fn dispatch(
             ("PART", sizes.part as f64),
             ("HEADS", (s.heads / s.kv_heads) as f64),
         ][..],
-        own,
+        op.constants(),
     ]
     .concat();
     rec.dispatch(kernel, &constants, &Params::of(s), bindings, groups)?;
@@ -149,43 +150,4 @@ fn dispatch(
 /// Rows of queries: each row of the batch has those of the query heads of a KV head.
 pub(super) fn queries(s: Shape) -> usize {
     s.m * (s.heads / s.kv_heads)
-}
-
-/// As [`forward`](super::forward), if `tiled` is to run; whether it was recorded.
-pub(super) fn forward(rec: &mut Recorder, buffers: [&Buffer; 6], s: Shape) -> Result<bool> {
-    dispatch(rec, &FORWARD, &[], &buffers.map(Binding::from), queries(s), s)
-}
-
-/// As [`forward_paged`](super::forward_paged), if `tiled` is to run; whether it was recorded.
-pub(super) fn forward_paged(
-    rec: &mut Recorder,
-    q: &Buffer,
-    keys: Paged<'_>,
-    [meta, out, lse]: [&Buffer; 3],
-    s: Shape,
-) -> Result<bool> {
-    let bindings = [q, keys.kv.k, keys.kv.v, meta, out, lse, keys.pages].map(Binding::from);
-    let kernel = match keys.kv.dtype {
-        FloatDtype::Float32 => &FORWARD_PAGED,
-        FloatDtype::Float16 => &FORWARD_PAGED_F16,
-    };
-    dispatch(rec, kernel, &[("PAGE", PAGE as f64)], &bindings, queries(s), s)
-}
-
-/// As [`query_gradient`](super::query_gradient), if `tiled` is to run; whether it was recorded.
-pub(super) fn query_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<bool> {
-    let bindings = [a.q, a.k, a.v, a.meta, a.dout, a.lse, a.delta, a.dq].map(Binding::from);
-    dispatch(rec, &QUERY_GRADIENT, &[], &bindings, queries(s), s)
-}
-
-/// As [`key_gradient`](super::key_gradient), if `tiled` is to run; whether it was recorded.
-pub(super) fn key_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<bool> {
-    let bindings = [a.q, a.k, a.v, a.key_ends, a.dout, a.lse, a.delta, a.dk].map(Binding::from);
-    dispatch(rec, &KEY_GRADIENT, &[], &bindings, s.m, s)
-}
-
-/// As [`value_gradient`](super::value_gradient), if `tiled` is to run; whether it was recorded.
-pub(super) fn value_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<bool> {
-    let bindings = [a.q, a.k, a.key_ends, a.dout, a.lse, a.dv].map(Binding::from);
-    dispatch(rec, &VALUE_GRADIENT, &[], &bindings, s.m, s)
 }
