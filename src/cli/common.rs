@@ -1,6 +1,5 @@
 //! What several subcommands share: where lines go, how sequences are sized.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -13,6 +12,7 @@ use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
 use crate::model::load::Source;
 use crate::model::save::write_atomic;
+use crate::report::console::{self, Stream};
 
 /// Most tokens in one pass unless a flag says otherwise.
 pub(crate) const TOKEN_BUDGET: usize = 2048;
@@ -105,18 +105,52 @@ impl Lines {
             None => to_stdout(&self.0),
         }
     }
+
+    /// Prints everything: as [`Lines::tell`] where the files of a directory hold it too.
+    pub(crate) fn finish_beside(self, directory: Option<&Path>) -> Result<()> {
+        match directory {
+            Some(_) => self.tell(),
+            None => to_stdout(&self.0)?,
+        }
+        Ok(())
+    }
+
+    /// Prints everything, which is in files too: as [`tell`].
+    pub(crate) fn tell(self) {
+        let text = String::from_utf8_lossy(&self.0);
+        tell(text.strip_suffix('\n').unwrap_or(&text));
+    }
 }
 
-/// Prints a line on standard output.
+/// Prints a line that the command was asked for on standard output: to lose it is an error.
 pub(crate) fn say(words: impl std::fmt::Display) -> Result<()> {
     to_stdout(format!("{words}\n").as_bytes())
 }
 
-/// Every command's way to standard output: `println!` panics where nobody reads it.
+/// Prints a line about what is in files: it neither fails nor waits, whatever becomes of standard output.
+pub(crate) fn tell(words: impl std::fmt::Display) {
+    console::line(Stream::Out, words);
+}
+
+/// Help, the version, or what is wrong with the arguments, which ends the process with code 2.
+pub(crate) fn usage(error: &clap::Error) -> Result<()> {
+    let printed = error.print();
+    if error.use_stderr() {
+        std::process::exit(error.exit_code());
+    }
+    read_or_gone(printed)
+}
+
+/// Every command's way to standard output for what it was asked to print: `println!` panics where nobody reads it.
 fn to_stdout(bytes: &[u8]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        // The reader (head, less) has seen enough.
+    // What was said before stands before.
+    console::flush();
+    read_or_gone(console::write_whole(&mut std::io::stdout().lock(), bytes))
+}
+
+/// A reader that has gone (head, less) has seen enough; anything else that keeps results from being printed is an error.
+fn read_or_gone(printed: std::io::Result<()>) -> Result<()> {
+    match printed {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(Error::io(PathBuf::from("standard output"))),
     }

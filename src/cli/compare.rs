@@ -113,7 +113,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let mut out = Lines::new();
     out.text(report.render(args.format)?.trim_end());
-    out.finish(None)
+    out.finish_beside(args.output.as_deref())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `demo`: trains the embedded policy and shows what it gained.
 
-use super::common::say;
+use super::common::{say, tell};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -215,12 +215,12 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
 
 /// Trains, evaluates, reports.
 fn show(args: &Args, config: TrainConfig, exam: &Exam<'_>) -> Result<()> {
-    say(format_args!(
+    tell(format_args!(
         "Training the embedded policy by {} for {} steps on {} …",
         config.advantage,
         config.steps,
         exam.gpu.report().name
-    ))?;
+    ));
     let begun = Instant::now();
     let options = RunOptions {
         output: args.output.clone(),
@@ -229,12 +229,12 @@ fn show(args: &Args, config: TrainConfig, exam: &Exam<'_>) -> Result<()> {
     };
     let adapter = train(exam.gpu, config.clone(), &options)?;
     let trained_at = Instant::now();
-    say(format_args!(
+    tell(format_args!(
         "Trained in {:.0} s. Sampling {} responses to each of {} held-out prompts, before and after …",
         (trained_at - begun).as_secs_f64(),
         exam.samples,
         exam.contents.len()
-    ))?;
+    ));
     let mut judge = exam.judge(&config.reward_model)?;
     let base = exam.take(&config.model, None, &mut [&mut judge, &mut DemoScore])?;
     let trained = exam.take(&config.model, Some(&adapter), &mut [&mut judge, &mut DemoScore])?;
@@ -253,8 +253,8 @@ fn show(args: &Args, config: TrainConfig, exam: &Exam<'_>) -> Result<()> {
         settings: &config,
     };
     write(&args.output, &results)?;
-    say(format_args!("\n{}", markdown(&results)))?;
-    say(format_args!("Written to {}", args.output.display()))?;
+    tell(format_args!("\n{}", markdown(&results)));
+    tell(format_args!("Written to {}", args.output.display()));
     Ok(())
 }
 

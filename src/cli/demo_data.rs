@@ -1,6 +1,6 @@
 //! `demo-data`: the procedural instruction set and the starting point of the embedded models.
 
-use super::common::say;
+use super::common::tell;
 use std::path::{Path, PathBuf};
 
 use super::Globals;
@@ -181,14 +181,14 @@ fn fresh(args: &Args, spec: &ModelSpec, train: &[Example], validation: &[Example
     ];
     write_model(&out, spec, &random_tensors(spec, args.seed), &companions)?;
     out.commit()?;
-    say(format_args!(
+    tell(format_args!(
         "{}: {} training, {} validation and {} held-out prompts; init/ is a random model of {} parameters",
         args.output.display(),
         train.len(),
         validation.len(),
         held_out.len(),
         spec.num_parameters()
-    ))?;
+    ));
     Ok(())
 }
 
@@ -237,13 +237,13 @@ fn sampled(
     // What is reported as held-out accuracy is about the policy's own responses alone.
     let validation_pairs = demo::preferences_from_samples(validation_groups, args.pairs, args.seed);
     write_pairs(&args.output, &train_pairs, &validation_pairs)?;
-    say(format_args!(
+    tell(format_args!(
         "{}: {} pairs ({own} with the policy's own responses, {} of corruptions), {} validation pairs",
         args.output.display(),
         train_pairs.len(),
         train_pairs.len() - own,
         validation_pairs.len()
-    ))?;
+    ));
     Ok(())
 }
 

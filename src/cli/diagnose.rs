@@ -78,7 +78,8 @@ impl Output {
             notes.iter().for_each(|note| log::info!("{note}"));
             log::info!("{written}");
         }
-        out.finish(None)
+        out.tell();
+        Ok(())
     }
 }
 

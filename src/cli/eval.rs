@@ -179,7 +179,8 @@ fn finish(args: &Args, eval: &StoredEval, alpha: Alpha) -> Result<()> {
         out.text(&results.markdown());
         out.text(&format!("Written to {}", args.output.display()));
     }
-    out.finish(None)
+    out.tell();
+    Ok(())
 }
 
 impl Args {

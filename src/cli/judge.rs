@@ -1,6 +1,6 @@
 //! `judge`: a language model's verdict on two evaluations, prompt by prompt.
 
-use super::common::say;
+use super::common::Lines;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -129,11 +129,13 @@ impl Args {
             write_atomic(&dir.join("results.json"), json.as_bytes())?;
             write_atomic(&dir.join("results.md"), text.as_bytes())?;
         }
-        say(if self.json {
+        let mut out = Lines::new();
+        out.text(if self.json {
             json.trim_end()
         } else {
             text.trim_end()
-        })
+        });
+        out.finish_beside(self.output.as_deref())
     }
 }
 

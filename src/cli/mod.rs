@@ -2,7 +2,8 @@
 
 #![deny(
     clippy::print_stdout,
-    reason = "println! panics on a closed pipe: common::say does not"
+    clippy::print_stderr,
+    reason = "they panic on a closed pipe and wait for one that nobody reads: common::say and tell do not"
 )]
 
 mod advantage;
@@ -27,11 +28,15 @@ mod supervised;
 mod sweep;
 mod train;
 
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 use crate::error::Result;
 use crate::gpu::{Gpu, GpuOptions, Tune};
 use crate::kernels::tune;
+use crate::report::console::{self, Stream};
 
 /// Post-train language models for best-of-N on any Vulkan, Metal or DX12 GPU
 #[derive(Debug, Parser)]
@@ -110,6 +115,8 @@ impl Globals {
             env_logger::Builder::from_env(env)
                 .format_timestamp(None)
                 .format_target(false)
+                .target(env_logger::Target::Pipe(Box::new(console::Log)))
+                .write_style(log_style())
                 .try_init(),
         );
     }
@@ -139,13 +146,44 @@ enum Command {
     Judge(judge::Args),
 }
 
+/// Whether log lines are coloured: env_logger knows it of its own streams only, and the console is none of them.
+fn log_style() -> env_logger::WriteStyle {
+    use env_logger::WriteStyle;
+
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    match std::env::var("RUST_LOG_STYLE").as_deref() {
+        Ok("always") => WriteStyle::Always,
+        Ok("never") => WriteStyle::Never,
+        _ if set("NO_COLOR") || dumb || !std::io::stderr().is_terminal() => WriteStyle::Never,
+        _ => WriteStyle::Always,
+    }
+}
+
+/// The process: runs the command line, says what went wrong, and gives the exit code.
+pub fn main() -> ExitCode {
+    console::catch_panics();
+    let code = match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console::line(Stream::Err, format_args!("error: {error}"));
+            ExitCode::from(error.exit_code())
+        }
+    };
+    console::flush();
+    code
+}
+
 /// Parses the process's arguments and runs the subcommand. Wrong usage ends the process with code 2, `--help` and
 /// `--version` with 0.
 ///
 /// # Errors
 /// Whatever the subcommand meets.
-pub fn run() -> Result<()> {
-    let cli = Cli::parse();
+fn run() -> Result<()> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return common::usage(&usage),
+    };
     cli.globals.start_log();
     match cli.command {
         Command::Generate(args) => generate::run(&cli.globals, &args),

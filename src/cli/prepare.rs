@@ -1,8 +1,9 @@
 //! `tea-wgpu prepare`.
 
-use super::common::say;
+use super::common::tell;
 use crate::error::{Error, Result};
 use crate::model::save::AtomicDir;
+use crate::report::console::{self, Stream};
 use crate::text::prepare::{Format, Options, Prepared, ScoreField, Share, prepare};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -135,11 +136,11 @@ impl Args {
         out.commit()?;
         for input in &manifest.inputs {
             for (why, n) in &input.skipped {
-                eprintln!("{}: {n} rows left out: {why}", input.source.file);
+                console::line(Stream::Err, format_args!("{}: {n} rows left out: {why}", input.source.file));
             }
         }
         let c = manifest.counts;
-        say(format_args!(
+        tell(format_args!(
             "{}: {} prompts and {} preference pairs from {} rows ({} with a prompt seen before, {} excluded, {} of no use)",
             self.output.display(),
             c.prompts,
@@ -148,9 +149,9 @@ impl Args {
             c.duplicate_prompts,
             c.excluded,
             c.skipped
-        ))?;
+        ));
         for file in &manifest.outputs {
-            say(format_args!("  {:7} {}", file.lines, file.file))?;
+            tell(format_args!("  {:7} {}", file.lines, file.file));
         }
         Ok(())
     }

@@ -353,7 +353,7 @@ fn print(args: &SearchArgs, lines: &[Line], results: &Results<'_>) -> Result<()>
     let mut out = Lines::new();
     if args.json {
         lines.iter().try_for_each(|l| out.push(l))?;
-        return out.finish(None);
+        return out.finish_beside(args.output.as_deref());
     }
     if args.output.is_none() {
         for line in lines {
@@ -374,5 +374,5 @@ fn print(args: &SearchArgs, lines: &[Line], results: &Results<'_>) -> Result<()>
     if let Some(dir) = &args.output {
         out.text(&format!("Written to {}", dir.display()));
     }
-    out.finish(None)
+    out.finish_beside(args.output.as_deref())
 }

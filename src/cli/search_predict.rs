@@ -90,7 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         true => out.text(json.trim_end()),
         false => out.text(prediction.markdown().trim_end()),
     }
-    out.finish(None)
+    out.finish_beside(args.output.as_deref())
 }
 
 fn write(args: &Args, prediction: &Prediction, json: &str) -> Result<()> {

@@ -1,7 +1,7 @@
 //! `tea-wgpu sft` and `tea-wgpu reward`.
 
 use super::Globals;
-use super::common::{layered, say};
+use super::common::{layered, tell};
 use crate::config::{SupervisedConfig, SupervisedFlags};
 use crate::error::Result;
 use crate::train::checkpoint::RunDir;
@@ -80,7 +80,8 @@ impl SftArgs {
         let (config, options) = self.common.resolve()?;
         interrupt::install()?;
         let outcome = sft::train(&globals.open_gpu_for_long()?, config, &options)?;
-        summary(&outcome, &["loss"], "examples")
+        summary(&outcome, &["loss"], "examples");
+        Ok(())
     }
 }
 
@@ -89,12 +90,13 @@ impl RewardArgs {
         let (config, options) = self.common.resolve()?;
         interrupt::install()?;
         let outcome = preference::train(&globals.open_gpu_for_long()?, config, &options)?;
-        summary(&outcome, &["accuracy", "loss"], "pairs")
+        summary(&outcome, &["accuracy", "loss"], "pairs");
+        Ok(())
     }
 }
 
 /// The last lines of a run: how it does on what it was not trained on, and where it is.
-fn summary(outcome: &Outcome, names: &[&str], unit: &str) -> Result<()> {
+fn summary(outcome: &Outcome, names: &[&str], unit: &str) {
     let values: Vec<String> = names
         .iter()
         .filter_map(|name| {
@@ -103,11 +105,11 @@ fn summary(outcome: &Outcome, names: &[&str], unit: &str) -> Result<()> {
         })
         .collect();
     if !values.is_empty() {
-        say(format_args!(
+        tell(format_args!(
             "held-out {} ({} {unit})",
             values.join(", "),
             outcome.held_out
-        ))?;
+        ));
     }
-    say(format_args!("trained: {}", outcome.checkpoint.display()))
+    tell(format_args!("trained: {}", outcome.checkpoint.display()));
 }

@@ -1,7 +1,7 @@
 //! `tea-wgpu sweep`.
 
 use super::Globals;
-use super::common::say;
+use super::common::{say, tell};
 use crate::error::{Error, Result};
 use crate::eval::Bootstrap;
 use crate::report::{Align, Table};
@@ -58,8 +58,8 @@ impl Args {
         };
         let outcome = run::sweep(&sweep, &output, &mut device, &bootstrap)?;
         let table = output.root.join("table.md");
-        say(std::fs::read_to_string(&table).map_err(Error::io(&table))?)?;
-        say(format_args!("Written to {}", output.root.display()))?;
+        tell(std::fs::read_to_string(&table).map_err(Error::io(&table))?);
+        tell(format_args!("Written to {}", output.root.display()));
         failures(&outcome, &output)
     }
 }

@@ -1,7 +1,7 @@
 //! `tea-wgpu train` and `tea-wgpu plan`.
 
 use super::Globals;
-use super::common::{layered, say};
+use super::common::{layered, say, tell};
 use crate::config::{TrainConfig, TrainFlags};
 use crate::error::{Error, Result};
 use crate::model::plan::Plan;
@@ -95,7 +95,7 @@ impl Args {
             overwrite: self.overwrite,
         };
         let last = run::train(&gpu, config, &options)?;
-        say(format_args!("trained: {}", last.display()))?;
+        tell(format_args!("trained: {}", last.display()));
         Ok(())
     }
 }

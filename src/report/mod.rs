@@ -2,6 +2,7 @@
 
 pub(crate) mod atomic;
 mod axis;
+pub mod console;
 mod draw;
 pub mod metrics;
 pub mod plot;

@@ -1,51 +1,63 @@
 //! The progress line of a long job: a bar on a terminal, a plain line now and then elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::console::{self, Bar, Stream};
+
 /// Seconds between plain lines where stderr is not a terminal.
 const PLAIN_EVERY: Duration = Duration::from_secs(20);
 
-/// Shows how far a job is, on stderr.
+/// Shows how far a job is, on stderr, through the console: whatever becomes of its reader.
 #[derive(Debug)]
 pub struct Progress {
-    bar: Option<ProgressBar>,
+    form: Form,
     label: String,
     total: u64,
     last_step: Instant,
     last_plain: Option<Instant>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Hidden,
+    Plain,
+    /// The bar of this number, which the console's thread draws; a terminal can be stopped (Ctrl-S).
+    Bar(u64),
+}
+
 impl Progress {
     /// Starts at step `done` of `total`; `label` names the job.
     pub fn new(label: &str, done: u64, total: u64) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let form = if std::io::stderr().is_terminal() {
+            let id = NEXT.fetch_add(1, Ordering::Relaxed);
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
             let template = "{prefix} {wide_bar:.cyan/dim} {pos}/{len} {msg} {eta}";
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style.progress_chars("━━─"));
             }
-            bar.set_prefix(label.to_string());
-            bar.set_position(done);
-            bar.reset_eta();
-            bar
-        });
-        Self {
-            bar,
-            label: label.to_string(),
-            total,
-            last_step: Instant::now(),
-            last_plain: None,
-        }
+            let bar = bar.with_prefix(label.to_string()).with_position(done);
+            console::bar(id, Bar::Show(Box::new(bar)));
+            Form::Bar(id)
+        } else {
+            Form::Plain
+        };
+        Self::of(form, label, total)
     }
 
     /// A progress that shows nothing: for `--quiet` and tests.
     pub fn hidden(total: u64) -> Self {
+        Self::of(Form::Hidden, "", total)
+    }
+
+    fn of(form: Form, label: &str, total: u64) -> Self {
         Self {
-            bar: Some(ProgressBar::hidden()),
-            label: String::new(),
+            form,
+            label: label.to_string(),
             total,
             last_step: Instant::now(),
             last_plain: None,
@@ -58,37 +70,42 @@ impl Progress {
         let seconds = self.last_step.elapsed().as_secs_f64();
         self.last_step = Instant::now();
         let message = step_message(values, seconds);
-        match &self.bar {
-            Some(bar) => {
-                bar.set_message(message);
-                bar.set_position(step);
-            }
-            None if self.plain_is_due(step) => {
+        match self.form {
+            Form::Bar(id) => console::bar(id, Bar::Move(step, message)),
+            Form::Plain if self.plain_is_due(step) => {
                 self.last_plain = Some(Instant::now());
-                eprintln!("{}", plain_line(&self.label, step, self.total, &message));
+                let line = plain_line(&self.label, step, self.total, &message);
+                console::line(Stream::Err, line);
             }
-            None => {}
+            Form::Plain | Form::Hidden => {}
         }
     }
 
     /// Prints a line without tearing the bar.
     pub fn note(&self, line: &str) {
-        match &self.bar {
-            Some(bar) if bar.is_hidden() => {}
-            Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+        if self.form != Form::Hidden {
+            console::line(Stream::Err, line);
         }
     }
 
     /// Ends the bar, leaving its last state on the screen.
     pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.abandon();
+        if let Form::Bar(id) = self.form {
+            console::bar(id, Bar::End { stays: true });
         }
     }
 
     fn plain_is_due(&self, step: u64) -> bool {
         step >= self.total || self.last_plain.is_none_or(|at| at.elapsed() >= PLAIN_EVERY)
+    }
+}
+
+impl Drop for Progress {
+    /// A bar that an error ended goes from the screen; a finished one is not there to go.
+    fn drop(&mut self) {
+        if let Form::Bar(id) = self.form {
+            console::bar(id, Bar::End { stays: false });
+        }
     }
 }
 

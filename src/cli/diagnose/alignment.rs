@@ -127,7 +127,8 @@ impl Args {
             true => out.push(&value)?,
             false => self.text(&found, measured.parameters, &mut out),
         }
-        out.finish(None)
+        out.tell();
+        Ok(())
     }
 
     fn settings(&self) -> Result<AlignmentSettings> {
