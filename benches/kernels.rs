@@ -20,6 +20,7 @@ fn kernels(c: &mut Criterion) {
         ..GpuOptions::default()
     };
     let gpu = Gpu::open(&options).unwrap();
+    tea_wgpu::kernels::check_forced(&gpu).unwrap();
     let names = std::env::var("TEA_BENCH_MODELS").unwrap_or_else(|_| "smollm2-135m".into());
     let models: Vec<Named> = names.split(',').map(|n| Named::find(n).unwrap()).collect();
     let wanted = Wanted {

@@ -19,6 +19,7 @@ fn open(lora_rank: usize) -> Policy {
         ..GpuOptions::default()
     };
     let gpu = Gpu::open(&options).unwrap();
+    tea_wgpu::kernels::check_forced(&gpu).unwrap();
     let settings = PolicySettings {
         model: std::env::var("TEA_BENCH_MODEL").unwrap_or_else(|_| tea_wgpu::config::TINY.into()),
         dtype: None,

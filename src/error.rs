@@ -37,7 +37,7 @@ pub enum Error {
     /// A broken promise inside the program: a bug (exit code 1).
     #[error("internal error: {0}")]
     Internal(String),
-    /// Ctrl-C was pressed and the work was left in a resumable state (exit code 130).
+    /// Ctrl-C, SIGTERM or SIGHUP came and the work was left in a resumable state (exit code 130).
     #[error("interrupted: {0}")]
     Interrupted(String),
     /// Some of a list of jobs failed and the rest is done (exit code 1).
@@ -81,7 +81,8 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
-    /// The process's exit code: 2 for what the user can mend, 1 for bugs, lost devices and failed jobs, 130 for Ctrl-C.
+    /// The process's exit code: 2 for what the user can mend, 1 for bugs, lost devices and failed jobs, 130 for Ctrl-C,
+    /// SIGTERM and SIGHUP.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::User(_) | Self::Io { .. } | Self::OutOfMemory(_) => 2,

@@ -1004,7 +1004,7 @@ fn a_streamed_judge_changes_nothing_but_the_memory() {
 fn a_full_disk_leaves_earlier_checkpoints_whole() {
     let place = Place::new();
     place.train("--steps 2 --save-steps 1 --output out").code(0);
-    let line = format!("trap '' XFSZ; ulimit -f 30; exec {BIN} train --output out --resume --steps 4");
+    let line = format!("ulimit -f 30; exec {BIN} train --output out --resume --steps 4");
     let ended: Ended = place.command("sh").args(["-c", &line]).output().unwrap().into();
     ended.refused(&[
         "checkpoint of step 3",
@@ -1021,6 +1021,90 @@ fn a_full_disk_leaves_earlier_checkpoints_whole() {
     whole(&place.at("out/checkpoints/step_3"), 3);
 }
 
+/// Sends a signal to the process.
+#[cfg(unix)]
+#[track_caller]
+fn signal(child: &Child, name: &str) {
+    let kill = format!("kill -{name} {}", child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+}
+
+/// Every signal that asks a process to end, also when all that read its output ended first.
+#[cfg(unix)]
+#[test]
+fn signals_finish_the_step_and_save_it() {
+    for name in ["INT", "TERM", "HUP"] {
+        let place = Place::new();
+        let mut child = place.start("--steps 5000 --save-steps 5000 --output out");
+        let metrics = place.at("out/metrics.jsonl");
+        wait_for(&mut child, || {
+            std::fs::metadata(&metrics).is_ok_and(|m| m.len() > 0)
+        });
+        drop((child.stdout.take(), child.stderr.take()));
+        signal(&child, name);
+        // Job managers send theirs twice.
+        if name != "INT" {
+            signal(&child, name);
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(130), "SIG{name}");
+        let done = place.metrics("out").len() as u64;
+        assert_eq!(place.checkpoints("out"), [format!("step_{done}")], "SIG{name}");
+        whole(&place.at(&format!("out/checkpoints/step_{done}")), done);
+    }
+}
+
+/// `nohup` ignores SIGHUP, a script's background job SIGINT: what the parent set stays.
+#[cfg(unix)]
+#[test]
+fn signals_that_the_parent_ignores_stay_ignored() {
+    let place = Place::new();
+    let line = format!("trap '' HUP INT; exec \"$0\" train {MODELS} {STEP} --steps 5000 --output out");
+    let mut child = place
+        .command("sh")
+        .args(["-c", &line, BIN])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let metrics = place.at("out/metrics.jsonl");
+    let steps = || std::fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
+    wait_for(&mut child, || steps() > 0);
+    for name in ["HUP", "INT", "INT"] {
+        signal(&child, name);
+    }
+    let before = steps();
+    wait_for(&mut child, || steps() > before + 3);
+    signal(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(place.checkpoints("out").contains(&format!("step_{}", steps())));
+}
+
+/// A second Ctrl-C does not wait for the step.
+#[cfg(unix)]
+#[test]
+fn a_second_ctrl_c_ends_at_once() {
+    let place = Place::new();
+    // A step of minutes.
+    let long = "--num-generations 1024 --prompts-per-step 64 --max-completion-length 64 --steps 2 --output out";
+    let line = format!("train {MODELS} --lora-rank 4 {long}");
+    let mut child = place
+        .command(BIN)
+        .args(line.split_whitespace())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let config = place.at("out/config.toml");
+    wait_for(&mut child, || config.exists());
+    signal(&child, "INT");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none(), "the first one finishes the step");
+    let begun = Instant::now();
+    signal(&child, "INT");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_finishes_the_step_and_saves_it() {
@@ -1030,8 +1114,7 @@ fn ctrl_c_finishes_the_step_and_saves_it() {
     wait_for(&mut child, || {
         std::fs::metadata(&metrics).is_ok_and(|m| m.len() > 0)
     });
-    let kill = format!("kill -INT {}", child.id());
-    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    signal(&child, "INT");
     let ended: Ended = child.wait_with_output().unwrap().into();
     ended
         .code(130)

@@ -6,13 +6,14 @@ use serde_json::Value;
 
 use super::{GroupContext, Rule, TailInfo};
 use crate::error::{Context, Error, Result};
+use crate::text::Id;
 use crate::text::jsonl::{Record, Row};
 
 /// One line of input: the rewards of one prompt's responses.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupRecord {
     /// The line's `id` unchanged (text or number), or null.
-    pub id: Value,
+    pub id: Id,
     /// Rewards (m,), in order of the sample index.
     pub rewards: Vec<f64>,
     /// Chow's selection set, where it is fixed.
@@ -23,7 +24,7 @@ pub struct GroupRecord {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AdvantageLine {
     /// The input line's `id`.
-    pub id: Value,
+    pub id: Id,
     /// Advantages (m,), in the order of the rewards.
     pub advantages: Vec<f64>,
     /// Tail statistics, for rules that have a tail.

@@ -14,7 +14,7 @@ use crate::bench::output::{Form, Header, Row, render};
 use crate::bench::timing::Effort;
 use crate::bench::{cases, kernels};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, GpuOptions};
+use crate::gpu::GpuOptions;
 use crate::model::save::write_atomic;
 use crate::model::shapes::Named;
 
@@ -200,9 +200,9 @@ impl KernelArgs {
         let (effort, old) = (self.common.effort(self.max_seconds)?, self.common.old()?);
         let options = GpuOptions {
             profile: true,
-            ..globals.gpu_options()
+            ..globals.gpu_options()?
         };
-        let gpu = Gpu::open(&options)?;
+        let gpu = Globals::open(&options)?;
         let wanted = Wanted {
             gpu: &gpu,
             models: &models,

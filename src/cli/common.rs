@@ -132,13 +132,9 @@ pub(crate) fn tell(words: impl std::fmt::Display) {
     console::line(Stream::Out, words);
 }
 
-/// Help, the version, or what is wrong with the arguments, which ends the process with code 2.
-pub(crate) fn usage(error: &clap::Error) -> Result<()> {
-    let printed = error.print();
-    if error.use_stderr() {
-        std::process::exit(error.exit_code());
-    }
-    read_or_gone(printed)
+/// Prints help or the version.
+pub(crate) fn help(text: &clap::Error) -> Result<()> {
+    read_or_gone(text.print())
 }
 
 /// Every command's way to standard output for what it was asked to print: `println!` panics where nobody reads it.

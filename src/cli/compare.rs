@@ -10,7 +10,8 @@ use crate::report::Format;
 
 /// Compare evaluations: best-of-n, paired differences, win/tie/loss, and the frontier plot
 ///
-/// All must be of the same prompts. Intervals are 95% percentiles of a bootstrap over prompts, every method on the same
+/// All must be of the same prompts, which are paired by what they say, in any order. Intervals are 95% percentiles of a bootstrap
+/// over prompts (none for a single prompt), every method on the same
 /// resamples. Where evaluations have a second reward, its value of what the first one picks is shown too: the first up and the
 /// second down is reward hacking.
 #[derive(Debug, clap::Args)]

@@ -12,6 +12,7 @@ use crate::advantage::Alpha;
 use crate::config::{Residency, TrainConfig, TrainFlags};
 use crate::demo::{self, EVAL_SEED, Example, Kind};
 use crate::error::{Context, Error, Result};
+use crate::eval::bootstrap::told;
 use crate::eval::compare::{Comparison, compare, save_plot};
 use crate::eval::judging::evaluate;
 use crate::eval::run::{Evaluation, Policy, PolicyOptions, Sampling};
@@ -20,7 +21,7 @@ use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
 use crate::model::save::write_atomic;
 use crate::report::{Align, Cell, Plot, Series, Table, column, read_metrics};
-use crate::reward::{DemoScore, Reward, RewardModel, RewardOptions};
+use crate::reward::{self, DemoScore, Reward, RewardOptions};
 use crate::text::{PromptContent, TemplateDate};
 use crate::train::interrupt;
 use crate::train::run::{RunOptions, train};
@@ -152,7 +153,7 @@ struct Exam<'a> {
 }
 
 impl Exam<'_> {
-    fn judge(&self, name: &str) -> Result<RewardModel> {
+    fn judge(&self, name: &str) -> Result<Box<dyn Reward>> {
         let options = RewardOptions {
             adapter: None,
             dtype: None,
@@ -163,7 +164,7 @@ impl Exam<'_> {
             raw: false,
             date: self.date,
         };
-        RewardModel::load(self.gpu, name, &options)
+        reward::open(self.gpu, name, &options).context("--reward-model")
     }
 
     /// Base and trained are drawn with the same random numbers.
@@ -236,8 +237,8 @@ fn show(args: &Args, config: TrainConfig, exam: &Exam<'_>) -> Result<()> {
         exam.contents.len()
     ));
     let mut judge = exam.judge(&config.reward_model)?;
-    let base = exam.take(&config.model, None, &mut [&mut judge, &mut DemoScore])?;
-    let trained = exam.take(&config.model, Some(&adapter), &mut [&mut judge, &mut DemoScore])?;
+    let base = exam.take(&config.model, None, &mut [&mut *judge, &mut DemoScore])?;
+    let trained = exam.take(&config.model, Some(&adapter), &mut [&mut *judge, &mut DemoScore])?;
     let alpha: Alpha = config.alpha.parse::<Alpha>().context("--alpha")?;
     let results = Results {
         held_out_prompts: exam.contents.len(),
@@ -288,15 +289,15 @@ fn markdown(r: &Results<'_>) -> String {
     let c = r.settings;
     let mut text = format!(
         "# Best-of-n of the embedded policy, before and after {}\n\n\
-         {} steps of {} prompts × {} responses (seed {}), then {} samples of each of {} held-out prompts. Intervals: 95%, paired \
-         bootstrap over prompts.\n",
+         {} steps of {} prompts × {} responses (seed {}), then {} samples of each of {} held-out prompts. {}\n",
         c.advantage.to_uppercase(),
         c.steps,
         c.prompts_per_step,
         c.num_generations,
         c.seed,
         r.samples,
-        r.held_out_prompts
+        r.held_out_prompts,
+        told(r.held_out_prompts, "paired bootstrap over prompts")
     );
     for comparison in &r.comparisons {
         text += &format!("\n## {}: {}\n", comparison.reward, describe(&comparison.reward));
@@ -347,7 +348,10 @@ fn headroom(args: &Args, exam: &Exam<'_>, model: &str, examples: &[Example]) -> 
         .map(|name| exam.judge(name))
         .transpose()?;
     let mut truth = DemoScore;
-    let mut rewards: Vec<&mut dyn Reward> = judge.iter_mut().map(|j| j as &mut dyn Reward).collect();
+    let mut rewards: Vec<&mut dyn Reward> = Vec::new();
+    if let Some(judge) = &mut judge {
+        rewards.push(&mut **judge);
+    }
     rewards.push(&mut truth);
     let e = exam.take(model, args.adapter.as_deref(), &mut rewards)?;
     let sizes = powers_of_two(exam.samples);

@@ -68,10 +68,10 @@ struct All<'a> {
 }
 
 pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
-    let wanted = globals.gpu_options().device;
+    let wanted = globals.gpu_options()?.device;
     let only = match &wanted {
         // The choice is made by the code that makes it for every command.
-        Some(_) => Some(Gpu::open(&globals.gpu_options())?.report().index),
+        Some(_) => Some(Globals::open(&globals.gpu_options()?)?.report().index),
         None => None,
     };
     let devices: Vec<Device> = list_adapters()
@@ -92,7 +92,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
         return Ok(());
     }
     // The error that every other command would end with says what to install.
-    Gpu::open(&globals.gpu_options()).map(drop)?;
+    Globals::open(&globals.gpu_options()?).map(drop)?;
     Err(Error::user(
         "no usable adapter: the self-test failed on every one; update the GPU's driver",
     ))

@@ -13,10 +13,10 @@ use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
 use crate::model::load::{Source, load_adapter};
 use crate::model::params::Model;
-use crate::reward::{Item, Reward, RewardModel, RewardOptions};
+use crate::reward::{self, Item, RewardOptions};
 use crate::rollout::{Completion, Finish, Job, SampleConfig, Sampler, SamplerShape};
 use crate::tensor::DType;
-use crate::text::{Formatter, PromptContent, PromptRecord, TemplateDate, Tokenizer};
+use crate::text::{Formatter, Id, PromptContent, PromptRecord, TemplateDate, Tokenizer};
 use crate::train::prompts::{self, Purpose};
 
 /// Sample completions, or the best of N under a reward model
@@ -50,7 +50,7 @@ pub(crate) struct Args {
     /// Sample N completions of each prompt and print the one with the highest reward (--json: all, best first)
     #[arg(long, value_name = "N", requires = "reward_model")]
     best_of: Option<usize>,
-    /// Reward model for --best-of, or for rewards beside the -n completions
+    /// Reward model for --best-of, or for rewards beside the -n completions; true-score for the demo's prompts
     #[arg(long)]
     reward_model: Option<String>,
     /// LoRA adapter directory of the reward model
@@ -115,7 +115,7 @@ impl Args {
             (prompt, None) => {
                 let prompt = PromptContent::Text(prompt.clone().unwrap_or_default());
                 Ok(vec![PromptRecord {
-                    id: Value::Null,
+                    id: Id::default(),
                     prompt,
                     fields: serde_json::Map::new(),
                 }])
@@ -137,8 +137,8 @@ struct Sample {
 
 #[derive(Serialize)]
 struct Line<'a> {
-    #[serde(skip_serializing_if = "Value::is_null")]
-    id: &'a Value,
+    #[serde(skip_serializing_if = "Id::is_null")]
+    id: &'a Id,
     prompt: Value,
     completions: &'a [Sample],
 }
@@ -302,7 +302,7 @@ fn reward(
         raw: args.raw,
         date: args.template_date,
     };
-    let mut judge = RewardModel::load(gpu, name, &options)?;
+    let mut judge = reward::open(gpu, name, &options).context("--reward-model")?;
     let items: Vec<Item<'_>> = records
         .iter()
         .zip(samples.iter())

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Context, Error, Result};
+use crate::eval::bootstrap::told;
 use crate::eval::judge::{Endpoint, JudgeResult, JudgeSettings, MAX_TOKENS, judge, table};
 use crate::eval::store::StoredEval;
 use crate::model::save::write_atomic;
@@ -147,8 +148,11 @@ fn markdown(r: &JudgeResult) -> String {
         r.settings.model,
         table(r).markdown()
     );
-    text += "Win rate: (wins + ties / 2) / valid, 95% bootstrap interval over prompts. \"Shown first won\" is 0.5 for a judge \
-             without position bias.";
+    // Each valid judgement is a prompt.
+    let told = told(r.wins + r.ties + r.losses, "bootstrap over prompts");
+    text += &format!(
+        "Win rate: (wins + ties / 2) / valid. {told} \"Shown first won\" is 0.5 for a judge without position bias."
+    );
     if r.equal > 0 {
         text += &format!(
             " {} of the ties are equal responses, which were not shown to the judge.",

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Globals;
 use super::common::{Lines, PrecisionFlag, budget, check_ids, positions};
@@ -12,7 +11,7 @@ use crate::model::load::{Source, load_adapter};
 use crate::model::run::{Group, log_probs};
 use crate::model::workspace::{Shape, Workspace};
 use crate::tensor::DType;
-use crate::text::{Formatter, LogprobsInput, LogprobsRecord, TemplateDate, read_jsonl};
+use crate::text::{Formatter, Id, LogprobsInput, LogprobsRecord, TemplateDate, read_jsonl};
 
 /// Print the natural-log probability of every token after the first, given all before it
 ///
@@ -46,7 +45,7 @@ pub(crate) struct Args {
 
 #[derive(Serialize)]
 struct Line<'a> {
-    id: &'a Value,
+    id: &'a Id,
     tokens: &'a [u32],
     logprobs: &'a [f32],
 }

@@ -33,10 +33,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::Result;
+use crate::config::variable;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions, Tune};
-use crate::kernels::tune;
+use crate::kernels::{self, tune};
 use crate::report::console::{self, Stream};
+use crate::train::interrupt;
 
 /// Post-train language models for best-of-N on any Vulkan, Metal or DX12 GPU
 #[derive(Debug, Parser)]
@@ -64,29 +66,46 @@ pub(crate) struct Globals {
 
 impl Globals {
     /// The options that choose the device.
-    pub(crate) fn gpu_options(&self) -> GpuOptions {
-        let device = self.device.clone().or_else(|| std::env::var("TEA_DEVICE").ok());
-        GpuOptions {
-            device,
-            tune: self.tune(Tune::Stored),
+    ///
+    /// # Errors
+    /// TEA_TUNE is neither 0 nor 1.
+    pub(crate) fn gpu_options(&self) -> Result<GpuOptions> {
+        Ok(GpuOptions {
+            device: self.device.clone().or_else(|| variable("TEA_DEVICE")),
+            tune: self.tune(Tune::Stored)?,
             ..GpuOptions::default()
-        }
+        })
     }
 
     /// `wanted`, unless --no-tune or TEA_TUNE=0 forbid it. A debug build does not tune unless TEA_TUNE=1 asks for it: what tests run
     /// must depend on no clock and write nothing to the user's cache.
-    fn tune(&self, wanted: Tune) -> Tune {
-        let asked = match std::env::var("TEA_TUNE").as_deref() {
-            Ok("0") => false,
-            Ok("1") => true,
-            _ => !cfg!(debug_assertions),
+    fn tune(&self, wanted: Tune) -> Result<Tune> {
+        let asked = match variable("TEA_TUNE").as_deref() {
+            None => !cfg!(debug_assertions),
+            Some("0") => false,
+            Some("1") => true,
+            Some(other) => {
+                return Err(Error::user(format!(
+                    "TEA_TUNE is {other:?}; it must be 0 (kernel variants by the table of defaults) or 1 (by what is measured)"
+                )));
+            }
         };
-        if asked && !self.no_tune { wanted } else { Tune::Off }
+        Ok(if asked && !self.no_tune { wanted } else { Tune::Off })
+    }
+
+    /// Opens a device. Every command does so here, so that a `TEA_VARIANT` which no kernel runs is never passed over.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`] and [`kernels::check_forced`].
+    pub(crate) fn open(options: &GpuOptions) -> Result<Gpu> {
+        let gpu = Gpu::open(options)?;
+        kernels::check_forced(&gpu)?;
+        Ok(gpu)
     }
 
     /// Opens the chosen device, for a command that is over too soon for measuring to pay.
     pub(crate) fn open_gpu(&self) -> Result<Gpu> {
-        let gpu = Gpu::open(&self.gpu_options())?;
+        let gpu = Self::open(&self.gpu_options()?)?;
         tune::load(&gpu);
         Ok(gpu)
     }
@@ -94,10 +113,10 @@ impl Globals {
     /// Opens the chosen device, for a command that runs long: variants that were never measured here will be.
     pub(crate) fn open_gpu_for_long(&self) -> Result<Gpu> {
         let options = GpuOptions {
-            tune: self.tune(Tune::Measure),
-            ..self.gpu_options()
+            tune: self.tune(Tune::Measure)?,
+            ..self.gpu_options()?
         };
-        let gpu = Gpu::open(&options)?;
+        let gpu = Self::open(&options)?;
         tune::load(&gpu);
         Ok(gpu)
     }
@@ -146,24 +165,41 @@ enum Command {
     Judge(judge::Args),
 }
 
-/// Whether log lines are coloured: env_logger knows it of its own streams only, and the console is none of them.
+/// Whether lines on standard error are coloured: env_logger and clap know it of that stream itself, not of the console.
+fn coloured() -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    std::io::stderr().is_terminal() && !dumb && !set("NO_COLOR")
+}
+
 fn log_style() -> env_logger::WriteStyle {
     use env_logger::WriteStyle;
 
-    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     match std::env::var("RUST_LOG_STYLE").as_deref() {
         Ok("always") => WriteStyle::Always,
         Ok("never") => WriteStyle::Never,
-        _ if set("NO_COLOR") || dumb || !std::io::stderr().is_terminal() => WriteStyle::Never,
-        _ => WriteStyle::Always,
+        _ if coloured() => WriteStyle::Always,
+        _ => WriteStyle::Never,
     }
 }
 
-/// The process: runs the command line, says what went wrong, and gives the exit code.
+/// The process: runs the command line, says what went wrong, and gives the exit code. Wrong usage has code 2, `--help`
+/// and `--version` have 0.
 pub fn main() -> ExitCode {
     console::catch_panics();
-    let code = match run() {
+    interrupt::outlive_limits();
+    let ended = match Cli::try_parse() {
+        Ok(cli) => run(cli),
+        Err(usage) if usage.use_stderr() => {
+            let text = usage.render();
+            let text = if coloured() { text.ansi().to_string() } else { text.to_string() };
+            console::line(Stream::Err, text.trim_end());
+            console::flush();
+            return ExitCode::from(2);
+        }
+        Err(text) => common::help(&text),
+    };
+    let code = match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             console::line(Stream::Err, format_args!("error: {error}"));
@@ -174,16 +210,11 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// Parses the process's arguments and runs the subcommand. Wrong usage ends the process with code 2, `--help` and
-/// `--version` with 0.
+/// Runs the subcommand.
 ///
 /// # Errors
-/// Whatever the subcommand meets.
-fn run() -> Result<()> {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(usage) => return common::usage(&usage),
-    };
+/// Whatever it meets.
+fn run(cli: Cli) -> Result<()> {
     cli.globals.start_log();
     match cli.command {
         Command::Generate(args) => generate::run(&cli.globals, &args),

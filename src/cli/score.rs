@@ -3,16 +3,15 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Globals;
 use super::common::{Lines, PrecisionFlag, budget, check_ids, positions};
 use crate::config::{Residency, TEMPLATE_DATE};
 use crate::error::{Context, Error, Result};
 use crate::model::load::{Source, read_tokenizer};
-use crate::reward::{RewardModel, RewardOptions};
+use crate::reward::{self, Item, RewardModel, RewardOptions};
 use crate::tensor::DType;
-use crate::text::{Formatter, ScoreInput, ScoreRecord, TemplateDate, read_jsonl};
+use crate::text::{Formatter, Id, PromptContent, ScoreInput, ScoreRecord, TemplateDate, read_jsonl};
 
 /// Print a reward model's score of every line
 ///
@@ -22,7 +21,7 @@ use crate::text::{Formatter, ScoreInput, ScoreRecord, TemplateDate, read_jsonl};
   echo '{\"id\": 1, \"prompt\": \"Name a colour.\", \"response\": \"Blue.\"}' > in.jsonl
   tea-wgpu score --reward-model skywork-llama-8b --reward-dtype q8_0 --input in.jsonl")]
 pub(crate) struct Args {
-    /// Reward model: an alias, a directory, a GGUF file with an adapter, or a hub id
+    /// Reward model: an alias, a directory, a GGUF file with an adapter, or a hub id; true-score for the demo's prompts
     #[arg(long)]
     reward_model: String,
     /// LoRA adapter directory (PEFT) of the reward model
@@ -51,15 +50,39 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
-    id: &'a Value,
-    score: f32,
+struct Line<'a, S> {
+    id: &'a Id,
+    score: S,
 }
 
 pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     let records: Vec<ScoreRecord> = read_jsonl(&args.input)?;
+    match reward::on_host(&args.reward_model, args.adapter.as_deref())? {
+        Some(mut judge) => {
+            let texts = texts(args, &records)?;
+            let items: Vec<Item<'_>> = texts
+                .iter()
+                .map(|(prompt, response)| Item { prompt, response })
+                .collect();
+            write(args, &records, judge.score(&items)?)
+        }
+        None => write(args, &records, of_model(globals, args, &records)?),
+    }
+}
+
+fn write<S: Serialize>(args: &Args, records: &[ScoreRecord], scores: Vec<S>) -> Result<()> {
+    let mut out = Lines::new();
+    for (record, score) in records.iter().zip(scores) {
+        let id = &record.id;
+        out.push(&Line { id, score })?;
+    }
+    out.finish(args.output.as_deref())
+}
+
+/// The scores of a reward model on the device.
+fn of_model(globals: &Globals, args: &Args, records: &[ScoreRecord]) -> Result<Vec<f32>> {
     let source = Source::open_with_score(&args.reward_model)?;
-    let sequences = token_ids(args, &records, &source)?;
+    let sequences = token_ids(args, records, &source)?;
     let lengths = || sequences.iter().map(Vec::len);
     let positions = positions(&source, &args.input, lengths())?;
     check_ids(&source, &args.input, sequences.iter().map(Vec::as_slice))?;
@@ -78,23 +101,38 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     let mut reward = RewardModel::from_source(&gpu, source, None, &options)?;
     let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
     let scores = reward.score_tokens(&slices)?;
-    let mut out = Lines::new();
-    for (i, (record, score)) in records.iter().zip(scores).enumerate() {
-        if !score.is_finite() {
-            return Err(Error::user(format!(
-                "{}: record {}: the score is {score}; the weights of {} hold values that are not finite, or too large for \
-                 this element type (try --reward-dtype f32)",
-                args.input.display(),
-                i + 1,
-                args.reward_model
-            )));
-        }
-        out.push(&Line {
-            id: &record.id,
-            score,
-        })?;
+    match scores.iter().position(|score| !score.is_finite()) {
+        None => Ok(scores),
+        Some(i) => Err(Error::user(format!(
+            "{}: record {}: the score is {}; the weights of {} hold values that are not finite, or too large for \
+             this element type (try --reward-dtype f32)",
+            args.input.display(),
+            i + 1,
+            scores[i],
+            args.reward_model
+        ))),
     }
-    out.finish(args.output.as_deref())
+}
+
+/// Prompts and answers, for a judge that reads texts.
+fn texts(args: &Args, records: &[ScoreRecord]) -> Result<Vec<(PromptContent, String)>> {
+    let item = |(i, record): (usize, &ScoreRecord)| {
+        match &record.input {
+            ScoreInput::Pair { prompt, response } => Ok((prompt.clone(), response.clone())),
+            ScoreInput::Messages(turns) => match turns.split_last() {
+                Some((answer, before)) if answer.role == "assistant" && !before.is_empty() => {
+                    Ok((PromptContent::Messages(before.to_vec()), answer.content.clone()))
+                }
+                _ => Err(Error::user("the conversation must end with an answer of the assistant")),
+            },
+            ScoreInput::Tokens(_) => Err(Error::user(format!(
+                "{} judges texts: give {{\"prompt\", \"response\"}} or {{\"messages\"}}, not \"tokens\"",
+                args.reward_model
+            ))),
+        }
+        .context(format!("{}: record {}", args.input.display(), i + 1))
+    };
+    records.iter().enumerate().map(item).collect()
 }
 
 /// Every record's ids; the tokenizer is read only if some record is a text.

@@ -106,7 +106,7 @@ impl PlanArgs {
         // Without an adapter the plan is that of the smallest one the program runs on.
         let (cap, have) = match globals.open_gpu() {
             Ok(gpu) => (gpu.caps().max_binding, memory::free(&gpu)?),
-            Err(error) if globals.gpu_options().device.is_some() => return Err(error),
+            Err(error) if globals.gpu_options()?.device.is_some() => return Err(error),
             Err(error) => {
                 log::warn!("{error}. The plan is that of the smallest adapter");
                 (PORTABLE_BINDING, None)

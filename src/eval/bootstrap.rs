@@ -14,21 +14,26 @@ pub const TIE: f64 = 1e-9;
 pub struct Interval {
     /// The estimate on the prompts themselves.
     pub mean: f64,
-    /// Lower end.
-    pub low: f64,
-    /// Upper end.
-    pub high: f64,
+    /// Lower end; none where one prompt alone shows no spread over prompts.
+    pub low: Option<f64>,
+    /// Upper end, likewise.
+    pub high: Option<f64>,
 }
 
 impl Interval {
     /// True when the whole interval is above `value`.
     pub fn above(&self, value: f64) -> bool {
-        self.low > value
+        self.low.is_some_and(|low| low > value)
     }
 
     /// True when the whole interval is below `value`.
     pub fn below(&self, value: f64) -> bool {
-        self.high < value
+        self.high.is_some_and(|high| high < value)
+    }
+
+    /// Both ends, where there are any.
+    pub fn ends(&self) -> Option<(f64, f64)> {
+        self.low.zip(self.high)
     }
 }
 
@@ -55,8 +60,16 @@ impl Default for Bootstrap {
     }
 }
 
+/// What reports say of their intervals: `what`, or why there are none.
+pub(crate) fn told(prompts: usize, what: &str) -> String {
+    match prompts {
+        1 => "No intervals (n/a): they are over prompts, and there is one prompt.".to_string(),
+        _ => format!("Intervals: 95%, {what}."),
+    }
+}
+
 impl Bootstrap {
-    /// The mean over prompts (P,) with its percentile interval.
+    /// The mean over prompts (P,) with its percentile interval, which one prompt has not.
     ///
     /// # Errors
     /// A user error when there are no values, one is not finite, or the settings are out of range.
@@ -78,6 +91,12 @@ impl Bootstrap {
         }
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let n = values.len();
+        let mean = values.iter().sum::<f64>() / n as f64;
+        if n == 1 {
+            // Every resample is the prompt itself: an interval of no width would claim certainty.
+            let (low, high) = (None, None);
+            return Ok(Interval { mean, low, high });
+        }
         let resample = |rng: &mut ChaCha8Rng| {
             let sum: f64 = (0..n).map(|_| values[rng.random_range(0..n)]).sum();
             sum / n as f64
@@ -86,9 +105,9 @@ impl Bootstrap {
         means.sort_by(f64::total_cmp);
         let tail = 0.5 * (1.0 - self.level);
         Ok(Interval {
-            mean: values.iter().sum::<f64>() / n as f64,
-            low: percentile(&means, tail),
-            high: percentile(&means, 1.0 - tail),
+            mean,
+            low: Some(percentile(&means, tail)),
+            high: Some(percentile(&means, 1.0 - tail)),
         })
     }
 
@@ -194,8 +213,9 @@ mod tests {
                 let a: Vec<f64> = b.iter().zip(&noise).map(|(x, e)| x + 0.5 + e).collect();
                 let interval = boot.paired_difference(&a, &b).unwrap();
                 // Pairing removes the prompts' own spread of 10.
-                assert!(interval.high - interval.low < 0.9);
-                interval.low <= 0.5 && 0.5 <= interval.high
+                let (low, high) = interval.ends().unwrap();
+                assert!(high - low < 0.9);
+                low <= 0.5 && 0.5 <= high
             })
             .count();
         // 95% of 400 is 380; the percentile interval on 64 prompts undercovers by about one point.
@@ -214,14 +234,23 @@ mod tests {
         let m = interval.mean;
         let sd = (values.iter().map(|v| (v - m) * (v - m)).sum::<f64>() / 400.0).sqrt();
         let half = 1.96 * sd / 20.0;
-        assert!(
-            (interval.high - m - half).abs() < 0.1 * half && (m - interval.low - half).abs() < 0.1 * half
-        );
+        let (low, high) = interval.ends().unwrap();
+        assert!((high - m - half).abs() < 0.1 * half && (m - low - half).abs() < 0.1 * half);
         assert_eq!(interval, boot.mean(&values).unwrap());
         assert_ne!(interval, Bootstrap { seed: 1, ..boot }.mean(&values).unwrap());
         let flat = boot.mean(&[2.0; 9]).unwrap();
-        assert_eq!((flat.mean, flat.low, flat.high), (2.0, 2.0, 2.0));
+        assert_eq!((flat.mean, flat.ends()), (2.0, Some((2.0, 2.0))));
         assert!(flat.above(1.9) && flat.below(2.1) && !flat.above(2.0));
+    }
+
+    #[test]
+    fn one_prompt_has_a_mean_and_no_interval() {
+        let one = Bootstrap::default().paired_difference(&[3.0], &[1.0]).unwrap();
+        assert_eq!((one.mean, one.ends()), (2.0, None));
+        assert!(!one.above(0.0) && !one.below(4.0));
+        let json = serde_json::to_string(&one).unwrap();
+        assert_eq!(json, r#"{"mean":2.0,"low":null,"high":null}"#);
+        assert!(told(1, "x").contains("one prompt") && told(2, "x").ends_with("95%, x."));
     }
 
     #[test]

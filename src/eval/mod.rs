@@ -7,6 +7,7 @@ pub mod compare;
 pub mod judge;
 pub mod judging;
 pub mod meta;
+mod pairing;
 pub mod record;
 pub mod request;
 pub mod results;

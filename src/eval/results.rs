@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::best_of_n::{
     BestOfN, Estimator, curve_of, extrapolated, grouped, picked, powers_of_two, unbiased,
 };
-use super::bootstrap::{Bootstrap, Interval};
+use super::bootstrap::{Bootstrap, Interval, told};
 use super::compare::save_plot;
 use super::compare::tables::{interval, points};
 use super::store::{EvalMeta, Judge, StoredEval};
@@ -109,13 +109,14 @@ impl Results {
     pub fn markdown(&self) -> String {
         let m = &self.meta;
         let mut text = format!(
-            "# Best of n of {}{}\n\n{} samples of each of {} prompts ({}, seed {}). Intervals: 95%, bootstrap over prompts.\n",
+            "# Best of n of {}{}\n\n{} samples of each of {} prompts ({}, seed {}). {}\n",
             m.model,
             m.adapter.as_ref().map_or(String::new(), |a| format!(" with {a}")),
             m.samples,
             m.num_prompts,
             m.prompts_file,
-            m.seed
+            m.seed,
+            told(m.num_prompts, "bootstrap over prompts")
         );
         for curve in &self.judges {
             let what = match curve.judge {

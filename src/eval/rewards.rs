@@ -7,13 +7,13 @@ use serde_json::Value;
 use super::store::StoredEval;
 use crate::error::{Error, Result};
 use crate::text::jsonl::{Record, Row};
-use crate::text::read_jsonl;
+use crate::text::{Id, read_jsonl};
 
 /// A line of a file of rewards: `{"id", "rewards": […]}`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RewardsRecord {
     /// The line's `id`, or null.
-    pub id: Value,
+    pub id: Id,
     /// At least one finite reward.
     pub rewards: Vec<f64>,
 }
@@ -53,10 +53,9 @@ pub fn read_rewards(path: &Path) -> Result<Vec<(String, Vec<f64>)>> {
     }
     let records: Vec<RewardsRecord> = read_jsonl(path)?;
     let named = |(i, r): (usize, RewardsRecord)| {
-        let name = match r.id {
-            Value::Null => (i + 1).to_string(),
-            Value::String(text) => text,
-            other => other.to_string(),
+        let name = match r.id.is_null() {
+            true => (i + 1).to_string(),
+            false => r.id.to_string(),
         };
         (name, r.rewards)
     };

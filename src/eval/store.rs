@@ -12,13 +12,12 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 pub use super::meta::{EvalMeta, Judge, RunMeta, VERSION};
 pub use super::rewards::{RewardsRecord, read_rewards};
 use crate::error::{Context, Error, Result};
 use crate::rollout::Finish;
-use crate::text::{Message, PromptContent};
+use crate::text::{Id, Message, PromptContent};
 
 /// One line of `prompts.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,8 +27,8 @@ pub struct StoredPrompt {
     /// What makes it the same prompt as another; see [`PromptContent::key`].
     pub key: String,
     /// Its id in the prompts file, or null.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub id: Value,
+    #[serde(default, skip_serializing_if = "Id::is_null")]
+    pub id: Id,
     /// A text …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
@@ -40,7 +39,7 @@ pub struct StoredPrompt {
 
 impl StoredPrompt {
     /// The line of prompt number `prompt_index`.
-    pub fn new(prompt_index: usize, id: Value, content: &PromptContent) -> Self {
+    pub fn new(prompt_index: usize, id: impl Into<Id>, content: &PromptContent) -> Self {
         let (prompt, messages) = match content {
             PromptContent::Text(text) => (Some(text.clone()), None),
             PromptContent::Messages(turns) => (None, Some(turns.clone())),
@@ -48,7 +47,7 @@ impl StoredPrompt {
         Self {
             prompt_index,
             key: content.key(),
-            id,
+            id: id.into(),
             prompt,
             messages,
         }

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use super::*;
+use serde_json::Value;
 use std::fmt::Write as _;
 
 fn meta(prompts: usize, samples: usize, also: bool) -> EvalMeta {

@@ -162,7 +162,7 @@ impl Gpu {
             max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
             forced_lanes: forced_lanes(
                 options.lanes,
-                std::env::var("TEA_LANES").ok().as_deref(),
+                crate::config::variable("TEA_LANES").as_deref(),
                 limits.max_compute_invocations_per_workgroup,
             )?,
         };
@@ -199,7 +199,7 @@ impl Gpu {
             profile,
             dummies,
             commands: AtomicU64::new(0),
-            variant: std::env::var("TEA_VARIANT").ok().filter(|v| !v.is_empty()),
+            variant: crate::config::variable("TEA_VARIANT"),
             choices: RwLock::default(),
             tune: options.tune,
             matmul_precision: AtomicU8::new(MatmulPrecision::Highest as u8),

@@ -92,6 +92,11 @@ pub fn variants(gpu: &Gpu, op: &str) -> Vec<&'static str> {
     all.filter(|name| runs(gpu, name)).collect()
 }
 
+/// Every variant's name, of all linear ops.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    OPS.iter().flat_map(|op| named(op)).copied()
+}
+
 /// Those of [`variants`] that give the portable kernel's bits.
 pub fn exact_variants(gpu: &Gpu, op: &str) -> Vec<&'static str> {
     let all = variants(gpu, op).into_iter();

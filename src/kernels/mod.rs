@@ -40,8 +40,55 @@ pub mod tune;
 pub mod weight;
 pub mod weight_cases;
 
-use crate::gpu::Kernel;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Kernel};
 use harness::Case;
+
+/// Refuses a `TEA_VARIANT` that is no variant's name, or that of one this adapter does not run: a measurement would carry
+/// the name of what did not run. An op without the variant chooses its own.
+///
+/// # Errors
+/// A user error with the names that this adapter runs.
+pub fn check_forced(gpu: &Gpu) -> Result<()> {
+    let Some(forced) = gpu.forced_variant() else {
+        return Ok(());
+    };
+    let runs = variants(gpu);
+    if runs.contains(&forced) {
+        return Ok(());
+    }
+    let why = match all_variants().contains(&forced) {
+        true => format!("which {} does not run", gpu.report().name),
+        false => "and no kernel has a variant of this name".to_string(),
+    };
+    Err(Error::user(format!(
+        "TEA_VARIANT is {forced:?}, {why}; use one of {}, or unset it",
+        runs.join(", ")
+    )))
+}
+
+/// The names of all variants of all ops, once each.
+fn all_variants() -> Vec<&'static str> {
+    let attention = attention::VARIANTS.into_iter().chain(attention::decode::names());
+    once(linear_variants::names().chain(attention))
+}
+
+/// Those of [`all_variants`] that this adapter runs for some op.
+fn variants(gpu: &Gpu) -> Vec<&'static str> {
+    let linear = linear_variants::OPS.iter().flat_map(|op| linear_variants::variants(gpu, op));
+    let attention = attention::VARIANTS.into_iter().filter(|v| attention::runs(gpu, v, 0));
+    once(linear.chain(attention).chain(attention::decode::variants(gpu)))
+}
+
+fn once(names: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
+    let mut all = Vec::new();
+    for name in names {
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all
+}
 
 /// A kernel's row in the table.
 pub struct Entry {

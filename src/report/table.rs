@@ -41,14 +41,12 @@ pub enum Cell {
         /// Decimals shown.
         digits: usize,
     },
-    /// A mean with its interval, shown as `mean [low, high]`.
+    /// A mean with its interval, shown as `mean [low, high]`, or `mean [n/a]`.
     Interval {
         /// The estimate.
         mean: f64,
-        /// Lower end.
-        low: f64,
-        /// Upper end.
-        high: f64,
+        /// Lower and upper end.
+        ends: Option<(f64, f64)>,
         /// Decimals shown.
         digits: usize,
     },
@@ -61,18 +59,11 @@ impl Cell {
             Self::Text(text) => text.clone(),
             Self::Integer(n) => n.to_string(),
             Self::Number { value, digits } => fixed(*value, *digits),
-            Self::Interval {
-                mean,
-                low,
-                high,
-                digits,
-            } => {
-                format!(
-                    "{} [{}, {}]",
-                    fixed(*mean, *digits),
-                    fixed(*low, *digits),
-                    fixed(*high, *digits)
-                )
+            Self::Interval { mean, ends, digits } => {
+                let ends = ends.map_or("n/a".to_string(), |(low, high)| {
+                    format!("{}, {}", fixed(low, *digits), fixed(high, *digits))
+                });
+                format!("{} [{ends}]", fixed(*mean, *digits))
             }
         }
     }
@@ -83,7 +74,10 @@ impl Cell {
             Self::Text(text) => json!(text),
             Self::Integer(n) => json!(n),
             Self::Number { value, .. } => json!(value),
-            Self::Interval { mean, low, high, .. } => json!({"mean": mean, "low": low, "high": high}),
+            Self::Interval { mean, ends, .. } => {
+                let (low, high) = ends.unzip();
+                json!({"mean": mean, "low": low, "high": high})
+            }
         }
     }
 }
@@ -231,7 +225,10 @@ impl Table {
                     other => fields.push(quote(&other.shown())),
                 }
                 match cell {
-                    Cell::Interval { low, high, .. } => fields.extend([low.to_string(), high.to_string()]),
+                    Cell::Interval {
+                        ends: Some((low, high)),
+                        ..
+                    } => fields.extend([low.to_string(), high.to_string()]),
                     _ if *wide => fields.extend([String::new(), String::new()]),
                     _ => {}
                 }
@@ -272,8 +269,7 @@ mod tests {
             "TEA, m | 16".into(),
             Cell::Interval {
                 mean: 0.51234,
-                low: -0.0001,
-                high: 1.25,
+                ends: Some((-0.0001, 1.25)),
                 digits: 3,
             },
         ]);
@@ -303,6 +299,21 @@ mod tests {
 |     | say \"hi\"     |                      |
 ";
         assert_eq!(table().render(Format::Md), want);
+    }
+
+    #[test]
+    fn an_interval_may_be_missing() {
+        let mut table = Table::new([("reward", Align::Right)]);
+        let cell = |ends| Cell::Interval {
+            mean: 0.5,
+            ends,
+            digits: 1,
+        };
+        table.push(vec![cell(None)]);
+        assert!(table.markdown().contains("| 0.5 [n/a] |"));
+        assert_eq!(table.csv(), "reward,reward_low,reward_high\n0.5,,\n");
+        let json = json!([{"reward": {"mean": 0.5, "low": null, "high": null}}]);
+        assert_eq!(table.json(), json);
     }
 
     #[test]

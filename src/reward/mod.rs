@@ -8,6 +8,8 @@ pub use model::{RewardModel, RewardOptions};
 pub use scoring::{GroupScoring, Scoring};
 pub use verifier::DemoScore;
 
+use std::path::Path;
+
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::text::PromptContent;
@@ -20,15 +22,30 @@ pub fn is_true_score(name: &str) -> bool {
     matches!(name, TRUE_SCORE | "demo-score")
 }
 
-/// The judge of a name: the demo's true score, or a reward model.
+/// The judge of a name: the demo's true score, or a reward model. Every command opens its judges here.
 ///
 /// # Errors
-/// As [`RewardModel::load`].
+/// As [`RewardModel::load`]; an adapter for the true score, which has no weights.
 pub fn open(gpu: &Gpu, name: &str, options: &RewardOptions<'_>) -> Result<Box<dyn Reward>> {
-    if is_true_score(name) {
-        return Ok(Box::new(DemoScore));
+    match on_host(name, options.adapter)? {
+        Some(judge) => Ok(judge),
+        None => Ok(Box::new(RewardModel::load(gpu, name, options)?)),
     }
-    Ok(Box::new(RewardModel::load(gpu, name, options)?))
+}
+
+/// The judge of a name that needs neither a device nor weights, if it is one's.
+///
+/// # Errors
+/// An adapter for such a judge.
+pub fn on_host(name: &str, adapter: Option<&Path>) -> Result<Option<Box<dyn Reward>>> {
+    match adapter {
+        _ if !is_true_score(name) => Ok(None),
+        None => Ok(Some(Box::new(DemoScore))),
+        Some(dir) => Err(Error::user(format!(
+            "{name} is computed from the texts and has no weights for the adapter {}: leave the adapter out",
+            dir.display()
+        ))),
+    }
 }
 
 /// A response to be judged.

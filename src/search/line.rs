@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::rollout::Finish;
+use crate::text::Id;
 
 use super::estimate::TailEstimate;
 use super::run::{Node, Response, Searched};
@@ -14,8 +15,8 @@ use super::schedule::Schedule;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
     /// The prompt's id in its file, or null.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub id: Value,
+    #[serde(default, skip_serializing_if = "Id::is_null")]
+    pub id: Id,
     /// Its number, from 0.
     pub prompt_index: usize,
     /// A text or a conversation.
@@ -111,7 +112,7 @@ impl Line {
         searched: &Searched,
         schedule: Schedule,
         prefill_tokens: usize,
-        (id, prompt): (Value, Value),
+        (id, prompt): (Id, Value),
         spell: &dyn Fn(&[u32]) -> Result<String>,
         truth: Truth<'_>,
     ) -> Result<Self> {

@@ -3,6 +3,8 @@
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::eval::bootstrap::told;
+use crate::eval::compare::tables;
 use crate::eval::{Bootstrap, Interval, WinTieLoss, win_tie_loss};
 use crate::report::{Align, Cell, Table};
 
@@ -185,8 +187,7 @@ impl Summary {
         format!(
             "# SLG search at a budget of {} responses\n\n{what}\n\nm = {} responses from the prompt and from each of up to K = {} \
              states, the rest where the predicted best of {} is highest. {} prompts; {:.2} states a prompt; the rest went to a state \
-             for {:.0}% of them. Predicted best: {:.3} at the root, {:.3} where the rest went. Intervals: 95%, paired bootstrap over \
-             prompts.\n\n{}",
+             for {:.0}% of them. Predicted best: {:.3} at the root, {:.3} where the rest went. {}\n\n{}",
             s.budget,
             s.samples,
             s.width,
@@ -196,6 +197,7 @@ impl Summary {
             100.0 * self.chose_state,
             self.predicted.root,
             self.predicted.chosen,
+            told(self.prompts, "paired bootstrap over prompts"),
             self.table().markdown()
         )
     }
@@ -220,15 +222,7 @@ impl Difference {
 }
 
 fn interval(value: Option<Interval>) -> Cell {
-    match value {
-        Some(i) => Cell::Interval {
-            mean: i.mean,
-            low: i.low,
-            high: i.high,
-            digits: 3,
-        },
-        None => Cell::Empty,
-    }
+    tables::interval(value, 3)
 }
 
 fn counts(outcome: Option<WinTieLoss>) -> Cell {
@@ -289,7 +283,7 @@ mod tests {
             },
         )
         .unwrap();
-        let names = (Value::from("a"), Value::from("p"));
+        let names = (Value::from("a").into(), Value::from("p"));
         let spell = |t: &[u32]| Ok(format!("{t:?}"));
         Line::new(&searched(prompt, bon), schedule, 9, names, &spell, &mut |t| {
             Ok(Some(t.len() as f64))
@@ -330,7 +324,7 @@ mod tests {
         assert!((d.reward.mean - 0.5).abs() < 1e-12);
         assert_eq!((d.outcome.wins, d.outcome.ties, d.outcome.losses), (2, 1, 1));
         assert_eq!((s.search.responses, s.search.most_responses), (36, 9));
-        assert_eq!((s.search.reward.low, s.search.reward.high), (5.0, 5.0));
+        assert_eq!(s.search.reward.ends(), Some((5.0, 5.0)));
         assert_eq!(s.prefill_tokens, 36);
         assert_eq!(
             (s.mean_states, s.chose_state, s.predicted.chosen),

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::advantage::Alpha;
 use crate::error::{Context, Error, Result};
 use crate::eval::bootstrap::percentile;
+use crate::eval::compare::tables;
 use crate::eval::{Bootstrap, Interval, powers_of_two, unbiased};
 use crate::report::{Align, Cell, Plot, PlotPoint, Series, Table};
 
@@ -217,8 +218,8 @@ fn interval(mean: f64, mut values: Vec<f64>, boot: &Bootstrap) -> Interval {
     let tail = 0.5 * (1.0 - boot.level);
     Interval {
         mean,
-        low: 2.0 * mean - percentile(&values, 1.0 - tail),
-        high: 2.0 * mean - percentile(&values, tail),
+        low: Some(2.0 * mean - percentile(&values, 1.0 - tail)),
+        high: Some(2.0 * mean - percentile(&values, tail)),
     }
 }
 
@@ -240,7 +241,7 @@ fn point(
         let held = intervals
             .iter()
             .zip(observed)
-            .filter(|(i, o)| (i.low..=i.high).contains(o));
+            .filter(|(i, o)| i.ends().is_some_and(|(low, high)| (low..=high).contains(*o)));
         coverage = Some(held.count() as f64 / prompts.len() as f64);
         absolute_error = Some(mean(&off));
         error = Some(boot.paired_difference(centres, observed)?);
@@ -296,15 +297,7 @@ impl Prediction {
         ];
         let mut table = Table::new(columns.map(|c| (c, Align::Right)));
         let number = |v: Option<f64>| v.map_or(Cell::Empty, |value| Cell::Number { value, digits: 3 });
-        let interval = |i: Option<Interval>| match i {
-            Some(i) => Cell::Interval {
-                mean: i.mean,
-                low: i.low,
-                high: i.high,
-                digits: 3,
-            },
-            None => Cell::Empty,
-        };
+        let interval = |i: Option<Interval>| tables::interval(i, 3);
         for p in &self.points {
             table.push(vec![
                 p.n.into(),
@@ -349,7 +342,7 @@ impl Prediction {
             p.predicted.map(|i| PlotPoint {
                 x: p.n as f64,
                 y: i.mean,
-                interval: Some((i.low, i.high)),
+                interval: i.ends(),
             })
         });
         let observed = self

@@ -2,6 +2,7 @@
 
 use super::report::{Judged, Policy, Report, Row, Versus};
 use crate::eval::Interval;
+use crate::eval::bootstrap::told;
 use crate::eval::compare::tables;
 use crate::report::{Align, Cell, Plot, PlotPoint, Series, Table};
 
@@ -65,9 +66,10 @@ impl Report {
     /// table.md.
     pub fn markdown(&self) -> String {
         let mut text = format!(
-            "# Best of n, by method\n\n{} prompts × {} samples. Values are means over prompts and seeds; intervals: 95%, paired \
-             bootstrap over prompts of the seeds' means; sd: over the seeds' means.\n",
-            self.num_prompts, self.samples
+            "# Best of n, by method\n\n{} prompts × {} samples. Values are means over prompts and seeds. {} sd: over the seeds' means.\n",
+            self.num_prompts,
+            self.samples,
+            told(self.num_prompts, "paired bootstrap over prompts of the seeds' means")
         );
         for note in &self.notes {
             text += &format!("\nNote: {note}.\n");
@@ -180,6 +182,6 @@ fn point(row: &Row) -> PlotPoint {
     PlotPoint {
         x: row.n as f64,
         y: row.mean.mean,
-        interval: Some((row.mean.low, row.mean.high)),
+        interval: row.mean.ends(),
     }
 }

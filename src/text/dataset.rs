@@ -5,6 +5,7 @@
 use serde_json::{Map, Value};
 
 use super::chat::Message;
+use super::id::Id;
 use super::jsonl::{Record, Row};
 use crate::error::{Error, Result};
 
@@ -32,7 +33,7 @@ impl PromptContent {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PromptRecord {
     /// The line's `id` unchanged, or null.
-    pub id: Value,
+    pub id: Id,
     /// What to answer.
     pub prompt: PromptContent,
     /// The line's other fields (answers, targets, …), which verifiers read.
@@ -60,7 +61,7 @@ impl Record for PromptRecord {
 #[derive(Clone, Debug, PartialEq)]
 pub struct SftRecord {
     /// The line's `id` unchanged, or null.
-    pub id: Value,
+    pub id: Id,
     /// What is given.
     pub prompt: PromptContent,
     /// What is learned.
@@ -93,7 +94,7 @@ impl Record for SftRecord {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreferenceRecord {
     /// The line's `id` unchanged, or null.
-    pub id: Value,
+    pub id: Id,
     /// What was asked.
     pub prompt: PromptContent,
     /// The better answer.
@@ -147,7 +148,7 @@ impl Record for PreferenceRecord {
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenRecord {
     /// The line's `id` unchanged, or null.
-    pub id: Value,
+    pub id: Id,
     /// At least one token id.
     pub tokens: Vec<u32>,
 }
@@ -184,7 +185,7 @@ pub enum ScoreInput {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoreRecord {
     /// The line's `id` unchanged, or null.
-    pub id: Value,
+    pub id: Id,
     /// What to score.
     pub input: ScoreInput,
 }
@@ -225,7 +226,7 @@ pub enum LogprobsInput {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogprobsRecord {
     /// The line's `id` unchanged, or null.
-    pub id: Value,
+    pub id: Id,
     /// What to read.
     pub input: LogprobsInput,
 }
@@ -251,7 +252,7 @@ impl Record for LogprobsRecord {
 #[derive(Clone, Debug, PartialEq)]
 pub struct GradientRecord {
     /// The line's `id` unchanged, or null.
-    pub id: Value,
+    pub id: Id,
     /// Prompt and completion, at least one token.
     pub tokens: Vec<u32>,
     /// How many of them are the prompt: 1 … `tokens.len()`.

@@ -27,7 +27,7 @@ fn lines_are_counted_from_one_and_blanks_skipped() {
     let file = "\u{feff}{\"prompt\": \"a\"}\r\n\n  \n{\"prompt\": \"b\", \"id\": 7, \"answer\": 3}";
     let records: Vec<PromptRecord> = parse_jsonl("f", file.as_bytes()).unwrap();
     assert_eq!(records.len(), 2);
-    assert_eq!((&records[0].prompt, &records[0].id), (&text("a"), &Value::Null));
+    assert_eq!((&records[0].prompt, &records[0].id), (&text("a"), &Id::default()));
     assert_eq!(records[1].id, json!(7));
     assert_eq!(records[1].fields, *json!({"answer": 3}).as_object().unwrap());
     let e = error::<PromptRecord>("{\"prompt\": \"a\"}\n\n{\"prompt\": }\n");
@@ -92,7 +92,7 @@ fn conversations_are_checked_turn_by_turn() {
 #[test]
 fn sft_forms() {
     let want = SftRecord {
-        id: Value::Null,
+        id: Id::default(),
         prompt: text("a"),
         response: "b".to_owned(),
     };
@@ -115,7 +115,7 @@ fn sft_forms() {
 #[test]
 fn preference_forms() {
     let want = |prompt| PreferenceRecord {
-        id: Value::Null,
+        id: Id::default(),
         prompt,
         chosen: "c".to_owned(),
         rejected: "r".to_owned(),
@@ -158,14 +158,14 @@ fn score_and_logprobs_forms() {
     let record: ScoreRecord = one(r#"{"id": "x", "tokens": [1, 4294967295]}"#);
     assert_eq!(
         (record.id, record.input),
-        (json!("x"), ScoreInput::Tokens(vec![1, u32::MAX]))
+        (json!("x").into(), ScoreInput::Tokens(vec![1, u32::MAX]))
     );
     let record: ScoreRecord = one(r#"{"id": 1.5, "prompt": "a", "response": "b"}"#);
     let pair = ScoreInput::Pair {
         prompt: text("a"),
         response: "b".to_owned(),
     };
-    assert_eq!((record.id, record.input), (json!(1.5), pair));
+    assert_eq!((record.id, record.input), (json!(1.5).into(), pair));
     let record: ScoreRecord = one(r#"{"messages": [{"role": "user", "content": "a"}]}"#);
     assert_eq!(record.input, ScoreInput::Messages(vec![Message::user("a")]));
     assert!(error::<ScoreRecord>(r#"{"id": 1}"#).contains("missing field \"prompt\""));

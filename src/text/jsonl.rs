@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::chat::Message;
 use super::dataset::PromptContent;
+use super::id::Id;
 use crate::error::{Context, Error, Result};
 
 /// A type that one line of an input file becomes.
@@ -70,7 +71,13 @@ fn parse_line<R: Record>(line: &[u8]) -> Result<Option<R>> {
         return Ok(None);
     }
     match serde_json::from_str(text) {
-        Ok(Value::Object(fields)) => R::from_row(&Row { fields }).map(Some),
+        Ok(Value::Object(fields)) => {
+            let id = match fields.get("id") {
+                Some(Value::Number(_)) => Id::of_line(text),
+                _ => None,
+            };
+            R::from_row(&Row { fields, id }).map(Some)
+        }
         Ok(other) => Err(Error::user(format!(
             "expected a JSON object, found {}: the file must hold one object a line, not one array",
             kind(&other)
@@ -108,6 +115,8 @@ impl Record for Row {
 #[derive(Clone, Debug)]
 pub struct Row {
     fields: Map<String, Value>,
+    /// The field `id` as it is spelt, where that is known.
+    id: Option<Id>,
 }
 
 /// A JSON value's kind, with its article, for messages.
@@ -130,7 +139,7 @@ impl Row {
     /// A row of these fields.
     #[must_use]
     pub fn new(fields: Map<String, Value>) -> Self {
-        Self { fields }
+        Self { fields, id: None }
     }
 
     /// The field, `None` when it is absent or null.
@@ -186,11 +195,12 @@ impl Row {
     ///
     /// # Errors
     /// A user error for any other type.
-    pub fn id(&self) -> Result<Value> {
-        match self.get("id") {
-            None => Ok(Value::Null),
-            Some(id @ (Value::String(_) | Value::Number(_))) => Ok(id.clone()),
-            Some(other) => Err(wrong("id", "a string or a number", other)),
+    pub fn id(&self) -> Result<Id> {
+        match (self.get("id"), &self.id) {
+            (_, Some(id)) => Ok(id.clone()),
+            (None, _) => Ok(Id::default()),
+            (Some(id @ (Value::String(_) | Value::Number(_))), _) => Ok(id.clone().into()),
+            (Some(other), _) => Err(wrong("id", "a string or a number", other)),
         }
     }
 
@@ -281,9 +291,7 @@ fn message(turn: &Value) -> Result<Message> {
             kind(turn)
         )));
     };
-    let row = Row {
-        fields: fields.clone(),
-    };
+    let row = Row::new(fields.clone());
     if row.get("tool_calls").is_some() {
         return Err(Error::user(
             "\"tool_calls\" are not supported: write the call into \"content\" as the model's template would",

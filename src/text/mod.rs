@@ -15,6 +15,7 @@ pub mod chat;
 pub mod dataset;
 pub mod format;
 pub mod gguf_vocab;
+mod id;
 mod jinja;
 pub mod journal;
 pub mod jsonl;
@@ -29,6 +30,7 @@ pub use dataset::{
 };
 pub use format::Formatter;
 pub use gguf_vocab::GgufVocab;
+pub use id::Id;
 pub use jsonl::{parse_jsonl, read_jsonl};
 pub use key::sha256_hex;
 pub use tokenizer::{HfFiles, Tokenizer};

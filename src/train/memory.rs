@@ -12,7 +12,7 @@ use std::path::Path;
 /// # Errors
 /// `TEA_MEMORY_LIMIT` is not a number.
 pub fn free(gpu: &Gpu) -> Result<Option<u64>> {
-    if let Ok(limit) = std::env::var("TEA_MEMORY_LIMIT") {
+    if let Some(limit) = crate::config::variable("TEA_MEMORY_LIMIT") {
         return match limit.parse() {
             Ok(bytes) => Ok(Some(bytes)),
             Err(_) => Err(Error::user(format!(

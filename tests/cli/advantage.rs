@@ -269,3 +269,26 @@ fn gaussian_fallbacks_are_counted() {
     let fitted = advantage("--rule tea-gpd", &json!({"rewards": spread}).to_string());
     assert!(!fitted.err.contains("fell back"), "{}", fitted.err);
 }
+
+/// Ids are names: whatever their size, every digit comes back.
+#[test]
+fn ids_keep_their_digits() {
+    let ids = [
+        "18446744073709551615",
+        "18446744073709551616",
+        "-9223372036854775809",
+        "340282366920938463463374607431768211457",
+        "1.10",
+        "123456789.123456789123456789",
+        "\"0012\"",
+    ];
+    let mut lines = String::new();
+    for id in ids {
+        writeln!(lines, "{{\"id\": {id}, \"rewards\": [1.0, 2.5, 0.0, 4.0]}}").unwrap();
+    }
+    let run = advantage("--rule grpo", &lines);
+    assert_eq!(run.code, 0, "{}", run.err);
+    for (line, id) in run.out.lines().zip(ids) {
+        assert!(line.starts_with(&format!("{{\"id\":{id},\"advantages\":")), "{line}");
+    }
+}

@@ -9,6 +9,7 @@ mod diagnose_alignment;
 mod eval;
 mod generate;
 mod judge;
+mod output;
 mod precision;
 mod prepare;
 mod search;
@@ -429,4 +430,76 @@ fn an_adapter_makes_a_language_model_a_reward_model() {
         .map(|l| l["score"].as_f64().unwrap() as f32)
         .collect();
     assert!(max_abs(&got, &values(name).get("lora/scores").unwrap().to_f32()) < 1e-4);
+}
+
+/// A label that nothing runs would stand over numbers of something else.
+#[test]
+fn variables_that_make_no_sense_are_refused() {
+    let model = model("mistral");
+    let dir = tempfile::tempdir().unwrap();
+    let input = jsonl(dir.path(), [json!({"tokens": [1, 2]})]);
+    let run = |name: &str, value: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"));
+        command.args(["logprobs", "--model", text(&model), "--input", text(&input)]);
+        finish(command.env(name, value))
+    };
+    for value in ["Portable", "subgroup-2", "gemv8"] {
+        run("TEA_VARIANT", value).refused(&["TEA_VARIANT", value, "portable", "tile-64"]);
+    }
+    run("TEA_TUNE", "yes").refused(&["TEA_TUNE", "yes", "0", "1"]);
+    run("TEA_LANES", "7").refused(&["TEA_LANES", "7"]);
+    run("TEA_DEVICE", "no such device").refused(&["no such device"]);
+    for (name, value) in [("TEA_VARIANT", "portable"), ("TEA_VARIANT", ""), ("TEA_TUNE", "0"), ("TEA_DEVICE", "")] {
+        let ended = run(name, value);
+        assert_eq!(ended.code, 0, "{name}={value}: {}", ended.err);
+    }
+}
+
+/// Every command opens its judges through one door, by the same names.
+#[test]
+fn the_true_score_judges_in_every_command() {
+    let place = tiny::workplace();
+    let example = &tea_wgpu::demo::held_out(1, 1)[0];
+    let run = |words: &[&str]| {
+        finish(
+            Command::new(env!("CARGO_BIN_EXE_tea-wgpu"))
+                .current_dir(place.path())
+                .args(words),
+        )
+    };
+    let chat = json!([
+        {"role": "user", "content": example.prompt}, {"role": "assistant", "content": example.answer}
+    ]);
+    let input = jsonl(
+        place.path(),
+        [
+            json!({"id": 1, "prompt": example.prompt, "response": example.answer}),
+            json!({"id": 2, "messages": chat}),
+            json!({"id": 3, "prompt": example.prompt, "response": "~"}),
+        ],
+    );
+    let score = ["score", "--reward-model", "true-score", "--input", text(&input)];
+    let lines = run(&score).lines();
+    assert_eq!((&lines[0]["score"], &lines[1]["score"]), (&json!(1.0), &json!(1.0)));
+    assert!(lines[2]["score"].as_f64().unwrap() < 1.0);
+    let adapter: Vec<&str> = score.into_iter().chain(["--adapter", "x"]).collect();
+    run(&adapter).refused(&["true-score", "adapter"]);
+    let tokens = jsonl(place.path(), [json!({"tokens": [1, 2]})]);
+    run(&["score", "--reward-model", "true-score", "--input", text(&tokens)]).refused(&["record 1", "texts"]);
+
+    let generate = |prompt: &str| {
+        run(&[
+            "generate", "--model", "policy", "--prompt", prompt, "--best-of", "4", "--reward-model", "demo-score",
+            "--max-completion-length", "4", "--json",
+        ])
+    };
+    let line = &generate(&example.prompt).lines()[0];
+    let rewards: Vec<f64> = line["completions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["reward"].as_f64().unwrap())
+        .collect();
+    assert!(rewards.len() == 4 && rewards.is_sorted_by(|a, b| a >= b), "{rewards:?}");
+    generate("tell me a joke").refused(&["tell me a joke"]);
 }

@@ -202,9 +202,9 @@ fn measured(
     work: impl FnOnce(&Gpu) -> Result<Vec<Row>>,
 ) -> Result<()> {
     let old = common.old()?;
-    let gpu = Gpu::open(&GpuOptions {
+    let gpu = Globals::open(&GpuOptions {
         profile: policy.profile,
-        ..globals.gpu_options()
+        ..globals.gpu_options()?
     })?;
     gpu.set_matmul_precision(policy.precision.matmul_precision)?;
     let mut rows = work(&gpu)?;

@@ -2,6 +2,7 @@
 
 use super::cosine::{Alignment, Cell, Difference};
 use crate::eval::Interval;
+use crate::eval::compare::tables;
 use crate::report::{Align, Cell as TableCell, Plot, PlotPoint, Series, Table, XScale};
 
 /// One row a rule and a column an m: mean cosine ± standard error; below each rule its difference to the baseline with the
@@ -91,12 +92,7 @@ pub fn differences(a: &Alignment, with_zeros: bool) -> Option<Table> {
 }
 
 fn interval(i: Interval) -> TableCell {
-    TableCell::Interval {
-        mean: i.mean,
-        low: i.low,
-        high: i.high,
-        digits: 3,
-    }
+    tables::interval(Some(i), 3)
 }
 
 /// Mean cosine over m, one line a rule, with bands of one standard error.

@@ -202,7 +202,7 @@ fn cosines_are_those_of_the_summed_gradients() {
     );
     let want = found.cells[0].cosine.unwrap() - found.cells[1].cosine.unwrap();
     let i = d.interval.unwrap();
-    assert!((i.mean - want).abs() < 1e-12 && i.low <= want && want <= i.high);
+    assert!((i.mean - want).abs() < 1e-12 && i.low.unwrap() <= want && want <= i.high.unwrap());
     assert_eq!(d.with_zeros, i, "every group has a signal here");
 }
 

@@ -1,10 +1,12 @@
 //! What evaluations must have in common to be compared, what they are called, and what differs between them.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use super::report::{Entry, Options};
 use crate::error::{Error, Result};
 use crate::eval::best_of_n::{Estimator, powers_of_two};
+use crate::eval::pairing;
 use crate::eval::store::{EvalMeta, Judge, StoredEval};
 
 /// Reads evaluations. A label is the end of the path that tells it from the others, unless `labels` has another for the
@@ -74,33 +76,31 @@ pub(super) fn short_names(dirs: &[PathBuf]) -> Result<Vec<String>> {
     ))
 }
 
-pub(super) fn check_prompts(base: &Entry, other: &Entry) -> Result<()> {
-    let (a, b) = (&base.eval.prompts, &other.eval.prompts);
-    let same = "compare evaluations of the same prompts";
-    if let Some(at) = a.iter().zip(b).position(|(a, b)| a.key != b.key) {
-        let shown = |key: &str| key.get(..12).unwrap_or(key).to_string();
-        return Err(Error::user(format!(
-            "prompt {at} of {} has the key {} where {} has {}; {same}",
-            other.label,
-            shown(&b[at].key),
-            base.label,
-            shown(&a[at].key),
-        )));
-    }
-    if a.len() == b.len() {
-        return Ok(());
-    }
-    let (longer, prompts) = if a.len() > b.len() { (base, a) } else { (other, b) };
-    Err(Error::user(format!(
-        "{} has {} prompts and {} has {}: the first that only {} has is number {}, with the key {}; {same}",
-        base.label,
-        a.len(),
-        other.label,
-        b.len(),
-        longer.label,
-        a.len().min(b.len()),
-        prompts[a.len().min(b.len())].key
-    )))
+/// The entries with their prompts in the order of the baseline's, and what is said of those that had another; `None`
+/// where none had.
+pub(super) fn aligned(entries: &[Entry], baseline: &Entry) -> Result<Option<(Vec<Entry>, Vec<String>)>> {
+    let base = (baseline.label.as_str(), &baseline.eval);
+    let all = entries
+        .iter()
+        .map(|e| pairing::aligned(base, (&e.label, &e.eval)))
+        .collect::<Result<Vec<_>>>()?;
+    let moved: Vec<String> = entries
+        .iter()
+        .zip(&all)
+        .filter(|(_, eval)| matches!(eval, Cow::Owned(_)))
+        .map(|(e, _)| {
+            format!(
+                "{} has the prompts in another order than {}: they are paired by what they say, and were sampled with \
+                 independent random numbers",
+                e.label, baseline.label
+            )
+        })
+        .collect();
+    let entry = |(e, eval): (&Entry, Cow<'_, StoredEval>)| Entry {
+        label: e.label.clone(),
+        eval: eval.into_owned(),
+    };
+    Ok((!moved.is_empty()).then(|| (entries.iter().zip(all).map(entry).collect(), moved)))
 }
 
 /// A judge's name.

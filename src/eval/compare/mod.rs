@@ -147,7 +147,8 @@ mod tests {
         for (row, own) in c.methods[1].rows.iter().zip(&c.methods[0].rows) {
             let (d, o) = (row.difference.unwrap(), row.outcome.unwrap());
             assert!((d.mean - 0.5).abs() < 1e-12);
-            assert!((d.high - d.low).abs() < 1e-12);
+            let (low, high) = d.ends().unwrap();
+            assert!((high - low).abs() < 1e-12);
             assert!((row.value.mean - own.value.mean - 0.5).abs() < 1e-12);
             assert_eq!((o.wins, o.losses), (6, 0));
             assert_eq!((own.difference, own.outcome), (None, None));

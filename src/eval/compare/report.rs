@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::agree::{check_judge, check_prompts, judge_name, notes, same_judge, sizes, trained_on};
+use super::agree::{aligned, check_judge, judge_name, notes, same_judge, sizes, trained_on};
 use super::{Comparison, compare};
 use crate::error::{Context, Error, Result};
 use crate::eval::best_of_n::{BestOfN, Estimator, curve_of, grouped, picked, unbiased};
@@ -125,14 +125,15 @@ pub struct Verdict {
 /// Compares evaluations of the same prompts.
 ///
 /// # Errors
-/// A user error when the prompts differ (naming the first that does), the judges differ, a size does not divide an
+/// A user error when the prompts differ (naming the first that does; their order may), the judges differ, a size does not divide an
 /// evaluation's number of samples, or the second judge is asked for and missing.
 pub fn report(entries: &[Entry], options: &Options) -> Result<Report> {
     let Some(baseline) = entries.get(options.baseline) else {
         return Err(Error::user("there is no evaluation to compare with"));
     };
+    let (own, moved) = aligned(entries, baseline)?.unzip();
+    let entries = own.as_deref().unwrap_or(entries);
     for entry in entries {
-        check_prompts(baseline, entry)?;
         check_judge(baseline, entry, options.judge)?;
     }
     let sizes = sizes(entries, options)?;
@@ -156,6 +157,7 @@ pub fn report(entries: &[Entry], options: &Options) -> Result<Report> {
     let name = judge_name(&baseline.eval.meta, options.judge);
     let comparison = compare(name, &curves, options.baseline, &options.bootstrap)?;
     let mut notes = notes(entries);
+    notes.extend(moved.unwrap_or_default());
     let held_out = match options.judge {
         Judge::Main => held_out(entries, &comparison, &sizes, options, &mut notes)?,
         Judge::Also => None,

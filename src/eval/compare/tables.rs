@@ -13,8 +13,7 @@ pub(super) fn number(value: f64, digits: usize) -> Cell {
 pub(crate) fn interval(value: Option<Interval>, digits: usize) -> Cell {
     value.map_or(Cell::Empty, |i| Cell::Interval {
         mean: i.mean,
-        low: i.low,
-        high: i.high,
+        ends: i.ends(),
         digits,
     })
 }
@@ -31,7 +30,7 @@ pub(crate) fn points(values: impl IntoIterator<Item = (usize, Interval)>) -> Vec
     let point = |(n, i): (usize, Interval)| PlotPoint {
         x: n as f64,
         y: i.mean,
-        interval: Some((i.low, i.high)),
+        interval: i.ends(),
     };
     values.into_iter().map(point).collect()
 }

@@ -6,6 +6,7 @@ use super::report::{Checked, Report, Summary};
 use super::tables::{interval, number};
 use super::{Comparison, Method, Row};
 use crate::error::{Error, Result};
+use crate::eval::bootstrap::told;
 use crate::eval::store::Judge;
 use crate::model::save::write_atomic;
 use crate::report::{Align, Cell, Format, Plot, Table};
@@ -60,9 +61,17 @@ impl Report {
     fn markdown(&self) -> String {
         let c = &self.comparison;
         let mut text = format!(
-            "# Best of n on {} prompts under {}\n\nIntervals: 95%, paired bootstrap over prompts ({} resamples, seed {}). \
-             Baseline: {}.\n",
-            self.prompts, c.reward, self.resamples, self.bootstrap_seed, c.baseline
+            "# Best of n on {} prompts under {}\n\n{} Baseline: {}.\n",
+            self.prompts,
+            c.reward,
+            told(
+                self.prompts,
+                &format!(
+                    "paired bootstrap over prompts ({} resamples, seed {})",
+                    self.resamples, self.bootstrap_seed
+                )
+            ),
+            c.baseline
         );
         for note in &self.notes {
             text += &format!("\nNote: {note}.\n");

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rand::RngExt;
 
+use super::pairing::aligned;
 use super::store::{StoredCompletion, StoredEval};
 use crate::error::{Context, Error, Result};
 use crate::report::Progress;
@@ -94,13 +95,9 @@ fn pairs(first: &StoredEval, second: &StoredEval, settings: &JudgeSettings) -> R
             second.prompts.len()
         )));
     }
+    let second = aligned(("the first evaluation", first), ("the second", second))?;
     let mut out = Vec::with_capacity(first.prompts.len());
-    for (i, (a, b)) in first.prompts.iter().zip(&second.prompts).enumerate() {
-        if a.key != b.key {
-            return Err(Error::user(format!(
-                "prompt {i} of the two evaluations is not the same: judge evaluations of the same prompts, in the same order"
-            )));
-        }
+    for (i, a) in first.prompts.iter().enumerate() {
         let sides = [&first.completions[i], &second.completions[i]].map(|c| best(c, n));
         let [Some(one), Some(two)] = sides else {
             return Err(Error::internal("a prompt without responses"));

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::store::{JudgeMeta, Judgement, Winner};
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::{Bootstrap, Interval};
+use crate::eval::compare::tables::interval;
 use crate::report::{Align, Cell, Table};
 
 /// What the judge made of two evaluations; wins are the first one's.
@@ -97,7 +98,6 @@ pub fn table(r: &JudgeResult) -> Table {
         ("shown first won", Align::Right),
     ];
     let mut table = Table::new(columns);
-    let Interval { mean, low, high } = r.win_rate;
     table.push(vec![
         format!("{} against {}", r.settings.first, r.settings.second).into(),
         r.wins.into(),
@@ -105,12 +105,7 @@ pub fn table(r: &JudgeResult) -> Table {
         r.losses.into(),
         r.invalid.into(),
         r.refused.into(),
-        Cell::Interval {
-            mean,
-            low,
-            high,
-            digits: 3,
-        },
+        interval(Some(r.win_rate), 3),
         r.first_shown_rate
             .map_or(Cell::Empty, |value| Cell::Number { value, digits: 3 }),
     ]);

@@ -60,6 +60,11 @@ pub fn variants(gpu: &Gpu) -> Vec<&'static str> {
     VARIANTS.into_iter().chain(third).collect()
 }
 
+/// The names of its own variants.
+pub(in crate::kernels) fn names() -> impl Iterator<Item = &'static str> {
+    VARIANTS.into_iter()
+}
+
 /// What a workgroup takes at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sizes {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
-use serde_json::{Map, json};
+use serde_json::Map;
 
 use super::{formats, split};
 use crate::error::{Error, Result};
@@ -32,7 +32,7 @@ pub fn prompts(files: &[PathBuf]) -> Result<Prompts> {
     for path in files {
         let count = formats::read_prompts(path, Some(&mut skipped), &mut |prompt| {
             let key = split::canonical_key(&prompt);
-            let id = json!(key[..16]);
+            let id = key[..16].to_string().into();
             if seen.insert(key) {
                 out.records.push(PromptRecord {
                     id,
