@@ -236,8 +236,10 @@ fn show(args: &Args, config: TrainConfig, exam: &Exam<'_>) -> Result<()> {
         exam.samples,
         exam.contents.len()
     ));
+    still_wanted(&adapter)?;
     let mut judge = exam.judge(&config.reward_model)?;
     let base = exam.take(&config.model, None, &mut [&mut *judge, &mut DemoScore])?;
+    still_wanted(&adapter)?;
     let trained = exam.take(&config.model, Some(&adapter), &mut [&mut *judge, &mut DemoScore])?;
     let alpha: Alpha = config.alpha.parse::<Alpha>().context("--alpha")?;
     let results = Results {
@@ -257,6 +259,17 @@ fn show(args: &Args, config: TrainConfig, exam: &Exam<'_>) -> Result<()> {
     tell(format_args!("\n{}", markdown(&results)));
     tell(format_args!("Written to {}", args.output.display()));
     Ok(())
+}
+
+/// Ends the demo between its parts where the user asked for it.
+fn still_wanted(adapter: &Path) -> Result<()> {
+    match interrupt::requested() {
+        false => Ok(()),
+        true => Err(Error::Interrupted(format!(
+            "the run is trained and saved in {}; continue with --resume",
+            adapter.display()
+        ))),
+    }
 }
 
 fn comparisons(base: &Evaluation, trained: &Evaluation, alpha: Alpha) -> Result<Vec<Comparison>> {

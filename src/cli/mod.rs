@@ -128,10 +128,19 @@ impl Globals {
             1 => "info,wgpu_core=error,wgpu_hal=error,naga=error",
             _ => "debug,wgpu_core=warn,wgpu_hal=warn,naga=warn",
         };
-        let env = env_logger::Env::default().default_filter_or(filter);
+        let asked = variable("RUST_LOG");
+        let asked = asked.filter(|asked| match env_filter::Builder::new().try_parse(asked) {
+            Ok(_) => true,
+            // The logger would say so by itself with eprintln!.
+            Err(e) => {
+                console::line(Stream::Err, format_args!("warning: RUST_LOG is ignored: {e}"));
+                false
+            }
+        });
         // A second call in one process (tests) keeps the first logger.
         drop(
-            env_logger::Builder::from_env(env)
+            env_logger::Builder::new()
+                .parse_filters(asked.as_deref().unwrap_or(filter))
                 .format_timestamp(None)
                 .format_target(false)
                 .target(env_logger::Target::Pipe(Box::new(console::Log)))

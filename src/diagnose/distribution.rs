@@ -107,10 +107,17 @@ fn same_prompts(evals: &[Rewards]) -> Result<()> {
             "give at least one evaluation directory or rewards file",
         ));
     };
+    // All rewards of an evaluation are pooled, so that the order of its prompts does not matter.
+    let names = |of: &Rewards| {
+        let mut names: Vec<String> = of.prompts.iter().map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        names
+    };
+    let wanted = names(first);
     for other in rest {
         let (a, b) = (&first.prompts, &other.prompts);
         let differ = a.iter().zip(b).position(|(x, y)| x.0 != y.0);
-        if differ.is_some() || a.len() != b.len() {
+        if names(other) != wanted {
             let place = differ.unwrap_or(a.len().min(b.len()));
             return Err(Error::user(format!(
                 "{} and {} are not of the same prompts: they differ from prompt {} on ({} and {} prompts). Evaluate both on one \

@@ -142,6 +142,19 @@ fn results_that_cannot_be_printed_are_an_error() {
     }
 }
 
+/// The logger's own complaint about its settings is output too.
+#[test]
+fn a_bad_log_filter_is_said_and_ends_nothing() {
+    for reader in readers() {
+        let (err, _end) = stream(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"));
+        let status = command.arg("plan").env("RUST_LOG", "a=b=c").stdout(Stdio::null()).stderr(err);
+        assert_eq!(status.status().unwrap().code(), Some(0), "{reader:?}");
+    }
+    let run = finish(Command::new(env!("CARGO_BIN_EXE_tea-wgpu")).arg("plan").env("RUST_LOG", "a=b=c"));
+    assert!(run.err.contains("RUST_LOG is ignored"), "{}", run.err);
+}
+
 /// Wrong usage ends with 2 although nobody can be told.
 #[test]
 fn exit_codes_do_not_depend_on_readers() {
