@@ -81,8 +81,8 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
-    /// The process's exit code: 2 for what the user can mend, 1 for bugs, lost devices and failed jobs, 130 for Ctrl-C,
-    /// SIGTERM and SIGHUP.
+    /// The process's exit code: 2 for what the user can mend, 1 for bugs, lost devices and failed
+    /// jobs, 130 for Ctrl-C, SIGTERM and SIGHUP.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::User(_) | Self::Io { .. } | Self::OutOfMemory(_) => 2,

@@ -1085,7 +1085,8 @@ fn signals_that_the_parent_ignores_stay_ignored() {
 fn a_second_ctrl_c_ends_at_once() {
     let place = Place::new();
     // A step of minutes.
-    let long = "--num-generations 1024 --prompts-per-step 64 --max-completion-length 64 --steps 2 --output out";
+    let long =
+        "--num-generations 1024 --prompts-per-step 64 --max-completion-length 64 --steps 2 --output out";
     let line = format!("train {MODELS} --lora-rank 4 {long}");
     let mut child = place
         .command(BIN)
@@ -1098,7 +1099,10 @@ fn a_second_ctrl_c_ends_at_once() {
     wait_for(&mut child, || config.exists());
     signal(&child, "INT");
     std::thread::sleep(Duration::from_millis(300));
-    assert!(child.try_wait().unwrap().is_none(), "the first one finishes the step");
+    assert!(
+        child.try_wait().unwrap().is_none(),
+        "the first one finishes the step"
+    );
     let begun = Instant::now();
     signal(&child, "INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));

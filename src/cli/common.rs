@@ -127,7 +127,8 @@ pub(crate) fn say(words: impl std::fmt::Display) -> Result<()> {
     to_stdout(format!("{words}\n").as_bytes())
 }
 
-/// Prints a line about what is in files: it neither fails nor waits, whatever becomes of standard output.
+/// Prints a line about what is in files: it neither fails nor waits, whatever becomes of standard
+/// output.
 pub(crate) fn tell(words: impl std::fmt::Display) {
     console::line(Stream::Out, words);
 }
@@ -137,14 +138,16 @@ pub(crate) fn help(text: &clap::Error) -> Result<()> {
     read_or_gone(text.print())
 }
 
-/// Every command's way to standard output for what it was asked to print: `println!` panics where nobody reads it.
+/// Every command's way to standard output for what it was asked to print: `println!` panics where
+/// nobody reads it.
 fn to_stdout(bytes: &[u8]) -> Result<()> {
     // What was said before stands before.
     console::flush();
     read_or_gone(console::write_whole(&mut std::io::stdout().lock(), bytes))
 }
 
-/// A reader that has gone (head, less) has seen enough; anything else that keeps results from being printed is an error.
+/// A reader that has gone (head, less) has seen enough; anything else that keeps results from being
+/// printed is an error.
 fn read_or_gone(printed: std::io::Result<()>) -> Result<()> {
     match printed {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

@@ -10,10 +10,10 @@ use crate::report::Format;
 
 /// Compare evaluations: best-of-n, paired differences, win/tie/loss, and the frontier plot
 ///
-/// All must be of the same prompts, which are paired by what they say, in any order. Intervals are 95% percentiles of a bootstrap
-/// over prompts (none for a single prompt), every method on the same
-/// resamples. Where evaluations have a second reward, its value of what the first one picks is shown too: the first up and the
-/// second down is reward hacking.
+/// All must be of the same prompts, which are paired by what they say, in any order. Intervals are
+/// 95% percentiles of a bootstrap over prompts (none for a single prompt), every method on the same
+/// resamples. Where evaluations have a second reward, its value of what the first one picks is
+/// shown too: the first up and the second down is reward hacking.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tea-wgpu compare runs/eval-base runs/eval-grpo runs/eval-tea --output runs/compare

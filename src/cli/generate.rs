@@ -50,7 +50,8 @@ pub(crate) struct Args {
     /// Sample N completions of each prompt and print the one with the highest reward (--json: all, best first)
     #[arg(long, value_name = "N", requires = "reward_model")]
     best_of: Option<usize>,
-    /// Reward model for --best-of, or for rewards beside the -n completions; true-score for the demo's prompts
+    /// Reward model for --best-of, or for rewards beside the -n completions; true-score for the
+    /// demo's prompts
     #[arg(long)]
     reward_model: Option<String>,
     /// LoRA adapter directory of the reward model

@@ -93,7 +93,8 @@ impl Globals {
         Ok(if asked && !self.no_tune { wanted } else { Tune::Off })
     }
 
-    /// Opens a device. Every command does so here, so that a `TEA_VARIANT` which no kernel runs is never passed over.
+    /// Opens a device. Every command does so here, so that a `TEA_VARIANT` which no kernel runs is
+    /// never passed over.
     ///
     /// # Errors
     /// As [`Gpu::open`] and [`kernels::check_forced`].
@@ -174,7 +175,8 @@ enum Command {
     Judge(judge::Args),
 }
 
-/// Whether lines on standard error are coloured: env_logger and clap know it of that stream itself, not of the console.
+/// Whether lines on standard error are coloured: env_logger and clap know it of that stream itself,
+/// not of the console.
 fn coloured() -> bool {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -192,8 +194,8 @@ fn log_style() -> env_logger::WriteStyle {
     }
 }
 
-/// The process: runs the command line, says what went wrong, and gives the exit code. Wrong usage has code 2, `--help`
-/// and `--version` have 0.
+/// The process: runs the command line, says what went wrong, and gives the exit code. Wrong usage
+/// has code 2, `--help` and `--version` have 0.
 pub fn main() -> ExitCode {
     console::catch_panics();
     interrupt::outlive_limits();
@@ -201,7 +203,11 @@ pub fn main() -> ExitCode {
         Ok(cli) => run(cli),
         Err(usage) if usage.use_stderr() => {
             let text = usage.render();
-            let text = if coloured() { text.ansi().to_string() } else { text.to_string() };
+            let text = if coloured() {
+                text.ansi().to_string()
+            } else {
+                text.to_string()
+            };
             console::line(Stream::Err, text.trim_end());
             console::flush();
             return ExitCode::from(2);

@@ -136,7 +136,10 @@ impl Args {
         out.commit()?;
         for input in &manifest.inputs {
             for (why, n) in &input.skipped {
-                console::line(Stream::Err, format_args!("{}: {n} rows left out: {why}", input.source.file));
+                console::line(
+                    Stream::Err,
+                    format_args!("{}: {n} rows left out: {why}", input.source.file),
+                );
             }
         }
         let c = manifest.counts;

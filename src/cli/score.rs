@@ -21,7 +21,8 @@ use crate::text::{Formatter, Id, PromptContent, ScoreInput, ScoreRecord, Templat
   echo '{\"id\": 1, \"prompt\": \"Name a colour.\", \"response\": \"Blue.\"}' > in.jsonl
   tea-wgpu score --reward-model skywork-llama-8b --reward-dtype q8_0 --input in.jsonl")]
 pub(crate) struct Args {
-    /// Reward model: an alias, a directory, a GGUF file with an adapter, or a hub id; true-score for the demo's prompts
+    /// Reward model: an alias, a directory, a GGUF file with an adapter, or a hub id; true-score
+    /// for the demo's prompts
     #[arg(long)]
     reward_model: String,
     /// LoRA adapter directory (PEFT) of the reward model
@@ -123,7 +124,9 @@ fn texts(args: &Args, records: &[ScoreRecord]) -> Result<Vec<(PromptContent, Str
                 Some((answer, before)) if answer.role == "assistant" && !before.is_empty() => {
                     Ok((PromptContent::Messages(before.to_vec()), answer.content.clone()))
                 }
-                _ => Err(Error::user("the conversation must end with an answer of the assistant")),
+                _ => Err(Error::user(
+                    "the conversation must end with an answer of the assistant",
+                )),
             },
             ScoreInput::Tokens(_) => Err(Error::user(format!(
                 "{} judges texts: give {{\"prompt\", \"response\"}} or {{\"messages\"}}, not \"tokens\"",

@@ -34,8 +34,8 @@ pub const TINY: &str = "tiny";
 /// The date chat templates see unless a run says otherwise.
 pub const TEMPLATE_DATE: &str = "2026-01-01";
 
-/// A variable of the environment; none where it is empty or white space. What is not UTF-8 comes with replacement
-/// characters, so that whoever reads it refuses it.
+/// A variable of the environment; none where it is empty or white space. What is not UTF-8 comes
+/// with replacement characters, so that whoever reads it refuses it.
 pub fn variable(name: &str) -> Option<String> {
     let value = std::env::var_os(name)?;
     let text = value.to_string_lossy().trim().to_string();

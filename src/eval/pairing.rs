@@ -8,11 +8,12 @@ use crate::error::{Error, Result};
 
 /// `other` with its prompts and their completions in the order of `base`'s.
 ///
-/// Prompts in one order pair as they stand. In another order they pair by key; where a key stands for several, by key
-/// and id.
+/// Prompts in one order pair as they stand. In another order they pair by key; where a key stands
+/// for several, by key and id.
 ///
 /// # Errors
-/// A user error that names the first prompt the other side has not, or prompts that nothing tells apart.
+/// A user error that names the first prompt the other side has not, or prompts that nothing tells
+/// apart.
 pub(super) fn aligned<'a>(
     (base_name, base): (&str, &StoredEval),
     (other_name, other): (&str, &'a StoredEval),
@@ -28,10 +29,13 @@ pub(super) fn aligned<'a>(
         Some(order) => order,
         None => order(a, b, &by_id).ok_or_else(|| twice((base_name, a), (other_name, b)))?,
     };
-    let prompts = order.iter().enumerate().map(|(prompt_index, &from)| StoredPrompt {
-        prompt_index,
-        ..b[from].clone()
-    });
+    let prompts = order
+        .iter()
+        .enumerate()
+        .map(|(prompt_index, &from)| StoredPrompt {
+            prompt_index,
+            ..b[from].clone()
+        });
     let groups = order.iter().enumerate().map(|(prompt_index, &from)| {
         let mut group = other.completions[from].clone();
         group.iter_mut().for_each(|c| c.prompt_index = prompt_index);
@@ -68,13 +72,14 @@ fn same_set((base, a): Side<'_>, (other, b): Side<'_>) -> Result<()> {
         for prompt in against {
             *left.entry(&prompt.key).or_default() += 1;
         }
-        of.iter().position(|prompt| match left.get_mut(prompt.key.as_str()) {
-            Some(n) if *n > 0 => {
-                *n -= 1;
-                false
-            }
-            _ => true,
-        })
+        of.iter()
+            .position(|prompt| match left.get_mut(prompt.key.as_str()) {
+                Some(n) if *n > 0 => {
+                    *n -= 1;
+                    false
+                }
+                _ => true,
+            })
     };
     let (only_a, only_b) = (lone(a, b), lone(b, a));
     if a.len() != b.len() {
@@ -154,7 +159,10 @@ mod tests {
     }
 
     fn responses(eval: &StoredEval) -> Vec<&str> {
-        eval.completions.iter().map(|group| group[0].text.as_str()).collect()
+        eval.completions
+            .iter()
+            .map(|group| group[0].text.as_str())
+            .collect()
     }
 
     #[test]
@@ -167,7 +175,10 @@ mod tests {
         assert_eq!(got.prompts[2].key, base.prompts[2].key);
         let indices: Vec<usize> = got.completions.iter().map(|g| g[0].prompt_index).collect();
         assert_eq!(indices, [0, 1, 2]);
-        assert!(matches!(aligned(("x", &base), ("z", &base)).unwrap(), Cow::Borrowed(_)));
+        assert!(matches!(
+            aligned(("x", &base), ("z", &base)).unwrap(),
+            Cow::Borrowed(_)
+        ));
     }
 
     #[test]
@@ -182,7 +193,10 @@ mod tests {
         };
         let (base, other) = (nameless(&["a", "b", "a"]), nameless(&["b", "a", "a"]));
         let error = aligned(("x", &base), ("y", &other)).unwrap_err().to_string();
-        assert!(error.contains("prompts 0 and 2 of x") && error.contains("another order"), "{error}");
+        assert!(
+            error.contains("prompts 0 and 2 of x") && error.contains("another order"),
+            "{error}"
+        );
         // In one order they pair as they stand.
         assert!(aligned(("x", &base), ("y", &base)).is_ok());
     }
@@ -191,9 +205,18 @@ mod tests {
     fn other_prompts_are_named() {
         let base = eval(&[("a", json!(1)), ("b", json!(2))]);
         for (other, parts) in [
-            (eval(&[("c", json!(1)), ("a", json!(2))]), vec!["prompt 0 of y", "prompt 1 of x"]),
-            (eval(&[("b", json!(1))]), vec!["2 prompts and y has 1", "only x has is number 0"]),
-            (eval(&[("a", json!(1)), ("a", json!(2))]), vec!["prompt 1 of y", "prompt 1 of x"]),
+            (
+                eval(&[("c", json!(1)), ("a", json!(2))]),
+                vec!["prompt 0 of y", "prompt 1 of x"],
+            ),
+            (
+                eval(&[("b", json!(1))]),
+                vec!["2 prompts and y has 1", "only x has is number 0"],
+            ),
+            (
+                eval(&[("a", json!(1)), ("a", json!(2))]),
+                vec!["prompt 1 of y", "prompt 1 of x"],
+            ),
         ] {
             let error = aligned(("x", &base), ("y", &other)).unwrap_err();
             assert_eq!(error.exit_code(), 2);

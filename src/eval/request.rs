@@ -247,9 +247,8 @@ impl Request {
                 )));
             }
             let examples = demo::held_out(EMBEDDED_SEED, self.num_prompts.unwrap_or(EMBEDDED_PROMPTS));
-            let prompt = |(i, e): (usize, demo::Example)| {
-                StoredPrompt::new(i, e.id, &PromptContent::Text(e.prompt))
-            };
+            let prompt =
+                |(i, e): (usize, demo::Example)| StoredPrompt::new(i, e.id, &PromptContent::Text(e.prompt));
             let prompts = examples.into_iter().enumerate().map(prompt).collect();
             return Ok((prompts, EMBEDDED.to_string()));
         };

@@ -44,8 +44,8 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel};
 use harness::Case;
 
-/// Refuses a `TEA_VARIANT` that is no variant's name, or that of one this adapter does not run: a measurement would carry
-/// the name of what did not run. An op without the variant chooses its own.
+/// Refuses a `TEA_VARIANT` that is no variant's name, or that of one this adapter does not run: a
+/// measurement would carry the name of what did not run. An op without the variant chooses its own.
 ///
 /// # Errors
 /// A user error with the names that this adapter runs.
@@ -75,8 +75,12 @@ fn all_variants() -> Vec<&'static str> {
 
 /// Those of [`all_variants`] that this adapter runs for some op.
 fn variants(gpu: &Gpu) -> Vec<&'static str> {
-    let linear = linear_variants::OPS.iter().flat_map(|op| linear_variants::variants(gpu, op));
-    let attention = attention::VARIANTS.into_iter().filter(|v| attention::runs(gpu, v, 0));
+    let linear = linear_variants::OPS
+        .iter()
+        .flat_map(|op| linear_variants::variants(gpu, op));
+    let attention = attention::VARIANTS
+        .into_iter()
+        .filter(|v| attention::runs(gpu, v, 0));
     once(linear.chain(attention).chain(attention::decode::variants(gpu)))
 }
 

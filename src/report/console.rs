@@ -1,10 +1,11 @@
-//! Lines for people, on standard error and standard output, which can neither end a run nor hold it up.
+//! Lines for people, on standard error and standard output, which can neither end a run nor hold it
+//! up.
 //!
-//! One thread writes them, from a queue of bounded size. A reader that is gone, a full disk and a pipe
-//! that nobody reads are therefore that thread's alone: a line that does not fit in the queue is left
-//! out, the number of lines left out is written where they are missing, and a failed write is
-//! forgotten. What a command was asked to print as its result does not come here: losing it is an
-//! error (`cli::common`).
+//! One thread writes them, from a queue of bounded size. A reader that is gone, a full disk and a
+//! pipe that nobody reads are therefore that thread's alone: a line that does not fit in the queue
+//! is left out, the number of lines left out is written where they are missing, and a failed write
+//! is forgotten. What a command was asked to print as its result does not come here: losing it is
+//! an error (`cli::common`).
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::{BTreeMap, VecDeque};
@@ -15,8 +16,9 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 
 /// Bytes of lines that wait at most.
-const ROOM: usize = 1 << 20;
-/// Longest wait for a reader that takes nothing, where everything should be written before going on.
+const CAPACITY: usize = 1 << 20;
+/// Longest wait for a reader that takes nothing, where everything should be written before going
+/// on.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Pause before another try on a stream that another program made non-blocking.
 const RETRY: Duration = Duration::from_millis(10);
@@ -114,7 +116,7 @@ impl Console {
     fn push(&self, message: Message) {
         let mut state = self.lock();
         let size = message.bytes();
-        let fits = state.waiting.is_empty() || state.bytes + size <= ROOM;
+        let fits = state.waiting.is_empty() || state.bytes + size <= CAPACITY;
         match message {
             _ if state.mute => return,
             Message::Text(stream, _) if fits && state.lost > 0 => {
@@ -251,7 +253,8 @@ pub fn flush() {
     console().flush(PATIENCE);
 }
 
-/// A panic's message through the console: the standard hook would wait for a reader that does not read.
+/// A panic's message through the console: the standard hook would wait for a reader that does not
+/// read.
 pub fn catch_panics() {
     std::panic::set_hook(Box::new(|info| {
         let thread = std::thread::current();
@@ -261,7 +264,10 @@ pub fn catch_panics() {
             BacktraceStatus::Captured => trace.to_string(),
             _ => "note: run with `RUST_BACKTRACE=1` to display a backtrace".to_string(),
         };
-        line(Stream::Err, format_args!("\nthread '{name}' {info}\n{}", trace.trim_end()));
+        line(
+            Stream::Err,
+            format_args!("\nthread '{name}' {info}\n{}", trace.trim_end()),
+        );
         if name != THREAD {
             flush();
         }
@@ -319,7 +325,9 @@ mod tests {
             console.push(text(format!("{i}")));
         }
         console.flush(Duration::from_secs(60));
-        let want: Vec<String> = (0..100).flat_map(|i| [format!("Out {i}"), format!("Err {i}")]).collect();
+        let want: Vec<String> = (0..100)
+            .flat_map(|i| [format!("Out {i}"), format!("Err {i}")])
+            .collect();
         assert_eq!(*reader.read.lock().unwrap(), want);
     }
 
@@ -329,7 +337,7 @@ mod tests {
         let shut = reader.gate.lock().unwrap();
         let console = Console::start(reader.clone());
         let begun = Instant::now();
-        let long = "x".repeat(ROOM / 8);
+        let long = "x".repeat(CAPACITY / 8);
         for _ in 0..1000 {
             console.push(text(long.clone()));
         }

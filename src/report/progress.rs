@@ -25,7 +25,8 @@ pub struct Progress {
 enum Form {
     Hidden,
     Plain,
-    /// The bar of this number, which the console's thread draws; a terminal can be stopped (Ctrl-S).
+    /// The bar of this number, which the console's thread draws; a terminal can be stopped
+    /// (Ctrl-S).
     Bar(u64),
 }
 

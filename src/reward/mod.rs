@@ -22,7 +22,8 @@ pub fn is_true_score(name: &str) -> bool {
     matches!(name, TRUE_SCORE | "demo-score")
 }
 
-/// The judge of a name: the demo's true score, or a reward model. Every command opens its judges here.
+/// The judge of a name: the demo's true score, or a reward model. Every command opens its judges
+/// here.
 ///
 /// # Errors
 /// As [`RewardModel::load`]; an adapter for the true score, which has no weights.

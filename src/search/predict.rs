@@ -321,12 +321,16 @@ impl Prediction {
             .warning()
             .map_or(String::new(), |w| format!("\nWarning: {w}.\n"));
         format!(
-            "# Best-of-n predicted from {} rewards\n\n{} prompts; the tail is the upper {} of each one's first {} rewards, the \
+            "# Best-of-n predicted from {} rewards\n\n{} prompts{}; the tail is the upper {} of each one's first {} rewards, the \
              predictor {}. Predicted intervals: {} resamples of those rewards. Observed: the unbiased estimate from all {} \
              rewards; coverage is the share of prompts whose own interval holds it. No prediction where the best of n lies below \
              the tail's mean.{note}\n\n{}{warning}",
             self.first,
             self.prompts.len(),
+            match self.prompts.len() {
+                1 => " (one has no spread over prompts, and so its error no interval: n/a)",
+                _ => "",
+            },
             self.alpha,
             self.first,
             self.predictor.name(),

@@ -74,9 +74,8 @@ fn intervals_hold_the_truth_about_as_often_as_they_say() {
             ..settings(first)
         };
         let p = predict(&all[group * each..][..each], &s).unwrap();
-        let holds = |i: Interval, truth: f64| {
-            i.ends().is_some_and(|(low, high)| (low..=high).contains(&truth))
-        };
+        let holds =
+            |i: Interval, truth: f64| i.ends().is_some_and(|(low, high)| (low..=high).contains(&truth));
         // Prompt p's rewards are shifted by p.
         let shift = (group * each) as f64;
         single += (0..each)

@@ -69,7 +69,10 @@ impl Report {
             "# Best of n, by method\n\n{} prompts × {} samples. Values are means over prompts and seeds. {} sd: over the seeds' means.\n",
             self.num_prompts,
             self.samples,
-            told(self.num_prompts, "paired bootstrap over prompts of the seeds' means")
+            told(
+                self.num_prompts,
+                "paired bootstrap over prompts of the seeds' means"
+            )
         );
         for note in &self.notes {
             text += &format!("\nNote: {note}.\n");

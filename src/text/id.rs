@@ -8,7 +8,8 @@ use serde_json::value::RawValue;
 
 /// A string or a number, to the last digit, or null.
 ///
-/// [`Value`] reads a number beyond 64 bits as a float and so loses digits; an id is a name, not a quantity.
+/// [`Value`] reads a number beyond 64 bits as a float and so loses digits; an id is a name, not a
+/// quantity.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Id(Form);
 

@@ -45,14 +45,17 @@ fn received(name: &str, now: &str, again: bool) {
     }
 }
 
-/// Lets a file that reaches the shell's limit (`ulimit -f`) be an error of that write and not the process's end: the file
-/// may be the one that standard error goes to.
+/// Lets a file that reaches the shell's limit (`ulimit -f`) be an error of that write and not the
+/// process's end: the file may be the one that standard error goes to.
 pub fn outlive_limits() {
     #[cfg(unix)]
     {
         static REACHED: AtomicBool = AtomicBool::new(false);
         // Where the signal cannot be caught, everything is as it was.
-        drop(signal_hook::flag::register(signal_hook::consts::SIGXFSZ, &REACHED));
+        drop(signal_hook::flag::register(
+            signal_hook::consts::SIGXFSZ,
+            &REACHED,
+        ));
     }
 }
 

@@ -289,6 +289,9 @@ fn ids_keep_their_digits() {
     let run = advantage("--rule grpo", &lines);
     assert_eq!(run.code, 0, "{}", run.err);
     for (line, id) in run.out.lines().zip(ids) {
-        assert!(line.starts_with(&format!("{{\"id\":{id},\"advantages\":")), "{line}");
+        assert!(
+            line.starts_with(&format!("{{\"id\":{id},\"advantages\":")),
+            "{line}"
+        );
     }
 }

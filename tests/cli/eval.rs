@@ -382,7 +382,11 @@ fn prompts_in_another_order_are_paired() {
     let prompts = lines(&place.read("prompts.jsonl"));
     let reversed: String = prompts.iter().rev().cloned().collect();
     std::fs::write(place.at("reversed.jsonl"), reversed).unwrap();
-    std::fs::write(place.at("twice.jsonl"), format!("{0}{0}{1}", prompts[0], prompts[1])).unwrap();
+    std::fs::write(
+        place.at("twice.jsonl"),
+        format!("{0}{0}{1}", prompts[0], prompts[1]),
+    )
+    .unwrap();
     let eval = |prompts: &str, output: &str| {
         let line = format!(
             "eval --model policy --reward-model reward --prompts {prompts} --max-completion-length 6 --samples 4 --output {output}"
@@ -394,18 +398,29 @@ fn prompts_in_another_order_are_paired() {
     eval("twice.jsonl", "c");
     let compared = done(place.run("compare a b --format json"));
     let json: Value = serde_json::from_str(&compared.out).unwrap();
-    assert!(json["notes"].to_string().contains("b has the prompts in another order"), "{json}");
+    assert!(
+        json["notes"]
+            .to_string()
+            .contains("b has the prompts in another order"),
+        "{json}"
+    );
     // Prompt by prompt: win, tie and loss are those of b's own rewards at the same prompt.
     let best = |dir: &str, at: usize| -> f64 {
         let rewards = place.read(&format!("{dir}/completions.jsonl"));
         let of = rewards.lines().skip(4 * at).take(4);
-        let reward = |l: &str| serde_json::from_str::<Value>(l).unwrap()["reward"].as_f64().unwrap();
+        let reward = |l: &str| {
+            serde_json::from_str::<Value>(l).unwrap()["reward"]
+                .as_f64()
+                .unwrap()
+        };
         of.map(reward).fold(f64::MIN, f64::max)
     };
     let wins = (0..5).filter(|&p| best("b", 4 - p) > best("a", p) + 1e-9).count();
     let row = &json["comparison"]["methods"][1]["rows"][2];
     assert_eq!((&row["n"], &row["outcome"]["wins"]), (&json!(4), &json!(wins)));
-    place.run("compare a c").refused(&["a has 5 prompts and c has 3", "only a has is number 2"]);
+    place
+        .run("compare a c")
+        .refused(&["a has 5 prompts and c has 3", "only a has is number 2"]);
 }
 
 /// One prompt has no spread over prompts: no interval is made up, and the reason is said.
@@ -413,11 +428,22 @@ fn prompts_in_another_order_are_paired() {
 fn one_prompt_has_no_interval() {
     let place = Place::new();
     let run = done(place.eval("e", "--num-prompts 1"));
-    assert!(run.out.contains("[n/a]") && run.out.contains("there is one prompt"), "{}", run.out);
+    assert!(
+        run.out.contains("[n/a]") && run.out.contains("there is one prompt"),
+        "{}",
+        run.out
+    );
     let point = &place.json("e/results.json")["judges"][0]["points"][0]["grouped"];
-    assert!(point["mean"].is_f64() && point["low"].is_null() && point["high"].is_null(), "{point}");
+    assert!(
+        point["mean"].is_f64() && point["low"].is_null() && point["high"].is_null(),
+        "{point}"
+    );
     done(place.eval("f", "--num-prompts 1 --seed 2"));
     let compared = done(place.run("compare e f"));
-    assert!(compared.out.contains("[n/a]") && compared.out.contains("one prompt"), "{}", compared.out);
+    assert!(
+        compared.out.contains("[n/a]") && compared.out.contains("one prompt"),
+        "{}",
+        compared.out
+    );
     assert!(done(place.run("compare e f --format csv")).code == 0);
 }

@@ -449,7 +449,12 @@ fn variables_that_make_no_sense_are_refused() {
     run("TEA_TUNE", "yes").refused(&["TEA_TUNE", "yes", "0", "1"]);
     run("TEA_LANES", "7").refused(&["TEA_LANES", "7"]);
     run("TEA_DEVICE", "no such device").refused(&["no such device"]);
-    for (name, value) in [("TEA_VARIANT", "portable"), ("TEA_VARIANT", ""), ("TEA_TUNE", "0"), ("TEA_DEVICE", "")] {
+    for (name, value) in [
+        ("TEA_VARIANT", "portable"),
+        ("TEA_VARIANT", ""),
+        ("TEA_TUNE", "0"),
+        ("TEA_DEVICE", ""),
+    ] {
         let ended = run(name, value);
         assert_eq!(ended.code, 0, "{name}={value}: {}", ended.err);
     }
@@ -480,7 +485,10 @@ fn the_true_score_judges_in_every_command() {
     );
     let score = ["score", "--reward-model", "true-score", "--input", text(&input)];
     let lines = run(&score).lines();
-    assert_eq!((&lines[0]["score"], &lines[1]["score"]), (&json!(1.0), &json!(1.0)));
+    assert_eq!(
+        (&lines[0]["score"], &lines[1]["score"]),
+        (&json!(1.0), &json!(1.0))
+    );
     assert!(lines[2]["score"].as_f64().unwrap() < 1.0);
     let adapter: Vec<&str> = score.into_iter().chain(["--adapter", "x"]).collect();
     run(&adapter).refused(&["true-score", "adapter"]);
@@ -489,8 +497,18 @@ fn the_true_score_judges_in_every_command() {
 
     let generate = |prompt: &str| {
         run(&[
-            "generate", "--model", "policy", "--prompt", prompt, "--best-of", "4", "--reward-model", "demo-score",
-            "--max-completion-length", "4", "--json",
+            "generate",
+            "--model",
+            "policy",
+            "--prompt",
+            prompt,
+            "--best-of",
+            "4",
+            "--reward-model",
+            "demo-score",
+            "--max-completion-length",
+            "4",
+            "--json",
         ])
     };
     let line = &generate(&example.prompt).lines()[0];
@@ -500,6 +518,9 @@ fn the_true_score_judges_in_every_command() {
         .iter()
         .map(|c| c["reward"].as_f64().unwrap())
         .collect();
-    assert!(rewards.len() == 4 && rewards.is_sorted_by(|a, b| a >= b), "{rewards:?}");
+    assert!(
+        rewards.len() == 4 && rewards.is_sorted_by(|a, b| a >= b),
+        "{rewards:?}"
+    );
     generate("tell me a joke").refused(&["tell me a joke"]);
 }

@@ -1,5 +1,5 @@
-//! Output is not the run: what becomes of a command when its output has no reader, a full one, or one that does not
-//! read.
+//! Output is not the run: what becomes of a command when its output has no reader, a full one, or
+//! one that does not read.
 #![cfg(unix)]
 
 use super::*;
@@ -103,7 +103,11 @@ fn an_idle_reader_does_not_hold_up_steps() {
     let words = format!("{TRAIN} --steps 6 --output");
     let step_times = |run: &str| -> f64 {
         let text = std::fs::read_to_string(place.path().join(run).join("metrics.jsonl")).unwrap();
-        let time = |line: &str| serde_json::from_str::<Value>(line).unwrap()["step_time"].as_f64().unwrap();
+        let time = |line: &str| {
+            serde_json::from_str::<Value>(line).unwrap()["step_time"]
+                .as_f64()
+                .unwrap()
+        };
         text.lines().map(time).sum()
     };
     let run = |reader, name: &str| {
@@ -116,11 +120,16 @@ fn an_idle_reader_does_not_hold_up_steps() {
     assert!(idle < gone + 2.0 + 0.5 * gone + 3.0, "{idle} s against {gone} s");
 }
 
-/// What a command was asked to print: a reader that has gone has seen enough, a full one has lost something.
+/// What a command was asked to print: a reader that has gone has seen enough, a full one has lost
+/// something.
 #[test]
 fn results_that_cannot_be_printed_are_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("in.jsonl"), "{\"rewards\": [1.0, 2.0, 4.0, 0.0]}\n").unwrap();
+    std::fs::write(
+        dir.path().join("in.jsonl"),
+        "{\"rewards\": [1.0, 2.0, 4.0, 0.0]}\n",
+    )
+    .unwrap();
     let with = |words: &str, reader: Reader| {
         let (out, _end) = stream(reader);
         let done = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"))
@@ -130,9 +139,16 @@ fn results_that_cannot_be_printed_are_an_error() {
             .stderr(Stdio::piped())
             .output()
             .unwrap();
-        (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
+        (
+            done.status.code(),
+            String::from_utf8_lossy(&done.stderr).into_owned(),
+        )
     };
-    for words in ["advantage --input in.jsonl --rule grpo", "train --help", "--version"] {
+    for words in [
+        "advantage --input in.jsonl --rule grpo",
+        "train --help",
+        "--version",
+    ] {
         assert_eq!(with(words, Reader::Gone), (Some(0), String::new()), "{words}");
         if Path::new("/dev/full").exists() {
             let (code, err) = with(words, Reader::Full);
@@ -148,10 +164,18 @@ fn a_bad_log_filter_is_said_and_ends_nothing() {
     for reader in readers() {
         let (err, _end) = stream(reader);
         let mut command = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"));
-        let status = command.arg("plan").env("RUST_LOG", "a=b=c").stdout(Stdio::null()).stderr(err);
+        let status = command
+            .arg("plan")
+            .env("RUST_LOG", "a=b=c")
+            .stdout(Stdio::null())
+            .stderr(err);
         assert_eq!(status.status().unwrap().code(), Some(0), "{reader:?}");
     }
-    let run = finish(Command::new(env!("CARGO_BIN_EXE_tea-wgpu")).arg("plan").env("RUST_LOG", "a=b=c"));
+    let run = finish(
+        Command::new(env!("CARGO_BIN_EXE_tea-wgpu"))
+            .arg("plan")
+            .env("RUST_LOG", "a=b=c"),
+    );
     assert!(run.err.contains("RUST_LOG is ignored"), "{}", run.err);
 }
 
@@ -160,7 +184,10 @@ fn a_bad_log_filter_is_said_and_ends_nothing() {
 fn exit_codes_do_not_depend_on_readers() {
     let dir = tempfile::tempdir().unwrap();
     for reader in readers() {
-        for words in ["train --no-such-flag", "advantage --input missing.jsonl --rule grpo"] {
+        for words in [
+            "train --no-such-flag",
+            "advantage --input missing.jsonl --rule grpo",
+        ] {
             let (code, _) = unread(dir.path(), words, reader);
             assert_eq!(code, Some(2), "{words}, {reader:?}");
         }

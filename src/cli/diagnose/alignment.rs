@@ -239,6 +239,13 @@ impl Args {
                 ));
             }
         }
+        if a.differences
+            .iter()
+            .filter_map(|d| d.interval)
+            .any(|i| i.ends().is_none())
+        {
+            out.text("n/a: one prompt has no spread over prompts, and so no interval.\n");
+        }
         if !a.no_oracle.is_empty() {
             out.text(&format!(
                 "Left out, because all rewards of the pool are equal: prompts {:?}.",

@@ -76,8 +76,8 @@ pub(super) fn short_names(dirs: &[PathBuf]) -> Result<Vec<String>> {
     ))
 }
 
-/// The entries with their prompts in the order of the baseline's, and what is said of those that had another; `None`
-/// where none had.
+/// The entries with their prompts in the order of the baseline's, and what is said of those that
+/// had another; `None` where none had.
 pub(super) fn aligned(entries: &[Entry], baseline: &Entry) -> Result<Option<(Vec<Entry>, Vec<String>)>> {
     let base = (baseline.label.as_str(), &baseline.eval);
     let all = entries

@@ -125,8 +125,9 @@ pub struct Verdict {
 /// Compares evaluations of the same prompts.
 ///
 /// # Errors
-/// A user error when the prompts differ (naming the first that does; their order may), the judges differ, a size does not divide an
-/// evaluation's number of samples, or the second judge is asked for and missing.
+/// A user error when the prompts differ (naming the first that does; their order may), the judges
+/// differ, a size does not divide an evaluation's number of samples, or the second judge is asked
+/// for and missing.
 pub fn report(entries: &[Entry], options: &Options) -> Result<Report> {
     let Some(baseline) = entries.get(options.baseline) else {
         return Err(Error::user("there is no evaluation to compare with"));
