@@ -6,7 +6,8 @@ DRIVERS ?= .drivers
 BINARY := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)/release/tea-wgpu
 DEMO_OUTPUT ?= runs/demo
 # The demo: trains the embedded policy with TEA, then compares best-of-n of base and trained on held-out prompts.
-DEMO = demo --output $(DEMO_OUTPUT)
+# A second `make demo` replaces what the first one wrote.
+DEMO = demo --output $(DEMO_OUTPUT) --overwrite
 
 # Without a display, Mesa's device-select layer has nothing to select by and prints an error about XDG_RUNTIME_DIR instead.
 ifeq ($(XDG_RUNTIME_DIR)$(MESA_VK_DEVICE_SELECT),)

@@ -40,12 +40,34 @@ has_vulkan() {
   { ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null; } | grep -q 'libvulkan\.so\.1'
 }
 
+# dotted LOG COMMAND...: runs a command with its output in LOG. A dot every three seconds shows that it is alive.
+dotted() {
+  log=$1
+  shift
+  (
+    trap '[ -z "$printed" ] || echo >&2; exit 0' TERM
+    printed=''
+    while :; do
+      sleep 3 &
+      wait $!
+      printf '.' >&2
+      printed=yes
+    done
+  ) &
+  dots=$!
+  status=0
+  "$@" >"$log" 2>&1 || status=$?
+  kill "$dots"
+  wait "$dots" 2>/dev/null || :
+  return $status
+}
+
 # Runs apt-get quietly; its output is shown only when it fails.
 apt_quiet() {
-  log=$(mktemp)
-  if "$@" >"$log" 2>&1; then rm -f "$log"; return 0; fi
-  tail -n 20 "$log" >&2
-  rm -f "$log"
+  output=$(mktemp)
+  if dotted "$output" "$@"; then rm -f "$output"; return 0; fi
+  tail -n 20 "$output" >&2
+  rm -f "$output"
   return 1
 }
 
@@ -62,7 +84,7 @@ system() {
     say 'no Vulkan driver found: installing mesa-vulkan-drivers and libvulkan1 with apt-get'
     set -- env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install mesa-vulkan-drivers libvulkan1
     # A fresh container has no package lists: only then (or when they are stale) is an update needed.
-    if ! as_root "$@" >/dev/null 2>&1; then
+    if ! dotted /dev/null as_root "$@"; then
       apt_quiet as_root apt-get -qq update || die 'apt-get update failed (network?): see above'
       apt_quiet as_root "$@" || die 'apt-get could not install mesa-vulkan-drivers libvulkan1: see above'
     fi
@@ -168,22 +190,23 @@ swiftshader() {
   mv "$prefix/icd.new" "$prefix/icd.json"
 }
 
-# `tea-wgpu devices --json` ends with 0 when there is at least one adapter, with 2 when there is none.
+# `tea-wgpu devices` ends with 0 when there is at least one adapter, with 2 when there is none. Without the self-test that
+# takes a fraction of a second.
 runner() {
   prefix=$1 binary=$2
   report=$(mktemp)
   trap 'rm -f "$report"' EXIT
-  if ! "$binary" devices --json >"$report" 2>/dev/null; then
+  if ! "$binary" devices --json --no-self-test >"$report" 2>/dev/null; then
     say 'no GPU adapter found'
     (system --software) || exit 1
-    "$binary" devices --json >"$report" ||
+    "$binary" devices --json --no-self-test >"$report" ||
       die "still no adapter with the driver installed: $binary devices says why"
   fi
   # A GPU, or a choice the user made: nothing to improve.
   [ -n "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}${TEA_DEVICE:-}" ] && return 0
   grep -Eiq '"kind" *: *"(discrete|integrated|virtual)' "$report" && return 0
   [ "$(uname -s)" = Linux ] || return 0
-  if (mesa26 "$prefix") && "$prefix/run" "$binary" devices --json >/dev/null 2>&1; then
+  if (mesa26 "$prefix") && "$prefix/run" "$binary" devices --json --no-self-test >/dev/null 2>&1; then
     say 'no GPU: using the current software driver in its private prefix'
     (cd "$prefix" && printf '%s\n' "$PWD/run")
   else
