@@ -20,9 +20,10 @@ use crate::eval::{Bootstrap, curve, powers_of_two};
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
 use crate::model::save::write_atomic;
-use crate::report::{Align, Cell, Plot, Series, Table, column, read_metrics};
 use crate::reward::{self, DemoScore, Reward, RewardOptions};
+use crate::report::{Align, Cell, Plot, Progress, Series, Table, column, read_metrics};
 use crate::text::{PromptContent, TemplateDate};
+use crate::train::checkpoint::RunDir;
 use crate::train::interrupt;
 use crate::train::run::{RunOptions, train};
 use crate::train::setup::default_reward;
@@ -189,6 +190,7 @@ impl Exam<'_> {
         };
         let policy = Policy::load(self.gpu, policy, self.contents, &options)?;
         let mut draws = policy.draws(self.samples, &sampling)?;
+        let _waiting = Progress::waiting("sampling and scoring");
         evaluate(&mut draws, self.contents, 0..self.contents.len(), rewards)
     }
 }
@@ -216,6 +218,8 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
 
 /// Trains, evaluates, reports.
 fn show(args: &Args, config: TrainConfig, exam: &Exam<'_>) -> Result<()> {
+    // Before anything is announced; `train` asks again.
+    RunDir::check(&args.output, args.resume, args.overwrite)?;
     tell(format_args!(
         "Training the embedded policy by {} for {} steps on {} …",
         config.advantage,

@@ -10,6 +10,7 @@ use crate::kernels::harness::{Case, Slot};
 use crate::kernels::tune::{self, Choice, Class};
 use crate::kernels::weight::GPU_LANES;
 use crate::kernels::{self, Entry};
+use crate::report::Progress;
 use crate::tensor::DType;
 
 /// List GPU adapters: limits, features, kernel variants, and a self-test of every kernel
@@ -130,7 +131,7 @@ fn inspect(report: AdapterReport, test: bool, tune: bool) -> Result<Device> {
             Ok(gpu) => {
                 lanes = gpu.caps().lanes(GPU_LANES);
                 if test {
-                    self_test = table.iter().filter_map(|e| check(&gpu, e)).collect();
+                    self_test = self_tests(&gpu, &table);
                 }
                 tuned = choices(&gpu, tune)?;
             }
@@ -203,6 +204,16 @@ fn describe_choices(choices: &[Choice], out: &mut Lines) {
             times.join(", ")
         ));
     }
+}
+
+fn self_tests(gpu: &Gpu, table: &[Entry]) -> Vec<Check> {
+    let mut progress = Progress::new("self-test", 0, table.len() as u64);
+    let mut done = Vec::new();
+    for (n, entry) in (1..).zip(table) {
+        done.extend(check(gpu, entry));
+        progress.step(n, &[]);
+    }
+    done
 }
 
 /// Runs a kernel's smallest case against its float64 twin.

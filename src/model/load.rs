@@ -15,6 +15,7 @@ use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::attention::check_head_dim;
 use crate::kernels::weight::Weight;
+use crate::report::Progress;
 use crate::tensor::DType;
 use crate::text::{GgufVocab, HfFiles, Tokenizer};
 
@@ -203,11 +204,16 @@ impl Source {
         positions: usize,
         score: Option<&[f32]>,
     ) -> Result<Model> {
+        let _waiting = self.waiting();
         if self.spec.head == Head::CausalLm {
             return Model::load(gpu, &self.spec, &self.store, dtype, positions).context(&self.name);
         }
         self.scored(gpu, dtype, positions, score, None)
             .context(&self.name)
+    }
+
+    fn waiting(&self) -> Progress {
+        Progress::waiting(&format!("loading {}", self.name))
     }
 
     /// A reward model on the device; with a ring, its blocks' matrices are the ring's.
@@ -251,6 +257,7 @@ impl Source {
         positions: usize,
         score: Option<&[f32]>,
     ) -> Result<Model> {
+        let _waiting = self.waiting();
         let streamed = Streamed::new(&self.spec, &self.store, |t| self.stored(t, dtype))?;
         let ring = Ring::new(gpu, &streamed)?;
         let mut model = self.scored(gpu, dtype, positions, score, Some((&ring, &streamed)))?;

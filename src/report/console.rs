@@ -41,6 +41,8 @@ pub(super) enum Bar {
     Show(Box<ProgressBar>),
     /// It moves to a position, with a message beside it.
     Move(u64, String),
+    /// Its spinner turns.
+    Tick,
     /// It ends, and stays on the screen or not.
     End { stays: bool },
 }
@@ -129,7 +131,7 @@ impl Console {
                 state.lost += 1;
                 return;
             }
-            Message::Bar(_, Bar::Move(..)) if !fits => return,
+            Message::Bar(_, Bar::Move(..) | Bar::Tick) if !fits => return,
             _ => {}
         }
         state.bytes += size;
@@ -197,6 +199,7 @@ impl Sinks for Terminal {
                 bar.set_message(message);
                 bar.set_position(position);
             }
+            (Bar::Tick, Some(bar)) => bar.tick(),
             (Bar::End { stays }, Some(bar)) => {
                 if stays {
                     bar.abandon();

@@ -1,15 +1,26 @@
 //! The progress line of a long job: a bar on a terminal, a plain line now and then elsewhere.
+//!
+//! A thread watches each job, so that one whose next step is long (shaders that are compiled, a model
+//! that is loaded) is not silent: the bar's spinner turns, and plain lines say how long it has been.
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::console::{self, Bar, Stream};
 
-/// Seconds between plain lines where stderr is not a terminal.
-const PLAIN_EVERY: Duration = Duration::from_secs(20);
+/// Time between plain lines where stderr is not a terminal: short while somebody may be watching a job
+/// begin, longer in the log of a long one.
+const PLAIN_EVERY: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(20)];
+/// How long a job counts as young.
+const YOUNG: Duration = Duration::from_secs(300);
+/// Time between plain lines of a step that lasts, in a job that is no longer young.
+const STILL_EVERY: Duration = Duration::from_secs(60);
+/// How often the watching thread looks.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 /// Shows how far a job is, on stderr, through the console: whatever becomes of its reader.
 #[derive(Debug)]
@@ -17,9 +28,15 @@ pub struct Progress {
     form: Form,
     label: String,
     total: u64,
+    begun: Instant,
     last_step: Instant,
     last_plain: Option<Instant>,
+    /// Tells the watching thread of each step; its end ends the thread.
+    watch: Option<Sender<Step>>,
 }
+
+/// A step's number, and whether it was shown.
+type Step = (u64, bool);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
@@ -34,10 +51,10 @@ impl Progress {
     /// Starts at step `done` of `total`; `label` names the job.
     pub fn new(label: &str, done: u64, total: u64) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let form = if std::io::stderr().is_terminal() {
+        let form = if total > 0 && std::io::stderr().is_terminal() {
             let id = NEXT.fetch_add(1, Ordering::Relaxed);
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let template = "{prefix} {wide_bar:.cyan/dim} {pos}/{len} {msg} {eta}";
+            let template = "{prefix} {wide_bar:.cyan/dim} {pos}/{len} {msg} {eta} {spinner}";
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style.progress_chars("━━─"));
             }
@@ -47,7 +64,14 @@ impl Progress {
         } else {
             Form::Plain
         };
-        Self::of(form, label, total)
+        let mut progress = Self::of(form, label, total);
+        progress.watch = watch(form, label.to_string(), done, total);
+        progress
+    }
+
+    /// A wait without steps: nothing is shown of a short one, and a line now and then of a longer one.
+    pub fn waiting(label: &str) -> Self {
+        Self::new(label, 0, 0)
     }
 
     /// A progress that shows nothing: for `--quiet` and tests.
@@ -60,25 +84,33 @@ impl Progress {
             form,
             label: label.to_string(),
             total,
+            begun: Instant::now(),
             last_step: Instant::now(),
             last_plain: None,
+            watch: None,
         }
     }
 
     /// Step `step` is done; `values` are shown after the count with three decimals, then the seconds since the last
-    /// call. Without a terminal: a line for the first and last step, and otherwise at most every 20 seconds.
+    /// call. Without a terminal: a line for the first and last step, and otherwise at most every 5 seconds in the
+    /// first 5 minutes, then every 20 seconds.
     pub fn step(&mut self, step: u64, values: &[(&str, f64)]) {
         let seconds = self.last_step.elapsed().as_secs_f64();
         self.last_step = Instant::now();
         let message = step_message(values, seconds);
+        let shown = self.form != Form::Plain || self.plain_is_due(step);
         match self.form {
             Form::Bar(id) => console::bar(id, Bar::Move(step, message)),
-            Form::Plain if self.plain_is_due(step) => {
+            Form::Plain if shown => {
                 self.last_plain = Some(Instant::now());
                 let line = plain_line(&self.label, step, self.total, &message);
                 console::line(Stream::Err, line);
             }
             Form::Plain | Form::Hidden => {}
+        }
+        if let Some(watch) = &self.watch {
+            // The thread ends only after this end of the channel.
+            let _ = watch.send((step, shown));
         }
     }
 
@@ -97,7 +129,57 @@ impl Progress {
     }
 
     fn plain_is_due(&self, step: u64) -> bool {
-        step >= self.total || self.last_plain.is_none_or(|at| at.elapsed() >= PLAIN_EVERY)
+        let every = PLAIN_EVERY[usize::from(self.begun.elapsed() >= YOUNG)];
+        step >= self.total || self.last_plain.is_none_or(|at| at.elapsed() >= every)
+    }
+}
+
+/// Starts the thread that shows a job to be alive.
+fn watch(form: Form, label: String, done: u64, total: u64) -> Option<Sender<Step>> {
+    if form == Form::Hidden {
+        return None;
+    }
+    let (told, steps) = channel();
+    let thread = std::thread::Builder::new().name("progress".into());
+    let show = move |step: u64, silent: Duration| match form {
+        Form::Bar(id) => console::bar(id, Bar::Tick),
+        _ => console::line(Stream::Err, still_line(&label, step, total, silent)),
+    };
+    let every = move |young: bool| match form {
+        Form::Bar(_) => WATCH_EVERY,
+        _ if young => PLAIN_EVERY[0],
+        _ => STILL_EVERY,
+    };
+    thread.spawn(move || watching(&steps, done, every, show)).ok()?;
+    Some(told)
+}
+
+/// Calls `show` with the last step and the time since, whenever `every` (of a young job or not) has passed with
+/// nothing shown. Returns when the job has ended.
+fn watching(
+    steps: &Receiver<Step>,
+    mut step: u64,
+    every: impl Fn(bool) -> Duration,
+    show: impl Fn(u64, Duration),
+) {
+    let begun = Instant::now();
+    let (mut since, mut shown) = (begun, begun);
+    loop {
+        match steps.recv_timeout(WATCH_EVERY) {
+            Ok((next, was_shown)) => {
+                step = next;
+                since = Instant::now();
+                if was_shown {
+                    shown = since;
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) if shown.elapsed() + WATCH_EVERY > every(begun.elapsed() < YOUNG) => {
+                shown = Instant::now();
+                show(step, since.elapsed());
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
     }
 }
 
@@ -123,12 +205,21 @@ fn step_message(values: &[(&str, f64)], seconds: f64) -> String {
     parts.join("  ")
 }
 
+fn still_line(label: &str, step: u64, total: u64, silent: Duration) -> String {
+    let seconds = silent.as_secs_f64();
+    match total {
+        0 => format!("{label}  {seconds:.0} s"),
+        _ => format!("{label} {step}/{total}  {seconds:.0} s since"),
+    }
+}
+
 fn plain_line(label: &str, step: u64, total: u64, message: &str) -> String {
     format!("{label} {step}/{total}  {message}")
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]
@@ -149,5 +240,30 @@ mod tests {
         progress.step(3, &[("reward", 1.0)]);
         progress.note("hidden");
         progress.finish();
+    }
+
+    #[test]
+    fn a_step_that_lasts_is_shown_until_the_job_ends() {
+        let (told, steps) = channel();
+        let (saw, seen) = channel();
+        let show = move |step, silent: Duration| drop(saw.send((step, silent)));
+        let every = |_| Duration::from_millis(600);
+        let thread = std::thread::spawn(move || watching(&steps, 3, every, show));
+        let (step, silent) = seen.recv().unwrap();
+        assert_eq!(step, 3);
+        assert!(silent >= WATCH_EVERY);
+        told.send((4, true)).unwrap();
+        assert_eq!(seen.iter().find(|(step, _)| *step == 4).unwrap().0, 4);
+        // A second line counts from the step, not from the first line.
+        assert!(seen.recv().unwrap().1 >= 2 * WATCH_EVERY);
+        drop(told);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_wait_says_for_what_and_how_long() {
+        let seven = Duration::from_secs(7);
+        assert_eq!(still_line("train", 0, 60, seven), "train 0/60  7 s since");
+        assert_eq!(still_line("loading tiny", 0, 0, seven), "loading tiny  7 s");
     }
 }
