@@ -33,7 +33,7 @@ pub(super) fn open(adapter: &wgpu::Adapter, report: &AdapterReport) -> Result<Op
     let listed = adapter.features();
     let wanted: Vec<_> = OPTIONAL
         .into_iter()
-        .filter(|(feature, name)| listed.contains(*feature) && !(*name == COOP && report.coop.is_empty()))
+        .filter(|(feature, _)| listed.contains(*feature))
         .collect();
     let ((device, queue), refused) = widest(&wanted, |optional| {
         let features = optional | Features::IMMEDIATES;
