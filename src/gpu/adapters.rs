@@ -117,7 +117,8 @@ impl AdapterReport {
     /// Takes back what the adapter was opened without.
     pub(super) fn leave_out(&mut self, refused: Vec<LeftOut>) {
         // The driver's own refusal is the better reason.
-        self.left_out.retain(|l| !refused.iter().any(|r| r.feature == l.feature));
+        self.left_out
+            .retain(|l| !refused.iter().any(|r| r.feature == l.feature));
         for LeftOut { feature, .. } in &refused {
             match *feature {
                 SUBGROUPS => self.subgroups = false,
