@@ -58,7 +58,7 @@ pub struct Case {
 }
 
 /// Words after each buffer: after an output they must stay untouched, and after an input what reads them goes wrong.
-const GUARD: usize = 64;
+pub(super) const GUARD: usize = 64;
 /// A quiet NaN with a recognisable payload.
 const CANARY: u32 = 0x7fc0_dead;
 
