@@ -1,13 +1,14 @@
 // After sampling, for every active row: append token and logp to out_tokens, out_logp (M, max_len) at its length, count
 // it, move its position on, and set active = 0 if the token stops it or its limit is reached. Other rows are left alone.
-// A lane a row; keys and length are updated in place.
+// A lane a row; keys and length are updated in place. Token t stops a row if bit t % 32 of stop[t / 32] is set: one
+// lookup, however many stop tokens there are.
 
 override LANES: u32 = 8u;
 
 struct Params {
     m: u32,
     max_len: u32,
-    stops: u32, // ids in stop
+    words: u32, // in stop; tokens beyond them stop nothing
 }
 var<immediate> p: Params;
 
@@ -39,8 +40,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     out_logp[row * p.max_len + at] = logp[row];
     length[row] = at + 1u;
     key.z += 1u;
-    for (var i = 0u; i < p.stops; i++) {
-        if stop[i] == t { key.w = 0u; }
+    let word = t >> 5u;
+    if word < p.words {
+        if ((stop[word] >> (t & 31u)) & 1u) != 0u { key.w = 0u; }
     }
     if at + 1u >= most { key.w = 0u; }
     keys[row] = key;

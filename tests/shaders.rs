@@ -1,5 +1,7 @@
-//! Every shader of the kernel table is valid WGSL within the portable limits and translates to SPIR-V, MSL and HLSL.
+//! Every pipeline that the kernels' cases make, on adapters of every kind, is valid within the portable limits and
+//! translates to SPIR-V, MSL and HLSL; and so does every shader with its default override constants.
 //!
+//! The cases are recorded on imagined adapters, so that the pipelines of GPUs are among them wherever this runs.
 //! Translated is not run: this proves that naga accepts the shader for Metal and DX12, and (where `spirv-val` is
 //! installed) that the SPIR-V is valid; the Metal and HLSL compilers are not asked. `TEA_SPIRV_VAL` names another
 //! `spirv-val`, with what it is started by; `TEA_REQUIRE_SPIRV_VAL=1` makes a missing one a failure, and so it does one from before
@@ -10,11 +12,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::thread;
 
 use naga::back::{PipelineConstants, hlsl, msl, pipeline_constants::process_overrides, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage};
+use tea_wgpu::gpu::{DeviceKind, Gpu, GpuOptions, Imagined, Kernel, Recorder};
+use tea_wgpu::kernels::table;
 
 /// Limits that every adapter this crate supports has: SwiftShader's, Metal's and DX12's least, and WebGPU's defaults.
 const MAX_STORAGE_BUFFERS: usize = 8;
@@ -22,39 +29,133 @@ const MAX_INVOCATIONS: u32 = 256;
 const MAX_WORKGROUP_BYTES: u32 = 16 << 10;
 const MAX_IMMEDIATE_BYTES: u32 = 128;
 
-/// A shader and what it asks of the adapter.
+/// A shader, what it asks of the adapter, and the values of its override constants: those of a pipeline, or none for
+/// the defaults.
 struct Shader {
     name: String,
     wgsl: String,
     f16: bool,
     subgroups: bool,
+    constants: Vec<(&'static str, f64)>,
 }
 
-/// All shaders of the kernel table, each once.
-fn shaders() -> Vec<Shader> {
-    let mut seen = BTreeSet::new();
-    let table = tea_wgpu::kernels::table();
-    let kernels = table
-        .iter()
-        .map(|entry| entry.kernel)
-        .filter(|kernel| seen.insert(kernel.name));
-    kernels
-        .map(|kernel| Shader {
-            name: kernel.name.to_owned(),
+impl Shader {
+    fn new(kernel: &Kernel, constants: Vec<(&'static str, f64)>) -> Self {
+        let values: Vec<String> = constants.iter().map(|(n, v)| format!("{n}={v}")).collect();
+        Self {
+            name: format!("{}({})", kernel.name, values.join(", ")),
             wgsl: kernel.wgsl(),
             f16: kernel.needs_f16,
             subgroups: kernel.needs_subgroups,
-        })
-        .collect()
+            constants,
+        }
+    }
 }
 
-/// A shader after validation, with its override constants replaced by their defaults.
+/// What there is to run on: software drivers, GPUs of each subgroup width with and without matrix units, and the least.
+fn adapters() -> Vec<(Imagined, Option<u32>)> {
+    let adapter = |kind, subgroup_size, coop| Imagined {
+        kind,
+        f16: true,
+        subgroup_size,
+        coop,
+    };
+    let least = |kind| Imagined {
+        f16: false,
+        ..adapter(kind, None, None)
+    };
+    vec![
+        (adapter(DeviceKind::Cpu, Some(8), Some(8)), None),
+        (adapter(DeviceKind::Cpu, Some(8), None), Some(256)),
+        (adapter(DeviceKind::Discrete, Some(32), Some(16)), None),
+        (adapter(DeviceKind::Discrete, Some(64), Some(16)), None),
+        (adapter(DeviceKind::Integrated, Some(16), Some(8)), None),
+        (adapter(DeviceKind::Integrated, Some(32), Some(8)), None),
+        (least(DeviceKind::Cpu), None),
+        (least(DeviceKind::Discrete), None),
+        (least(DeviceKind::Discrete), Some(16)),
+    ]
+}
+
+/// Takes the items one after another, on all of this machine's cores.
+fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = work(item);
+                    done.lock().unwrap().push(result);
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap()
+}
+
+/// The pipelines of all cases, each once, by kernel and constants.
+fn pipelines() -> Vec<Shader> {
+    let gpus: Vec<Gpu> = adapters()
+        .into_iter()
+        .map(|(adapter, lanes)| {
+            let options = GpuOptions {
+                lanes,
+                ..GpuOptions::default()
+            };
+            Gpu::imagine(adapter, &options).unwrap()
+        })
+        .collect();
+    let entries = table();
+    in_parallel(&entries, |entry| {
+        // Ops whose kernels share their cases make them once per kernel; each is cheap.
+        for case in (entry.cases)() {
+            for gpu in gpus.iter().filter(|gpu| gpu.report().runs(entry.kernel)) {
+                let buffers = case.upload(gpu).unwrap();
+                let mut rec = Recorder::new(gpu);
+                let recorded = (case.record)(&mut rec, &buffers).and_then(|()| rec.submit());
+                if let Err(error) = recorded {
+                    panic!("{} · {}: {error}", entry.kernel.name, case.name);
+                }
+            }
+        }
+    });
+    let mut seen = BTreeMap::new();
+    for (kernel, constants) in gpus.iter().flat_map(Gpu::pipelines) {
+        let shader = Shader::new(kernel, constants);
+        seen.insert(shader.name.clone(), shader);
+    }
+    seen.into_values().collect()
+}
+
+/// All shaders of the kernel table with their defaults, and all pipelines.
+fn shaders() -> &'static [Shader] {
+    static ALL: OnceLock<Vec<Shader>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let mut seen = BTreeSet::new();
+        let kernels = table().into_iter().map(|entry| entry.kernel);
+        let defaults = kernels
+            .filter(|kernel| seen.insert(kernel.name))
+            .map(|kernel| Shader::new(kernel, Vec::new()));
+        let mut all: Vec<Shader> = defaults.collect();
+        let made = pipelines();
+        println!("{} shaders, {} pipelines", all.len(), made.len());
+        all.extend(made.into_iter().filter(|shader| !shader.constants.is_empty()));
+        all
+    })
+}
+
+/// A shader after validation, with its override constants replaced by their values.
 struct Resolved {
     module: Module,
     info: ModuleInfo,
 }
 
 impl Shader {
+    fn values(&self) -> PipelineConstants {
+        let one = |(name, value): &(&str, f64)| ((*name).to_owned(), *value);
+        self.constants.iter().map(one).collect()
+    }
+
     fn uses_coop(&self) -> bool {
         self.wgsl.contains("enable wgpu_cooperative_matrix;")
     }
@@ -72,7 +173,7 @@ impl Shader {
         all
     }
 
-    /// Parses, validates, and puts the default of every `override` in its place.
+    /// Parses, validates, and puts the value of every `override` in its place.
     fn resolve(&self) -> Result<Resolved, String> {
         let module =
             naga::front::wgsl::parse_str(&self.wgsl).map_err(|error| error.emit_to_string(&self.wgsl))?;
@@ -93,7 +194,7 @@ impl Shader {
             &module,
             &info,
             Some((ShaderStage::Compute, "main")),
-            &PipelineConstants::default(),
+            &self.values(),
         )
         .map_err(|error| format!("override constants: {error}"))?;
         Ok(Resolved {
@@ -226,17 +327,16 @@ fn checks(policy: BoundsCheckPolicy) -> BoundsCheckPolicies {
     }
 }
 
-/// Runs `check` over the whole table and fails with every shader that breaks it.
-fn for_all(check: impl Fn(&Shader, &Resolved) -> Result<(), String>) {
+/// Runs `check` over all shaders and pipelines and fails with every one that breaks it.
+fn for_all(check: impl Fn(&Shader, &Resolved) -> Result<(), String> + Sync) {
     let shaders = shaders();
     assert!(!shaders.is_empty(), "the kernel table is empty");
-    let broken: Vec<String> = shaders
-        .iter()
-        .filter_map(|shader| {
-            let result = shader.resolve().and_then(|resolved| check(shader, &resolved));
-            result.err().map(|error| format!("{}: {error}", shader.name))
-        })
-        .collect();
+    let broken = in_parallel(shaders, |shader| {
+        let result = shader.resolve().and_then(|resolved| check(shader, &resolved));
+        result.err().map(|error| format!("{}: {error}", shader.name))
+    });
+    let mut broken: Vec<String> = broken.into_iter().flatten().collect();
+    broken.sort();
     assert!(
         broken.is_empty(),
         "{} of {} shaders:\n{}",
@@ -308,7 +408,10 @@ fn shaders_translate_to_valid_spirv() {
         for policy in POLICIES {
             for (version, target) in [((1, 3), "vulkan1.1"), ((1, 6), "vulkan1.3")] {
                 let words = resolved.spirv(version, policy)?;
-                let known = |v: &&SpirvVal| !shader.uses_coop() || v.knows_coop;
+                // Starting the validator is what takes the time: pipelines are shown to it twice, defaults four times.
+                let shown = shader.constants.is_empty()
+                    || (policy == BoundsCheckPolicy::Unchecked) == (version == (1, 6));
+                let known = |v: &&SpirvVal| shown && (!shader.uses_coop() || v.knows_coop);
                 if let Some(v) = validator.as_ref().filter(known) {
                     v.check(&words, target)
                         .map_err(|error| format!("spirv-val for {target}: {error}"))?;
@@ -380,7 +483,7 @@ impl SpirvVal {
 /// A shader file that no table entry uses is dead, or runs untested.
 #[test]
 fn every_shader_file_is_in_the_table() {
-    let used: BTreeSet<String> = shaders().into_iter().map(|shader| shader.wgsl).collect();
+    let used: BTreeSet<String> = table().iter().map(|entry| entry.kernel.wgsl()).collect();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
     let unused: Vec<String> = [root.clone(), root.join("shared")]
         .iter()
@@ -406,6 +509,7 @@ fn sample(wgsl: &str) -> Shader {
         wgsl: wgsl.to_owned(),
         f16: false,
         subgroups: false,
+        constants: Vec::new(),
     }
 }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::Globals;
 use super::common::Lines;
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterReport, Gpu, GpuOptions, list_adapters};
+use crate::gpu::{AdapterReport, Gpu, GpuOptions, guarded, list_adapters};
 use crate::kernels::harness::{Case, Slot};
 use crate::kernels::tune::{self, Choice, Class};
 use crate::kernels::weight::GPU_LANES;
@@ -99,7 +99,8 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     ))
 }
 
-fn inspect(report: AdapterReport, test: bool, tune: bool) -> Result<Device> {
+fn inspect(mut report: AdapterReport, test: bool, tune: bool) -> Result<Device> {
+    let gpu = open(&mut report);
     let mut usable = report.unusable.is_none();
     let mut lanes = report.kind.lanes(GPU_LANES);
     let table: Vec<Entry> = kernels::table()
@@ -122,29 +123,16 @@ fn inspect(report: AdapterReport, test: bool, tune: bool) -> Result<Device> {
         Vec::new()
     };
     let (mut self_test, mut tuned) = (Vec::new(), Vec::new());
-    if usable {
-        let options = GpuOptions {
-            device: Some(report.index.to_string()),
-            ..GpuOptions::default()
-        };
-        match Gpu::open(&options) {
-            Ok(gpu) => {
-                lanes = gpu.caps().lanes(GPU_LANES);
-                if test {
-                    self_test = self_tests(&gpu, &table);
-                }
-                tuned = choices(&gpu, tune)?;
-            }
-            Err(e) => {
-                self_test.push(Check {
-                    kernel: "open",
-                    case: String::new(),
-                    ok: false,
-                    error: Some(e.to_string()),
-                });
-            }
+    if let Some(gpu) = gpu {
+        lanes = gpu.caps().lanes(GPU_LANES);
+        if test {
+            self_test = self_tests(&gpu, &table);
         }
         usable = self_test.iter().all(|c| c.ok);
+        // Not on an adapter that computes wrongly: it may fail here as well, and the others have yet to be shown.
+        if usable {
+            tuned = choices(&gpu, tune)?;
+        }
     }
     Ok(Device {
         report,
@@ -154,6 +142,27 @@ fn inspect(report: AdapterReport, test: bool, tune: bool) -> Result<Device> {
         self_test,
         tuned,
     })
+}
+
+/// Opens an adapter and brings its report up to date: what it had to be opened without, or why it cannot be used.
+fn open(report: &mut AdapterReport) -> Option<Gpu> {
+    if report.unusable.is_some() {
+        return None;
+    }
+    let options = GpuOptions {
+        device: Some(report.index.to_string()),
+        ..GpuOptions::default()
+    };
+    match guarded(|| Gpu::open(&options)).unwrap_or_else(|panic| Err(Error::user(panic))) {
+        Ok(gpu) => {
+            *report = gpu.report().clone();
+            Some(gpu)
+        }
+        Err(e) => {
+            report.unusable = Some(e.to_string());
+            None
+        }
+    }
 }
 
 /// What is known of the matrix products' variants, or is measured now: on square weights of 2048, and a rank of 16.
@@ -219,7 +228,8 @@ fn self_tests(gpu: &Gpu, table: &[Entry]) -> Vec<Check> {
 /// Runs a kernel's smallest case against its float64 twin.
 fn check(gpu: &Gpu, entry: &Entry) -> Option<Check> {
     let case = (entry.cases)().into_iter().min_by_key(size)?;
-    let result = case.check(gpu);
+    // wgpu's back ends panic on what they take for a driver's breach of contract.
+    let result = guarded(|| case.check(gpu)).unwrap_or_else(|panic| Err(Error::Gpu(panic)));
     Some(Check {
         kernel: entry.kernel.name,
         case: case.name,
@@ -291,6 +301,9 @@ fn describe(device: &Device, verbose: bool, out: &mut Lines) {
             coop.join(", ")
         }
     ));
+    for left_out in &r.left_out {
+        out.text(&format!("   not used: {left_out}"));
+    }
     if let Some(why) = &r.unusable {
         out.text(&format!("   cannot be used: {why}"));
         return;

@@ -120,7 +120,7 @@ impl Policy {
         Ok(Self {
             model,
             tokenizer,
-            stop: source.spec.eos_token_ids.iter().copied().take(8).collect(),
+            stop: source.spec.eos_token_ids.clone(),
             prompts,
             max_completion_length: options.max_completion_length,
         })

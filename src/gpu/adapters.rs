@@ -1,5 +1,6 @@
 //! Finding an adapter: what the machine has, and which one a user means.
 
+use super::guard::guarded;
 use super::pipeline::{Coop, Kernel};
 use crate::error::{Error, Result};
 use serde::Serialize;
@@ -51,6 +52,21 @@ impl CoopShape {
     }
 }
 
+/// A feature that the driver lists and this program does without.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// The feature's name.
+    pub feature: &'static str,
+    /// Why it is not used.
+    pub why: String,
+}
+
+impl std::fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.feature, self.why)
+    }
+}
+
 /// What an adapter reports, as `tea-wgpu devices` prints it.
 #[derive(Debug, Clone, Serialize)]
 pub struct AdapterReport {
@@ -90,11 +106,31 @@ pub struct AdapterReport {
     pub timestamps: bool,
     /// Cooperative-matrix shapes (empty: none).
     pub coop: Vec<CoopShape>,
+    /// Features that the driver lists and that are left alone, because it fails with them. Those that it refuses are known
+    /// once the adapter has been opened ([`Gpu::report`](super::Gpu::report)).
+    pub left_out: Vec<LeftOut>,
     /// Why this program cannot use the adapter, if it cannot.
     pub unusable: Option<String>,
 }
 
 impl AdapterReport {
+    /// Takes back what the adapter was opened without.
+    pub(super) fn leave_out(&mut self, refused: Vec<LeftOut>) {
+        // The driver's own refusal is the better reason.
+        self.left_out
+            .retain(|l| !refused.iter().any(|r| r.feature == l.feature));
+        for LeftOut { feature, .. } in &refused {
+            match *feature {
+                SUBGROUPS => self.subgroups = false,
+                F16 => self.f16 = false,
+                TIMESTAMPS => self.timestamps = false,
+                COOP => self.coop.clear(),
+                _ => {}
+            }
+        }
+        self.left_out.extend(refused);
+    }
+
     /// Whether the adapter has what a kernel needs beyond the portable path.
     pub fn runs(&self, kernel: &Kernel) -> bool {
         (self.f16 || !kernel.needs_f16)
@@ -127,21 +163,52 @@ fn instance(backends: wgpu::Backends) -> wgpu::Instance {
     wgpu::Instance::new(descriptor)
 }
 
-pub(super) fn enumerate() -> Vec<wgpu::Adapter> {
-    let on = |wanted: wgpu::Backends| {
-        let backends = wanted.with_env();
-        pollster::block_on(instance(backends).enumerate_adapters(backends))
+/// An adapter, and what it reports.
+pub(super) struct Found {
+    pub(super) adapter: wgpu::Adapter,
+    pub(super) report: AdapterReport,
+}
+
+/// What a machine has, best first.
+#[derive(Default)]
+struct Machine {
+    adapters: Vec<Found>,
+    /// Back ends that failed while they listed their adapters, with the reason.
+    failed: Vec<String>,
+}
+
+fn enumerate() -> Machine {
+    let mut machine = Machine::default();
+    let mut all = Vec::new();
+    // One back end at a time: one that fails takes no other's adapters with it.
+    let mut on = |backends: wgpu::Backends| {
+        for backend in backends.with_env().iter() {
+            let list = || pollster::block_on(instance(backend).enumerate_adapters(backend));
+            match guarded(list) {
+                Ok(found) => all.extend(found),
+                Err(why) => {
+                    let failed = format!("{backend:?}: listing the adapters failed inside the driver: {why}");
+                    log::warn!("{failed}");
+                    machine.failed.push(failed);
+                }
+            }
+        }
+        all.is_empty()
     };
     // GL only where nothing better answers, or where WGPU_BACKEND asks for it: it is the slowest way to the same chip.
-    let mut all = on(wgpu::Backends::PRIMARY);
-    if all.is_empty() {
-        all = on(wgpu::Backends::SECONDARY);
+    if on(wgpu::Backends::PRIMARY) {
+        on(wgpu::Backends::SECONDARY);
     }
     all.sort_by_key(|a| {
         let info = a.get_info();
         (kind(info.device_type), info.backend == wgpu::Backend::Gl)
     });
-    all
+    let found = |(index, adapter)| {
+        let report = report(index, &adapter);
+        Found { adapter, report }
+    };
+    machine.adapters = all.into_iter().enumerate().map(found).collect();
+    machine
 }
 
 fn kind(t: wgpu::DeviceType) -> DeviceKind {
@@ -157,7 +224,7 @@ fn kind(t: wgpu::DeviceType) -> DeviceKind {
 pub(super) fn report(index: usize, adapter: &wgpu::Adapter) -> AdapterReport {
     let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
     // Without the feature the table cannot be used, whatever it holds.
-    let coop = adapter
+    let mut coop: Vec<CoopShape> = adapter
         .cooperative_matrix_properties()
         .iter()
         .filter(|_| features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX))
@@ -169,6 +236,11 @@ pub(super) fn report(index: usize, adapter: &wgpu::Adapter) -> AdapterReport {
             c: format!("{:?}", p.cr_type).to_lowercase(),
         })
         .collect();
+    let mut left_out = Vec::new();
+    if let Some(why) = coop_crashes(&info.driver, info.subgroup_max_size).filter(|_| !coop.is_empty()) {
+        coop.clear();
+        left_out.push(LeftOut { feature: COOP, why });
+    }
     AdapterReport {
         index,
         name: info.name.clone(),
@@ -188,11 +260,38 @@ pub(super) fn report(index: usize, adapter: &wgpu::Adapter) -> AdapterReport {
         subgroup_size: (info.subgroup_min_size, info.subgroup_max_size),
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         coop,
+        left_out,
         unusable: unusable(&limits, features),
     }
 }
 
+/// What [`LeftOut::feature`] calls the features that a report has a field for.
+pub(super) const SUBGROUPS: &str = "subgroups";
+pub(super) const F16: &str = "f16";
+pub(super) const TIMESTAMPS: &str = "timestamps";
+pub(super) const COOP: &str = "cooperative matrices";
+
+/// Why a driver's cooperative matrices must be left alone, if they must.
+fn coop_crashes(driver: &str, subgroup_size: u32) -> Option<String> {
+    // Mesa 26.1 lists them at every vector width, and dies of a segmentation fault while it compiles one.
+    (driver == "llvmpipe" && subgroup_size != 8).then(|| {
+        format!(
+            "lavapipe crashes while it compiles them unless its subgroups have 8 threads; here they have {subgroup_size}"
+        )
+    })
+}
+
 /// The least an adapter must give: see the portable path in `ARCHITECTURE.md`.
+pub(super) const LEAST: wgpu::Limits = wgpu::Limits {
+    max_storage_buffers_per_shader_stage: 8,
+    max_compute_invocations_per_workgroup: 256,
+    max_compute_workgroup_storage_size: 16 << 10,
+    max_storage_buffer_binding_size: 128 << 20,
+    max_immediate_size: 128,
+    ..wgpu::Limits::defaults()
+};
+
+/// What an adapter lacks of that.
 fn unusable(limits: &wgpu::Limits, features: wgpu::Features) -> Option<String> {
     let mut lacks = Vec::new();
     let mut need = |what: &str, has: u64, wants: u64| {
@@ -203,24 +302,28 @@ fn unusable(limits: &wgpu::Limits, features: wgpu::Features) -> Option<String> {
     need(
         "storage buffers a stage",
         limits.max_storage_buffers_per_shader_stage.into(),
-        8,
+        LEAST.max_storage_buffers_per_shader_stage.into(),
     );
     need(
         "invocations a workgroup",
         limits.max_compute_invocations_per_workgroup.into(),
-        256,
+        LEAST.max_compute_invocations_per_workgroup.into(),
     );
     need(
         "workgroup memory in bytes",
         limits.max_compute_workgroup_storage_size.into(),
-        16 << 10,
+        LEAST.max_compute_workgroup_storage_size.into(),
     );
     need(
         "the largest binding in bytes",
         limits.max_storage_buffer_binding_size,
-        128 << 20,
+        LEAST.max_storage_buffer_binding_size,
     );
-    need("immediate data in bytes", limits.max_immediate_size.into(), 128);
+    need(
+        "immediate data in bytes",
+        limits.max_immediate_size.into(),
+        LEAST.max_immediate_size.into(),
+    );
     if !features.contains(wgpu::Features::IMMEDIATES) {
         lacks.push("no immediate data (push constants)".into());
     }
@@ -229,27 +332,27 @@ fn unusable(limits: &wgpu::Limits, features: wgpu::Features) -> Option<String> {
 
 /// Every adapter of this machine, best first (discrete, integrated, virtual, CPU; Vulkan before GL).
 pub fn list_adapters() -> Vec<AdapterReport> {
-    enumerate()
-        .iter()
-        .enumerate()
-        .map(|(i, a)| report(i, a))
-        .collect()
+    enumerate().adapters.into_iter().map(|a| a.report).collect()
 }
 
-/// Picks the adapter that `wanted` names: an index, or part of a name; without one, the best usable.
+/// The adapters that `wanted` names (an index, or part of a name), or without one all usable ones, best first; never none.
 ///
 /// # Errors
 /// No adapter at all, none that matches, or one that is too small: each says what to do.
-pub(super) fn choose(wanted: Option<&str>) -> Result<(usize, wgpu::Adapter)> {
-    let all = enumerate();
+pub(super) fn choose(wanted: Option<&str>) -> Result<Vec<Found>> {
+    let Machine {
+        adapters: all,
+        failed,
+    } = enumerate();
     if all.is_empty() {
-        return Err(Error::user(
-            "no GPU adapter found (Vulkan, Metal or DX12). Install your GPU's driver, or a software Vulkan driver: \
+        let failed: String = failed.iter().map(|why| format!(" ({why})")).collect();
+        return Err(Error::user(format!(
+            "no GPU adapter found (Vulkan, Metal or DX12){failed}. Install your GPU's driver, or a software Vulkan driver: \
              `apt-get install mesa-vulkan-drivers libvulkan1` on Debian and Ubuntu, `dnf install mesa-vulkan-drivers \
              vulkan-loader` on Fedora; then check with `tea-wgpu devices`",
-        ));
+        )));
     }
-    let reports: Vec<_> = all.iter().enumerate().map(|(i, a)| report(i, a)).collect();
+    let reports: Vec<&AdapterReport> = all.iter().map(|a| &a.report).collect();
     let listing = || {
         reports
             .iter()
@@ -257,8 +360,22 @@ pub(super) fn choose(wanted: Option<&str>) -> Result<(usize, wgpu::Adapter)> {
             .collect::<Vec<_>>()
             .join(", ")
     };
+    let too_small = |r: &AdapterReport, why: &str| {
+        Error::user(format!(
+            "adapter {} is too small for tea-wgpu: {why}. Choose another with --device (this machine has {})",
+            r.name,
+            listing()
+        ))
+    };
     let index = match wanted.map(str::trim).filter(|w| !w.is_empty()) {
-        None => reports.iter().position(|r| r.unusable.is_none()).unwrap_or(0),
+        None => {
+            let usable = |a: &Found| a.report.unusable.is_none();
+            if !all.iter().any(usable) {
+                let why = reports[0].unusable.as_deref().unwrap_or_default();
+                return Err(too_small(reports[0], why));
+            }
+            return Ok(all.into_iter().filter(usable).collect());
+        }
         Some(w) => match w.parse::<usize>() {
             Ok(i) if i < reports.len() => i,
             Ok(i) => {
@@ -269,7 +386,7 @@ pub(super) fn choose(wanted: Option<&str>) -> Result<(usize, wgpu::Adapter)> {
             }
             Err(_) => {
                 let w = w.to_lowercase();
-                let hit = |r: &&AdapterReport| {
+                let hit = |r: &&&AdapterReport| {
                     r.name.to_lowercase().contains(&w)
                         || format!("{}/{}", r.backend, r.name).to_lowercase().contains(&w)
                 };
@@ -283,16 +400,9 @@ pub(super) fn choose(wanted: Option<&str>) -> Result<(usize, wgpu::Adapter)> {
         },
     };
     if let Some(why) = &reports[index].unusable {
-        return Err(Error::user(format!(
-            "adapter {} is too small for tea-wgpu: {why}. Choose another with --device (this machine has {})",
-            reports[index].name,
-            listing()
-        )));
+        return Err(too_small(reports[index], why));
     }
-    all.into_iter()
-        .nth(index)
-        .map(|a| (index, a))
-        .ok_or_else(|| Error::internal("the chosen adapter vanished"))
+    Ok(all.into_iter().filter(|a| a.report.index == index).collect())
 }
 
 #[cfg(test)]
@@ -300,22 +410,20 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
-    /// The least that is accepted.
-    fn least() -> wgpu::Limits {
-        wgpu::Limits {
-            max_storage_buffers_per_shader_stage: 8,
-            max_compute_invocations_per_workgroup: 256,
-            max_compute_workgroup_storage_size: 16 << 10,
-            max_storage_buffer_binding_size: 128 << 20,
-            max_immediate_size: 128,
-            ..wgpu::Limits::default()
+    #[test]
+    fn lavapipes_cooperative_matrices_count_at_eight_threads_alone() {
+        assert_eq!(coop_crashes("llvmpipe", 8), None);
+        assert_eq!(coop_crashes("NVIDIA", 32), None);
+        for size in [4, 16, 32, 64] {
+            let why = coop_crashes("llvmpipe", size).unwrap();
+            assert!(why.ends_with(&format!("here they have {size}")), "{why}");
         }
     }
 
     #[test]
     fn an_adapter_that_is_too_small_is_told_what_it_lacks() {
         let all = wgpu::Features::IMMEDIATES;
-        assert_eq!(unusable(&least(), all), None);
+        assert_eq!(unusable(&LEAST, all), None);
         type Shrink = fn(&mut wgpu::Limits);
         let cases: [(Shrink, &str); 5] = [
             (
@@ -337,7 +445,7 @@ mod tests {
             (|l| l.max_immediate_size = 0, "immediate data in bytes is 0"),
         ];
         for (shrink, message) in cases {
-            let mut limits = least();
+            let mut limits = LEAST;
             shrink(&mut limits);
             let why = unusable(&limits, all).unwrap();
             assert!(why.contains(message) && !why.contains(';'), "{why}");

@@ -1,7 +1,8 @@
 //! An open device: its queue, what it can do, and the errors it reports out of turn.
 
-use super::adapters::{self, AdapterReport, DeviceKind};
+use super::adapters::{self, AdapterReport, DeviceKind, Found};
 use super::buffer::{Buffer, MemoryReport, Tracker};
+use super::features;
 use super::pipeline::{Kernel, Pipeline};
 use super::profile::Profile;
 use crate::config::MatmulPrecision;
@@ -17,8 +18,9 @@ pub struct GpuOptions {
     pub device: Option<String>,
     /// Time every dispatch with GPU timestamps (slower; for `--profile` and `bench`).
     pub profile: bool,
-    /// Keep the driver-side bounds and loop checks also in release builds.
-    pub checked: bool,
+    /// Whether shaders run with wgpu's checks of bounds, divisors and loops; `None` has them in debug builds and not in
+    /// releases. Tests ask for what ships.
+    pub shader_checks: Option<bool>,
     /// Threads in a kernel's workgroup, a power of two from 8 to 256, in place of those by the kind of adapter; `None` takes
     /// the environment's `TEA_LANES`. It lets a CPU adapter run the workgroups that a GPU gets.
     pub lanes: Option<u32>,
@@ -119,34 +121,45 @@ pub(super) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Gpu {
-    /// Opens the adapter that `options` name, with every limit and useful feature it reports.
+    /// Opens the adapter that `options` name, with every limit and useful feature it has. Without a name, an adapter that
+    /// cannot be opened makes room for the next.
     ///
     /// # Errors
-    /// No adapter, none that matches, or one too small (user errors that say what to install or choose).
+    /// No adapter, none that matches, one too small, or none that can be opened (user errors that say what to do).
     pub fn open(options: &GpuOptions) -> Result<Self> {
-        let (index, adapter) = adapters::choose(options.device.as_deref())?;
-        let report = adapters::report(index, &adapter);
-        let optional = wgpu::Features::SHADER_F16
-            | wgpu::Features::SUBGROUP
-            | wgpu::Features::TIMESTAMP_QUERY
-            | wgpu::Features::PIPELINE_CACHE
-            | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-        let features = (adapter.features() & optional) | wgpu::Features::IMMEDIATES;
-        let limits = adapter.limits();
-        let descriptor = wgpu::DeviceDescriptor {
-            label: Some("tea-wgpu"),
-            required_features: features,
-            required_limits: limits.clone(),
-            memory_hints: wgpu::MemoryHints::MemoryUsage,
-            experimental_features: experimental(features),
-            ..Default::default()
-        };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| {
-            Error::user(format!(
-                "adapter {}: the driver refused to open it: {e}",
-                report.name
-            ))
-        })?;
+        let mut candidates = adapters::choose(options.device.as_deref())?
+            .into_iter()
+            .peekable();
+        while let Some(Found { adapter, mut report }) = candidates.next() {
+            match features::open(&adapter, &report) {
+                Ok(opened) => {
+                    report.leave_out(opened.refused);
+                    let cache = super::pipeline::open_cache(&opened.device, &adapter.get_info());
+                    return Self::new(options, report, (opened.device, opened.queue), cache);
+                }
+                Err(why) => {
+                    let failed = format!("adapter {}: the driver failed to open it: {why}", report.name);
+                    let Some(next) = candidates.peek() else {
+                        return Err(Error::user(format!(
+                            "{failed}. Update its driver, or choose another adapter with --device (`tea-wgpu devices` \
+                             lists them)"
+                        )));
+                    };
+                    log::warn!("{failed}; {} is used in its place", next.report.name);
+                }
+            }
+        }
+        Err(Error::internal("no adapter to open"))
+    }
+
+    /// A device of these parts.
+    pub(super) fn new(
+        options: &GpuOptions,
+        report: AdapterReport,
+        (device, queue): (wgpu::Device, wgpu::Queue),
+        (cache, cache_file): (Option<wgpu::PipelineCache>, Option<std::path::PathBuf>),
+    ) -> Result<Self> {
+        let limits = device.limits();
         let fault = Arc::new(Mutex::new(None));
         watch(&device, &fault);
         let caps = Caps {
@@ -166,7 +179,6 @@ impl Gpu {
                 limits.max_compute_invocations_per_workgroup,
             )?,
         };
-        let (cache, cache_file) = super::pipeline::open_cache(&device, &adapter.get_info());
         let profile = (options.profile && report.timestamps)
             .then(|| Mutex::new(Profile::new(&device, queue.get_timestamp_period())));
         let dummies = [(), ()].map(|()| {
@@ -184,7 +196,7 @@ impl Gpu {
             report.backend,
             report.driver_info
         );
-        Ok(Self(Arc::new(Inner {
+        let gpu = Self(Arc::new(Inner {
             device,
             queue,
             caps,
@@ -193,7 +205,7 @@ impl Gpu {
             pipelines: Mutex::default(),
             cache,
             cache_file,
-            trusted: !cfg!(debug_assertions) && !options.checked,
+            trusted: !options.shader_checks.unwrap_or(cfg!(debug_assertions)),
             fault,
             staging: Mutex::default(),
             profile,
@@ -203,7 +215,10 @@ impl Gpu {
             choices: RwLock::default(),
             tune: options.tune,
             matmul_precision: AtomicU8::new(MatmulPrecision::Highest as u8),
-        })))
+        }));
+        // What the driver reported while it made the buffers above and the cache.
+        gpu.check()?;
+        Ok(gpu)
     }
 
     /// What the adapter can do.
@@ -326,25 +341,23 @@ impl Gpu {
     pub fn pipelines_made(&self) -> usize {
         lock(&self.0.pipelines).len()
     }
+
+    /// The pipelines built since the device was opened: kernels and the values of their override constants.
+    pub fn pipelines(&self) -> Vec<(&'static Kernel, Vec<(&'static str, f64)>)> {
+        let made = lock(&self.0.pipelines);
+        let one = |((_, constants), pipeline): (&PipelineKey, &Arc<Pipeline>)| {
+            let values = constants
+                .iter()
+                .map(|(name, bits)| (*name, f64::from_bits(*bits)));
+            (pipeline.kernel, values.collect())
+        };
+        made.iter().map(one).collect()
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         super::pipeline::save_cache(self.cache.as_ref(), self.cache_file.as_deref());
-    }
-}
-
-/// wgpu's consent form for experimental features, signed only where one is asked for.
-#[allow(
-    unsafe_code,
-    reason = "cooperative matrices are experimental in wgpu; kernels that use them are checked against their twins"
-)]
-fn experimental(features: wgpu::Features) -> wgpu::ExperimentalFeatures {
-    if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-        // SAFETY: wgpu asks to acknowledge that its own code may have bugs here; there is nothing to uphold.
-        unsafe { wgpu::ExperimentalFeatures::enabled() }
-    } else {
-        wgpu::ExperimentalFeatures::disabled()
     }
 }
 

@@ -178,7 +178,7 @@ pub fn reflect(name: &str, wgsl: &str) -> Result<Reflection> {
 }
 
 pub(super) struct Pipeline {
-    pub(super) name: &'static str,
+    pub(super) kernel: &'static Kernel,
     pub(super) raw: wgpu::ComputePipeline,
     pub(super) layout: wgpu::BindGroupLayout,
     /// Whether the shader may write each binding.
@@ -191,7 +191,13 @@ impl Pipeline {
         let wgsl = kernel.wgsl();
         let reflection = reflect(kernel.name, &wgsl)?;
         let device = &gpu.0.device;
-        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        // What the driver's compiler runs into is an error of this pipeline, not of the submission after it.
+        let scopes = [
+            wgpu::ErrorFilter::OutOfMemory,
+            wgpu::ErrorFilter::Internal,
+            wgpu::ErrorFilter::Validation,
+        ]
+        .map(|filter| device.push_error_scope(filter));
         let module = create_module(gpu, kernel.name, wgsl);
         let entries: Vec<_> = (0u32..)
             .zip(&reflection.bindings)
@@ -226,11 +232,19 @@ impl Pipeline {
             },
             cache: gpu.0.cache.as_ref(),
         });
-        if let Some(e) = pollster::block_on(scope.pop()) {
-            return Err(Error::Gpu(format!("kernel {}: {e}", kernel.name)));
+        let mut failed = None;
+        for scope in scopes.into_iter().rev() {
+            failed = failed.or(pollster::block_on(scope.pop()));
+        }
+        match failed {
+            Some(wgpu::Error::OutOfMemory { source }) => {
+                return Err(Error::OutOfMemory(format!("kernel {}: {source}", kernel.name)));
+            }
+            Some(e) => return Err(Error::Gpu(format!("kernel {}: {e}", kernel.name))),
+            None => {}
         }
         Ok(Self {
-            name: kernel.name,
+            kernel,
             raw,
             layout,
             bindings: reflection.bindings.iter().map(|(_, writes)| *writes).collect(),
@@ -241,7 +255,7 @@ impl Pipeline {
 
 #[allow(
     unsafe_code,
-    reason = "unchecked shaders in release: every kernel guards its own bounds, and tests run checked"
+    reason = "unchecked shaders in release: every kernel guards its own bounds; tests run its cases with and without checks"
 )]
 fn create_module(gpu: &Gpu, name: &str, wgsl: String) -> wgpu::ShaderModule {
     let descriptor = wgpu::ShaderModuleDescriptor {

@@ -123,7 +123,7 @@ impl Recorder {
             layout: &pipeline.layout,
             entries: &entries,
         });
-        self.begin_pass(pipeline.name);
+        self.begin_pass(kernel.name);
         let Some(pass) = self.pass.as_mut() else {
             return Err(Error::internal("no compute pass"));
         };

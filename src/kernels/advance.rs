@@ -4,7 +4,7 @@
 use super::harness::{Case, Gen, Slot, Tol};
 use super::reduce::{ROW_REDUCE, lanes};
 use super::{Entry, fold};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::{Buffer, Kernel, Recorder};
 
 static DECODE_ADVANCE_APPEND: Kernel = Kernel::portable(
@@ -16,15 +16,26 @@ static DECODE_ADVANCE_NEXT: Kernel = Kernel::portable(
     &[include_str!("../../shaders/decode_advance_next.wgsl"), ROW_REDUCE],
 );
 
-/// Stop tokens a call takes at most.
-pub const MAX_STOPS: usize = 8;
+/// Words of a set of stop tokens that has a bit for each of `vocabulary` tokens.
+pub const fn stop_words(vocabulary: usize) -> usize {
+    vocabulary.div_ceil(32)
+}
+
+/// The set of stop tokens as [`AdvanceArgs::stop`] takes it. Ids outside the vocabulary are left out: they are never drawn.
+pub fn stop_bits(stop: &[u32], vocabulary: usize) -> Vec<u32> {
+    let mut words = vec![0; stop_words(vocabulary)];
+    for id in stop.iter().filter(|id| (**id as usize) < vocabulary) {
+        words[*id as usize / 32] |= 1 << (id % 32);
+    }
+    words
+}
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct AppendParams {
     m: u32,
     max_len: u32,
-    stops: u32,
+    words: u32,
 }
 
 #[repr(C)]
@@ -40,10 +51,10 @@ pub struct AdvanceArgs<'a> {
     pub token: &'a Buffer,
     /// `(M)` f32: their log-probabilities.
     pub logp: &'a Buffer,
-    /// `(≤ 8)` u32: tokens that end a response. At least one word long.
+    /// `(stop_words)` u32: the tokens that end a response, as [`stop_bits`] lays them out.
     pub stop: &'a Buffer,
-    /// How many of `stop` count.
-    pub stops: usize,
+    /// Words of `stop` that count.
+    pub stop_words: usize,
     /// `(M)` vec4 of u32, updated: Philox key (2), position, active.
     pub keys: &'a Buffer,
     /// `(M)` vec4 of u32, updated: prefix_start, prefix_len, own_start, position.
@@ -73,19 +84,13 @@ pub struct AdvanceArgs<'a> {
 /// for them stays inside their own part of the cache.
 ///
 /// # Errors
-/// More than [`MAX_STOPS`] stop tokens (a bug), or a GPU error.
+/// A GPU error.
 pub fn advance(rec: &mut Recorder, args: &AdvanceArgs<'_>, m: usize, max_len: usize) -> Result<()> {
-    if args.stops > MAX_STOPS {
-        return Err(Error::internal(format!(
-            "{} stop tokens; at most {MAX_STOPS}",
-            args.stops
-        )));
-    }
     let lanes = lanes(rec, 64);
     let params = AppendParams {
         m: m as u32,
         max_len: max_len as u32,
-        stops: args.stops as u32,
+        words: args.stop_words as u32,
     };
     let bindings = [
         args.token,
@@ -174,16 +179,21 @@ fn start(m: usize, g: &mut Gen) -> (Rows, Vec<u32>) {
     (rows, limit)
 }
 
-fn case(m: usize, stops: usize) -> Case {
+/// `stops` stop tokens spread over a vocabulary of `vocabulary`, the first and the last token among them where there
+/// are two or more.
+fn case(m: usize, stops: usize, vocabulary: usize) -> Case {
     const STEPS: usize = 4;
     let mut g = Gen::new(m as u64);
     let (rows, limit) = start(m, &mut g);
-    let tokens: Vec<Vec<u32>> = (0..STEPS).map(|_| g.below(m, 12)).collect();
+    let tokens: Vec<Vec<u32>> = (0..STEPS).map(|_| g.below(m, vocabulary as u32)).collect();
     let logps: Vec<Vec<f32>> = (0..STEPS).map(|_| g.uniform(m, 3.0)).collect();
-    let stop: Vec<u32> = (0..8).collect();
+    let spread = |i: usize| (i * (vocabulary - 1) / stops.saturating_sub(1).max(1)) as u32;
+    let stop: Vec<u32> = (0..stops).map(spread).collect();
+    let bits = stop_bits(&stop, vocabulary);
+    let stop_words = bits.len();
     let words = |w: &[u32]| Slot::InOut(w.iter().map(|w| f32::from_bits(*w)).collect());
     let mut slots = vec![
-        Slot::input(&stop),
+        Slot::input(&bits),
         Slot::input(&limit),
         words(&rows.keys),
         words(&rows.meta),
@@ -197,7 +207,7 @@ fn case(m: usize, stops: usize) -> Case {
     slots.extend(tokens.iter().map(|t| Slot::input(t)));
     slots.extend(logps.iter().map(|l| Slot::input(l)));
     Case {
-        name: format!("decode_advance M={m} stops={stops}"),
+        name: format!("decode_advance M={m} stops={stops} V={vocabulary}"),
         slots,
         record: Box::new(move |rec, b| {
             (0..STEPS).try_for_each(|step| {
@@ -205,7 +215,7 @@ fn case(m: usize, stops: usize) -> Case {
                     token: &b[10 + step],
                     logp: &b[10 + STEPS + step],
                     stop: &b[0],
-                    stops,
+                    stop_words,
                     keys: &b[2],
                     meta: &b[3],
                     next_token: &b[4],
@@ -222,7 +232,7 @@ fn case(m: usize, stops: usize) -> Case {
         expect: Box::new(move || {
             let mut r = rows.clone();
             for (t, l) in tokens.iter().zip(&logps) {
-                advance_twin(&mut r, t, l, &stop[..stops], &limit, MAX_LEN);
+                advance_twin(&mut r, t, l, &stop, &limit, MAX_LEN);
             }
             let exact = Tol {
                 atol: 0.0,
@@ -247,7 +257,15 @@ fn case(m: usize, stops: usize) -> Case {
 }
 
 fn cases() -> Vec<Case> {
-    vec![case(1, 1), case(7, 0), case(9, 8), case(65, 2), case(257, 3)]
+    vec![
+        case(1, 1, 12),
+        case(7, 0, 12),
+        case(9, 8, 31),
+        case(65, 2, 32),
+        case(70, 9, 33),
+        case(257, 3, 12),
+        case(300, 100, 257),
+    ]
 }
 
 /// Table rows.
@@ -272,7 +290,7 @@ mod tests {
             &[
                 ("m", offset_of!(A, m)),
                 ("max_len", offset_of!(A, max_len)),
-                ("stops", offset_of!(A, stops)),
+                ("words", offset_of!(A, words)),
             ],
         );
         assert_layout::<NextParams>(&DECODE_ADVANCE_NEXT, &[("m", offset_of!(NextParams, m))]);
@@ -281,6 +299,14 @@ mod tests {
     #[test]
     fn equals_the_twin() {
         check_entries(&entries());
+    }
+
+    #[test]
+    fn stop_tokens_are_the_bits_of_a_set() {
+        assert_eq!(stop_bits(&[], 33), [0, 0]);
+        assert_eq!(stop_bits(&[0, 31, 32, 31], 33), [0x8000_0001, 1]);
+        // What is outside the vocabulary is never drawn, also where the last word has a bit for it.
+        assert_eq!(stop_bits(&[33, 64, u32::MAX], 33), [0, 0]);
     }
 
     #[test]

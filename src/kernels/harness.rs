@@ -57,8 +57,8 @@ pub struct Case {
     pub flops: f64,
 }
 
-/// Words after each output that must stay untouched.
-const GUARD: usize = 64;
+/// Words after each buffer: after an output they must stay untouched, and after an input what reads them goes wrong.
+pub(super) const GUARD: usize = 64;
 /// A quiet NaN with a recognisable payload.
 const CANARY: u32 = 0x7fc0_dead;
 
@@ -103,7 +103,11 @@ impl Case {
         self.slots
             .iter()
             .map(|slot| match slot {
-                Slot::In(bytes) => gpu.upload("case", bytes),
+                Slot::In(bytes) => {
+                    let mut words = bytes.clone();
+                    words.resize(bytes.len().next_multiple_of(4), 0);
+                    guarded(bytemuck::pod_collect_to_vec(&words))
+                }
                 Slot::Out(n) => guarded(vec![CANARY; *n]),
                 Slot::InOut(values) => guarded(values.iter().map(|v| v.to_bits()).collect()),
                 Slot::Bytes(words, _) | Slot::Halves(words) => guarded(words.clone()),

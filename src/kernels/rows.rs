@@ -3,7 +3,7 @@
 //! Widths are row strides in floats, multiples of 4. An index past the end of the indexed buffer is defined:
 //! gather gives zeros for it, scatter drops its row.
 
-use super::harness::{Case, Gen, Slot, Tol, wide};
+use super::harness::{Case, GUARD, Gen, Slot, Tol, wide};
 use super::{Entry, fold};
 use crate::error::Result;
 use crate::gpu::{Buffer, Kernel, Recorder};
@@ -157,8 +157,8 @@ fn gather_case((p, rows, w): (usize, usize, usize)) -> Case {
     let src = g.uniform(rows * w, 1e4);
     let mut index = g.below(p, rows as u32);
     if p > 2 {
-        // The case's buffers end with the rows: these are the first row past the end, and the last index.
-        (index[0], index[1]) = (rows as u32, u32::MAX);
+        // The first row that does not lie whole in the buffer, which ends with the guard, and the last index.
+        (index[0], index[1]) = ((rows + GUARD / w) as u32, u32::MAX);
     }
     Case {
         name: format!("rows_gather p{p} rows{rows} w{w}"),

@@ -25,7 +25,7 @@ pub struct SampleConfig {
     pub params: SampleParams,
     /// Most tokens in a completion, the stop token included.
     pub max_completion_length: usize,
-    /// Tokens that end a completion (at most 8).
+    /// Tokens that end a completion, any number of them.
     pub stop: Vec<u32>,
     /// The run's seed.
     pub seed: u64,

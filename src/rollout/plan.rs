@@ -2,6 +2,7 @@
 
 use super::job::SamplerShape;
 use super::state::OUT_TOKENS;
+use crate::kernels::advance::stop_words;
 use crate::kernels::attention::PAGE;
 use crate::kernels::head::HeadBuffers;
 use crate::kernels::pad4;
@@ -69,9 +70,11 @@ impl SamplerShape {
         plan.add("head", HeadBuffers::bytes(s));
         // A row: state, logits, threshold, log-sum-exp, entropy; token, logp, keys (4), cache row, length, limit; its output.
         let row = spec.hidden_size + pad4(spec.vocab_size) + 3 + 9 + 2 * OUT_TOKENS;
-        // As many prompts: state, who reads it, where a prefill pass leaves it; and the cache row of each of a pass's rows.
+        // As many prompts: state, who reads it, where a prefill pass leaves it.
         let prompt = spec.hidden_size + 2;
-        plan.add("sampler", 4 * (s * (row + prompt) + 9 + self.prefill_rows) as u64);
+        // The set of stop tokens, the count of rows that go on, and the cache rows of a prefill pass.
+        let shared = stop_words(spec.vocab_size) + 1 + self.prefill_rows;
+        plan.add("sampler", 4 * (s * (row + prompt) + shared) as u64);
         plan
     }
 }

@@ -70,7 +70,7 @@ impl Sampler {
             prefill_rows: f32s("prefill rows", shape.prefill_rows)?,
             prefill_targets: f32s("prefill targets", s)?,
             new_slots: f32s("new slots", s)?,
-            rows: Rows::new(gpu, s)?,
+            rows: Rows::new(gpu, s, spec.vocab_size)?,
             stats: RolloutStats::default(),
         })
     }
@@ -135,12 +135,6 @@ impl Sampler {
         if limits.len() != jobs.len() {
             return Err(Error::internal("a job without a length limit"));
         }
-        if config.stop.len() > 8 {
-            return Err(Error::user(format!(
-                "{} stop tokens; at most 8 are supported",
-                config.stop.len()
-            )));
-        }
         let work = jobs
             .iter()
             .zip(limits)
@@ -150,7 +144,7 @@ impl Sampler {
         let mut samples = Samples::new(jobs, limits, config);
         let mut schedule = Schedule::new(&work, self.shape.sequences, self.cache.pages);
         let mut rec = Recorder::new(&gpu);
-        self.rows.reset(&gpu, &config.stop);
+        self.rows.stop_at(&gpu, &config.stop, model.spec.vocab_size);
         while let Some(turn) = schedule.next() {
             self.window(&mut rec, model, (&schedule, &turn), &samples, config)?;
             let window = rec.submitted()?;

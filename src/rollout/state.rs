@@ -4,7 +4,7 @@ use super::job::{Completion, Finish, Job, SampleConfig};
 use super::schedule::{Seat, Table, WINDOW};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Readback, Recorder, Submission};
-use crate::kernels::advance::{AdvanceArgs, advance};
+use crate::kernels::advance::{AdvanceArgs, advance, stop_bits, stop_words};
 use crate::kernels::attention::PAGE;
 use crate::kernels::sample::{self, SampleParams};
 use crate::model::workspace::Workspace;
@@ -150,13 +150,14 @@ pub(super) struct Rows {
     limit: Buffer,
     remaining: Buffer,
     stop: Buffer,
-    stops: usize,
+    stop_words: usize,
     /// The host's copy of what a window drew, in the order of [`Rows::drawn`].
     results: Readback,
 }
 
 impl Rows {
-    pub(super) fn new(gpu: &Gpu, sequences: usize) -> Result<Self> {
+    pub(super) fn new(gpu: &Gpu, sequences: usize, vocabulary: usize) -> Result<Self> {
+        let stop_words = stop_words(vocabulary);
         let words = |name: &str, n: usize| gpu.alloc(&format!("sampler/{name}"), n as u64 * 4);
         Ok(Self {
             token: words("token", sequences)?,
@@ -168,15 +169,15 @@ impl Rows {
             length: words("length", sequences)?,
             limit: words("limit", sequences)?,
             remaining: words("remaining", 1)?,
-            stop: words("stop tokens", 8)?,
-            stops: 0,
+            stop: words("stop tokens", stop_words)?,
+            stop_words,
             results: Readback::new(gpu, "sampler/results", (sequences * WORDS_A_ROW * 4) as u64)?,
         })
     }
 
-    pub(super) fn reset(&mut self, gpu: &Gpu, stop: &[u32]) {
-        self.stops = stop.len();
-        gpu.write(&self.stop, 0, stop);
+    /// Sets the tokens that end a response, any number of them.
+    pub(super) fn stop_at(&self, gpu: &Gpu, stop: &[u32], vocabulary: usize) {
+        gpu.write(&self.stop, 0, &stop_bits(stop, vocabulary));
     }
 
     pub(super) fn cache_rows(&self) -> &Buffer {
@@ -262,7 +263,7 @@ impl Rows {
             token: &self.token,
             logp: &self.logp,
             stop: &self.stop,
-            stops: self.stops,
+            stop_words: self.stop_words,
             keys: &self.keys,
             meta: ws.meta(),
             next_token: ws.tokens(),

@@ -253,6 +253,6 @@ impl Job {
 
     /// Tokens that end a response.
     pub fn stop(&self) -> Vec<u32> {
-        self.source.spec.eos_token_ids.iter().copied().take(8).collect()
+        self.source.spec.eos_token_ids.clone()
     }
 }

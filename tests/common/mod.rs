@@ -12,13 +12,20 @@ use tea_wgpu::model::store::WeightStore;
 use tea_wgpu::model::workspace::{Shape, Workspace};
 use tea_wgpu::tensor::DType;
 
-/// The adapter; `TEA_DEVICE` chooses it.
-pub(crate) fn open_gpu() -> Gpu {
-    Gpu::open(&GpuOptions {
+/// How tests open the adapter: `TEA_DEVICE` chooses it. `TEA_UNCHECKED=1` runs the shaders as a release does, without
+/// wgpu's checks.
+pub(crate) fn gpu_options() -> GpuOptions {
+    let unchecked = std::env::var("TEA_UNCHECKED").is_ok_and(|v| v == "1");
+    GpuOptions {
         device: std::env::var("TEA_DEVICE").ok(),
-        ..Default::default()
-    })
-    .unwrap()
+        shader_checks: unchecked.then_some(false),
+        ..GpuOptions::default()
+    }
+}
+
+/// The adapter, opened so.
+pub(crate) fn open_gpu() -> Gpu {
+    Gpu::open(&gpu_options()).unwrap()
 }
 
 /// A tiny random model with its PyTorch results (tests/golden/README.md).

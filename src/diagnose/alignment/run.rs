@@ -189,7 +189,7 @@ impl AlignmentRun {
         let config = SampleConfig {
             params: SampleParams::PLAIN,
             max_completion_length: self.max_completion_length,
-            stop: policy.source.spec.eos_token_ids.iter().copied().take(8).collect(),
+            stop: policy.source.spec.eos_token_ids.clone(),
             seed: self.seed,
             step: 0,
         };
