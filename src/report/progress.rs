@@ -174,7 +174,9 @@ fn watching(
                 }
             }
             Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) if shown.elapsed() + WATCH_EVERY > every(begun.elapsed() < YOUNG) => {
+            Err(RecvTimeoutError::Timeout)
+                if shown.elapsed() + WATCH_EVERY > every(begun.elapsed() < YOUNG) =>
+            {
                 shown = Instant::now();
                 show(step, since.elapsed());
             }
@@ -246,7 +248,9 @@ mod tests {
     fn a_step_that_lasts_is_shown_until_the_job_ends() {
         let (told, steps) = channel();
         let (saw, seen) = channel();
-        let show = move |step, silent: Duration| drop(saw.send((step, silent)));
+        let show = move |step, silent: Duration| {
+            let _ = saw.send((step, silent));
+        };
         let every = |_| Duration::from_millis(600);
         let thread = std::thread::spawn(move || watching(&steps, 3, every, show));
         let (step, silent) = seen.recv().unwrap();
