@@ -3,6 +3,8 @@
     python floors.py --tea ../../target/release/tea-wgpu --model smollm2.gguf --output run \\
         --llama "node node_llama_cpp.mjs" --torch "python torch_peft.py" --burn burn/target/release/burn-peer
 
+peers.sh sets the peers up and calls this.
+
 A peer without a command is named on standard error and left out, and what an earlier run wrote for it is removed. --runner goes before every command that uses the adapter (a script that selects a driver). Rows are kept in
 the --output directory, one file a command; with --only some are measured again and the table is made from all that are there, if they
 are of the same program, model, runner and number of repetitions (settings.json).
@@ -12,6 +14,7 @@ import argparse
 import json
 import pathlib
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -23,9 +26,17 @@ import table
 STEPS = ("rollout", "llama", "sample", "torch-sample", "train", "torch-train", "block", "burn", "gemm", "e2e")
 
 
+def through(runner, command):
+    """The command behind the runner, its program by its whole path: a dynamic loader does not search PATH."""
+    program = shutil.which(command[0])
+    if program is None:
+        sys.exit(f"{command[0]}: no such program")
+    return [*runner, program, *command[1:]]
+
+
 def commands(args):
     """What runs for each step; a peer's is None where it is not given."""
-    tea = [*args.runner, args.tea, "bench"]
+    tea = [*through(args.runner, [args.tea]), "bench"]
     count = str(args.repetitions)
     file = lambda name: str(args.output / f"{name}.jsonl")
     peer = lambda command, name, *more: (
@@ -33,7 +44,7 @@ def commands(args):
     )
     one = ["--num-generations", "1", "--max-completion-length", "1"]
     short = ["--prefill", "64", "--decode", "1", "--decode-length", "1"]
-    llama = [*args.runner, *args.llama] if args.llama else None
+    llama = through(args.runner, args.llama) if args.llama else None
     return {
         "rollout": [*tea, "rollout", "--model", args.model, *one, "-r", count, "-o", "jsonl"],
         "llama": peer(llama, "llama", "--model", args.model),
@@ -42,7 +53,7 @@ def commands(args):
         "train": [*tea, "train", "--no-checkpointing", "-r", count, "-o", "jsonl"],
         "torch-train": peer(args.torch, "torch-train", "--only", "train"),
         "block": [*tea, "train", "--block", "-r", count, "-o", "jsonl"],
-        "burn": [*args.runner, *args.burn] if args.burn else None,
+        "burn": through(args.runner, args.burn) if args.burn else None,
         "gemm": [*tea, "kernels", "gemm", "f32", "-r", count, "-o", "jsonl"],
         "e2e": [*tea, "e2e", "-r", str(max(1, args.repetitions // 2)), "-o", "jsonl"],
     }

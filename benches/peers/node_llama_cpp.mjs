@@ -4,8 +4,8 @@
 //     node node_llama_cpp.mjs --model smollm2.gguf --output vulkan.jsonl
 //     node node_llama_cpp.mjs --model smollm2.gguf --cpu --output cpu.jsonl
 //
-// With a software driver set VK_DRIVER_FILES and GGML_VK_VISIBLE_DEVICES=0, or llama.cpp takes the CPU silently; a run that
-// reports no GPU is refused.
+// peers.sh does this. With a software driver set VK_DRIVER_FILES and GGML_VK_VISIBLE_DEVICES=0, or
+// llama.cpp takes the CPU silently. A run that reports no GPU is refused.
 import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
@@ -22,6 +22,22 @@ const {values: args} = parseArgs({options: {
     output: {type: "string"},
 }});
 if (!args.model) throw new Error("--model FILE.gguf is needed");
+
+// node-llama-cpp tests its binary in a child process, which it starts as process.execPath. Where a
+// driver's runner started this process through a dynamic loader, that is the loader and no node. A
+// script that repeats the whole command stands in.
+function startChildrenAsThisProcessWas() {
+    if (!/^ld[-.]/.test(path.basename(process.execPath))) return;
+    const words = fs.readFileSync("/proc/self/cmdline", "utf8").split("\0");
+    const script = words.findIndex((word) => path.resolve(word) === process.argv[1]);
+    const command = words.slice(0, script - process.execArgv.length);
+    const directory = fs.mkdtempSync(path.join(os.tmpdir(), "peer-node-"));
+    process.on("exit", () => fs.rmSync(directory, {recursive: true, force: true}));
+    const quoted = command.map((word) => `'${word.replaceAll("'", "'\\''")}'`);
+    process.execPath = path.join(directory, "node");
+    fs.writeFileSync(process.execPath, `#!/bin/sh\nexec ${quoted.join(" ")} "$@"\n`, {mode: 0o755});
+}
+startChildrenAsThisProcessWas();
 
 const llama = await getLlama({gpu: args.cpu ? false : "vulkan", build: "never", logLevel: LlamaLogLevel.error});
 const devices = args.cpu ? [] : await llama.getGpuDeviceNames();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::{Context, Error, Result};
 use crate::eval::bootstrap::told;
-use crate::eval::judge::{Endpoint, JudgeResult, JudgeSettings, MAX_TOKENS, judge, table};
+use crate::eval::judge::{Endpoint, JudgeResult, JudgeSettings, MAX_TOKENS, MOST_TOKENS, judge, table};
 use crate::eval::store::StoredEval;
 use crate::model::save::write_atomic;
 
@@ -15,6 +15,10 @@ use crate::model::save::write_atomic;
 /// For each prompt the best of n responses of either evaluation, by its stored reward, is shown to the judge in a random, seeded
 /// order. OUTPUT gets judge.json, judgements.jsonl (prompt by prompt, so --resume loses nothing), results.json and results.md.
 /// Wins are E1's. The key is read from the environment and is never stored or shown.
+///
+/// A parameter that the server refuses (max_tokens, temperature, response_format, stream) is
+/// replaced or left out for the rest of the run. A warning says so, and judge.json and the results
+/// keep it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   llama-server -m judge.gguf --port 8080 &
@@ -43,9 +47,12 @@ pub(crate) struct Args {
     /// Environment variable that holds the key; it need not be set for servers without one
     #[arg(long, value_name = "NAME", default_value = "OPENAI_API_KEY")]
     api_key_env: String,
-    /// Most tokens of an answer; a judge that thinks before it answers needs more
-    #[arg(long, value_name = "TOKENS", default_value_t = MAX_TOKENS, value_parser = clap::value_parser!(u32).range(1..))]
-    max_tokens: u32,
+    /// Most tokens of an answer [default: 512, more for a judge that thinks]
+    ///
+    /// A judge that thinks can spend all of them before its answer begins. Without this option the
+    /// limit is then raised, to at most 16384, and a warning says so. A limit that is given is kept.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: Option<u32>,
     /// Most seconds for one answer
     #[arg(
         long,
@@ -103,7 +110,8 @@ impl Args {
             timeout: timeout?,
             retries: self.retries,
             backoff: backoff?,
-            max_tokens: self.max_tokens,
+            max_tokens: self.max_tokens.unwrap_or(MAX_TOKENS),
+            most_tokens: self.max_tokens.unwrap_or(MOST_TOKENS),
         };
         let settings = JudgeSettings {
             n: self.n,
@@ -153,6 +161,10 @@ fn markdown(r: &JudgeResult) -> String {
     text += &format!(
         "Win rate: (wins + ties / 2) / valid. {told} \"Shown first won\" is 0.5 for a judge without position bias."
     );
+    let differences = r.settings.asked.differences();
+    if !differences.is_empty() {
+        text += &format!(" The server was asked {}.", differences.join(", "));
+    }
     if r.equal > 0 {
         text += &format!(
             " {} of the ties are equal responses, which were not shown to the judge.",

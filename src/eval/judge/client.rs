@@ -1,12 +1,13 @@
 //! A chat-completions endpoint and everything that can go wrong with it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::RngExt;
 use serde_json::{Value, json};
 use ureq::Agent;
 
+use super::manner::{self, Manner, Parameter, Sent};
 use crate::error::{Error, Result};
 use crate::rng::{Stream, seed_for};
 
@@ -36,13 +37,18 @@ pub struct Endpoint {
     pub backoff: Duration,
     /// Most tokens of an answer.
     pub max_tokens: u32,
+    /// What that limit may be raised to for a model that spends all of it before it answers;
+    /// `max_tokens` where it is fixed.
+    pub most_tokens: u32,
 }
 
 /// What one question led to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
-    /// The text of the answer, and whether it was cut at [`Endpoint::max_tokens`].
+    /// The text of the answer, and whether it was cut at the limit of its tokens.
     Text(String, bool),
+    /// All of this many tokens were spent before the answer began.
+    Spent(u32),
     /// The server refuses this question (status and its message): too long, say.
     Refused(u16, String),
 }
@@ -55,6 +61,11 @@ enum Failure {
     Final(Error),
     /// This request is refused.
     Refused(u16, String),
+    /// Parameters of the request are refused, each with whether its replacement would be too; and
+    /// what the server said.
+    Parameters(Vec<(Parameter, bool)>, String),
+    /// The answer's tokens were spent before it began.
+    Spent,
 }
 
 /// A client for one endpoint; shared between threads.
@@ -62,8 +73,8 @@ pub struct Client {
     endpoint: Endpoint,
     url: String,
     agent: Agent,
-    /// Cleared once the server has answered only without `response_format`.
-    json_mode: AtomicBool,
+    /// What the server has refused so far, for all questions after.
+    manner: Mutex<Manner>,
 }
 
 /// `…/v1/chat/completions` of a server's address.
@@ -128,7 +139,7 @@ impl Client {
             endpoint,
             url,
             agent,
-            json_mode: AtomicBool::new(true),
+            manner: Mutex::default(),
         })
     }
 
@@ -137,7 +148,22 @@ impl Client {
         &self.url
     }
 
-    /// Asks for the next turn of a conversation, trying again while that may help. `ticket` numbers the question; it
+    /// How the server is asked now.
+    pub fn manner(&self) -> Manner {
+        self.shared().clone()
+    }
+
+    /// Asks from now on as was found out before.
+    pub fn set_manner(&self, manner: Manner) {
+        *self.shared() = manner;
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Manner> {
+        self.manner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for the next turn of a conversation, trying again while that may help. A parameter that
+    /// the server refuses is replaced or left out from then on. `ticket` numbers the question; it
     /// decides the jitter.
     ///
     /// # Errors
@@ -145,21 +171,37 @@ impl Client {
     /// failing.
     pub fn ask(&self, messages: &[Value], ticket: u64) -> Result<Reply> {
         let mut jitter = Stream::new(seed_for(0, 0, ticket, 0), JITTER);
-        let mut json_mode = self.json_mode.load(Ordering::Relaxed);
+        // A server that does not say what it refuses may refuse JSON mode; the prompt asks for JSON
+        // in words too.
+        let mut plain = false;
         let (mut failures, mut last) = (0, String::new());
         loop {
-            match self.attempt(messages, json_mode) {
+            let mut manner = self.manner();
+            let before = manner.clone();
+            if plain {
+                manner.response_format = Sent::LeftOut;
+            }
+            match self.attempt(messages, &manner) {
                 Ok((text, cut)) => {
-                    self.json_mode.fetch_and(json_mode, Ordering::Relaxed);
+                    if plain {
+                        let why = "the server answers only without it";
+                        self.give_up(&[(Parameter::ResponseFormat, true)], &before, why);
+                    }
                     return Ok(Reply::Text(text, cut));
                 }
+                Err(Failure::Spent) => match self.raise(&manner) {
+                    true => {}
+                    false => return Ok(Reply::Spent(manner.limit(self.endpoint.max_tokens))),
+                },
                 Err(Failure::Final(error)) => return Err(error),
-                // Some servers do not know response_format; the prompt asks for JSON in words too.
-                Err(Failure::Refused(..)) if json_mode => {
-                    json_mode = false;
-                    continue;
+                Err(Failure::Parameters(refused, why)) => self.give_up(&refused, &manner, &why),
+                Err(Failure::Refused(status, why)) => {
+                    let left_out = manner.response_format == Sent::LeftOut;
+                    if left_out || manner::is_about_size(&why.to_lowercase()) {
+                        return Ok(Reply::Refused(status, why));
+                    }
+                    plain = true;
                 }
-                Err(Failure::Refused(status, why)) => return Ok(Reply::Refused(status, why)),
                 Err(Failure::Passing(why, wait)) => {
                     if failures >= self.endpoint.retries {
                         return Err(self.gave_up(&why, failures + 1));
@@ -177,6 +219,37 @@ impl Client {
         }
     }
 
+    /// Replaces or leaves out parameters for all questions after, and says so once. `asked` is the
+    /// manner of the question that found it out.
+    fn give_up(&self, refused: &[(Parameter, bool)], asked: &Manner, why: &str) {
+        let mut shared = self.shared();
+        for (parameter, whole) in refused {
+            if let Some(done) = shared.give_up(*parameter, asked, *whole) {
+                log::warn!("judge: {done} for the rest of the run: {why}");
+            }
+        }
+    }
+
+    /// Raises the limit of an answer's tokens for all questions after; false where it is as high as
+    /// it may be.
+    fn raise(&self, asked: &Manner) -> bool {
+        let (usual, most) = (self.endpoint.max_tokens, self.endpoint.most_tokens);
+        let mut shared = self.shared();
+        let was = asked.limit(usual);
+        if asked.max_tokens == Sent::LeftOut || (was >= most && shared.limit(usual) <= was) {
+            return false;
+        }
+        if shared.limit(usual) <= was {
+            let now = was.saturating_mul(4).min(most);
+            shared.raised_to = Some(now);
+            log::warn!(
+                "judge: all {was} tokens of an answer were spent before it began, as by a model that thinks first; {now} are \
+                 allowed for the rest of the run"
+            );
+        }
+        true
+    }
+
     fn gave_up(&self, why: &str, tries: u32) -> Error {
         Error::user(format!(
             "the judge at {} did not answer after {tries} tries: {why}. Check --endpoint, and that the server runs and serves {:?} (llama.cpp: \
@@ -185,17 +258,9 @@ impl Client {
         ))
     }
 
-    fn attempt(&self, messages: &[Value], json_mode: bool) -> Result<(String, bool), Failure> {
-        let mut body = json!({
-            "model": self.endpoint.model,
-            "messages": messages,
-            "temperature": 0,
-            "max_tokens": self.endpoint.max_tokens,
-            "stream": false,
-        });
-        if json_mode {
-            body["response_format"] = json!({"type": "json_object"});
-        }
+    fn attempt(&self, messages: &[Value], manner: &Manner) -> Result<(String, bool), Failure> {
+        let mut body = json!({"model": self.endpoint.model, "messages": messages});
+        manner.fill(&mut body, self.endpoint.max_tokens);
         let body = body.to_string();
         let mut request = self
             .agent
@@ -227,13 +292,32 @@ impl Client {
                 )
             });
         if status == 200 {
-            return content(&text?).map_err(|why| Failure::Passing(self.clean(&why), None));
+            let text = text?;
+            if let Some(status) = status_within(&text) {
+                return Err(self.refusal(status, &text, wait, manner));
+            }
+            return match content(&text) {
+                Ok((text, true)) if is_unanswered(&text) => Err(Failure::Spent),
+                answer => answer.map_err(|why| Failure::Passing(self.clean(&why), None)),
+            };
         }
-        Err(self.refusal(status, &text.unwrap_or_default(), wait))
+        Err(self.refusal(status, &text.unwrap_or_default(), wait, manner))
     }
 
-    fn refusal(&self, status: u16, body: &str, wait: Option<Duration>) -> Failure {
+    fn refusal(&self, status: u16, body: &str, wait: Option<Duration>, manner: &Manner) -> Failure {
         let said = self.clean(&said(body));
+        // llama.cpp's server answers with 500, others with 501, where a parameter is unknown.
+        if matches!(status, 400 | 422 | 500 | 501) {
+            let words = manner::words(body);
+            if status == 400 && manner::is_spent(&words.to_lowercase()) {
+                return Failure::Spent;
+            }
+            let value: Value = serde_json::from_str(body).unwrap_or_default();
+            let refused = manner.refused(&value, &words);
+            if !refused.is_empty() {
+                return Failure::Parameters(refused, format!("the server refuses it (HTTP {status}{said})"));
+            }
+        }
         let (url, env) = (&self.url, &self.endpoint.key_env);
         match status {
             401 | 403 if self.endpoint.key.is_none() => Failure::Final(Error::user(format!(
@@ -272,18 +356,26 @@ impl Client {
 
 /// ": message" of an error's body, or nothing.
 fn said(body: &str) -> String {
-    let value: Value = serde_json::from_str(body).unwrap_or_default();
-    let message = value
-        .pointer("/error/message")
-        .or_else(|| value.get("error"))
-        .or_else(|| value.get("message"))
-        .and_then(Value::as_str)
-        .map_or_else(|| body.trim().to_string(), str::to_string);
-    if message.is_empty() {
-        message
+    let words = manner::words(body);
+    if words.is_empty() {
+        words
     } else {
-        format!(": {message}")
+        format!(": {words}")
     }
+}
+
+/// The status of an error that a server between (OpenRouter, say) hands on as a success.
+fn status_within(body: &str) -> Option<u16> {
+    let value: Value = serde_json::from_str(body).ok()?;
+    let code = value.pointer("/error/code")?.as_u64()?;
+    let code = u16::try_from(code).ok().filter(|c| (400..600).contains(c))?;
+    value.get("choices").is_none().then_some(code)
+}
+
+/// Whether an answer that was cut has not begun: it is empty, or still within the model's thoughts.
+fn is_unanswered(text: &str) -> bool {
+    let after = text.rsplit("</think>").next().unwrap_or(text);
+    after.trim().is_empty() || after.trim_start().starts_with("<think>")
 }
 
 /// The text of the first choice, and whether it was cut short.
@@ -298,10 +390,22 @@ fn content(body: &str) -> Result<(String, bool), String> {
         )
     })?;
     let cut = value.pointer("/choices/0/finish_reason").and_then(Value::as_str) == Some("length");
-    match message.get("content") {
-        Some(Value::String(text)) => Ok((text.clone(), cut)),
+    let text = match message.get("content") {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(parts)) => parts.iter().filter_map(part).collect(),
         // An empty answer is the judge's, not the server's.
-        Some(Value::Null) | None => Ok((String::new(), cut)),
-        Some(_) => Err("the server's choices[0].message.content is not a text".to_string()),
+        Some(Value::Null) | None => String::new(),
+        Some(_) => return Err("the server's choices[0].message.content is not a text".to_string()),
+    };
+    Ok((text, cut))
+}
+
+/// The text of one part of an answer; nothing for a thought or an image.
+fn part(part: &Value) -> Option<&str> {
+    match part.get("type").and_then(Value::as_str) {
+        None | Some("text" | "output_text") => {
+            part.as_str().or_else(|| part.get("text").and_then(Value::as_str))
+        }
+        Some(_) => None,
     }
 }

@@ -85,6 +85,7 @@ impl Server {
             retries: 3,
             backoff: Duration::from_millis(1),
             max_tokens: MAX_TOKENS,
+            most_tokens: MAX_TOKENS,
         }
     }
 }

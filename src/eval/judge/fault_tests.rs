@@ -234,6 +234,210 @@ fn an_answer_is_as_long_as_asked_for_and_a_cut_one_says_so() {
     assert!(bad.reason.contains("--max-tokens"), "{}", bad.reason);
 }
 
+/// The answer of a server that was asked for `body`'s parameters and takes only these.
+fn takes(body: &serde_json::Value, known: &[&str], refuse: impl Fn(&str) -> Act) -> Option<Act> {
+    let mut keys = body.as_object().unwrap().keys();
+    keys.find(|k| !known.contains(&k.as_str())).map(|k| refuse(k))
+}
+
+#[test]
+fn what_a_server_refuses_is_replaced_once_and_remembered() {
+    // As OpenAI's reasoning models refuse.
+    let server = Server::start(|_, seen| {
+        let known = [
+            "model",
+            "messages",
+            "stream",
+            "max_completion_tokens",
+            "response_format",
+        ];
+        takes(&seen.body, &known, |name| {
+            let message = match name {
+                "max_tokens" => "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+                _ => "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported.",
+            };
+            let error = json!({"error": {"message": message, "param": name, "code": "unsupported_parameter"}});
+            Act::Status(400, "", error.to_string())
+        })
+        .unwrap_or_else(|| verdict(seen.side_with("good")))
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let (good, bad) = (eval("good", 20), eval("bad", 20));
+    let r = run(&good, &bad, server.endpoint(), &settings(Some(dir.path()), false)).unwrap();
+    assert_eq!((counts(&r), r.refused), ((20, 0, 0, 0), 0));
+    assert!(r.judgements.iter().all(|j| j.asked == 1));
+    // Each of four threads may find out each of the two for itself, and none a third time.
+    let seen = server.seen();
+    assert!((22..=28).contains(&seen.len()), "{}", seen.len());
+    assert!(
+        seen[12..]
+            .iter()
+            .all(|s| s.body["max_completion_tokens"] == MAX_TOKENS
+                && s.body.get("max_tokens").is_none()
+                && s.body.get("temperature").is_none())
+    );
+    let want = Manner {
+        max_tokens: Sent::Replaced,
+        temperature: Sent::LeftOut,
+        ..Manner::default()
+    };
+    assert_eq!(r.settings.asked, want);
+    let stored = std::fs::read_to_string(dir.path().join("judge.json")).unwrap();
+    let stored: serde_json::Value = serde_json::from_str(&stored).unwrap();
+    assert_eq!(
+        stored["asked"],
+        json!({"max_tokens": "replaced", "temperature": "left_out"})
+    );
+    // A resumed run asks so from the beginning.
+    let lines = std::fs::read_to_string(dir.path().join("judgements.jsonl")).unwrap();
+    let kept: String = lines.lines().take(15).map(|l| format!("{l}\n")).collect();
+    std::fs::write(dir.path().join("judgements.jsonl"), kept).unwrap();
+    let again = run(&good, &bad, server.endpoint(), &settings(Some(dir.path()), true)).unwrap();
+    assert_eq!((again.judgements, again.settings), (r.judgements, r.settings));
+    assert_eq!(server.seen().len(), seen.len() + 5);
+}
+
+#[test]
+fn a_server_that_takes_nothing_but_messages_is_asked_with_nothing_else() {
+    let server = Server::start(|_, seen| {
+        takes(&seen.body, &["model", "messages"], |name| {
+            let detail = json!({"detail": [{"type": "extra_forbidden", "loc": ["body", name], "msg": "Extra inputs are not permitted"}]});
+            Act::Status(422, "", detail.to_string())
+        })
+        .unwrap_or_else(|| verdict("A"))
+    });
+    let one = JudgeSettings {
+        concurrency: 1,
+        ..settings(None, false)
+    };
+    let r = run(&eval("good", 6), &eval("bad", 6), server.endpoint(), &one).unwrap();
+    // max_tokens, its replacement, response_format, stream, temperature: each is refused once.
+    assert_eq!((r.invalid, r.refused, server.seen().len()), (0, 0, 6 + 5));
+    assert_eq!(
+        r.settings.asked.differences(),
+        [
+            "without max_tokens",
+            "without temperature",
+            "without response_format",
+            "without stream"
+        ]
+    );
+    // A server between hands the refusal on as a success.
+    let server = Server::start(|_, seen| match seen.body.get("temperature") {
+        Some(_) => {
+            let error = json!({"error": {"code": 400, "message": "temperature is not supported"}});
+            Act::Status(200, "", error.to_string())
+        }
+        None => verdict("A"),
+    });
+    let r = run(&eval("good", 6), &eval("bad", 6), server.endpoint(), &one).unwrap();
+    assert_eq!((r.invalid, server.seen().len()), (0, 7));
+    assert_eq!(r.settings.asked.differences(), ["without temperature"]);
+    // JSON mode by a schema alone.
+    let server = Server::start(|_, seen| match seen.body["response_format"]["type"].as_str() {
+        Some("json_schema") => verdict("A"),
+        _ => Act::Status(
+            400,
+            "",
+            json!({"error": "'response_format.type' must be 'json_schema' or 'text'"}).to_string(),
+        ),
+    });
+    let r = run(&eval("good", 6), &eval("bad", 6), server.endpoint(), &one).unwrap();
+    assert_eq!((r.invalid, server.seen().len()), (0, 7));
+    assert_eq!(r.settings.asked.response_format, Sent::Replaced);
+}
+
+#[test]
+fn a_refusal_of_the_question_is_not_taken_for_one_of_a_parameter() {
+    // The limit is named, but the question is too long: nothing is left out, and the server's words
+    // are kept.
+    let long = "'max_tokens' is too large: 512. This model's maximum context length is 600 tokens";
+    let server = Server::start(move |_, _| {
+        Act::Status(
+            400,
+            "",
+            json!({"error": {"message": long, "param": "max_tokens"}}).to_string(),
+        )
+    });
+    let one = JudgeSettings {
+        concurrency: 1,
+        ..settings(None, false)
+    };
+    let error = refused(
+        run(&eval("good", 9), &eval("bad", 9), server.endpoint(), &one),
+        &[
+            "all of 8 questions were refused",
+            "HTTP 400",
+            long,
+            "shorter responses",
+        ],
+    );
+    assert!(!error.contains("--api-key"), "{error}");
+    assert_eq!(server.seen().len(), REFUSALS, "nothing else was tried");
+    assert!(server.seen().iter().all(|s| s.body["max_tokens"] == MAX_TOKENS));
+}
+
+#[test]
+fn a_judge_that_thinks_gets_room_for_its_answer() {
+    let cut = |content: serde_json::Value| {
+        let choice = json!({"choices": [{"finish_reason": "length", "message": {"content": content, "reasoning_content": "hm"}}]});
+        Act::Status(200, "", choice.to_string())
+    };
+    let server = Server::start(move |n, seen| {
+        match seen.body["max_tokens"].as_u64().unwrap() {
+        0..2048 if n == 0 => Act::Status(
+            400,
+            "",
+            json!({"error": {"message": "Could not finish the message because max_tokens or model output limit was reached."}})
+                .to_string(),
+        ),
+        0..4096 if n % 2 == 0 => cut(json!(null)),
+        0..4096 => cut(json!("<think>\nLet me see.")),
+        _ => Act::Status(
+            200,
+            "",
+            json!({"choices": [{"message": {"content": [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "{\"winner\": \"B\"}"}]},
+                {"type": "text", "text": "{\"winner\": "}, {"type": "text", "text": "\"A\"}"}
+            ]}}]})
+            .to_string(),
+        ),
+    }
+    });
+    let endpoint = Endpoint {
+        most_tokens: MOST_TOKENS,
+        ..server.endpoint()
+    };
+    let one = JudgeSettings {
+        concurrency: 1,
+        ..settings(None, false)
+    };
+    let r = run(&eval("good", 4), &eval("bad", 4), endpoint, &one).unwrap();
+    assert_eq!((r.invalid, r.settings.asked.raised_to), (0, Some(8192)));
+    assert!(
+        r.judgements
+            .iter()
+            .all(|j| j.asked == 1 && (j.winner == Winner::First) == (j.first_is_a == Some(true)))
+    );
+    let limits: Vec<u64> = server
+        .seen()
+        .iter()
+        .map(|s| s.body["max_tokens"].as_u64().unwrap())
+        .collect();
+    assert_eq!(limits, [512, 2048, 8192, 8192, 8192, 8192]);
+    // A limit that was asked for is kept, and a run of nothing but thoughts ends early.
+    let server = Server::start(move |_, _| cut(json!("")));
+    refused(
+        run(&eval("good", 30), &eval("bad", 30), server.endpoint(), &one),
+        &[
+            "all of 8 questions were not answered",
+            "all 512 tokens",
+            "--max-tokens",
+        ],
+    );
+    assert_eq!(server.seen().len(), REFUSALS);
+}
+
 #[test]
 fn an_interrupted_run_goes_on_where_it_was() {
     let dir = tempfile::tempdir().unwrap();

@@ -4,14 +4,17 @@
 //! in a random, seeded order. The judge answers with JSON `{winner, confidence, reason}`, which is mapped back. An answer
 //! that is not such an object is asked for again, then recorded as invalid and left out of the win rate. A question that the
 //! server refuses is left out too, and asked again when the judging is resumed; a server that refuses every question, or
-//! the key, page or model, ends the run.
+//! the key, page or model, ends the run. A parameter that the server refuses is replaced or left
+//! out for the rest of the run ([`Manner`]), which the judgements' settings say.
 
 mod client;
+mod manner;
 mod question;
 mod result;
 mod store;
 
 pub use client::{Client, Endpoint, Reply, completions_url};
+pub use manner::{Manner, Sent};
 pub use question::{Answer, Side, parse};
 pub use result::{JudgeResult, summarise, table};
 pub use store::{JudgeMeta, Judgement, Store, Winner};
@@ -37,6 +40,11 @@ const ASKS: u32 = 3;
 const REFUSALS: usize = 8;
 /// Most tokens of an answer unless another number is asked for.
 pub const MAX_TOKENS: u32 = 512;
+/// What they are raised to, unless a number is asked for, for a judge that spends them before it
+/// answers.
+pub const MOST_TOKENS: u32 = 16_384;
+/// Begins the reason of a judgement whose answer never began.
+const SPENT: &str = "the judge spent all";
 
 /// How two evaluations are judged.
 #[derive(Debug, Clone)]
@@ -145,6 +153,12 @@ fn judge_one(client: &Client, pair: &Pair) -> Result<Judgement> {
                 out.reason = format!("the server refused the question (HTTP {status}): {why}");
                 return Ok(out);
             }
+            Reply::Spent(tokens) => {
+                out.reason = format!(
+                    "{SPENT} {tokens} tokens before its answer began, as by a model that thinks first: raise --max-tokens"
+                );
+                return Ok(out);
+            }
         };
         match parse(&text) {
             Ok(answer) => {
@@ -161,7 +175,10 @@ fn judge_one(client: &Client, pair: &Pair) -> Result<Judgement> {
                     true => format!("{why} (the answer was cut: raise --max-tokens)"),
                     false => why,
                 };
-                messages.extend(question::again(&text));
+                // Some servers refuse a turn without a text.
+                if !text.trim().is_empty() {
+                    messages.extend(question::again(&text));
+                }
                 out.raw = Some(text);
             }
         }
@@ -198,8 +215,10 @@ pub fn judge(
         endpoint: client.url().to_string(),
         seed: settings.seed,
         max_tokens,
+        asked: Manner::default(),
     };
-    let store = Store::open(settings.output.as_deref(), &meta, settings.resume)?;
+    let store = Store::open(settings.output.as_deref(), meta, settings.resume)?;
+    client.set_manner(store.meta().asked.clone());
     let waiting: Vec<&Pair> = pairs
         .iter()
         .filter(|p| !store.done().iter().any(|d| d.prompt_index == p.prompt_index))
@@ -207,7 +226,7 @@ pub fn judge(
     let store = ask_all(&client, &waiting, store, settings)?;
     let mut judgements = store.done().to_vec();
     judgements.sort_by_key(|j| j.prompt_index);
-    summarise(meta, judgements)
+    summarise(store.meta().clone(), judgements)
 }
 
 /// Threads that take the next waiting pair until there is none or one of them fails.
@@ -222,7 +241,7 @@ fn ask_all(client: &Client, waiting: &[&Pair], store: Store, settings: &JudgeSet
             let mut guard = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let (store, progress, failed) = &mut *guard;
             let pushed = judged
-                .and_then(|j| store.push(j))
+                .and_then(|j| store.push(j, client.manner()))
                 .and_then(|()| all_refused(store.done()));
             if let Err(error) = pushed {
                 next.store(waiting.len(), Ordering::SeqCst);
@@ -257,19 +276,31 @@ fn ask_all(client: &Client, waiting: &[&Pair], store: Store, settings: &JudgeSet
     }
 }
 
-/// An error where the server has refused [`REFUSALS`] questions and answered none.
+/// An error where the first [`REFUSALS`] questions were all refused, or all spent on the judge's
+/// thoughts.
 fn all_refused(done: &[Judgement]) -> Result<()> {
-    let asked = || done.iter().filter(|j| j.asked > 0);
-    match asked().next() {
-        Some(first) if asked().count() == REFUSALS && asked().all(|j| j.winner == Winner::Refused) => {
-            Err(Error::user(format!(
-                "all of {REFUSALS} questions were refused. The first one: {}. Check --model and --max-tokens, or judge shorter \
-                 responses",
-                first.reason
-            )))
-        }
-        _ => Ok(()),
+    let asked: Vec<&Judgement> = done.iter().filter(|j| j.asked > 0).collect();
+    let [first, ..] = asked[..] else { return Ok(()) };
+    if asked.len() != REFUSALS {
+        return Ok(());
     }
+    let all = |what: &dyn Fn(&Judgement) -> bool| asked.iter().all(|j| what(j));
+    let (what, advice) = if all(&|j| j.winner == Winner::Refused) {
+        let advice = match manner::is_about_size(&first.reason.to_lowercase()) {
+            true => "Judge shorter responses, lower --max-tokens, or take a --model with a longer context",
+            false => "The server's words say why; check --model and --endpoint",
+        };
+        ("refused", advice)
+    } else if all(&|j| j.winner == Winner::Invalid && j.reason.starts_with(SPENT)) {
+        let advice = "Where there is an --output, give another one too: its judgements keep their settings";
+        ("not answered", advice)
+    } else {
+        return Ok(());
+    };
+    Err(Error::user(format!(
+        "all of {REFUSALS} questions were {what}. The first one: {}. {advice}",
+        first.reason
+    )))
 }
 
 #[cfg(test)]

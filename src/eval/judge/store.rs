@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::manner::Manner;
 use crate::error::{Context, Error, Result};
 use crate::model::save::write_atomic;
 use crate::text::journal;
@@ -33,6 +34,9 @@ pub struct JudgeMeta {
     /// Most tokens of the judge's answer.
     #[serde(default = "default_max_tokens")]
     pub max_tokens: u32,
+    /// What of a usual request the server refused. A result: resuming begins with it.
+    #[serde(default, skip_serializing_if = "Manner::is_usual")]
+    pub asked: Manner,
 }
 
 /// What judgements had before it could be chosen.
@@ -84,8 +88,10 @@ pub struct Judgement {
 pub struct Store {
     dir: Option<PathBuf>,
     done: Vec<Judgement>,
-    /// `judge.json`, until the first judgement: a run that could not ask at all leaves nothing.
-    settings: Option<Vec<u8>>,
+    meta: JudgeMeta,
+    /// Whether `judge.json` says what `meta` says. It is written with the first judgement: a run
+    /// that could not ask at all leaves nothing.
+    written: bool,
 }
 
 impl Store {
@@ -94,11 +100,12 @@ impl Store {
     ///
     /// # Errors
     /// A user error when there is something and `resume` is not set, the settings differ, or a line is damaged; an I/O error.
-    pub fn open(dir: Option<&Path>, meta: &JudgeMeta, resume: bool) -> Result<Self> {
+    pub fn open(dir: Option<&Path>, meta: JudgeMeta, resume: bool) -> Result<Self> {
         let mut store = Self {
             dir: dir.map(Path::to_path_buf),
             done: Vec::new(),
-            settings: None,
+            meta,
+            written: false,
         };
         let Some(dir) = dir else { return Ok(store) };
         let settings = dir.join("judge.json");
@@ -111,7 +118,6 @@ impl Store {
                     lines.display()
                 )));
             }
-            store.settings = Some(serde_json::to_vec_pretty(meta).map_err(Error::internal)?);
             return Ok(store);
         }
         if !resume {
@@ -124,7 +130,8 @@ impl Store {
         let found: JudgeMeta = serde_json::from_slice(&bytes)
             .map_err(Error::user)
             .context(settings.display())?;
-        same(&found, meta).context(settings.display())?;
+        same(&found, &store.meta).context(settings.display())?;
+        (store.meta.asked, store.written) = (found.asked, true);
         store.done = answered(journal::recover(&dir.join("judgements.jsonl"))?);
         Ok(store)
     }
@@ -134,14 +141,23 @@ impl Store {
         &self.done
     }
 
-    /// Appends a judgement.
+    /// The settings, and how the server was asked up to the last judgement.
+    pub fn meta(&self) -> &JudgeMeta {
+        &self.meta
+    }
+
+    /// Appends a judgement, which was asked for in this manner.
     ///
     /// # Errors
     /// An I/O error.
-    pub fn push(&mut self, judgement: Judgement) -> Result<()> {
+    pub fn push(&mut self, judgement: Judgement, asked: Manner) -> Result<()> {
+        self.written &= self.meta.asked == asked;
+        self.meta.asked = asked;
         if let Some(dir) = &self.dir {
-            if let Some(json) = self.settings.take() {
+            if !self.written {
+                let json = serde_json::to_vec_pretty(&self.meta).map_err(Error::internal)?;
                 write_atomic(&dir.join("judge.json"), &json)?;
+                self.written = true;
             }
             journal::append(&dir.join("judgements.jsonl"), &judgement)?;
         }
@@ -165,7 +181,7 @@ fn answered(lines: Vec<Judgement>) -> Vec<Judgement> {
 
 /// Refuses settings that differ, naming the first.
 fn same(found: &JudgeMeta, asked: &JudgeMeta) -> Result<()> {
-    match journal::first_difference(found, asked, &[])? {
+    match journal::first_difference(found, asked, &["asked"])? {
         None => Ok(()),
         Some((name, old, new)) => Err(Error::user(format!(
             "these judgements were made with {name} = {old}, and this run has {new}: use the same settings or another --output"
