@@ -390,7 +390,7 @@ mod tests {
             .collect();
         let first = messages.iter().position(|m| m.role == ASSISTANT);
         let record = SftRecord {
-            id: serde_json::Value::Null,
+            id: serde_json::Value::Null.into(),
             turns: messages.split_off(first.unwrap_or(messages.len())),
             prompt: PromptContent::Messages(messages),
             tools: None,
