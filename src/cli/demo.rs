@@ -21,7 +21,9 @@ use crate::kernels::sample::SampleParams;
 use crate::model::save::write_atomic;
 use crate::report::{Align, Cell, Plot, Series, Table, column, read_metrics};
 use crate::reward::{DemoScore, Reward, RewardModel, RewardOptions};
+use crate::run::{Dir, kinds};
 use crate::text::{PromptContent, TemplateDate};
+use crate::train::checkpoint::RunDir;
 use crate::train::interrupt;
 use crate::train::run::{RunOptions, train};
 use crate::train::setup::default_reward;
@@ -195,6 +197,14 @@ impl Exam<'_> {
 pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     let config = args.config()?;
     let date = config.template_date.parse()?;
+    let held = match args.evaluate_only {
+        Some(_) => None,
+        None => Some(Dir::hold(&args.output, &kinds::DEMO)?),
+    };
+    if let Some(held) = &held {
+        // Before anything is announced.
+        RunDir::check(held, args.resume, args.overwrite)?;
+    }
     let (examples, contents) = args.held_out();
     if args.evaluate_only.is_none() {
         interrupt::install()?;
@@ -229,6 +239,7 @@ fn show(args: &Args, config: TrainConfig, exam: &Exam<'_>) -> Result<()> {
     };
     let adapter = train(exam.gpu, config.clone(), &options)?;
     let trained_at = Instant::now();
+    Dir::hold(&args.output, &kinds::DEMO)?.claim()?;
     say(format_args!(
         "Trained in {:.0} s. Sampling {} responses to each of {} held-out prompts, before and after …",
         (trained_at - begun).as_secs_f64(),

@@ -18,6 +18,7 @@ use crate::eval::run::{Policy, PolicyOptions, Sampling};
 use crate::gpu::Gpu;
 use crate::model::load::Source;
 use crate::model::save::write_atomic;
+use crate::run::{Dir, kinds};
 use crate::search::line::Line;
 use crate::search::outcome::Summary;
 use crate::search::schedule::{Asked, Schedule};
@@ -288,8 +289,9 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
 
 fn search(globals: &Globals, args: &SearchArgs) -> Result<()> {
     let dir = args.output.as_deref();
-    if let Some(dir) = dir {
-        Store::check(dir, args.resume, args.overwrite)?;
+    let held = dir.map(|dir| Dir::hold(dir, &kinds::SEARCH)).transpose()?;
+    if let Some(held) = &held {
+        Store::check(held, args.resume, args.overwrite)?;
     }
     let (settings, sampling) = args.settings()?;
     let records = args.records()?;

@@ -1,16 +1,13 @@
 //! Which weights were evaluated: names stay when a run is trained again, hashes do not.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-
-use sha2::{Digest, Sha256};
 
 use super::meta::{EvalMeta, NAMES};
 use crate::error::{Error, Result};
 use crate::model::alias::aliases;
+use crate::run::checksums::sha256_file;
 use crate::text::sha256_hex;
 
 /// SHA-256 of weights files. A file is read once, and again where its size or time changes.
@@ -55,23 +52,11 @@ impl Hashes {
         {
             return Ok(hash.clone());
         }
-        let hash = hash_file(path).map_err(Error::io(path))?;
+        let hash = sha256_file(path).map_err(Error::io(path))?;
         self.known
             .insert(path.to_path_buf(), (state.0, state.1, hash.clone()));
         Ok(hash)
     }
-}
-
-fn hash_file(path: &Path) -> std::io::Result<String> {
-    let (mut file, mut hasher) = (File::open(path)?, Sha256::new());
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            n => hasher.update(&buffer[..n]),
-        }
-    }
-    Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }
 
 /// When the newest of the local weights that the settings name was written, where there are any.
@@ -185,7 +170,7 @@ mod tests {
         // Trained again in the same place: another file of the same size.
         std::fs::write(at("lora/adapter_model.safetensors"), "abd").unwrap();
         let later = SystemTime::now() + std::time::Duration::from_secs(5);
-        let file = File::options()
+        let file = std::fs::File::options()
             .write(true)
             .open(at("lora/adapter_model.safetensors"))
             .unwrap();

@@ -10,6 +10,7 @@ use crate::model::load::Source;
 use crate::model::params::Model;
 use crate::model::run::{self, Group};
 use crate::model::workspace::Workspace;
+use crate::run::kinds;
 use serde_json::{Map, Value, json};
 
 struct Sft<'a> {
@@ -77,7 +78,7 @@ pub fn train(gpu: &Gpu, config: SupervisedConfig, options: &RunOptions) -> Resul
         ));
     }
     let source = Source::open_causal(&config.model)?;
-    let mut job = Job::<Demonstration>::open(config, source, options)?;
+    let mut job = Job::<Demonstration>::open(config, source, options, &kinds::SFT)?;
     job.fit(gpu)?;
     let model = job.load(gpu)?;
     let mut task = Sft {

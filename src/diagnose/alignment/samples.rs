@@ -19,6 +19,7 @@ use crate::model::params::Model;
 use crate::model::save::{write_atomic, write_safetensors};
 use crate::model::store::{HostTensor, WeightStore};
 use crate::rollout::{Job, SampleConfig, Sampler};
+use crate::run::{Dir, kinds};
 use crate::tensor::DType;
 use crate::text::journal;
 
@@ -73,6 +74,7 @@ pub struct PromptSamples {
 /// A directory of samples and Gram matrices.
 #[derive(Debug, Clone)]
 pub struct Store {
+    held: Dir,
     dir: PathBuf,
     /// The settings.
     pub meta: SamplesMeta,
@@ -88,18 +90,17 @@ impl Store {
     /// A user error when there is something and neither was asked for, or the settings differ (naming the first one); an
     /// I/O error.
     pub fn open(dir: &Path, meta: SamplesMeta, resume: bool, overwrite: bool) -> Result<Self> {
+        let held = Dir::hold(dir, &kinds::ALIGNMENT)?;
+        held.check(overwrite)?;
         let settings = dir.join("settings.json");
         let mut store = Self {
+            held,
             dir: dir.to_path_buf(),
             meta,
             pools: Vec::new(),
         };
-        if settings.exists() && overwrite {
-            store.remove()?;
-        }
-        if !settings.exists() {
-            fs::create_dir_all(dir).map_err(Error::io(dir))?;
-            store.remove()?;
+        if overwrite || !settings.exists() {
+            store.held.clear()?;
             let json = serde_json::to_vec_pretty(&store.meta).map_err(Error::internal)?;
             write_atomic(&settings, &json)?;
             return Ok(store);
@@ -116,6 +117,7 @@ impl Store {
             .map_err(Error::user)
             .context(settings.display())?;
         same(&found, &store.meta).context(settings.display())?;
+        store.held.begin()?;
         store.read()?;
         Ok(store)
     }
@@ -126,19 +128,6 @@ impl Store {
 
     fn gram_path(&self, prompt: usize) -> PathBuf {
         self.dir.join("gram").join(format!("prompt_{prompt}.safetensors"))
-    }
-
-    fn remove(&self) -> Result<()> {
-        for path in [self.dir.join("settings.json"), self.samples()] {
-            if path.exists() {
-                fs::remove_file(&path).map_err(Error::io(&path))?;
-            }
-        }
-        let grams = self.dir.join("gram");
-        if grams.exists() {
-            fs::remove_dir_all(&grams).map_err(Error::io(&grams))?;
-        }
-        Ok(())
     }
 
     fn read(&mut self) -> Result<()> {

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
 use crate::model::save::write_atomic;
+use crate::run::{Dir, kinds};
 use crate::text::journal;
 
 /// The settings that decide a judgement.
@@ -82,7 +83,7 @@ pub struct Judgement {
 
 /// A directory of judgements, or none at all.
 pub struct Store {
-    dir: Option<PathBuf>,
+    held: Option<Dir>,
     done: Vec<Judgement>,
     /// `judge.json`, until the first judgement: a run that could not ask at all leaves nothing.
     settings: Option<Vec<u8>>,
@@ -96,14 +97,15 @@ impl Store {
     /// A user error when there is something and `resume` is not set, the settings differ, or a line is damaged; an I/O error.
     pub fn open(dir: Option<&Path>, meta: &JudgeMeta, resume: bool) -> Result<Self> {
         let mut store = Self {
-            dir: dir.map(Path::to_path_buf),
+            held: None,
             done: Vec::new(),
             settings: None,
         };
         let Some(dir) = dir else { return Ok(store) };
+        let held = Dir::hold(dir, &kinds::JUDGE)?;
+        held.check(false)?;
         let settings = dir.join("judge.json");
         if !settings.exists() {
-            fs::create_dir_all(dir).map_err(Error::io(dir))?;
             let lines = dir.join("judgements.jsonl");
             if lines.exists() {
                 return Err(Error::user(format!(
@@ -112,6 +114,7 @@ impl Store {
                 )));
             }
             store.settings = Some(serde_json::to_vec_pretty(meta).map_err(Error::internal)?);
+            store.held = Some(held);
             return Ok(store);
         }
         if !resume {
@@ -126,6 +129,8 @@ impl Store {
             .context(settings.display())?;
         same(&found, meta).context(settings.display())?;
         store.done = answered(journal::recover(&dir.join("judgements.jsonl"))?);
+        held.begin()?;
+        store.held = Some(held);
         Ok(store)
     }
 
@@ -139,8 +144,10 @@ impl Store {
     /// # Errors
     /// An I/O error.
     pub fn push(&mut self, judgement: Judgement) -> Result<()> {
-        if let Some(dir) = &self.dir {
+        if let Some(held) = &self.held {
+            let dir = held.root();
             if let Some(json) = self.settings.take() {
+                held.begin()?;
                 write_atomic(&dir.join("judge.json"), &json)?;
             }
             journal::append(&dir.join("judgements.jsonl"), &judgement)?;
