@@ -196,7 +196,7 @@ fn check_same(dir: &Path, begun: &EvalMeta, now: &EvalMeta) -> Result<()> {
     match begun.difference(now)? {
         None => Ok(()),
         Some(Difference::Weights { field, name }) => Err(Error::user(format!(
-            "--resume: {dir} was begun with other weights of {name} ({field}): they were changed or trained again since; replace \
+            "--resume: {dir} was begun with other weights of {name} ({field}), or another configuration, tokenizer or template: they were changed or trained again since; replace \
              the evaluation with --overwrite, or choose another --output"
         ))),
         Some(Difference::Setting { field, was, now }) => Err(Error::user(format!(

@@ -10,6 +10,18 @@ use crate::model::alias::aliases;
 use crate::run::checksums::sha256_file;
 use crate::text::sha256_hex;
 
+/// Files beside weights that decide what a model computes.
+const TEXTS: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+];
+/// What the hash of these is called, after the field.
+const BESIDE: &str = "_files";
+
 /// SHA-256 of weights files. A file is read once, and again where its size or time changes.
 #[derive(Debug, Default)]
 pub struct Hashes {
@@ -17,30 +29,55 @@ pub struct Hashes {
 }
 
 impl Hashes {
-    /// Hashes of the weights that the settings name, by field. Of an adapter or a single file it is the file's, as
-    /// `sha256sum` says; of several shards that of the lines `HASH  NAME` in order of their names. The models of the hub and
-    /// those inside the program have none: their names say what they are.
+    /// Hashes of the weights that the settings name, by field; see [`Hashes::of_named`].
+    ///
+    /// # Errors
+    /// As [`Hashes::of_named`].
+    pub fn of(&mut self, meta: &EvalMeta) -> Result<BTreeMap<String, String>> {
+        self.of_named(NAMES.into_iter().zip(meta.named()))
+    }
+
+    /// Hashes of weights by the fields that name them. Of an adapter or a single file it is the file's, as `sha256sum` says; of
+    /// several shards that of the lines `HASH  NAME` in order of their names. `FIELD_files` is the same of the configuration,
+    /// tokenizer and template beside them. The models of the hub and those inside the program have none: their names say what
+    /// they are.
     ///
     /// # Errors
     /// A file cannot be read. One that is missing is left out: loading says it better.
-    pub fn of(&mut self, meta: &EvalMeta) -> Result<BTreeMap<String, String>> {
+    pub fn of_named<'a>(
+        &mut self,
+        named: impl IntoIterator<Item = (&'static str, Option<&'a str>)>,
+    ) -> Result<BTreeMap<String, String>> {
         let mut all = BTreeMap::new();
-        for (field, files) in files(meta)? {
-            let hash = match &files[..] {
-                [] => continue,
-                [one] => self.file(one)?,
-                shards => {
-                    let mut lines = String::new();
-                    for shard in shards {
-                        let name = shard.file_name().unwrap_or_default().to_string_lossy();
-                        lines += &format!("{}  {name}\n", self.file(shard)?);
-                    }
-                    sha256_hex(lines.as_bytes())
-                }
-            };
-            all.insert(field.to_string(), hash);
+        for (field, files) in files(named)? {
+            let in_dir = |file: &&PathBuf| file.extension().is_some_and(|e| e == "safetensors");
+            let beside = files.first().filter(in_dir).and_then(|file| file.parent());
+            let beside = beside.map(|dir| TEXTS.map(|name| dir.join(name)));
+            let texts: Vec<PathBuf> = beside.into_iter().flatten().filter(|p| p.is_file()).collect();
+            if let Some(hash) = self.list(&files)? {
+                all.insert(field.to_string(), hash);
+            }
+            if let Some(hash) = self.list(&texts)? {
+                all.insert(format!("{field}{BESIDE}"), hash);
+            }
         }
         Ok(all)
+    }
+
+    /// The hash of a file, or of a list of them.
+    fn list(&mut self, files: &[PathBuf]) -> Result<Option<String>> {
+        Ok(Some(match files {
+            [] => return Ok(None),
+            [one] => self.file(one)?,
+            shards => {
+                let mut lines = String::new();
+                for shard in shards {
+                    let name = shard.file_name().unwrap_or_default().to_string_lossy();
+                    lines += &format!("{}  {name}\n", self.file(shard)?);
+                }
+                sha256_hex(lines.as_bytes())
+            }
+        }))
     }
 
     fn file(&mut self, path: &Path) -> Result<String> {
@@ -59,18 +96,43 @@ impl Hashes {
     }
 }
 
+/// The first field whose weights, or whose files beside them, are known to be others than they were.
+pub fn changed(
+    was: &BTreeMap<String, String>,
+    now: &BTreeMap<String, String>,
+    fields: &[&'static str],
+) -> Option<&'static str> {
+    let differs = |key: &str| was.get(key).zip(now.get(key)).is_some_and(|(a, b)| a != b);
+    let mut fields = fields.iter().copied();
+    fields.find(|field| differs(field) || differs(&format!("{field}{BESIDE}")))
+}
+
+/// The fields whose weights are known to be what they were: where they lie may change.
+pub fn same(
+    was: &BTreeMap<String, String>,
+    now: &BTreeMap<String, String>,
+    fields: &[&'static str],
+) -> Vec<&'static str> {
+    let same = |key: &&&'static str| was.get(**key).is_some_and(|hash| now.get(**key) == Some(hash));
+    fields.iter().filter(same).copied().collect()
+}
+
 /// When the newest of the local weights that the settings name was written, where there are any.
 pub fn written(meta: &EvalMeta) -> Result<Option<SystemTime>> {
-    let all = files(meta)?.into_iter().flat_map(|(_, files)| files);
+    let all = files(NAMES.into_iter().zip(meta.named()))?
+        .into_iter()
+        .flat_map(|(_, files)| files);
     let times = all.filter_map(|path| std::fs::metadata(path).ok()?.modified().ok());
     Ok(times.max())
 }
 
 /// The local files of the weights that the settings name, by field.
-fn files(meta: &EvalMeta) -> Result<Vec<(&'static str, Vec<PathBuf>)>> {
+fn files<'a>(
+    named: impl IntoIterator<Item = (&'static str, Option<&'a str>)>,
+) -> Result<Vec<(&'static str, Vec<PathBuf>)>> {
     let inside = aliases()?;
     let mut all = Vec::new();
-    for (field, name) in NAMES.into_iter().zip(meta.named()) {
+    for (field, name) in named {
         let Some(name) = name.filter(|n| !inside.contains_key(*n)) else {
             continue;
         };

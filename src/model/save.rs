@@ -121,23 +121,6 @@ pub fn recover(target: &Path) -> Result<()> {
     }
 }
 
-/// Removes what killed processes left half-written in `parent`. Nothing reads these; they only take space.
-///
-/// # Errors
-/// When `parent` cannot be listed or a leftover cannot be removed.
-pub fn remove_leftovers(parent: &Path) -> Result<()> {
-    for entry in fs::read_dir(parent).map_err(Error::io(parent))? {
-        let path = entry.map_err(Error::io(parent))?.path();
-        let is_leftover = path
-            .file_name()
-            .is_some_and(|n| n.to_string_lossy().starts_with(TEMPORARY));
-        if is_leftover && path.is_dir() {
-            fs::remove_dir_all(&path).map_err(Error::io(&path))?;
-        }
-    }
-    Ok(())
-}
-
 /// A tensor's name, element type (f32, f16 or bf16) and shape.
 pub type TensorHeader = (String, DType, Vec<usize>);
 

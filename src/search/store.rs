@@ -6,6 +6,7 @@
 //! | `search.jsonl` | one [`Line`] a prompt, in order, synced prompt by prompt |
 //! | `results.json`, `results.md` | what was computed from them |
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ use super::line::Line;
 use crate::advantage::Alpha;
 use crate::config::{FloatDtype, MatmulPrecision};
 use crate::error::{Context, Error, Result};
+use crate::eval::weights;
 use crate::model::save::write_atomic;
 use crate::run::{Dir, kinds};
 use crate::text::journal;
@@ -85,11 +87,33 @@ pub struct SearchMeta {
     /// Element type asked for the judge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_dtype: Option<String>,
+    /// SHA-256 of the weights that were read from local files, by field; see [`Hashes`](crate::eval::weights::Hashes). Searches
+    /// of older versions have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights_sha256: BTreeMap<String, String>,
     // Last, so that a seed that draws other embedded prompts is what a difference names.
     /// SHA-256 of the prompts as JSON.
     pub prompts_sha256: String,
     /// Number of prompts.
     pub num_prompts: usize,
+}
+
+/// The fields that name weights.
+const WEIGHTS: [&str; 4] = ["model", "adapter", "reward_model", "reward_adapter"];
+
+impl SearchMeta {
+    /// What the fields that name weights say.
+    pub fn named(&self) -> [(&'static str, Option<String>); 4] {
+        let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string());
+        let names = [
+            Some(self.model.clone()),
+            path(&self.adapter),
+            Some(self.reward_model.clone()),
+            path(&self.reward_adapter),
+        ];
+        let mut fields = WEIGHTS.into_iter();
+        names.map(|name| (fields.next().unwrap_or_default(), name))
+    }
 }
 
 /// The lines of a search, in a directory or in memory alone.
@@ -208,7 +232,19 @@ fn recover(path: &Path, prompts: usize) -> Result<Vec<Line>> {
 
 /// Refuses to go on with other settings; where the prompts came from may change as long as they are the same.
 fn same(begun: &SearchMeta, now: &SearchMeta) -> Result<()> {
-    match journal::first_difference(begun, now, &["prompts_file"])? {
+    if let Some(field) = weights::changed(&begun.weights_sha256, &now.weights_sha256, &WEIGHTS) {
+        return Err(Error::user(format!(
+            "--resume: this search was begun with other weights, or another configuration, tokenizer or template, of {} \
+             ({field}); give those it was begun with, or --overwrite",
+            now.named()
+                .into_iter()
+                .find_map(|(f, name)| name.filter(|_| f == field))
+                .unwrap_or_default()
+        )));
+    }
+    let mut aside = weights::same(&begun.weights_sha256, &now.weights_sha256, &WEIGHTS);
+    aside.extend(["prompts_file", "weights_sha256"]);
+    match journal::first_difference(begun, now, &aside)? {
         None => Ok(()),
         Some((name, old, new)) => Err(Error::user(format!(
             "--resume: this search was begun with {name} = {old}, and now it is {new}; give the settings it was begun with, or \

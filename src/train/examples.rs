@@ -4,6 +4,7 @@ use super::data::{self, Identity};
 use crate::config::SupervisedConfig;
 use crate::error::{Context, Error, Result};
 use crate::model::load::Source;
+use crate::run::{Kind, kinds};
 use crate::text::jsonl::Record;
 use crate::text::{Formatter, PreferenceRecord, SftRecord, TemplateDate, read_jsonl};
 use std::collections::BTreeMap;
@@ -11,6 +12,8 @@ use std::path::Path;
 
 /// What one record of a data file becomes.
 pub trait Example: Sized {
+    /// The runs that learn from it.
+    const KIND: &'static Kind;
     /// The record.
     type Record: Record;
     /// What examples that must stay on one side of the split have in common: their prompt.
@@ -45,6 +48,7 @@ pub struct Demonstration {
 }
 
 impl Example for Demonstration {
+    const KIND: &'static Kind = &kinds::SFT;
     type Record = SftRecord;
     type Key = Vec<u32>;
 
@@ -87,6 +91,7 @@ impl Pair {
 }
 
 impl Example for Pair {
+    const KIND: &'static Kind = &kinds::REWARD;
     type Record = PreferenceRecord;
     type Key = String;
 

@@ -12,7 +12,6 @@ use crate::model::load::Source;
 use crate::model::params::Model;
 use crate::model::run;
 use crate::model::workspace::Workspace;
-use crate::run::kinds;
 use serde_json::{Map, Value, json};
 
 struct Preference<'a> {
@@ -207,7 +206,7 @@ impl Task for HeadOnly<'_> {
 /// Bad data or settings, a run that does not fit in memory, a failing device or disk.
 pub fn train(gpu: &Gpu, config: SupervisedConfig, options: &RunOptions) -> Result<Outcome> {
     let source = Source::open_with_score(&config.model)?;
-    let mut job = Job::<Pair>::open(config, source, options, &kinds::REWARD)?;
+    let mut job = Job::<Pair>::open(config, source, options)?;
     job.fit(gpu)?;
     let model = job.load(gpu)?;
     let ws = Workspace::new(gpu, &model.spec, job.shape()?)?;

@@ -70,6 +70,9 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
         selection::mend(&run, state)?;
     }
     let mut done = state.map_or(0, |s| s.step);
+    if done > 0 {
+        held.keep_checkpoint(done)?;
+    }
     run.write_config(&toml)?;
     let mut metrics = if options.resume {
         MetricsWriter::resume(run.metrics(), done)?

@@ -10,7 +10,6 @@ use crate::model::load::Source;
 use crate::model::params::Model;
 use crate::model::run::{self, Group};
 use crate::model::workspace::Workspace;
-use crate::run::kinds;
 use serde_json::{Map, Value, json};
 
 struct Sft<'a> {
@@ -78,7 +77,7 @@ pub fn train(gpu: &Gpu, config: SupervisedConfig, options: &RunOptions) -> Resul
         ));
     }
     let source = Source::open_causal(&config.model)?;
-    let mut job = Job::<Demonstration>::open(config, source, options, &kinds::SFT)?;
+    let mut job = Job::<Demonstration>::open(config, source, options)?;
     job.fit(gpu)?;
     let model = job.load(gpu)?;
     let mut task = Sft {

@@ -20,7 +20,7 @@ use crate::model::spec::{Head, Proj};
 use crate::model::workspace::Shape;
 use crate::optim::{Optimizer, Settings};
 use crate::report::{MetricsWriter, Progress};
-use crate::run::{Dir, Kind};
+use crate::run::Dir;
 use crate::tensor::DType;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -100,13 +100,8 @@ impl<E: Example> Job<E> {
     ///
     /// # Errors
     /// A used output directory, bad data or settings; nothing has been written.
-    pub fn open(
-        mut config: SupervisedConfig,
-        mut source: Source,
-        options: &RunOptions,
-        kind: &'static Kind,
-    ) -> Result<Self> {
-        let held = Dir::hold(&options.output, kind)?;
+    pub fn open(mut config: SupervisedConfig, mut source: Source, options: &RunOptions) -> Result<Self> {
+        let held = Dir::hold(&options.output, E::KIND)?;
         let run = RunDir::check(&held, options.resume, options.overwrite)?;
         config.directory = std::env::current_dir().ok();
         let data = Examples::open(&config, &mut source)?;
@@ -290,6 +285,9 @@ pub fn run<E: Example>(
         state.same_halves(half_blocks)?;
         same_examples(state.data.as_ref(), &data, &c.data)?;
         (done, position) = (state.step, state.data_position);
+    }
+    if done > 0 {
+        job.held.keep_checkpoint(done)?;
     }
     let toml = c.to_toml()?;
     run.write_config(&toml)?;

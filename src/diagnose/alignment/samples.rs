@@ -7,6 +7,7 @@
 //! | `gram/prompt_N.safetensors` | the Gram matrix of prompt N, tensor `gram` (distinct, distinct) f32 |
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::gram::Gram;
 use crate::config::MatmulPrecision;
 use crate::error::{Context, Error, Result};
+use crate::eval::weights;
 use crate::model::params::Model;
 use crate::model::save::{write_atomic, write_safetensors};
 use crate::model::store::{HostTensor, WeightStore};
@@ -56,6 +58,25 @@ pub struct SamplesMeta {
     pub base_dtype: Option<String>,
     /// Element type asked for the judge.
     pub reward_dtype: Option<String>,
+    /// SHA-256 of the weights that were read from local files, by field; see [`Hashes`](crate::eval::weights::Hashes). Samples
+    /// of older versions have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights_sha256: BTreeMap<String, String>,
+}
+
+/// The fields that name weights.
+const WEIGHTS: [&str; 4] = ["model", "adapter", "reward_model", "reward_adapter"];
+
+impl SamplesMeta {
+    /// What the fields that name weights say.
+    pub fn named(&self) -> [(&'static str, Option<&str>); 4] {
+        [
+            ("model", Some(&self.model)),
+            ("adapter", self.adapter.as_deref()),
+            ("reward_model", Some(&self.reward_model)),
+            ("reward_adapter", self.reward_adapter.as_deref()),
+        ]
+    }
 }
 
 /// The responses to one prompt.
@@ -193,7 +214,19 @@ impl Store {
 
 /// Refuses settings that differ, naming the first.
 fn same(found: &SamplesMeta, asked: &SamplesMeta) -> Result<()> {
-    match journal::first_difference(found, asked, &[])? {
+    if let Some(field) = weights::changed(&found.weights_sha256, &asked.weights_sha256, &WEIGHTS) {
+        let mut named = asked.named().into_iter();
+        return Err(Error::user(format!(
+            "these samples were made with other weights, or another configuration, tokenizer or template, of {} ({field}): use the \
+             same, another --output, or --overwrite",
+            named
+                .find_map(|(f, name)| name.filter(|_| f == field))
+                .unwrap_or_default()
+        )));
+    }
+    let mut aside = weights::same(&found.weights_sha256, &asked.weights_sha256, &WEIGHTS);
+    aside.push("weights_sha256");
+    match journal::first_difference(found, asked, &aside)? {
         None => Ok(()),
         Some((name, old, new)) => Err(Error::user(format!(
             "these samples were made with {name} = {old}, and this run has {new}: use the same settings, another --output, or \

@@ -341,6 +341,7 @@ fn meta(seed: u64) -> SamplesMeta {
         matmul_precision: Default::default(),
         base_dtype: None,
         reward_dtype: None,
+        weights_sha256: Default::default(),
     }
 }
 
