@@ -221,6 +221,17 @@ mod tests {
             ("reward_model", sha256_hex(b"whole")),
         ];
         assert_eq!(first, want.map(|(k, v)| (k.to_string(), v)).into());
+        // What stands beside them has a hash of its own, and where they lie does not count.
+        std::fs::write(at("one/tokenizer.json"), "tokens").unwrap();
+        let beside = hashes.of(&lora).unwrap();
+        assert_eq!(beside["reward_model_files"], sha256_hex(b"tokens"));
+        let fields = ["adapter", "reward_model"];
+        assert_eq!(changed(&first, &beside, &fields), None, "it was not known then");
+        assert_eq!(same(&first, &beside, &fields), fields);
+        let mut other = beside.clone();
+        other.insert("reward_model_files".into(), "x".into());
+        assert_eq!(changed(&beside, &other, &fields), Some("reward_model"));
+        std::fs::remove_file(at("one/tokenizer.json")).unwrap();
         // Neither the program's own models nor what is not there.
         assert!(hashes.of(&meta(&[])).unwrap().is_empty());
         assert!(

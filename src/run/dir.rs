@@ -186,6 +186,23 @@ impl Dir {
         }
     }
 
+    /// Refuses to continue what another command of the family began.
+    ///
+    /// # Errors
+    /// A user error that names the command.
+    pub fn continues(&self) -> Result<()> {
+        let began = self.marker()?.and_then(|m| Kind::named(&m.command));
+        match began.filter(|kind| !self.kind.continues(kind)) {
+            None => Ok(()),
+            Some(kind) => Err(Error::user(format!(
+                "--resume: {} would hold a checkpoint of `{began}` and of `{}`: continue this run with `tea-wgpu {began} --resume`",
+                self.root.display(),
+                self.kind.command,
+                began = kind.command
+            ))),
+        }
+    }
+
     /// Removes what killed processes left half-written in the directories here. Nothing reads it; it only takes space.
     ///
     /// # Errors

@@ -112,6 +112,9 @@ fn a_directory_belongs_to_one_command() {
     refused(other, &["`tea-wgpu train`", "`tea-wgpu eval`", "--output"]);
     // The demo's run is a run.
     place.hold(&kinds::DEMO).unwrap().begin().unwrap();
+    place.hold(&kinds::DEMO).unwrap().continues().unwrap();
+    let other = place.hold(&kinds::SFT).unwrap().continues();
+    refused(other, &["`train` and of `sft`", "`tea-wgpu train --resume`"]);
     let marked = |text: &str| {
         place.write(MARKER, text);
         place.hold(&kinds::TRAIN).map(drop)

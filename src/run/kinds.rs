@@ -28,7 +28,7 @@ pub enum Inside {
 pub struct Kind {
     /// The command, as the marker and messages name it.
     pub command: &'static str,
-    /// Commands of one family may continue and replace each other's directories.
+    /// Commands of one family may replace each other's directories.
     family: &'static str,
     /// What it writes, in the order in which it is removed: what makes the directory a run comes first.
     pub tree: &'static Tree,
@@ -290,6 +290,12 @@ impl Kind {
     pub(super) fn knows(&self, dir: &Path) -> bool {
         let mut signs = self.signs.iter();
         signs.any(|(file, keys)| has_keys(&dir.join(file), keys))
+    }
+
+    /// Whether this command can continue what the other began: `demo` trains as `train` does.
+    pub(super) fn continues(&self, other: &Self) -> bool {
+        let trains = |kind: &Self| [TRAIN.command, DEMO.command].contains(&kind.command);
+        self.command == other.command || (trains(self) && trains(other))
     }
 
     /// Whether the other's directories are this one's too.

@@ -118,6 +118,9 @@ impl RunDir {
                 root.display()
             )));
         }
+        if resume {
+            held.continues()?;
+        }
         Ok(run)
     }
 
