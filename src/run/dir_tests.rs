@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
-use super::super::kinds;
 use super::*;
+use crate::run::kinds;
 
 struct Place(tempfile::TempDir);
 

@@ -387,7 +387,7 @@ fn a_store_resumes_after_a_torn_line_and_refuses_other_settings() {
         meta.weights_sha256.insert(field.into(), hash.into());
         meta
     };
-    let open = |meta, overwrite| Store::open(dir.path(), meta, !overwrite, overwrite);
+    let open = |meta: SamplesMeta, overwrite: bool| Store::open(dir.path(), meta, !overwrite, overwrite);
     open(with("m", "model_files", "cc"), true).unwrap();
     open(with("moved", "model_files", "cc"), false).unwrap();
     for (field, hash) in [("model", "bb"), ("model_files", "dd")] {
