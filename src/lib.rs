@@ -13,6 +13,7 @@
 //! | [`kernels`] | one file an op: record functions, float64 twins, test cases |
 //! | [`tensor`] | shape + dtype + buffer handle |
 //! | [`gpu`] | the only module that names `wgpu` |
+//! | [`run`] | a directory that a command writes: lock, marker, checksums, atomic writes |
 //! | [`config`], [`error`], [`rng`] | typed settings; the error type; counter-based random numbers |
 //!
 //! [`text`], [`report`] and [`demo`] are CPU-only side rooms (tokenizers and data; metrics, tables and plots;
@@ -34,6 +35,7 @@ pub mod report;
 pub mod reward;
 pub mod rng;
 pub mod rollout;
+pub mod run;
 pub mod search;
 pub mod sweep;
 pub mod tensor;

@@ -106,7 +106,8 @@ fn demo_data_writes_the_same_bytes_for_a_seed_and_others_for_another() {
             "prompts-held-out.jsonl",
             "prompts-train.jsonl",
             "prompts-validation.jsonl",
-            "sft.jsonl"
+            "sft.jsonl",
+            "tea-wgpu.json"
         ]
     );
     assert_eq!(a, write("b", "1"));

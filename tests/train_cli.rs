@@ -1176,6 +1176,240 @@ fn a_killed_run_leaves_only_whole_checkpoints() {
     assert_eq!(numbers, (1..=last + 1).collect::<Vec<_>>());
 }
 
+/// The lock ends with the process, however that ends; its file stays where it was killed.
+#[test]
+fn one_process_writes_a_run_and_others_are_told_which() {
+    let place = Place::new();
+    let mut child = place.start("--steps 5000 --save-steps 1 --output out");
+    let second = place.at("out/checkpoints/step_2");
+    wait_for(&mut child, || second.exists());
+    let pid = child.id().to_string();
+    for how in ["", "--resume", "--overwrite"] {
+        let ended = place.train(&format!("--steps 5000 --output out {how}"));
+        ended.refused(&["out is in use", "`tea-wgpu train`", &pid, "another --output"]);
+    }
+    place
+        .run("eval --output out --samples 2 --num-prompts 1")
+        .refused(&["out is in use", &pid]);
+    // Readers are not kept waiting.
+    place.generates("out/checkpoints/step_2");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let done = place
+        .checkpoints("out")
+        .iter()
+        .filter(|n| n.starts_with("step_"))
+        .count();
+    place
+        .run(&format!("train --output out --resume --steps {}", done + 1))
+        .code(0);
+    assert!(!place.at("out/.tea-wgpu.lock").exists());
+}
+
+#[test]
+fn a_run_replaces_nothing_of_somebody_else() {
+    let place = Place::new();
+    let weights = "project/checkpoints/my-base-model/model.safetensors";
+    std::fs::create_dir_all(place.at(weights).parent().unwrap()).unwrap();
+    place.write(weights, "weights");
+    place.write("project/config.toml", "title = \"a site\"");
+    for how in ["", "--overwrite"] {
+        place
+            .train(&format!("--steps 1 --output project {how}"))
+            .refused(&[
+                "project",
+                "checkpoints/my-base-model",
+                "config.toml",
+                "another --output",
+            ]);
+    }
+    assert_eq!(std::fs::read_to_string(place.at(weights)).unwrap(), "weights");
+    assert_eq!(
+        std::fs::read_to_string(place.at("project/config.toml")).unwrap(),
+        "title = \"a site\""
+    );
+    // In a run, too: what is not the run's is named, and the run stays whole.
+    place.train("--steps 1 --output out").code(0);
+    std::fs::create_dir(place.at("out/checkpoints/merged")).unwrap();
+    place.train("--steps 1 --output out --overwrite").refused(&[
+        "out",
+        "checkpoints/merged",
+        "--overwrite would remove",
+    ]);
+    whole(&place.at("out/checkpoints/step_1"), 1);
+    std::fs::remove_dir(place.at("out/checkpoints/merged")).unwrap();
+    place.train("--steps 1 --output out --overwrite").code(0);
+    // A directory of another command is not a run's.
+    place
+        .run("eval --output out --samples 2 --num-prompts 1 --overwrite")
+        .refused(&["out", "`tea-wgpu train`", "another --output"]);
+    // One of a version that wrote no marker is known by its files.
+    std::fs::remove_file(place.at("out/tea-wgpu.json")).unwrap();
+    place.run("train --output out --resume --steps 2").code(0);
+    assert!(place.at("out/tea-wgpu.json").exists());
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named_and_the_newest_whole_one_taken() {
+    let place = Place::new();
+    place.train("--steps 3 --save-steps 1 --output run").code(0);
+    let copy = |to: &str| {
+        let copied = place.command("cp").args(["-r", "run", to]).status().unwrap();
+        assert!(copied.success());
+    };
+    type Harm = fn(&Path);
+    let adapter = |dir: &Path| dir.join("adapter_model.safetensors");
+    let harms: [(Harm, &str); 6] = [
+        (
+            |dir| {
+                std::fs::remove_dir_all(dir).unwrap();
+                std::fs::create_dir(dir).unwrap();
+            },
+            "is missing",
+        ),
+        (
+            |dir| std::fs::write(dir.join("adapter_model.safetensors"), "").unwrap(),
+            "adapter_model.safetensors is empty",
+        ),
+        (
+            |dir| std::fs::remove_file(dir.join("optimizer.safetensors")).unwrap(),
+            "optimizer.safetensors is missing",
+        ),
+        (
+            |dir| {
+                let at = dir.join("trainer_state.json");
+                let text = std::fs::read(&at).unwrap();
+                std::fs::write(at, &text[..40]).unwrap();
+            },
+            "trainer_state.json has 40 bytes",
+        ),
+        (
+            |dir| {
+                let at = dir.join("adapter_model.safetensors");
+                let mut bytes = std::fs::read(&at).unwrap();
+                *bytes.last_mut().unwrap() ^= 1;
+                std::fs::write(at, bytes).unwrap();
+            },
+            "adapter_model.safetensors is not what was written",
+        ),
+        (
+            // A version that wrote no checksums.
+            |dir| {
+                std::fs::remove_file(dir.join("checksums.json")).unwrap();
+                std::fs::write(dir.join("optimizer.safetensors"), "cut").unwrap();
+            },
+            "optimizer.safetensors",
+        ),
+    ];
+    for (i, (harm, what)) in harms.into_iter().enumerate() {
+        let run = format!("harm{i}");
+        copy(&run);
+        harm(&place.at(&format!("{run}/checkpoints/step_3")));
+        place
+            .run(&format!("train --output {run} --resume --steps 4"))
+            .code(0)
+            .says(&["step_3 is damaged", what, "continues from step 2"]);
+        let [again, first] = [run.as_str(), "run"].map(|run| timeless(place.metrics(run)));
+        assert_eq!((again.len(), &again[..3]), (4, &first[..]), "{what}");
+        whole(&place.at(&format!("{run}/checkpoints/step_4")), 4);
+    }
+    // Other readers do not take a damaged one.
+    copy("read");
+    let damaged = adapter(&place.at("read/checkpoints/step_3"));
+    let bytes = std::fs::read(&damaged).unwrap();
+    std::fs::write(&damaged, &bytes[..bytes.len() - 4]).unwrap();
+    place
+        .run("generate --model policy --adapter read/checkpoints/step_3 --prompt hi")
+        .refused(&[
+            "read/checkpoints/step_3",
+            "damaged",
+            "adapter_model.safetensors has",
+        ]);
+    place
+        .run("eval --run read --prompts prompts.jsonl --samples 2 --output evaluated")
+        .refused(&[
+            "read/checkpoints/step_3",
+            "damaged",
+            "adapter_model.safetensors has",
+        ]);
+    // With none left the run does not begin again unasked.
+    for step in 1..=3 {
+        let at = place.at(&format!("read/checkpoints/step_{step}/trainer_state.json"));
+        std::fs::write(at, "{").unwrap();
+    }
+    place.run("train --output read --resume --steps 4").refused(&[
+        "no checkpoint is whole",
+        "step_3",
+        "step_1",
+        "--overwrite",
+    ]);
+    std::fs::remove_dir_all(place.at("read/checkpoints")).unwrap();
+    place.run("train --output read --resume --steps 4").refused(&[
+        "read records steps",
+        "checkpoints are gone",
+        "--overwrite",
+    ]);
+    assert_eq!(place.metrics("read").len(), 3, "nothing was cut");
+}
+
+#[test]
+fn a_run_continues_on_its_own_base_from_any_directory() {
+    let place = Place::new();
+    place.train("--steps 1 --output out").code(0);
+    for to in ["moved", "worded", "other", "wider"] {
+        let copied = place.command("cp").args(["-r", "policy", to]).status().unwrap();
+        assert!(copied.success());
+    }
+    tiny::write_model(
+        &place.at("other"),
+        tea_wgpu::model::spec::Head::CausalLm,
+        77,
+        None,
+    );
+    let edit = |file: &str, from: &str, to: &str| {
+        let text = std::fs::read_to_string(place.at(file)).unwrap();
+        assert!(text.contains(from), "{text}");
+        place.write(file, &text.replace(from, to));
+    };
+    edit("wider/config.json", "10000.0", "20000.0");
+    edit(
+        "worded/tokenizer_config.json",
+        "\"clean_up_tokenization_spaces\": false",
+        "\"clean_up_tokenization_spaces\": true",
+    );
+    for (model, what) in [
+        ("other", "weights"),
+        ("wider", "rope_"),
+        ("worded", "tokenizer or chat template"),
+    ] {
+        place
+            .run(&format!("train --output out --resume --steps 2 --model {model}"))
+            .refused(&["--resume", "policy", model, what]);
+    }
+    // The same files under another name are the same model.
+    place
+        .run("train --output out --resume --steps 2 --model moved")
+        .code(0);
+    // Names in a run are meant from where it was started.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let run = place.at("out").display().to_string();
+    let there = |line: &str| -> Ended {
+        let mut command = place.command(BIN);
+        command.current_dir(elsewhere.path());
+        command.args(line.split_whitespace()).output().unwrap().into()
+    };
+    there(&format!("train --output {run} --resume --steps 3")).code(0);
+    whole(&place.at("out/checkpoints/step_3"), 3);
+    let prompts = place.at("prompts.jsonl").display().to_string();
+    there(&format!(
+        "eval --run {run} --checkpoint step_1 --prompts {prompts} --samples 2 --num-prompts 1 --output eval"
+    ))
+    .code(0);
+    // And back again.
+    place.run("train --output out --resume --steps 4").code(0);
+    assert_eq!(place.metrics("out").len(), 4);
+}
+
 #[test]
 fn without_an_adapter_the_message_says_how_to_get_one() {
     let place = Place::new();

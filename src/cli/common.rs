@@ -6,10 +6,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Globals;
-use crate::config::{FloatDtype, MatmulPrecision, overlay, read_toml};
+use crate::config::{FloatDtype, MatmulPrecision, Paths, overlay, read_toml};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
+use crate::model::alias::is_alias;
 use crate::model::load::Source;
 use crate::model::save::write_atomic;
 use crate::report::console::{self, Stream};
@@ -155,16 +156,23 @@ fn read_or_gone(printed: std::io::Result<()>) -> Result<()> {
     }
 }
 
-/// Settings layer by layer: flags over the settings file over the stored settings of the run that is resumed.
+/// Settings layer by layer: flags over the settings file over the stored settings of the run that is resumed. Paths that a
+/// run stored are meant from where it was started.
 ///
 /// # Errors
 /// A file is missing (that of an older run may be) or holds what is not a setting.
-pub(crate) fn layered<T: Serialize + DeserializeOwned + Default>(
+pub(crate) fn layered<T: Serialize + DeserializeOwned + Default + Paths>(
     stored: Option<&Path>,
     file: Option<&Path>,
     flags: &T,
 ) -> Result<T> {
-    let read = |path: Option<&Path>| path.map(read_toml::<T>).transpose();
+    let read = |path: Option<&Path>| -> Result<Option<T>> {
+        let mut settings = path.map(read_toml::<T>).transpose()?;
+        if let Some(settings) = &mut settings {
+            settings.anchor(&is_alias);
+        }
+        Ok(settings)
+    };
     let stored = read(stored.filter(|p| p.exists()))?.unwrap_or_default();
     overlay(&overlay(&stored, &read(file)?.unwrap_or_default())?, flags)
 }

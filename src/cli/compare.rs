@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::eval::compare::{Options, read_entries, report};
 use crate::eval::{Bootstrap, Estimator, Judge};
 use crate::report::Format;
+use crate::run::{Dir, kinds};
 
 /// Compare evaluations: best-of-n, paired differences, win/tie/loss, and the frontier plot
 ///
@@ -110,6 +111,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let report = report(&entries, &options)?;
     if let Some(dir) = &args.output {
+        let held = Dir::hold(dir, &kinds::COMPARE)?;
+        held.begin()?;
         report.write(dir)?;
     }
     let mut out = Lines::new();

@@ -22,6 +22,7 @@ use crate::kernels::sample::SampleParams;
 use crate::model::save::write_atomic;
 use crate::report::{Align, Cell, Plot, Progress, Series, Table, column, read_metrics};
 use crate::reward::{self, DemoScore, Reward, RewardOptions};
+use crate::run::{Dir, kinds};
 use crate::text::{PromptContent, TemplateDate};
 use crate::train::checkpoint::RunDir;
 use crate::train::interrupt;
@@ -198,6 +199,14 @@ impl Exam<'_> {
 pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     let config = args.config()?;
     let date = config.template_date.parse()?;
+    let held = match args.evaluate_only {
+        Some(_) => None,
+        None => Some(Dir::hold(&args.output, &kinds::DEMO)?),
+    };
+    if let Some(held) = &held {
+        // Before anything is announced.
+        RunDir::check(held, args.resume, args.overwrite)?;
+    }
     let (examples, contents) = args.held_out();
     if args.evaluate_only.is_none() {
         interrupt::install()?;
@@ -218,8 +227,6 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
 
 /// Trains, evaluates, reports.
 fn show(args: &Args, config: TrainConfig, exam: &Exam<'_>) -> Result<()> {
-    // Before anything is announced; `train` asks again.
-    RunDir::check(&args.output, args.resume, args.overwrite)?;
     tell(format_args!(
         "Training the embedded policy by {} for {} steps on {} …",
         config.advantage,
@@ -234,6 +241,7 @@ fn show(args: &Args, config: TrainConfig, exam: &Exam<'_>) -> Result<()> {
     };
     let adapter = train(exam.gpu, config.clone(), &options)?;
     let trained_at = Instant::now();
+    Dir::hold(&args.output, &kinds::DEMO)?.claim()?;
     tell(format_args!(
         "Trained in {:.0} s. Sampling {} responses to each of {} held-out prompts, before and after …",
         (trained_at - begun).as_secs_f64(),

@@ -12,6 +12,7 @@ use crate::kernels::sample::SampleParams;
 use crate::model::init::{random_tensors, write_model};
 use crate::model::save::AtomicDir;
 use crate::model::spec::{Family, Head, ModelSpec, Rope, RopeScaling};
+use crate::run::{Dir, kinds};
 use crate::text::PromptContent;
 
 /// Write the demo's procedural instruction set, and a random model to train on it
@@ -149,7 +150,8 @@ impl ModelArgs {
 pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     args.validate()?;
     let spec = args.model.spec()?;
-    std::fs::create_dir_all(&args.output).map_err(Error::io(&args.output))?;
+    let held = Dir::hold(&args.output, &kinds::DEMO_DATA)?;
+    held.begin()?;
     let train = demo::generate(args.seed, args.train, Split::Train);
     let validation = demo::generate(args.seed, args.validation, Split::Validation);
     match &args.samples_from {

@@ -16,6 +16,7 @@ use super::common::Lines;
 use crate::diagnose::Report;
 use crate::error::Result;
 use crate::report::{Format, Table};
+use crate::run::{Dir, kinds};
 
 /// Look at the estimators and at reward laws: a table, a JSON file and a plot each
 #[derive(Debug, clap::Args)]
@@ -65,6 +66,7 @@ struct Output {
 impl Output {
     /// Writes the report, then prints the table; the notes follow it in Markdown, else go to the log.
     fn finish<T: Serialize>(&self, report: &Report<'_, T>, table: &Table, notes: &[String]) -> Result<()> {
+        Dir::hold(&self.output, &kinds::DIAGNOSE)?.begin()?;
         report.write(&self.output)?;
         let mut out = Lines::new();
         out.text(table.render(self.format).trim_end());

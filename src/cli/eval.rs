@@ -14,6 +14,7 @@ use crate::eval::request::{Asked, Given, Judging, Request};
 use crate::eval::results::Results;
 use crate::eval::store::StoredEval;
 use crate::eval::weights::Hashes;
+use crate::run::{Dir, kinds};
 use crate::tensor::DType;
 use crate::train::prompts::{self, Purpose};
 use crate::train::{interrupt, memory};
@@ -131,7 +132,8 @@ struct SamplingArgs {
 }
 
 pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
-    Writer::check(&args.output, args.resume, args.overwrite)?;
+    let held = Dir::hold(&args.output, &kinds::EVAL)?;
+    Writer::check(&held, args.resume, args.overwrite)?;
     let mut job = args.request()?.resolve(&mut Hashes::default())?;
     let alpha = args.alpha.parse::<Alpha>().context("--alpha")?;
     let how = (args.resume, args.overwrite);

@@ -9,6 +9,7 @@ use crate::eval::bootstrap::told;
 use crate::eval::judge::{Endpoint, JudgeResult, JudgeSettings, MAX_TOKENS, MOST_TOKENS, judge, table};
 use crate::eval::store::StoredEval;
 use crate::model::save::write_atomic;
+use crate::run::{Dir, kinds};
 
 /// Have a language model compare the best responses of two evaluations, through any OpenAI-compatible server
 ///
@@ -120,6 +121,8 @@ impl Args {
             output: self.output.clone(),
             resume: self.resume,
         };
+        let held = self.output.as_deref().map(|dir| Dir::hold(dir, &kinds::JUDGE));
+        let _held = held.transpose()?;
         let read = |dir: &PathBuf| StoredEval::read(dir).context(dir.display());
         let (first, second) = (read(&self.first)?, read(&self.second)?);
         let result = judge(

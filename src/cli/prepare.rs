@@ -4,6 +4,7 @@ use super::common::tell;
 use crate::error::{Error, Result};
 use crate::model::save::AtomicDir;
 use crate::report::console::{self, Stream};
+use crate::run::{Lock, MARKER, kinds, marker};
 use crate::text::prepare::{Format, Options, Prepared, ScoreField, Share, prepare};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -75,7 +76,7 @@ fn written_before(dir: &Path) -> Option<Vec<String>> {
     let outputs = manifest.get("outputs")?.as_array()?;
     let name = |output: &Value| Some(output.get("file")?.as_str()?.to_string());
     let mut names: Vec<String> = outputs.iter().map(name).collect::<Option<_>>()?;
-    names.push(MANIFEST.into());
+    names.extend([MANIFEST.to_string(), MARKER.to_string()]);
     Some(names)
 }
 
@@ -116,6 +117,7 @@ impl Args {
     }
 
     pub(crate) fn run(self) -> Result<()> {
+        let _lock = Lock::beside(&self.output, kinds::PREPARE.command)?;
         self.check_output()?;
         let options = Options {
             validation: share("--validation", &self.validation)?,
@@ -133,6 +135,7 @@ impl Args {
         for (name, bytes) in &files {
             out.write(name, bytes)?;
         }
+        out.write(MARKER, marker(&kinds::PREPARE)?.as_bytes())?;
         out.commit()?;
         for input in &manifest.inputs {
             for (why, n) in &input.skipped {

@@ -15,9 +15,11 @@ use crate::demo;
 use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
 use crate::eval::run::{Policy, PolicyOptions, Sampling};
+use crate::eval::weights::Hashes;
 use crate::gpu::Gpu;
 use crate::model::load::Source;
 use crate::model::save::write_atomic;
+use crate::run::{Dir, kinds};
 use crate::search::line::Line;
 use crate::search::outcome::Summary;
 use crate::search::schedule::{Asked, Schedule};
@@ -231,7 +233,7 @@ impl SearchArgs {
         let prompt = |r: &PromptRecord| Ok((r.id.clone(), prompt_value(&r.prompt)?));
         let prompts = records.iter().map(prompt).collect::<Result<Vec<_>>>()?;
         let dtype = |d: Option<DType>| d.map(|d| d.to_string());
-        Ok(SearchMeta {
+        let mut meta = SearchMeta {
             model: m.model.clone(),
             adapter: m.adapter.clone(),
             reward_model: m.reward_name()?,
@@ -259,7 +261,14 @@ impl SearchArgs {
             kv_cache_dtype: self.cache.kv_cache_dtype,
             base_dtype: dtype(m.base_dtype),
             reward_dtype: dtype(m.reward_dtype),
-        })
+            weights_sha256: Default::default(),
+        };
+        if self.output.is_some() {
+            let named = meta.named();
+            let named = named.iter().map(|(field, name)| (*field, name.as_deref()));
+            meta.weights_sha256 = Hashes::default().of_named(named)?;
+        }
+        Ok(meta)
     }
 
     fn policy(&self, gpu: &Gpu, records: &[PromptRecord], length: usize) -> Result<Policy> {
@@ -288,8 +297,9 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
 
 fn search(globals: &Globals, args: &SearchArgs) -> Result<()> {
     let dir = args.output.as_deref();
-    if let Some(dir) = dir {
-        Store::check(dir, args.resume, args.overwrite)?;
+    let held = dir.map(|dir| Dir::hold(dir, &kinds::SEARCH)).transpose()?;
+    if let Some(held) = &held {
+        Store::check(held, args.resume, args.overwrite)?;
     }
     let (settings, sampling) = args.settings()?;
     let records = args.records()?;

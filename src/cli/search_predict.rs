@@ -1,12 +1,13 @@
 //! `search predict`: best-of-N from stored rewards, with its back-test.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::common::Lines;
 use crate::advantage::Alpha;
 use crate::error::{Context, Error, Result};
 use crate::eval::{Bootstrap, read_rewards};
 use crate::model::save::write_atomic;
+use crate::run::{Dir, kinds};
 use crate::search::Predictor;
 use crate::search::predict::{Prediction, Settings, predict};
 
@@ -58,6 +59,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.resamples == 0 {
         return Err(Error::user("--resamples must be at least 1"));
     }
+    let held = args.output.as_deref().map(|dir| Dir::hold(dir, &kinds::PREDICT));
+    let held = held.transpose()?;
+    if let Some(held) = &held {
+        held.check(args.overwrite)?;
+    }
     if let Some(dir) = &args.output {
         let results = dir.join("results.json");
         if results.exists() && !args.overwrite {
@@ -84,7 +90,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         log::warn!("{words}");
     }
     let json = serde_json::to_string_pretty(&prediction).map_err(Error::internal)? + "\n";
-    write(args, &prediction, &json)?;
+    if let Some(held) = &held {
+        held.renew(args.overwrite)?;
+        write(held.root(), &prediction, &json)?;
+    }
     let mut out = Lines::new();
     match args.json {
         true => out.text(json.trim_end()),
@@ -93,11 +102,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     out.finish_beside(args.output.as_deref())
 }
 
-fn write(args: &Args, prediction: &Prediction, json: &str) -> Result<()> {
-    let Some(dir) = &args.output else {
-        return Ok(());
-    };
-    std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+fn write(dir: &Path, prediction: &Prediction, json: &str) -> Result<()> {
     let plot = prediction.plot();
     plot.save(dir.join("predicted.svg"))?;
     plot.save(dir.join("predicted.png"))?;

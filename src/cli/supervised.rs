@@ -4,6 +4,7 @@ use super::Globals;
 use super::common::{layered, tell};
 use crate::config::{SupervisedConfig, SupervisedFlags};
 use crate::error::Result;
+use crate::run::{Dir, kinds};
 use crate::train::checkpoint::RunDir;
 use crate::train::run::RunOptions;
 use crate::train::supervised::{Outcome, adapter_shape};
@@ -64,8 +65,8 @@ struct Common {
 }
 
 impl Common {
-    fn resolve(self) -> Result<(SupervisedConfig, RunOptions)> {
-        let run = RunDir::check(&self.output, self.resume, self.overwrite)?;
+    fn resolve(self, held: &Dir) -> Result<(SupervisedConfig, RunOptions)> {
+        let run = RunDir::check(held, self.resume, self.overwrite)?;
         // A resumed run keeps its own settings unless they are given anew, and its adapter is the checkpoint's.
         let stored = self.resume.then(|| run.config());
         let latest = if self.resume { run.latest()? } else { None };
@@ -84,7 +85,8 @@ impl Common {
 
 impl SftArgs {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
-        let (config, options) = self.common.resolve()?;
+        let held = Dir::hold(&self.common.output, &kinds::SFT)?;
+        let (config, options) = self.common.resolve(&held)?;
         interrupt::install()?;
         let outcome = sft::train(&globals.open_gpu_for_long()?, config, &options)?;
         summary(&outcome, &["loss"], "examples");
@@ -97,7 +99,8 @@ impl RewardArgs {
         if self.common.flags.train_on.is_some() {
             return Err(preference::no_turns());
         }
-        let (config, options) = self.common.resolve()?;
+        let held = Dir::hold(&self.common.output, &kinds::REWARD)?;
+        let (config, options) = self.common.resolve(&held)?;
         interrupt::install()?;
         let outcome = preference::train(&globals.open_gpu_for_long()?, config, &options)?;
         summary(&outcome, &["accuracy", "loss"], "pairs");

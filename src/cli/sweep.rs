@@ -5,6 +5,7 @@ use super::common::{say, tell};
 use crate::error::{Error, Result};
 use crate::eval::Bootstrap;
 use crate::report::{Align, Table};
+use crate::run::{Dir, kinds};
 use crate::sweep::evaluate::Device;
 use crate::sweep::run::{self, State, SweepDir, eval_names};
 use crate::sweep::{Outcome, Sweep};
@@ -49,6 +50,7 @@ impl Args {
         if self.dry_run {
             return dry_run(&sweep, &output);
         }
+        let _held = Dir::hold(&output.root, &kinds::SWEEP)?;
         interrupt::install()?;
         let open = || globals.open_gpu_for_long();
         let mut device = Device::new(&sweep, &open)?;

@@ -5,6 +5,7 @@ use super::common::{layered, say, tell};
 use crate::config::{TrainConfig, TrainFlags};
 use crate::error::{Error, Result};
 use crate::model::plan::Plan;
+use crate::run::{Dir, kinds};
 use crate::train::checkpoint::RunDir;
 use crate::train::run::{self, RunOptions};
 use crate::train::setup::default_reward;
@@ -83,7 +84,8 @@ impl Settings {
 
 impl Args {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
-        let run = RunDir::check(&self.output, self.resume, self.overwrite)?;
+        let held = Dir::hold(&self.output, &kinds::TRAIN)?;
+        let run = RunDir::check(&held, self.resume, self.overwrite)?;
         // A resumed run keeps its own settings unless they are given anew.
         let stored = self.resume.then(|| run.config());
         let config = self.settings.resolve(stored.as_deref())?;

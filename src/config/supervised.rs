@@ -134,6 +134,9 @@ pub struct SupervisedFlags {
     /// Date that chat templates see (YYYY-MM-DD)
     #[arg(long, value_name = "DATE")]
     pub template_date: Option<String>,
+    /// Where the run that wrote these settings was started: relative paths in them are meant from there.
+    #[arg(skip)]
+    pub directory: Option<PathBuf>,
 }
 
 /// Resolved settings of an `sft` or `reward` run.
@@ -184,6 +187,8 @@ pub struct SupervisedConfig {
     pub base_dtype: Option<String>,
     pub raw: bool,
     pub template_date: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
 }
 
 impl SupervisedFlags {
@@ -231,6 +236,7 @@ impl SupervisedFlags {
             base_dtype: self.base_dtype,
             raw: self.raw.unwrap_or(false),
             template_date: self.template_date.unwrap_or_else(|| TEMPLATE_DATE.into()),
+            directory: self.directory,
         };
         c.validate()?;
         Ok(c)

@@ -92,6 +92,8 @@ pub struct TrainConfig {
     pub raw: bool,
     pub template_date: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_set: Option<DataSet>,
 }
 
@@ -171,6 +173,7 @@ impl TrainFlags {
             raw: self.raw.unwrap_or(false),
             template_date: self.template_date.unwrap_or_else(|| TEMPLATE_DATE.into()),
             prompt_set: self.prompt_set,
+            directory: self.directory,
         };
         config.validate()?;
         Ok(config)

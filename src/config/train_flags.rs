@@ -216,6 +216,9 @@ pub struct TrainFlags {
     /// What `--prompts` stood for in the run that wrote this; holds as long as `--prompts` says the same.
     #[arg(skip)]
     pub prompt_set: Option<DataSet>,
+    /// Where the run that wrote these settings was started: relative paths in them are meant from there.
+    #[arg(skip)]
+    pub directory: Option<PathBuf>,
 }
 
 /// A text, or a number as its text: `alpha = 0.2` as well as `alpha = "1/5"`.

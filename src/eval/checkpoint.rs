@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::store::RunMeta;
-use crate::config::{TrainConfig, TrainFlags, read_toml};
-use crate::error::{Context, Error, Result};
+use crate::config::{Paths, TrainConfig, TrainFlags, read_toml};
+use crate::error::{Error, Result};
+use crate::model::alias::is_alias;
+use crate::run::checksums::{check_model, damaged};
 
 /// A checkpoint of a `train` run.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,8 +46,10 @@ impl State {
             return Ok(None);
         }
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let state = serde_json::from_str(&text).map_err(Error::user);
-        state.context(path.display()).map(Some)
+        let state = serde_json::from_str(&text);
+        state
+            .map(Some)
+            .map_err(|e| damaged(dir, &format!("trainer_state.json is cut or altered ({e})")))
     }
 }
 
@@ -91,10 +95,14 @@ impl Trained {
             )));
         };
         let mut trained = Self::open(&found)?.ok_or_else(|| {
-            Error::user(format!(
-                "{} is not a checkpoint of `train`; give it as --adapter or --model",
-                found.display()
-            ))
+            let missing = |name: &&&str| !found.join(name).is_file();
+            match ["trainer_state.json", "config.toml"].iter().find(missing) {
+                Some(name) => damaged(&found, &format!("{name} is missing")),
+                None => Error::user(format!(
+                    "{} is not a checkpoint of `train`; give it as --adapter or --model",
+                    found.display()
+                )),
+            }
         })?;
         if is_best {
             trained.name = "best".into();
@@ -107,13 +115,16 @@ impl Trained {
     /// # Errors
     /// Its files are damaged.
     pub fn open(dir: &Path) -> Result<Option<Self>> {
+        check_model(dir)?;
         let config = dir.join("config.toml");
         let state = State::read(dir)?.filter(|s| s.kind == "train" && config.is_file());
         let Some(state) = state else {
             return Ok(None);
         };
         // A run's settings are complete: no default is looked up.
-        let config = read_toml::<TrainFlags>(&config)?.resolve(&|_| None)?;
+        let mut flags = read_toml::<TrainFlags>(&config)?;
+        flags.anchor(&is_alias);
+        let config = flags.resolve(&|_| None)?;
         Ok(Some(Self {
             dir: dir.to_path_buf(),
             name: dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),

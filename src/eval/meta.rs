@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::store::StoredEval;
+use super::weights;
 use crate::config::{FloatDtype, MatmulPrecision};
 use crate::error::{Context, Error, Result};
 use crate::text::journal::first_difference;
@@ -241,6 +242,15 @@ impl EvalMeta {
                 let name = name.to_string();
                 return Ok(Some(Difference::Weights { field, name }));
             }
+        }
+        let changed = weights::changed(&self.weights_sha256, &now.weights_sha256, &NAMES);
+        // Other weights under another name are another setting.
+        let beside = changed.filter(|field| same(field) != Some(false));
+        if let Some(field) = beside {
+            let mut named = NAMES.into_iter().zip(now.named());
+            let name = named.find_map(|(f, name)| name.filter(|_| f == field));
+            let name = name.unwrap_or_default().to_string();
+            return Ok(Some(Difference::Weights { field, name }));
         }
         let policy = if now.adapter.is_some() { "adapter" } else { "model" };
         let placeless = |meta: &Self| {

@@ -1,8 +1,8 @@
 //! Sampling and judging into an evaluation directory, prompt by prompt, so that it can be interrupted anywhere.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -15,34 +15,26 @@ use crate::model::save::write_atomic;
 use crate::report::Progress;
 use crate::reward::Reward;
 use crate::rollout::Finish;
+use crate::run::{Dir, kinds};
 use crate::text::{PromptContent, sha256_hex};
-
-/// Files that are computed from completions; they go when an evaluation is replaced.
-pub const DERIVED: [&str; 7] = [
-    "results.json",
-    "results.md",
-    "results.csv",
-    "best_of_n.svg",
-    "best_of_n.png",
-    "best_of_n-also.svg",
-    "best_of_n-also.png",
-];
 
 /// Appends to an evaluation directory.
 #[derive(Debug)]
 pub struct Writer {
-    dir: PathBuf,
+    held: Dir,
     file: File,
     eval: StoredEval,
 }
 
 impl Writer {
-    /// Whether an evaluation may begin (or go on) in `dir`; changes nothing.
+    /// Whether an evaluation may begin (or go on) in a directory; changes nothing.
     ///
     /// # Errors
-    /// A user error when it holds one and neither `resume` nor `overwrite` is given, both are, or there is nothing to
-    /// resume.
-    pub fn check(dir: &Path, resume: bool, overwrite: bool) -> Result<()> {
+    /// A user error when it holds one and neither `resume` nor `overwrite` is given, both are, there is nothing to resume, or
+    /// what is there is somebody else's.
+    pub fn check(held: &Dir, resume: bool, overwrite: bool) -> Result<()> {
+        held.check(overwrite)?;
+        let dir = held.root();
         let used = StoredEval::meta_path(dir).exists();
         match (resume, overwrite) {
             (true, true) => Err(Error::user("--resume and --overwrite exclude each other")),
@@ -70,7 +62,8 @@ impl Writer {
         prompts: Vec<StoredPrompt>,
         (resume, overwrite): (bool, bool),
     ) -> Result<Self> {
-        Self::check(dir, resume, overwrite)?;
+        let held = Dir::hold(dir, &kinds::EVAL)?;
+        Self::check(&held, resume, overwrite)?;
         let lines = json_lines(&prompts)?;
         meta.num_prompts = prompts.len();
         meta.prompts_sha256 = sha256_hex(&lines);
@@ -84,14 +77,12 @@ impl Writer {
             let found = StoredEval::read_partial(dir)?;
             check_same(dir, &found.eval.meta, &eval.meta)?;
             (eval, kept) = (found.eval, found.bytes);
+            held.begin()?;
         } else {
-            fs::create_dir_all(dir).map_err(Error::io(dir))?;
-            // eval.json is what makes it an evaluation: the first to go, the last to come.
-            remove(&StoredEval::meta_path(dir))?;
-            remove(&StoredEval::completions_path(dir))?;
-            for name in DERIVED {
-                remove(&dir.join(name))?;
-            }
+            // eval.json is what makes it an evaluation: the first to go, the last to come. What an evaluation that ended
+            // before it left behind goes too.
+            held.check(overwrite)?;
+            held.clear()?;
             write_atomic(&StoredEval::prompts_path(dir), &lines)?;
             let text = serde_json::to_string_pretty(&eval.meta).map_err(Error::internal)? + "\n";
             write_atomic(&StoredEval::meta_path(dir), text.as_bytes())?;
@@ -103,11 +94,7 @@ impl Writer {
             .open(&path)
             .map_err(Error::io(&path))?;
         file.set_len(kept).map_err(Error::io(&path))?;
-        Ok(Self {
-            dir: dir.to_path_buf(),
-            file,
-            eval,
-        })
+        Ok(Self { held, file, eval })
     }
 
     /// Prompts that are done.
@@ -125,7 +112,7 @@ impl Writer {
     /// # Errors
     /// An I/O error naming the file (a full disk, say): what was written before it is whole.
     pub fn append(&mut self, evaluation: &Evaluation) -> Result<()> {
-        let path = StoredEval::completions_path(&self.dir);
+        let path = StoredEval::completions_path(self.held.root());
         for group in stored(evaluation, self.done()) {
             // One write a prompt: a crash tears at most the last one.
             let lines = json_lines(&group)?;
@@ -154,7 +141,7 @@ impl Writer {
                 progress.finish();
                 return Err(Error::Interrupted(format!(
                     "{} holds the completions of {} of {total} prompts; run the same command with --resume to go on",
-                    self.dir.display(),
+                    self.held.root().display(),
                     self.done()
                 )));
             }
@@ -198,13 +185,6 @@ fn json_lines<T: Serialize>(rows: &[T]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(e)),
-        _ => Ok(()),
-    }
-}
-
 /// Refuses to go on with other settings or other weights.
 fn check_same(dir: &Path, begun: &EvalMeta, now: &EvalMeta) -> Result<()> {
     let dir = dir.display();
@@ -216,7 +196,7 @@ fn check_same(dir: &Path, begun: &EvalMeta, now: &EvalMeta) -> Result<()> {
     match begun.difference(now)? {
         None => Ok(()),
         Some(Difference::Weights { field, name }) => Err(Error::user(format!(
-            "--resume: {dir} was begun with other weights of {name} ({field}): they were changed or trained again since; replace \
+            "--resume: {dir} was begun with other weights of {name} ({field}), or another configuration, tokenizer or template: they were changed or trained again since; replace \
              the evaluation with --overwrite, or choose another --output"
         ))),
         Some(Difference::Setting { field, was, now }) => Err(Error::user(format!(
@@ -233,6 +213,7 @@ mod tests {
     use super::*;
     use crate::eval::run::{Judged, Response};
     use serde_json::Value;
+    use std::fs;
 
     fn meta() -> EvalMeta {
         serde_json::from_value(serde_json::json!({

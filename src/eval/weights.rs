@@ -1,17 +1,26 @@
 //! Which weights were evaluated: names stay when a run is trained again, hashes do not.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-
-use sha2::{Digest, Sha256};
 
 use super::meta::{EvalMeta, NAMES};
 use crate::error::{Error, Result};
 use crate::model::alias::aliases;
+use crate::run::checksums::sha256_file;
 use crate::text::sha256_hex;
+
+/// Files beside weights that decide what a model computes.
+const TEXTS: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+];
+/// What the hash of these is called, after the field.
+const BESIDE: &str = "_files";
 
 /// SHA-256 of weights files. A file is read once, and again where its size or time changes.
 #[derive(Debug, Default)]
@@ -20,30 +29,55 @@ pub struct Hashes {
 }
 
 impl Hashes {
-    /// Hashes of the weights that the settings name, by field. Of an adapter or a single file it is the file's, as
-    /// `sha256sum` says; of several shards that of the lines `HASH  NAME` in order of their names. The models of the hub and
-    /// those inside the program have none: their names say what they are.
+    /// Hashes of the weights that the settings name, by field; see [`Hashes::of_named`].
+    ///
+    /// # Errors
+    /// As [`Hashes::of_named`].
+    pub fn of(&mut self, meta: &EvalMeta) -> Result<BTreeMap<String, String>> {
+        self.of_named(NAMES.into_iter().zip(meta.named()))
+    }
+
+    /// Hashes of weights by the fields that name them. Of an adapter or a single file it is the file's, as `sha256sum` says; of
+    /// several shards that of the lines `HASH  NAME` in order of their names. `FIELD_files` is the same of the configuration,
+    /// tokenizer and template beside them. The models of the hub and those inside the program have none: their names say what
+    /// they are.
     ///
     /// # Errors
     /// A file cannot be read. One that is missing is left out: loading says it better.
-    pub fn of(&mut self, meta: &EvalMeta) -> Result<BTreeMap<String, String>> {
+    pub fn of_named<'a>(
+        &mut self,
+        named: impl IntoIterator<Item = (&'static str, Option<&'a str>)>,
+    ) -> Result<BTreeMap<String, String>> {
         let mut all = BTreeMap::new();
-        for (field, files) in files(meta)? {
-            let hash = match &files[..] {
-                [] => continue,
-                [one] => self.file(one)?,
-                shards => {
-                    let mut lines = String::new();
-                    for shard in shards {
-                        let name = shard.file_name().unwrap_or_default().to_string_lossy();
-                        lines += &format!("{}  {name}\n", self.file(shard)?);
-                    }
-                    sha256_hex(lines.as_bytes())
-                }
-            };
-            all.insert(field.to_string(), hash);
+        for (field, files) in files(named)? {
+            let in_dir = |file: &&PathBuf| file.extension().is_some_and(|e| e == "safetensors");
+            let beside = files.first().filter(in_dir).and_then(|file| file.parent());
+            let beside = beside.map(|dir| TEXTS.map(|name| dir.join(name)));
+            let texts: Vec<PathBuf> = beside.into_iter().flatten().filter(|p| p.is_file()).collect();
+            if let Some(hash) = self.list(&files)? {
+                all.insert(field.to_string(), hash);
+            }
+            if let Some(hash) = self.list(&texts)? {
+                all.insert(format!("{field}{BESIDE}"), hash);
+            }
         }
         Ok(all)
+    }
+
+    /// The hash of a file, or of a list of them.
+    fn list(&mut self, files: &[PathBuf]) -> Result<Option<String>> {
+        Ok(Some(match files {
+            [] => return Ok(None),
+            [one] => self.file(one)?,
+            shards => {
+                let mut lines = String::new();
+                for shard in shards {
+                    let name = shard.file_name().unwrap_or_default().to_string_lossy();
+                    lines += &format!("{}  {name}\n", self.file(shard)?);
+                }
+                sha256_hex(lines.as_bytes())
+            }
+        }))
     }
 
     fn file(&mut self, path: &Path) -> Result<String> {
@@ -55,37 +89,50 @@ impl Hashes {
         {
             return Ok(hash.clone());
         }
-        let hash = hash_file(path).map_err(Error::io(path))?;
+        let hash = sha256_file(path).map_err(Error::io(path))?;
         self.known
             .insert(path.to_path_buf(), (state.0, state.1, hash.clone()));
         Ok(hash)
     }
 }
 
-fn hash_file(path: &Path) -> std::io::Result<String> {
-    let (mut file, mut hasher) = (File::open(path)?, Sha256::new());
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            n => hasher.update(&buffer[..n]),
-        }
-    }
-    Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
+/// The first field whose weights, or whose files beside them, are known to be others than they were.
+pub fn changed(
+    was: &BTreeMap<String, String>,
+    now: &BTreeMap<String, String>,
+    fields: &[&'static str],
+) -> Option<&'static str> {
+    let differs = |key: &str| was.get(key).zip(now.get(key)).is_some_and(|(a, b)| a != b);
+    let mut fields = fields.iter().copied();
+    fields.find(|field| differs(field) || differs(&format!("{field}{BESIDE}")))
+}
+
+/// The fields whose weights are known to be what they were: where they lie may change.
+pub fn same(
+    was: &BTreeMap<String, String>,
+    now: &BTreeMap<String, String>,
+    fields: &[&'static str],
+) -> Vec<&'static str> {
+    let same = |key: &&&'static str| was.get(**key).is_some_and(|hash| now.get(**key) == Some(hash));
+    fields.iter().filter(same).copied().collect()
 }
 
 /// When the newest of the local weights that the settings name was written, where there are any.
 pub fn written(meta: &EvalMeta) -> Result<Option<SystemTime>> {
-    let all = files(meta)?.into_iter().flat_map(|(_, files)| files);
+    let all = files(NAMES.into_iter().zip(meta.named()))?
+        .into_iter()
+        .flat_map(|(_, files)| files);
     let times = all.filter_map(|path| std::fs::metadata(path).ok()?.modified().ok());
     Ok(times.max())
 }
 
 /// The local files of the weights that the settings name, by field.
-fn files(meta: &EvalMeta) -> Result<Vec<(&'static str, Vec<PathBuf>)>> {
+fn files<'a>(
+    named: impl IntoIterator<Item = (&'static str, Option<&'a str>)>,
+) -> Result<Vec<(&'static str, Vec<PathBuf>)>> {
     let inside = aliases()?;
     let mut all = Vec::new();
-    for (field, name) in NAMES.into_iter().zip(meta.named()) {
+    for (field, name) in named {
         let Some(name) = name.filter(|n| !inside.contains_key(*n)) else {
             continue;
         };
@@ -174,6 +221,17 @@ mod tests {
             ("reward_model", sha256_hex(b"whole")),
         ];
         assert_eq!(first, want.map(|(k, v)| (k.to_string(), v)).into());
+        // What stands beside them has a hash of its own, and where they lie does not count.
+        std::fs::write(at("one/tokenizer.json"), "tokens").unwrap();
+        let beside = hashes.of(&lora).unwrap();
+        assert_eq!(beside["reward_model_files"], sha256_hex(b"tokens"));
+        let fields = ["adapter", "reward_model"];
+        assert_eq!(changed(&first, &beside, &fields), None, "it was not known then");
+        assert_eq!(same(&first, &beside, &fields), fields);
+        let mut other = beside.clone();
+        other.insert("reward_model_files".into(), "x".into());
+        assert_eq!(changed(&beside, &other, &fields), Some("reward_model"));
+        std::fs::remove_file(at("one/tokenizer.json")).unwrap();
         // Neither the program's own models nor what is not there.
         assert!(hashes.of(&meta(&[])).unwrap().is_empty());
         assert!(
@@ -185,7 +243,7 @@ mod tests {
         // Trained again in the same place: another file of the same size.
         std::fs::write(at("lora/adapter_model.safetensors"), "abd").unwrap();
         let later = SystemTime::now() + std::time::Duration::from_secs(5);
-        let file = File::options()
+        let file = std::fs::File::options()
             .write(true)
             .open(at("lora/adapter_model.safetensors"))
             .unwrap();

@@ -35,6 +35,11 @@ pub fn aliases() -> Result<BTreeMap<String, Alias>> {
     toml::from_str(ALIASES).map_err(|e| Error::internal(format!("models/aliases.toml: {e}")))
 }
 
+/// Whether a name is one of the program's own, whatever files there are.
+pub fn is_alias(name: &str) -> bool {
+    aliases().is_ok_and(|all| all.contains_key(name))
+}
+
 /// The entry of a short name; also found by the hub id it stands for, so that `--model meta-llama/…` has the same
 /// defaults as `--model llama-1b`.
 ///

@@ -8,6 +8,7 @@ use super::save::AtomicDir;
 use super::spec::{Head, ModelSpec, Proj};
 use super::store::{HostTensor, WeightStore};
 use crate::error::{Context, Error, Result};
+use crate::run::checksums::check_model;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -138,6 +139,7 @@ pub fn write_adapter_into(
 /// # Errors
 /// A user error when the file is missing, malformed, or asks for what this program does not implement.
 pub fn read_config(dir: &Path) -> Result<AdapterConfig> {
+    check_model(dir)?;
     let path = dir.join(CONFIG);
     if !path.is_file() {
         return Err(Error::user(format!(

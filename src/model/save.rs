@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::store::HostTensor;
 use crate::error::{Error, Result};
-use crate::report::atomic::{TEMPORARY, prefixed, sync_parent, write_synced};
+use crate::run::atomic::{TEMPORARY, prefixed, sync_parent, write_synced};
 use crate::tensor::DType;
 
-pub use crate::report::atomic::{write_atomic, write_atomic_with};
+pub use crate::run::atomic::{write_atomic, write_atomic_with};
 
 /// Prefix of a directory that is being replaced.
 const REPLACED: &str = ".old-";
@@ -119,23 +119,6 @@ pub fn recover(target: &Path) -> Result<()> {
     } else {
         fs::rename(&old, target).map_err(Error::io(target))
     }
-}
-
-/// Removes what killed processes left half-written in `parent`. Nothing reads these; they only take space.
-///
-/// # Errors
-/// When `parent` cannot be listed or a leftover cannot be removed.
-pub fn remove_leftovers(parent: &Path) -> Result<()> {
-    for entry in fs::read_dir(parent).map_err(Error::io(parent))? {
-        let path = entry.map_err(Error::io(parent))?.path();
-        let is_leftover = path
-            .file_name()
-            .is_some_and(|n| n.to_string_lossy().starts_with(TEMPORARY));
-        if is_leftover && path.is_dir() {
-            fs::remove_dir_all(&path).map_err(Error::io(&path))?;
-        }
-    }
-    Ok(())
 }
 
 /// A tensor's name, element type (f32, f16 or bf16) and shape.

@@ -8,6 +8,7 @@ use super::gguf::Gguf;
 use super::hub::{self, HubSettings};
 use super::spec::ModelSpec;
 use crate::error::{Context, Error, Result};
+use crate::run::checksums::check_model;
 use crate::tensor::DType;
 use serde_json::Value;
 
@@ -191,6 +192,7 @@ fn embedded_files(name: &str) -> Result<ModelFiles> {
 }
 
 fn local_dir(path: &Path) -> Result<ModelFiles> {
+    check_model(path)?;
     if path.join("config.json").is_file() {
         return Ok(ModelFiles::Dir(path.to_path_buf()));
     }

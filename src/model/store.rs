@@ -7,6 +7,7 @@ use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::bytes::FileBytes;
 use super::gguf_model::open_weights;
@@ -97,6 +98,15 @@ pub struct WeightStore {
     pub(crate) origin: String,
 }
 
+/// Bytes of a file up to which a fingerprint takes all of it.
+const WHOLE: usize = 64 << 20;
+/// Bytes that are taken from the beginning of a larger one.
+const BEGINNING: usize = 16 << 20;
+/// Pieces that are taken from the rest.
+const SAMPLES: usize = 1024;
+/// Bytes of a piece: a page.
+const PIECE: usize = 4096;
+
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -146,6 +156,28 @@ impl WeightStore {
             entries: spec.tensors().map(|t| (t.name, entry(t.shape))).collect(),
             origin: origin.to_string(),
         }
+    }
+
+    /// What tells these weights from others, cheaply: SHA-256 (hexadecimal) over the parts in the order of their files' names,
+    /// of each its size and its bytes. Of a part beyond [`WHOLE`] bytes only its beginning is taken, which holds the header,
+    /// and [`SAMPLES`] pieces at even distances: some 20 MB a file, whatever its size.
+    pub fn fingerprint(&self) -> String {
+        let mut parts: Vec<&Part> = self.parts.iter().collect();
+        parts.sort_by_key(|part| part.name.rsplit(['/', '\\']).next());
+        let mut hasher = Sha256::new();
+        for bytes in parts.iter().map(|part| &*part.bytes) {
+            hasher.update((bytes.len() as u64).to_le_bytes());
+            if bytes.len() <= WHOLE {
+                hasher.update(bytes);
+                continue;
+            }
+            hasher.update(&bytes[..BEGINNING]);
+            for i in 1..=SAMPLES {
+                let at = (bytes.len() - PIECE) / SAMPLES * i;
+                hasher.update(&bytes[at..at + PIECE]);
+            }
+        }
+        hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
     }
 
     /// Whether there are values, not sizes alone.

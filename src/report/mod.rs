@@ -1,6 +1,5 @@
-//! What a run leaves for people: metrics, tables, plots, a progress line; files that are written whole or not at all.
+//! What a run leaves for people: metrics, tables, plots, a progress line.
 
-pub(crate) mod atomic;
 mod axis;
 pub mod console;
 mod draw;

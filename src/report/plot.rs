@@ -6,10 +6,10 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
-use super::atomic::{replace_atomic, write_atomic};
 use super::axis::XScale;
 use super::draw::FONT;
 use crate::error::{Error, Result};
+use crate::run::atomic::{replace_atomic, write_atomic};
 
 const SIZE: (u32, u32) = (960, 600);
 

@@ -6,6 +6,7 @@
 //! | `search.jsonl` | one [`Line`] a prompt, in order, synced prompt by prompt |
 //! | `results.json`, `results.md` | what was computed from them |
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -16,12 +17,14 @@ use super::line::Line;
 use crate::advantage::Alpha;
 use crate::config::{FloatDtype, MatmulPrecision};
 use crate::error::{Context, Error, Result};
+use crate::eval::weights;
 use crate::model::save::write_atomic;
+use crate::run::{Dir, kinds};
 use crate::text::journal;
 
 const META: &str = "search.json";
 const LINES: &str = "search.jsonl";
-/// Files computed from the lines; they go when a search is replaced.
+/// Files computed from the lines.
 const DERIVED: [&str; 2] = ["results.json", "results.md"];
 
 /// The settings of a search: the contents of `search.json`.
@@ -84,6 +87,10 @@ pub struct SearchMeta {
     /// Element type asked for the judge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_dtype: Option<String>,
+    /// SHA-256 of the weights that were read from local files, by field; see [`Hashes`](crate::eval::weights::Hashes). Searches
+    /// of older versions have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights_sha256: BTreeMap<String, String>,
     // Last, so that a seed that draws other embedded prompts is what a difference names.
     /// SHA-256 of the prompts as JSON.
     pub prompts_sha256: String,
@@ -91,19 +98,40 @@ pub struct SearchMeta {
     pub num_prompts: usize,
 }
 
+/// The fields that name weights.
+const WEIGHTS: [&str; 4] = ["model", "adapter", "reward_model", "reward_adapter"];
+
+impl SearchMeta {
+    /// What the fields that name weights say.
+    pub fn named(&self) -> [(&'static str, Option<String>); 4] {
+        let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string());
+        let names = [
+            Some(self.model.clone()),
+            path(&self.adapter),
+            Some(self.reward_model.clone()),
+            path(&self.reward_adapter),
+        ];
+        let mut fields = WEIGHTS.into_iter();
+        names.map(|name| (fields.next().unwrap_or_default(), name))
+    }
+}
+
 /// The lines of a search, in a directory or in memory alone.
 #[derive(Debug)]
 pub struct Store {
-    dir: Option<PathBuf>,
+    held: Option<Dir>,
     lines: Vec<Line>,
 }
 
 impl Store {
-    /// Whether a search may begin (or go on) in `dir`; changes nothing.
+    /// Whether a search may begin (or go on) in a directory; changes nothing.
     ///
     /// # Errors
-    /// A user error when it holds one and neither `resume` nor `overwrite` is given, or there is nothing to resume.
-    pub fn check(dir: &Path, resume: bool, overwrite: bool) -> Result<()> {
+    /// A user error when it holds one and neither `resume` nor `overwrite` is given, there is nothing to resume, or what is
+    /// there is somebody else's.
+    pub fn check(held: &Dir, resume: bool, overwrite: bool) -> Result<()> {
+        held.check(overwrite)?;
+        let dir = held.root();
         let begun = dir.join(META).exists();
         if resume && !begun {
             return Err(Error::user(format!(
@@ -128,10 +156,11 @@ impl Store {
     /// I/O error.
     pub fn open(dir: Option<&Path>, meta: &SearchMeta, resume: bool) -> Result<Self> {
         let mut store = Self {
-            dir: dir.map(Path::to_path_buf),
+            held: None,
             lines: Vec::new(),
         };
         let Some(dir) = dir else { return Ok(store) };
+        let held = Dir::hold(dir, &kinds::SEARCH)?;
         let path = dir.join(META);
         if resume {
             let bytes = fs::read(&path).map_err(Error::io(&path))?;
@@ -140,13 +169,13 @@ impl Store {
                 .context(path.display())?;
             same(&begun, meta).context(path.display())?;
             store.lines = recover(&dir.join(LINES), meta.num_prompts)?;
+            held.begin()?;
+            store.held = Some(held);
             return Ok(store);
         }
-        fs::create_dir_all(dir).map_err(Error::io(dir))?;
         // search.json is what makes it a search: the first to go, the last to come.
-        for name in [META, LINES].iter().chain(&DERIVED) {
-            remove(&dir.join(name))?;
-        }
+        held.clear()?;
+        store.held = Some(held);
         let text = serde_json::to_string_pretty(meta).map_err(Error::internal)? + "\n";
         write_atomic(&path, text.as_bytes())?;
         Ok(store)
@@ -165,8 +194,8 @@ impl Store {
         if line.prompt_index != self.lines.len() {
             return Err(Error::internal("searches are stored in order"));
         }
-        if let Some(dir) = &self.dir {
-            journal::append(&dir.join(LINES), &line)?;
+        if let Some(held) = &self.held {
+            journal::append(&held.root().join(LINES), &line)?;
         }
         self.lines.push(line);
         Ok(())
@@ -174,10 +203,10 @@ impl Store {
 
     /// What an interrupted search of `total` prompts says.
     pub fn interrupted(&self, total: usize) -> String {
-        match &self.dir {
-            Some(dir) => format!(
+        match &self.held {
+            Some(held) => format!(
                 "{} holds the searches of {} of {total} prompts; run the same command with --resume to go on",
-                dir.display(),
+                held.root().display(),
                 self.lines.len()
             ),
             None => "nothing is kept without --output".to_string(),
@@ -203,18 +232,23 @@ fn recover(path: &Path, prompts: usize) -> Result<Vec<Line>> {
 
 /// Refuses to go on with other settings; where the prompts came from may change as long as they are the same.
 fn same(begun: &SearchMeta, now: &SearchMeta) -> Result<()> {
-    match journal::first_difference(begun, now, &["prompts_file"])? {
+    if let Some(field) = weights::changed(&begun.weights_sha256, &now.weights_sha256, &WEIGHTS) {
+        return Err(Error::user(format!(
+            "--resume: this search was begun with other weights, or another configuration, tokenizer or template, of {} \
+             ({field}); give those it was begun with, or --overwrite",
+            now.named()
+                .into_iter()
+                .find_map(|(f, name)| name.filter(|_| f == field))
+                .unwrap_or_default()
+        )));
+    }
+    let mut aside = weights::same(&begun.weights_sha256, &now.weights_sha256, &WEIGHTS);
+    aside.extend(["prompts_file", "weights_sha256"]);
+    match journal::first_difference(begun, now, &aside)? {
         None => Ok(()),
         Some((name, old, new)) => Err(Error::user(format!(
             "--resume: this search was begun with {name} = {old}, and now it is {new}; give the settings it was begun with, or \
              --overwrite"
         ))),
-    }
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(e)),
-        _ => Ok(()),
     }
 }

@@ -58,6 +58,7 @@ fn save(dir: &Path, name: &str, step: u64, best: Option<Best>) {
         kv_cache_dtype: Default::default(),
         best,
         data: None,
+        base: None,
     };
     std::fs::write(
         at.join("trainer_state.json"),

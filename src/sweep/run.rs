@@ -12,6 +12,7 @@ use crate::config::{TrainConfig, TrainFlags, read_toml};
 use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
 use crate::model::save::write_atomic;
+use crate::run::{Dir, kinds};
 use crate::train::checkpoint::{self, RunDir};
 use crate::train::selection;
 use crate::train::setup::default_reward;
@@ -172,7 +173,11 @@ pub fn state(dir: &Path, run: &Run) -> Result<State> {
 /// run's own choice.
 fn difference(was: &TrainConfig, now: &TrainConfig) -> Result<Option<(String, String, String)>> {
     let table = |c: &TrainConfig| toml::Table::try_from(c).map_err(Error::internal);
-    let (mut a, b) = (table(was)?, table(now)?);
+    let (mut a, mut b) = (table(was)?, table(now)?);
+    // Where the sweep was started from is not one of its settings.
+    for table in [&mut a, &mut b] {
+        table.remove("directory");
+    }
     for open in [
         "base_dtype",
         "reward_dtype",
@@ -201,9 +206,11 @@ pub fn sweep(
     worker: &mut dyn Worker,
     bootstrap: &Bootstrap,
 ) -> Result<Outcome> {
+    let held = Dir::hold(&output.root, &kinds::SWEEP)?;
     for run in sweep.runs() {
         state(&output.run(&run.name), run)?;
     }
+    held.begin()?;
     std::fs::create_dir_all(output.root.join("runs")).map_err(Error::io(&output.root))?;
     std::fs::create_dir_all(output.root.join("evals")).map_err(Error::io(&output.root))?;
     let types = types::settle(sweep, output, worker)?;

@@ -4,6 +4,7 @@
 //! and the trainer's counters. Every random draw of a run is a function of (seed, step, …), so the counters are all
 //! the state that random numbers and data order need.
 
+use super::base::Base;
 use super::data::Identity;
 use super::moments;
 use super::selection::Best;
@@ -12,10 +13,13 @@ use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::params::{LoraShape, Model};
 use crate::model::peft::{self, AdapterConfig};
-use crate::model::save::{AtomicDir, recover, remove_leftovers, write_atomic};
+use crate::model::raw::RawTensors;
+use crate::model::save::{AtomicDir, recover, write_atomic};
 use crate::model::source::ModelFiles;
 use crate::model::store::{HostTensor, WeightStore};
 use crate::optim::{Optimizer, write_f32};
+use crate::run::Dir;
+use crate::run::checksums::{self, Depth, OPTIMIZER};
 use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -51,6 +55,9 @@ pub struct TrainerState {
     /// What the examples are; checkpoints of older versions have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Identity>,
+    /// What the run was started from; checkpoints of older versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
 }
 
 impl TrainerState {
@@ -82,20 +89,22 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Whether a run may begin (or go on) here; changes nothing.
+    /// Whether a run may begin (or go on) in a directory; changes nothing.
     ///
     /// # Errors
-    /// It is used and neither `resume` nor `overwrite` is given, both are, or there is nothing to resume.
-    pub fn check(root: &Path, resume: bool, overwrite: bool) -> Result<Self> {
+    /// It is used and neither `resume` nor `overwrite` is given, both are, there is nothing to resume, or what is there is
+    /// somebody else's.
+    pub fn check(held: &Dir, resume: bool, overwrite: bool) -> Result<Self> {
+        let root = held.root();
         let run = Self {
             root: root.to_path_buf(),
         };
         if resume && overwrite {
             return Err(Error::user("--resume and --overwrite exclude each other"));
         }
+        held.check(overwrite)?;
         // A run that ended before its first step was recorded has left nothing to lose.
-        let recorded = std::fs::metadata(run.metrics()).is_ok_and(|m| m.len() > 0);
-        let used = recorded || run.latest()?.is_some();
+        let used = run.recorded() || run.best().exists() || !run.steps()?.is_empty();
         if used && !resume && !overwrite {
             return Err(Error::user(format!(
                 "{} already holds a run; continue it with --resume, replace it with --overwrite, or choose another \
@@ -109,6 +118,9 @@ impl RunDir {
                 root.display()
             )));
         }
+        if resume {
+            held.continues()?;
+        }
         Ok(run)
     }
 
@@ -116,21 +128,18 @@ impl RunDir {
     ///
     /// # Errors
     /// As [`RunDir::check`], or it cannot be made.
-    pub fn open(root: &Path, resume: bool, overwrite: bool) -> Result<Self> {
-        let run = Self::check(root, resume, overwrite)?;
-        if overwrite {
-            let old = run.checkpoints();
-            if old.exists() {
-                std::fs::remove_dir_all(&old).map_err(Error::io(&old))?;
-            }
-            std::fs::remove_file(run.metrics())
-                .or_else(absent)
-                .map_err(Error::io(run.metrics()))?;
-        }
+    pub fn open(held: &Dir, resume: bool, overwrite: bool) -> Result<Self> {
+        let run = Self::check(held, resume, overwrite)?;
+        held.renew(overwrite)?;
         std::fs::create_dir_all(run.checkpoints()).map_err(Error::io(run.checkpoints()))?;
-        remove_leftovers(&run.checkpoints())?;
+        held.tidy()?;
         recover(&run.best())?;
         Ok(run)
+    }
+
+    /// Whether steps are recorded.
+    fn recorded(&self) -> bool {
+        std::fs::metadata(self.metrics()).is_ok_and(|m| m.len() > 0)
     }
 
     /// Where checkpoints are.
@@ -166,32 +175,126 @@ impl RunDir {
         write_atomic(&self.config(), toml.as_bytes())
     }
 
-    /// The last whole checkpoint.
+    /// The steps that have a checkpoint, whole or damaged, the newest first.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub fn steps(&self) -> Result<Vec<u64>> {
+        let dir = self.checkpoints();
+        let entries = match std::fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::io(dir)(e)),
+        };
+        let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());
+        let mut steps: Vec<u64> = names.filter_map(|name| step_of(&name)).collect();
+        steps.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(steps)
+    }
+
+    /// The newest checkpoint that is whole, as far as sizes tell.
     ///
     /// # Errors
     /// The directory cannot be listed.
     pub fn latest(&self) -> Result<Option<PathBuf>> {
-        let dir = self.checkpoints();
-        let entries = match std::fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(dir)(e)),
+        let mut dirs = self.steps()?.into_iter().map(|step| self.step(step));
+        Ok(dirs.find(|dir| damage(dir, Depth::Sizes).is_none()))
+    }
+
+    /// The checkpoint that a resumed run continues from: the newest whose files are what was written, with a warning that
+    /// names every newer one. `None` where the run ended before its first checkpoint: it begins again.
+    ///
+    /// # Errors
+    /// A user error where checkpoints were written and none that is whole is left; the directory cannot be listed.
+    pub fn resume_point(&self, held: &Dir) -> Result<Option<PathBuf>> {
+        let mut damaged = Vec::new();
+        for step in self.steps()? {
+            let dir = self.step(step);
+            let Some(what) = damage(&dir, Depth::Contents) else {
+                for what in &damaged {
+                    log::warn!(
+                        "{}: {what}: the run continues from step {step}, the newest whole checkpoint",
+                        self.checkpoints().display()
+                    );
+                }
+                return Ok(Some(dir));
+            };
+            damaged.push(format!("step_{step} is damaged ({what})"));
+        }
+        let marked = held.command()?.is_some();
+        if damaged.is_empty() && marked && held.checkpoint()?.is_none() {
+            log::warn!(
+                "{} holds no checkpoint yet: the run begins again at step 1",
+                self.root.display()
+            );
+            return Ok(None);
+        }
+        let found = match damaged.is_empty() {
+            true => "its checkpoints are gone".to_string(),
+            false => format!("no checkpoint is whole: {}", damaged.join("; ")),
         };
-        let step = |p: &Path| -> Option<u64> { p.file_name()?.to_str()?.strip_prefix("step_")?.parse().ok() };
-        Ok(entries
-            .filter_map(|e| e.ok().map(|e| e.path()))
-            .filter_map(|p| Some((step(&p)?, p)))
-            .max()
-            .map(|(_, p)| p))
+        let best = match damage(&self.best(), Depth::Contents) {
+            None => format!(
+                "{} is whole: copy it to step_N of its own step, ",
+                self.best().display()
+            ),
+            Some(_) => "Put one back from a copy, ".to_string(),
+        };
+        Err(Error::user(format!(
+            "--resume: {} records steps, and {found}. {best}or begin again with --overwrite or another --output",
+            self.root.display()
+        )))
     }
 }
 
-fn absent(e: std::io::Error) -> std::io::Result<()> {
-    if e.kind() == std::io::ErrorKind::NotFound {
-        Ok(())
-    } else {
-        Err(e)
+/// The step that a checkpoint's name says.
+fn step_of(name: &str) -> Option<u64> {
+    let step = name.strip_prefix("step_")?.parse::<u64>().ok()?;
+    (format!("step_{step}") == name).then_some(step)
+}
+
+/// What is wrong with a checkpoint, in words; `None` where nothing is. One of an older version has no checksums: to be taken
+/// for whole by its contents, it must open.
+pub(super) fn damage(dir: &Path, depth: Depth) -> Option<String> {
+    if let Some(what) = checksums::damage(dir, depth) {
+        return Some(what);
     }
+    let state = match read_state(dir) {
+        Ok(state) => state,
+        Err(e) => return Some(short(&e, dir)),
+    };
+    let named = dir.file_name().and_then(|name| step_of(name.to_str()?));
+    if let Some(step) = named.filter(|step| *step != state.step) {
+        return Some(format!("its {STATE} is of step {}, not {step}", state.step));
+    }
+    if checksums::present(dir) || depth == Depth::Sizes {
+        return None;
+    }
+    let opens = || {
+        if dir.join(ADAPTER).exists() {
+            peft::read_config(dir)?;
+            WeightStore::open_safetensors(&dir.join(ADAPTER))?;
+        } else {
+            WeightStore::open_safetensors(&dir.join(MODEL))?;
+        }
+        RawTensors::open(&dir.join(OPTIMIZER))
+    };
+    opens().err().map(|e| short(&e, dir))
+}
+
+/// An error about a checkpoint's file, without the way to it.
+fn short(error: &Error, dir: &Path) -> String {
+    if let Error::Io { path, source } = error {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        return match source.kind() {
+            std::io::ErrorKind::NotFound => format!("{name} is missing"),
+            _ => format!("{name}: {source}"),
+        };
+    }
+    let (text, place) = (error.to_string(), dir.display().to_string());
+    text.replace(&place, "")
+        .trim_start_matches(['/', '\\'])
+        .to_string()
 }
 
 /// What a checkpoint needs to know about the model's origin.
@@ -250,6 +353,7 @@ fn write(
     out.write("config.toml", origin.config.as_bytes())?;
     let text = serde_json::to_string_pretty(state).map_err(Error::internal)?;
     out.write(STATE, text.as_bytes())?;
+    checksums::write(out.path())?;
     out.commit()
 }
 

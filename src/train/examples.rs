@@ -4,6 +4,7 @@ use super::data::{self, Identity};
 use crate::config::{SupervisedConfig, TrainOn};
 use crate::error::{Context, Error, Result};
 use crate::model::load::Source;
+use crate::run::{Kind, kinds};
 use crate::text::chat::ASSISTANT;
 use crate::text::jsonl::Record;
 use crate::text::{Formatter, PreferenceRecord, PromptContent, SftRecord, TemplateDate, read_jsonl};
@@ -27,6 +28,8 @@ pub struct Making<'a> {
 
 /// What one record of a data file becomes.
 pub trait Example: Sized {
+    /// The runs that learn from it.
+    const KIND: &'static Kind;
     /// The record.
     type Record: Record;
     /// What examples that must stay on one side of the split have in common: their prompt.
@@ -117,6 +120,7 @@ impl Demonstration {
 }
 
 impl Example for Demonstration {
+    const KIND: &'static Kind = &kinds::SFT;
     type Record = SftRecord;
     type Key = Vec<u32>;
 
@@ -190,6 +194,7 @@ impl Pair {
 }
 
 impl Example for Pair {
+    const KIND: &'static Kind = &kinds::REWARD;
     type Record = PreferenceRecord;
     type Key = String;
 

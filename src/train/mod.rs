@@ -1,6 +1,7 @@
 //! Training loops and checkpoints. Every loss is a stream of coefficients into one backward pass.
 
 pub mod activations;
+pub mod base;
 mod cgroup;
 pub mod checkpoint;
 pub mod data;

@@ -6,10 +6,9 @@ use crate::gpu::Gpu;
 use crate::model::raw::RawTensors;
 use crate::model::save::{AtomicDir, RawHeader, write_raw};
 use crate::optim::Optimizer;
+use crate::run::checksums::OPTIMIZER;
 use std::borrow::Cow;
 use std::path::Path;
-
-const OPTIMIZER: &str = "optimizer.safetensors";
 
 /// Writes the state of every tensor that is trained.
 ///

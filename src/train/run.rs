@@ -1,5 +1,6 @@
 //! The `train` run: its directory, its loop, its checkpoints.
 
+use super::base::Base;
 use super::checkpoint::{self, Origin, RunDir, TrainerState};
 use super::data::Identity;
 use super::rl::Trainer;
@@ -11,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::workspace::Workspace;
 use crate::report::{MetricsWriter, Progress};
+use crate::run::{Dir, kinds};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -37,11 +39,22 @@ pub struct RunOptions {
 /// Bad settings or input (nothing is written then), a run that does not fit in memory, a device or disk that fails
 /// (the last checkpoint stays whole), or [`Error::Interrupted`] after Ctrl-C.
 pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<PathBuf> {
-    let mut job = Job::open(recorded(config, options)?)?;
+    let held = Dir::hold(&options.output, &kinds::TRAIN)?;
+    let run = RunDir::check(&held, options.resume, options.overwrite)?;
+    let mut config = recorded(config, options)?;
+    config.directory = std::env::current_dir().ok();
+    let mut job = Job::open(config)?;
+    let base = Base::of(&job.source, None)?;
+    let latest = match options.resume {
+        true => run.resume_point(&held)?,
+        false => None,
+    };
+    if let Some(dir) = &latest {
+        base.continues(dir)?;
+    }
     let (cap, have) = (gpu.caps().max_binding, memory::free(gpu)?);
     job.choose_dtypes(cap, have)?;
     memory::fits(&job.plan(cap)?, have, LOWER)?;
-    RunDir::check(&options.output, options.resume, options.overwrite)?;
     let toml = job.config.to_toml()?;
     gpu.set_matmul_precision(job.config.matmul_precision)?;
     let (model, reference) = job.policy(gpu)?;
@@ -49,8 +62,7 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
     let ws = Workspace::new(gpu, &model.spec, job.shape()?)?;
     let mut trainer = job.trainer(&model, reference.as_ref(), &ws)?;
     // Everything that can fail for a wrong setting has passed: only now may an older run be removed.
-    let run = RunDir::open(&options.output, options.resume, options.overwrite)?;
-    let latest = if options.resume { run.latest()? } else { None };
+    let run = RunDir::open(&held, options.resume, options.overwrite)?;
     let data = Identity::new(job.prompts.iter().map(|p| [&p.tokens[..]]), None)?;
     let state = restore(latest.as_deref(), &job.config, &data, &mut trainer)?;
     let mut selection = Selection::new(&job.config, &job.validation, state.as_ref())?;
@@ -58,6 +70,9 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
         selection::mend(&run, state)?;
     }
     let mut done = state.map_or(0, |s| s.step);
+    if done > 0 {
+        held.keep_checkpoint(done)?;
+    }
     run.write_config(&toml)?;
     let mut metrics = if options.resume {
         MetricsWriter::resume(run.metrics(), done)?
@@ -94,8 +109,10 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
                 kv_cache_dtype: job.config.kv_cache_dtype,
                 best: selection.as_ref().and_then(Selection::best),
                 data: Some(data.clone()),
+                base: Some(base.clone()),
             };
             let dir = checkpoint::save(&run, &model, &trainer.optimizer, &state, &origin)?;
+            held.keep_checkpoint(done)?;
             if better {
                 selection::keep(&run, &dir)?;
             }

@@ -13,6 +13,7 @@ use crate::demo::{self, Split};
 use crate::error::{Error, Result};
 use crate::model::save::{AtomicDir, recover};
 use crate::reward::Reward;
+use crate::run::checksums::Depth;
 use crate::text::sha256_hex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -204,7 +205,13 @@ impl Criterion {
             return Ok(());
         };
         let value = |of: &BTreeMap<String, String>, flag: &str| of.get(flag).cloned().unwrap_or_default();
-        let differs = |flag: &&String| value(was, flag) != value(is, flag);
+        // A run that is continued from another directory names the same files in full.
+        let moved = |was: &Path, is: &Path| was.is_relative() && is.is_absolute() && is.ends_with(was);
+        let differs = |flag: &&String| {
+            let (was, is) = (value(was, flag), value(is, flag));
+            let named = flag.starts_with("--reward-") && !was.is_empty();
+            was != is && !(named && moved(Path::new(&was), Path::new(&is)))
+        };
         match was.keys().chain(is.keys()).find(differs) {
             None => Ok(()),
             Some(flag) => Err(Error::user(format!(
@@ -262,16 +269,17 @@ pub fn keep(run: &RunDir, checkpoint: &Path) -> Result<()> {
 /// A file cannot be read, copied or removed.
 pub fn mend(run: &RunDir, state: &TrainerState) -> Result<()> {
     let best = run.best();
-    let kept = if best.exists() {
-        Some(checkpoint::read_state(&best)?.step)
-    } else {
-        None
+    // A damaged copy is none: it is made again.
+    let whole = |dir: &Path| dir.exists() && checkpoint::damage(dir, Depth::Sizes).is_none();
+    let kept = match whole(&best) {
+        true => Some(checkpoint::read_state(&best)?.step),
+        false => None,
     };
     let named = state.best.as_ref().map(|b| b.step);
-    if kept == named {
+    if kept == named && (kept.is_some() || !best.exists()) {
         return Ok(());
     }
-    match named.map(|step| run.step(step)).filter(|dir| dir.exists()) {
+    match named.map(|step| run.step(step)).filter(|dir| whole(dir)) {
         Some(dir) => keep(run, &dir),
         None if named.is_some() => {
             log::warn!(

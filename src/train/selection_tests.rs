@@ -33,6 +33,7 @@ fn state(best: Option<Best>) -> TrainerState {
         kv_cache_dtype: Default::default(),
         best,
         data: None,
+        base: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The loop that `sft` and `reward` share: batches in a seeded order, evaluation, checkpoints.
 
 use super::activations::{self, Keeping};
+use super::base::Base;
 use super::checkpoint::{self, Origin, RunDir, TrainerState};
 use super::data::{self, Identity};
 use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
@@ -19,6 +20,7 @@ use crate::model::spec::{Head, Proj};
 use crate::model::workspace::Shape;
 use crate::optim::{Optimizer, Settings};
 use crate::report::{MetricsWriter, Progress};
+use crate::run::Dir;
 use crate::tensor::DType;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -79,6 +81,12 @@ pub struct Job<E> {
     pub source: Source,
     /// The examples, tokenised.
     pub data: Examples<E>,
+    /// The run's directory, locked.
+    held: Dir,
+    /// The checkpoint that is resumed.
+    latest: Option<PathBuf>,
+    /// What the run was started from.
+    base: Base,
     /// The adapter to start from: the settings', or the one of the checkpoint that is resumed.
     start: Option<PathBuf>,
     /// The adapter's shape, unless every weight is trained.
@@ -92,10 +100,19 @@ impl<E: Example> Job<E> {
     ///
     /// # Errors
     /// A used output directory, bad data or settings; nothing has been written.
-    pub fn open(config: SupervisedConfig, mut source: Source, options: &RunOptions) -> Result<Self> {
-        let run = RunDir::check(&options.output, options.resume, options.overwrite)?;
+    pub fn open(mut config: SupervisedConfig, mut source: Source, options: &RunOptions) -> Result<Self> {
+        let held = Dir::hold(&options.output, E::KIND)?;
+        let run = RunDir::check(&held, options.resume, options.overwrite)?;
+        config.directory = std::env::current_dir().ok();
         let data = Examples::open(&config, &mut source)?;
-        let latest = if options.resume { run.latest()? } else { None };
+        let base = Base::of(&source, config.adapter.as_deref())?;
+        let latest = match options.resume {
+            true => run.resume_point(&held)?,
+            false => None,
+        };
+        if let Some(dir) = &latest {
+            base.continues(dir)?;
+        }
         let start = config
             .adapter
             .as_ref()
@@ -111,6 +128,9 @@ impl<E: Example> Job<E> {
         });
         Ok(Self {
             start: start.cloned(),
+            held,
+            latest,
+            base,
             config,
             source,
             data,
@@ -256,15 +276,18 @@ pub fn run<E: Example>(
     let total = total_steps(c, task.len());
     let half_blocks = job.shape()?.half_blocks(&model.spec);
     let mut optimizer = optimizer(c, model, total)?;
-    let run = RunDir::open(&options.output, options.resume, options.overwrite)?;
+    let run = RunDir::open(&job.held, options.resume, options.overwrite)?;
     let data = job.data.identity(&c.data)?;
-    let mut last = if options.resume { run.latest()? } else { None };
+    let mut last = job.latest.clone();
     let (mut done, mut position) = (0, 0);
     if let Some(dir) = &last {
         let state = checkpoint::load(dir, model, &mut optimizer, task.kind(), c.seed)?;
         state.same_halves(half_blocks)?;
         same_examples(state.data.as_ref(), &data, &c.data)?;
         (done, position) = (state.step, state.data_position);
+    }
+    if done > 0 {
+        job.held.keep_checkpoint(done)?;
     }
     let toml = c.to_toml()?;
     run.write_config(&toml)?;
@@ -309,8 +332,10 @@ pub fn run<E: Example>(
                 kv_cache_dtype: Default::default(),
                 best: None,
                 data: Some(data.clone()),
+                base: Some(job.base.clone()),
             };
             last = Some(checkpoint::save(&run, model, &optimizer, &state, &origin)?);
+            job.held.keep_checkpoint(done)?;
         }
         if interrupted && done < total {
             progress.finish();

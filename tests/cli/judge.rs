@@ -71,7 +71,7 @@ fn judge_says_what_to_do_when_it_cannot() {
         "--endpoint",
     ]);
     assert!(!run.err.contains("sk-hidden"), "{}", run.err);
-    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0, "nothing to resume");
+    assert!(!out.exists(), "nothing to resume");
     ask(&two, &down, &["--output", text(&out)]).refused(&["2 tries"]);
     ask(&two, &down, &["--max-tokens", "0"]).refused(&["--max-tokens"]);
     ask(&other, &down, &[]).refused(&["prompt 1", "same"]);

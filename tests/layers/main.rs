@@ -14,7 +14,7 @@ use lexer::{Token, tokens};
 /// The one statement of the layers: every room (top-level module) with its height. A room may name rooms of lower
 /// height; rooms of equal height may name one another, in one direction only.
 ///
-/// `text`, `report` and `demo` are side rooms without a GPU: they stand on `config`, `error` and `rng`, and everything
+/// `text`, `report` and `demo` are side rooms without a GPU: they stand on `run`, `config`, `error` and `rng`, and everything
 /// from `model` upwards may use them.
 const ROOMS: &[(&str, u32)] = &[
     ("cli", 80),
@@ -35,6 +35,7 @@ const ROOMS: &[(&str, u32)] = &[
     ("text", 10),
     ("report", 10),
     ("demo", 10),
+    ("run", 5),
     ("config", 0),
     ("error", 0),
     ("rng", 0),

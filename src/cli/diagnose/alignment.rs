@@ -17,6 +17,7 @@ use crate::diagnose::alignment::{
 };
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::run::{Dir, kinds};
 use crate::text::PromptContent;
 use crate::train::memory;
 use crate::train::prompts::{self, Purpose};
@@ -97,6 +98,7 @@ struct Found<'a> {
 
 impl Args {
     pub(crate) fn run(&self, globals: &Globals) -> Result<()> {
+        let _held = Dir::hold(&self.output, &kinds::ALIGNMENT)?;
         let settings = self.settings()?;
         let run = self.alignment_run()?;
         // What is free before the policy is there.

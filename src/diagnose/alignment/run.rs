@@ -8,6 +8,7 @@ use super::gram::GramBuilder;
 use super::samples::{Draw, PromptSamples, SamplesMeta, Store};
 use crate::config::MatmulPrecision;
 use crate::error::{Context, Error, Result};
+use crate::eval::weights::Hashes;
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
 use crate::model::load::{Source, load_adapter};
@@ -82,10 +83,10 @@ struct Policy {
 pub type Judge<'a> = dyn FnMut(&Gpu) -> Result<Box<dyn Reward>> + 'a;
 
 impl AlignmentRun {
-    fn meta(&self) -> SamplesMeta {
+    fn meta(&self) -> Result<SamplesMeta> {
         let keys: String = self.prompts.iter().map(PromptContent::key).collect();
         let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string());
-        SamplesMeta {
+        let mut meta = SamplesMeta {
             model: self.model.clone(),
             adapter: path(&self.adapter),
             reward_model: self.reward_model.clone(),
@@ -100,7 +101,10 @@ impl AlignmentRun {
             matmul_precision: self.matmul_precision,
             base_dtype: self.dtype.map(|d| d.to_string()),
             reward_dtype: self.reward_dtype.map(|d| d.to_string()),
-        }
+            weights_sha256: Default::default(),
+        };
+        meta.weights_sha256 = Hashes::default().of_named(meta.named())?;
+        Ok(meta)
     }
 
     fn check(&self) -> Result<()> {
@@ -293,7 +297,7 @@ pub fn measure(
 ) -> Result<Measured> {
     run.check()?;
     let policy = run.open()?;
-    let mut store = Store::open(&run.output, run.meta(), run.resume, run.overwrite)?;
+    let mut store = Store::open(&run.output, run.meta()?, run.resume, run.overwrite)?;
     let missing = |store: &Store| -> Result<Vec<usize>> {
         let mut out = Vec::new();
         for p in 0..run.prompts.len() {

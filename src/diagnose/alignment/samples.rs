@@ -7,6 +7,7 @@
 //! | `gram/prompt_N.safetensors` | the Gram matrix of prompt N, tensor `gram` (distinct, distinct) f32 |
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,10 +16,12 @@ use serde::{Deserialize, Serialize};
 use super::gram::Gram;
 use crate::config::MatmulPrecision;
 use crate::error::{Context, Error, Result};
+use crate::eval::weights;
 use crate::model::params::Model;
 use crate::model::save::{write_atomic, write_safetensors};
 use crate::model::store::{HostTensor, WeightStore};
 use crate::rollout::{Job, SampleConfig, Sampler};
+use crate::run::{Dir, kinds};
 use crate::tensor::DType;
 use crate::text::journal;
 
@@ -55,6 +58,25 @@ pub struct SamplesMeta {
     pub base_dtype: Option<String>,
     /// Element type asked for the judge.
     pub reward_dtype: Option<String>,
+    /// SHA-256 of the weights that were read from local files, by field; see [`Hashes`](crate::eval::weights::Hashes). Samples
+    /// of older versions have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights_sha256: BTreeMap<String, String>,
+}
+
+/// The fields that name weights.
+const WEIGHTS: [&str; 4] = ["model", "adapter", "reward_model", "reward_adapter"];
+
+impl SamplesMeta {
+    /// What the fields that name weights say.
+    pub fn named(&self) -> [(&'static str, Option<&str>); 4] {
+        [
+            ("model", Some(&self.model)),
+            ("adapter", self.adapter.as_deref()),
+            ("reward_model", Some(&self.reward_model)),
+            ("reward_adapter", self.reward_adapter.as_deref()),
+        ]
+    }
 }
 
 /// The responses to one prompt.
@@ -73,6 +95,7 @@ pub struct PromptSamples {
 /// A directory of samples and Gram matrices.
 #[derive(Debug, Clone)]
 pub struct Store {
+    held: Dir,
     dir: PathBuf,
     /// The settings.
     pub meta: SamplesMeta,
@@ -88,18 +111,17 @@ impl Store {
     /// A user error when there is something and neither was asked for, or the settings differ (naming the first one); an
     /// I/O error.
     pub fn open(dir: &Path, meta: SamplesMeta, resume: bool, overwrite: bool) -> Result<Self> {
+        let held = Dir::hold(dir, &kinds::ALIGNMENT)?;
+        held.check(overwrite)?;
         let settings = dir.join("settings.json");
         let mut store = Self {
+            held,
             dir: dir.to_path_buf(),
             meta,
             pools: Vec::new(),
         };
-        if settings.exists() && overwrite {
-            store.remove()?;
-        }
-        if !settings.exists() {
-            fs::create_dir_all(dir).map_err(Error::io(dir))?;
-            store.remove()?;
+        if overwrite || !settings.exists() {
+            store.held.clear()?;
             let json = serde_json::to_vec_pretty(&store.meta).map_err(Error::internal)?;
             write_atomic(&settings, &json)?;
             return Ok(store);
@@ -116,6 +138,7 @@ impl Store {
             .map_err(Error::user)
             .context(settings.display())?;
         same(&found, &store.meta).context(settings.display())?;
+        store.held.begin()?;
         store.read()?;
         Ok(store)
     }
@@ -126,19 +149,6 @@ impl Store {
 
     fn gram_path(&self, prompt: usize) -> PathBuf {
         self.dir.join("gram").join(format!("prompt_{prompt}.safetensors"))
-    }
-
-    fn remove(&self) -> Result<()> {
-        for path in [self.dir.join("settings.json"), self.samples()] {
-            if path.exists() {
-                fs::remove_file(&path).map_err(Error::io(&path))?;
-            }
-        }
-        let grams = self.dir.join("gram");
-        if grams.exists() {
-            fs::remove_dir_all(&grams).map_err(Error::io(&grams))?;
-        }
-        Ok(())
     }
 
     fn read(&mut self) -> Result<()> {
@@ -204,7 +214,19 @@ impl Store {
 
 /// Refuses settings that differ, naming the first.
 fn same(found: &SamplesMeta, asked: &SamplesMeta) -> Result<()> {
-    match journal::first_difference(found, asked, &[])? {
+    if let Some(field) = weights::changed(&found.weights_sha256, &asked.weights_sha256, &WEIGHTS) {
+        let mut named = asked.named().into_iter();
+        return Err(Error::user(format!(
+            "these samples were made with other weights, or another configuration, tokenizer or template, of {} ({field}): use the \
+             same, another --output, or --overwrite",
+            named
+                .find_map(|(f, name)| name.filter(|_| f == field))
+                .unwrap_or_default()
+        )));
+    }
+    let mut aside = weights::same(&found.weights_sha256, &asked.weights_sha256, &WEIGHTS);
+    aside.push("weights_sha256");
+    match journal::first_difference(found, asked, &aside)? {
         None => Ok(()),
         Some((name, old, new)) => Err(Error::user(format!(
             "these samples were made with {name} = {old}, and this run has {new}: use the same settings, another --output, or \

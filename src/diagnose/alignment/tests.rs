@@ -341,6 +341,7 @@ fn meta(seed: u64) -> SamplesMeta {
         matmul_precision: Default::default(),
         base_dtype: None,
         reward_dtype: None,
+        weights_sha256: Default::default(),
     }
 }
 
@@ -377,4 +378,23 @@ fn a_store_resumes_after_a_torn_line_and_refuses_other_settings() {
     assert!(error.contains("seed = 1") && error.contains('2'), "{error}");
     let fresh = open(2, false, true).unwrap();
     assert!(fresh.pools.is_empty() && !path.exists() && !dir.path().join("gram").exists());
+
+    // Weights are told by what they hold, not by where they lie.
+    let with = |model: &str, field: &str, hash: &str| {
+        let mut meta = meta(2);
+        meta.model = model.to_string();
+        meta.weights_sha256.insert("model".into(), "aa".into());
+        meta.weights_sha256.insert(field.into(), hash.into());
+        meta
+    };
+    let open = |meta: SamplesMeta, overwrite: bool| Store::open(dir.path(), meta, !overwrite, overwrite);
+    open(with("m", "model_files", "cc"), true).unwrap();
+    open(with("moved", "model_files", "cc"), false).unwrap();
+    for (field, hash) in [("model", "bb"), ("model_files", "dd")] {
+        let error = open(with("m", field, hash), false).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        for part in ["other weights", "tokenizer", "of m (model)", "--overwrite"] {
+            assert!(error.to_string().contains(part), "{part:?} not in {error}");
+        }
+    }
 }

@@ -179,7 +179,7 @@ fn a_server_that_refuses_everything_ends_the_run_and_leaves_nothing() {
             &[&words, "--", "0 of 9 prompts are judged; nothing was stored"],
         );
         assert!(server.seen().len() <= 4, "{status}: not tried again");
-        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0, "{status}");
+        assert!(!out.exists(), "{status}");
     }
     // The same refusal of whatever is asked, though one question could be at fault for it.
     let dir = tempfile::tempdir().unwrap();

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::manner::Manner;
 use crate::error::{Context, Error, Result};
 use crate::model::save::write_atomic;
+use crate::run::{Dir, kinds};
 use crate::text::journal;
 
 /// The settings that decide a judgement.
@@ -86,7 +87,7 @@ pub struct Judgement {
 
 /// A directory of judgements, or none at all.
 pub struct Store {
-    dir: Option<PathBuf>,
+    held: Option<Dir>,
     done: Vec<Judgement>,
     meta: JudgeMeta,
     /// Whether `judge.json` says what `meta` says. It is written with the first judgement: a run
@@ -102,15 +103,16 @@ impl Store {
     /// A user error when there is something and `resume` is not set, the settings differ, or a line is damaged; an I/O error.
     pub fn open(dir: Option<&Path>, meta: JudgeMeta, resume: bool) -> Result<Self> {
         let mut store = Self {
-            dir: dir.map(Path::to_path_buf),
+            held: None,
             done: Vec::new(),
             meta,
             written: false,
         };
         let Some(dir) = dir else { return Ok(store) };
+        let held = Dir::hold(dir, &kinds::JUDGE)?;
+        held.check(false)?;
         let settings = dir.join("judge.json");
         if !settings.exists() {
-            fs::create_dir_all(dir).map_err(Error::io(dir))?;
             let lines = dir.join("judgements.jsonl");
             if lines.exists() {
                 return Err(Error::user(format!(
@@ -118,6 +120,7 @@ impl Store {
                     lines.display()
                 )));
             }
+            store.held = Some(held);
             return Ok(store);
         }
         if !resume {
@@ -133,6 +136,8 @@ impl Store {
         same(&found, &store.meta).context(settings.display())?;
         (store.meta.asked, store.written) = (found.asked, true);
         store.done = answered(journal::recover(&dir.join("judgements.jsonl"))?);
+        held.begin()?;
+        store.held = Some(held);
         Ok(store)
     }
 
@@ -153,8 +158,10 @@ impl Store {
     pub fn push(&mut self, judgement: Judgement, asked: Manner) -> Result<()> {
         self.written &= self.meta.asked == asked;
         self.meta.asked = asked;
-        if let Some(dir) = &self.dir {
+        if let Some(held) = &self.held {
+            let dir = held.root();
             if !self.written {
+                held.begin()?;
                 let json = serde_json::to_vec_pretty(&self.meta).map_err(Error::internal)?;
                 write_atomic(&dir.join("judge.json"), &json)?;
                 self.written = true;

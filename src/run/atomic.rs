@@ -64,9 +64,18 @@ pub(crate) fn write_synced(
     path: &Path,
     contents: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut out = BufWriter::new(File::create(path)?);
+    let mut out = BufWriter::new(create(path)?);
     contents(&mut out)?;
     out.into_inner().map_err(|e| e.into_error())?.sync_all()
+}
+
+/// Makes a file anew. What was in its place goes, also a link, which is not followed.
+fn create(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => (),
+    }
+    File::create_new(path)
 }
 
 /// As [`write_atomic`], for a writer that wants a path: it is given one beside `path` with the same extension.
@@ -75,7 +84,7 @@ pub(crate) fn write_synced(
 /// As [`write_atomic`]; those of `write`.
 pub(crate) fn replace_atomic(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let temporary = prefixed(path, TEMPORARY)?;
-    let written = File::create(&temporary)
+    let written = create(&temporary)
         .map_err(Error::io(path))
         .and_then(|_| write(&temporary))
         .and_then(|()| {
@@ -90,4 +99,26 @@ pub(crate) fn replace_atomic(path: &Path, write: impl FnOnce(&Path) -> Result<()
         return Err(e);
     }
     sync_parent(path)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_link_in_place_of_the_temporary_file_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (victim, path) = (dir.path().join("victim"), dir.path().join("config.toml"));
+        fs::write(&victim, "mine").unwrap();
+        for write in [
+            |path: &Path| write_atomic(path, b"new"),
+            |path: &Path| replace_atomic(path, |at| fs::write(at, "new").map_err(Error::io(at))),
+        ] {
+            std::os::unix::fs::symlink(&victim, dir.path().join(".tmp-config.toml")).unwrap();
+            write(&path).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+            assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
+        }
+    }
 }
