@@ -40,8 +40,8 @@ pub(crate) struct Args {
     /// One prompt
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// JSONL of {"prompt": text} or {"messages": […]}, or other prompts that `train` takes: a Parquet file, DIR[:SPLIT], a data set
-    /// ID[@REVISION][:SPLIT]
+    /// Rows of {"prompt": text} or {"messages": […]} as JSON Lines, JSON, CSV or Parquet, plain, gzip or zstd; DIR[:SPLIT]; or a
+    /// data set of the hub, ID[@REVISION][:SPLIT]
     #[arg(long, value_name = "FILE|ID")]
     prompts: Option<PathBuf>,
     /// Completions of each prompt

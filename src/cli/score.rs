@@ -8,11 +8,12 @@ use serde_json::Value;
 use super::Globals;
 use super::common::{Lines, PrecisionFlag, budget, check_ids, positions};
 use crate::config::{Residency, TEMPLATE_DATE};
+use crate::data::read_records;
 use crate::error::{Context, Error, Result};
 use crate::model::load::{Source, read_tokenizer};
 use crate::reward::{RewardModel, RewardOptions};
 use crate::tensor::DType;
-use crate::text::{Formatter, ScoreInput, ScoreRecord, TemplateDate, read_jsonl};
+use crate::text::{Formatter, ScoreInput, ScoreRecord, TemplateDate};
 
 /// Print a reward model's score of every line
 ///
@@ -28,7 +29,7 @@ pub(crate) struct Args {
     /// LoRA adapter directory (PEFT) of the reward model
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// JSONL of {"id", "tokens"}, {"id", "prompt", "response"} or {"id", "messages"}
+    /// Rows (JSON Lines, JSON, CSV, Parquet) of {"id", "tokens"}, {"id", "prompt", "response"} or {"id", "messages"}
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// Where the lines {"id", "score"} go (default: standard output)
@@ -57,7 +58,7 @@ struct Line<'a> {
 }
 
 pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
-    let records: Vec<ScoreRecord> = read_jsonl(&args.input)?;
+    let records: Vec<ScoreRecord> = read_records(&args.input)?;
     let source = Source::open_with_score(&args.reward_model)?;
     let sequences = token_ids(args, &records, &source)?;
     let lengths = || sequences.iter().map(Vec::len);

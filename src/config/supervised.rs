@@ -2,7 +2,7 @@
 
 use super::memory::one_of;
 use super::{
-    ActivationMemory, FloatDtype, MatmulPrecision, Optim, TEMPLATE_DATE, at_least_one, not_negative,
+    DataSet, ActivationMemory, FloatDtype, MatmulPrecision, Optim, TEMPLATE_DATE, at_least_one, not_negative,
 };
 use crate::error::{Context, Error, Result};
 use clap::ValueEnum;
@@ -34,11 +34,12 @@ pub struct SupervisedFlags {
     /// LoRA adapter to start from instead of a fresh one
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// Training data, JSONL
-    #[arg(long, value_name = "FILE")]
+    /// Training data: a file (JSON Lines, JSON, CSV or Parquet), a directory[:SPLIT], or a data set of the hub
+    /// (OWNER/NAME[@REVISION][:SPLIT])
+    #[arg(long, value_name = "FILE|DIR|ID")]
     pub data: Option<PathBuf>,
-    /// Held-out data, JSONL; without it a share of --data is held out
-    #[arg(long, value_name = "FILE")]
+    /// Held-out data, as --data; without it a share of --data is held out
+    #[arg(long, value_name = "FILE|DIR|ID")]
     pub eval_data: Option<PathBuf>,
     /// Share of --data that is held out where there is no --eval-data
     #[arg(long)]
@@ -120,6 +121,9 @@ pub struct SupervisedFlags {
     /// Date that chat templates see (YYYY-MM-DD)
     #[arg(long, value_name = "DATE")]
     pub template_date: Option<String>,
+    /// What `--data` stood for in the run that wrote this; holds as long as `--data` says the same.
+    #[arg(skip)]
+    pub data_set: Option<DataSet>,
 }
 
 /// Resolved settings of an `sft` or `reward` run.
@@ -167,6 +171,8 @@ pub struct SupervisedConfig {
     pub base_dtype: Option<String>,
     pub raw: bool,
     pub template_date: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_set: Option<DataSet>,
 }
 
 impl SupervisedFlags {
@@ -186,7 +192,7 @@ impl SupervisedFlags {
             adapter: self.adapter,
             data: self
                 .data
-                .ok_or_else(|| Error::user("no training data: give --data FILE (JSONL)"))?,
+                .ok_or_else(|| Error::user("no training data: give --data FILE, or a data set of the hub"))?,
             eval_data: self.eval_data,
             eval_fraction: self.eval_fraction.unwrap_or(0.05),
             steps: self.steps,
@@ -213,6 +219,7 @@ impl SupervisedFlags {
             base_dtype: self.base_dtype,
             raw: self.raw.unwrap_or(false),
             template_date: self.template_date.unwrap_or_else(|| TEMPLATE_DATE.into()),
+            data_set: self.data_set,
         };
         c.validate()?;
         Ok(c)

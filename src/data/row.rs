@@ -1,124 +1,78 @@
-//! JSON Lines: one object a line, with errors that name the file and the line.
+//! A row's fields, whatever file they are from, with errors that name the field.
 
-use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::chat::Message;
-use super::dataset::PromptContent;
+use super::message::{Message, PromptContent};
 use crate::error::{Context, Error, Result};
 
-/// A type that one line of an input file becomes.
-pub trait Record: Sized {
-    /// What a line must look like; ends the message of an empty file.
-    const FORM: &'static str;
+/// Most characters of a value in a message.
+const SHOWN: usize = 60;
 
-    /// Reads the record from a line's fields.
-    ///
-    /// # Errors
-    /// A user error that names the field; the reader adds file and line.
-    fn from_row(row: &Row) -> Result<Self>;
-}
-
-/// Reads a JSONL file. Blank lines are skipped; lines may end in `\r\n`; a byte-order mark is ignored.
-///
-/// # Errors
-/// An I/O error with the path, or a user error `FILE:LINE: …` (lines count from 1) for text that is not UTF-8, malformed
-/// JSON, a missing field, a wrong type; a file without records is an error too.
-pub fn read_jsonl<R: Record>(path: &Path) -> Result<Vec<R>> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    parse_jsonl(&path.display().to_string(), &bytes)
-}
-
-/// As [`read_jsonl`], from memory; `name` stands for the path in messages.
-///
-/// # Errors
-/// As [`read_jsonl`], without the I/O.
-pub fn parse_jsonl<R: Record>(name: &str, bytes: &[u8]) -> Result<Vec<R>> {
-    let numbered = parse_jsonl_numbered(name, bytes)?;
-    Ok(numbered.into_iter().map(|(_, record)| record).collect())
-}
-
-/// As [`parse_jsonl`], each record with its line number (from 1) for messages about what it says.
-///
-/// # Errors
-/// As [`parse_jsonl`].
-pub fn parse_jsonl_numbered<R: Record>(name: &str, bytes: &[u8]) -> Result<Vec<(usize, R)>> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let mut records = Vec::new();
-    for (index, line) in bytes.split(|&b| b == b'\n').enumerate() {
-        let record = parse_line(line).context(format!("{name}:{}", index + 1))?;
-        records.extend(record.map(|record| (index + 1, record)));
-    }
-    if records.is_empty() {
-        return Err(Error::user(format!(
-            "{name}: no records in this file. Give one a line: {}",
-            R::FORM
-        )));
-    }
-    Ok(records)
-}
-
-fn parse_line<R: Record>(line: &[u8]) -> Result<Option<R>> {
-    let text = std::str::from_utf8(line).map_err(|e| {
-        Error::user(format!(
-            "not UTF-8 (byte {} of the line): convert the file to UTF-8",
-            e.valid_up_to() + 1
-        ))
-    })?;
-    if text.trim().is_empty() {
-        return Ok(None);
-    }
-    match serde_json::from_str(text) {
-        Ok(Value::Object(fields)) => R::from_row(&Row { fields }).map(Some),
-        Ok(other) => Err(Error::user(format!(
-            "expected a JSON object, found {}: the file must hold one object a line, not one array",
-            kind(&other)
-        ))),
-        Err(e) => {
-            let message = e.to_string();
-            let place = format!(" at line {} column {}", e.line(), e.column());
-            Err(Error::user(format!(
-                "malformed JSON at column {}: {}. Each line must be one whole object: {}",
-                e.column(),
-                message.strip_suffix(&place).unwrap_or(&message),
-                R::FORM
-            )))
-        }
-    }
-}
-
-/// One line's fields as they are; `None` for a blank line.
-///
-/// # Errors
-/// A user error for text that is not UTF-8 or malformed JSON; the caller adds file and line.
-pub fn parse_row(line: &[u8]) -> Result<Option<Row>> {
-    parse_line::<Row>(line)
-}
-
-impl Record for Row {
-    const FORM: &'static str = "{\"field\": …}";
-
-    fn from_row(row: &Row) -> Result<Self> {
-        Ok(row.clone())
-    }
-}
-
-/// The fields of one line.
-#[derive(Clone, Debug)]
+/// The fields of one row.
+#[derive(Clone, Debug, Default)]
 pub struct Row {
     fields: Map<String, Value>,
+    /// The columns of the row's file, where it is a table.
+    columns: Option<Arc<[String]>>,
+    /// The values are texts because the file knows no other type (CSV).
+    texts: bool,
+}
+
+/// The name that marks a value which JSON cannot hold. No file's own object is taken for one: its names would have to be
+/// this one alone.
+const MARK: &str = "\0";
+
+/// What stands for a value that JSON cannot hold (a NaN, bytes that are no text, an interval): whoever reads the field
+/// learns what it is, and nobody else meets it.
+pub(super) fn opaque(what: impl Into<String>) -> Value {
+    Value::Object(Map::from_iter([(MARK.to_owned(), Value::String(what.into()))]))
+}
+
+/// What a value made by [`opaque`] stands for.
+fn opaque_kind(value: &Value) -> Option<&str> {
+    match value {
+        Value::Object(fields) if fields.len() == 1 => fields.get(MARK)?.as_str(),
+        _ => None,
+    }
+}
+
+/// The JSON text of a value made by [`opaque`].
+pub(super) fn opaque_json(what: &str) -> String {
+    opaque(what).to_string()
 }
 
 /// A JSON value's kind, with its article, for messages.
-fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
         Value::Number(_) => "a number",
         Value::String(_) => "a string",
         Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
+        Value::Object(_) => opaque_kind(value).unwrap_or("an object"),
+    }
+}
+
+/// A value as a message shows it: its JSON, cut where it is long.
+#[must_use]
+pub fn shown(value: &Value) -> String {
+    if let Some(kind) = opaque_kind(value) {
+        return kind.to_owned();
+    }
+    let text = match value {
+        // The text of a large list or object is not made to be cut.
+        Value::Array(items) if items.len() > SHOWN => return format!("an array of {} items", items.len()),
+        Value::Object(fields) if fields.len() > SHOWN => return "an object".to_owned(),
+        Value::String(text) if text.len() > 4 * SHOWN => {
+            format!("\"{}", text.chars().take(SHOWN).collect::<String>())
+        }
+        other => other.to_string(),
+    };
+    match text.char_indices().nth(SHOWN) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
     }
 }
 
@@ -130,7 +84,19 @@ impl Row {
     /// A row of these fields.
     #[must_use]
     pub fn new(fields: Map<String, Value>) -> Self {
-        Self { fields }
+        Self {
+            fields,
+            ..Self::default()
+        }
+    }
+
+    /// A row of a table with these columns.
+    pub(super) fn of_table(fields: Map<String, Value>, columns: &Arc<[String]>, texts: bool) -> Self {
+        Self {
+            fields,
+            columns: Some(columns.clone()),
+            texts,
+        }
     }
 
     /// The field, `None` when it is absent or null.
@@ -139,26 +105,44 @@ impl Row {
         self.fields.get(name).filter(|v| !v.is_null())
     }
 
+    /// Whether the field is there and null.
+    #[must_use]
+    pub fn is_null(&self, name: &str) -> bool {
+        self.fields.get(name).is_some_and(Value::is_null)
+    }
+
     /// The field.
     ///
     /// # Errors
-    /// A user error when it is absent or null.
+    /// A user error when it is absent; [`Error::Unusable`] when it is null.
     pub fn require(&self, name: &str) -> Result<&Value> {
-        self.get(name).ok_or_else(|| {
-            Error::user(format!(
-                "missing field \"{name}\" (the line has {})",
+        match self.fields.get(name) {
+            Some(Value::Null) => Err(Error::unusable(format!("missing field \"{name}\": it is null"))),
+            Some(value) => Ok(value),
+            None => Err(Error::user(format!(
+                "missing field \"{name}\" ({})",
                 self.names()
-            ))
-        })
+            ))),
+        }
     }
 
-    /// The fields' names, for messages.
+    /// What the row or its file has, for messages.
     pub(crate) fn names(&self) -> String {
-        let have: Vec<String> = self.fields.keys().map(|k| format!("\"{k}\"")).collect();
-        if have.is_empty() {
-            "no fields".to_owned()
-        } else {
-            have.join(", ")
+        let (whose, names): (_, Vec<&str>) = match &self.columns {
+            Some(columns) => ("file", columns.iter().map(String::as_str).collect()),
+            None => {
+                let present = self.fields.iter().filter(|(_, v)| !v.is_null());
+                ("line", present.map(|(k, _)| k.as_str()).collect())
+            }
+        };
+        let more = names.len().saturating_sub(SHOWN);
+        let mut have: Vec<String> = names.iter().take(SHOWN).map(|k| format!("\"{k}\"")).collect();
+        if more > 0 {
+            have.push(format!("{more} more"));
+        }
+        match have.is_empty() {
+            true => format!("the {whose} has no fields"),
+            false => format!("the {whose} has {}", have.join(", ")),
         }
     }
 
@@ -194,14 +178,27 @@ impl Row {
         }
     }
 
+    /// A field that holds no text: in a file that knows only texts, what its text says.
+    ///
+    /// # Errors
+    /// As [`Row::require`].
+    pub fn typed(&self, name: &str) -> Result<Value> {
+        let value = self.require(name)?;
+        let read = match value {
+            Value::String(text) if self.texts => serde_json::from_str(text).ok(),
+            _ => None,
+        };
+        Ok(read.unwrap_or_else(|| value.clone()))
+    }
+
     /// A field holding token ids, at least one.
     ///
     /// # Errors
     /// A user error when it is missing, empty, or not a list of integers from 0 to 2³² − 1.
     pub fn tokens(&self, name: &str) -> Result<Vec<u32>> {
-        let value = self.require(name)?;
+        let value = self.typed(name)?;
         let Value::Array(ids) = value else {
-            return Err(wrong(name, "a list of token ids", value));
+            return Err(wrong(name, "a list of token ids", &value));
         };
         if ids.is_empty() {
             return Err(Error::user(format!(
@@ -211,30 +208,29 @@ impl Row {
         let one = |(i, id): (usize, &Value)| {
             id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
                 Error::user(format!(
-                    "\"{name}\"[{i}] must be a token id (a whole number from 0), found {id}"
+                    "\"{name}\"[{i}] must be a token id (a whole number from 0), found {}",
+                    shown(id)
                 ))
             })
         };
         ids.iter().enumerate().map(one).collect()
     }
 
-    /// A field holding a conversation: a list of `{"role", "content"}`, at least one turn. Other fields of a turn are
-    /// ignored, except `tool_calls`, which would be lost silently.
+    /// A field holding a conversation: a list of `{"role", "content"}` (or ShareGPT's `{"from", "value"}`), at least one
+    /// turn. Other fields of a turn are ignored, except `tool_calls`, which would be lost silently.
     ///
     /// # Errors
     /// A user error that says which turn is not what it should be.
     pub fn messages(&self, name: &str) -> Result<Vec<Message>> {
-        let value = self.require(name)?;
-        let Value::Array(turns) = value else {
-            return Err(wrong(name, "a list of messages", value));
+        let turns = match self.require(name)? {
+            Value::Array(turns) => turns,
+            _ if self.texts => match self.typed(name)? {
+                Value::Array(turns) => return messages(name, &turns),
+                other => return Err(wrong(name, "a list of messages", &other)),
+            },
+            other => return Err(wrong(name, "a list of messages", other)),
         };
-        if turns.is_empty() {
-            return Err(Error::user(format!(
-                "\"{name}\" is empty: give at least one message"
-            )));
-        }
-        let one = |(i, turn): (usize, &Value)| message(turn).context(format!("\"{name}\"[{i}]"));
-        turns.iter().enumerate().map(one).collect()
+        messages(name, turns)
     }
 
     /// A field holding a prompt: a text or a conversation.
@@ -244,7 +240,7 @@ impl Row {
     pub fn prompt(&self, name: &str) -> Result<PromptContent> {
         match self.require(name)? {
             Value::String(text) => Ok(PromptContent::Text(text.clone())),
-            Value::Array(_) => self.messages(name).map(PromptContent::Messages),
+            Value::Array(turns) => messages(name, turns).map(PromptContent::Messages),
             other => Err(wrong(name, "a string or a list of messages", other)),
         }
     }
@@ -254,11 +250,11 @@ impl Row {
     /// # Errors
     /// A user error when it is missing or no number.
     pub fn number(&self, name: &str) -> Result<f64> {
-        let value = self.require(name)?;
+        let value = self.typed(name)?;
         value
             .as_f64()
             .filter(|x| x.is_finite())
-            .ok_or_else(|| wrong(name, "a finite number", value))
+            .ok_or_else(|| wrong(name, "a finite number", &value))
     }
 
     /// A field holding a whole number from 0.
@@ -266,11 +262,37 @@ impl Row {
     /// # Errors
     /// A user error when it is missing or anything else.
     pub fn count(&self, name: &str) -> Result<usize> {
-        let value = self.require(name)?;
+        let value = self.typed(name)?;
         value
             .as_u64()
             .and_then(|n| usize::try_from(n).ok())
-            .ok_or_else(|| Error::user(format!("\"{name}\" must be a whole number from 0, found {value}")))
+            .ok_or_else(|| {
+                Error::user(format!(
+                    "\"{name}\" must be a whole number from 0, found {}",
+                    shown(&value)
+                ))
+            })
+    }
+}
+
+fn messages(name: &str, turns: &[Value]) -> Result<Vec<Message>> {
+    if turns.is_empty() {
+        return Err(Error::unusable(format!(
+            "\"{name}\" is empty: give at least one message"
+        )));
+    }
+    let one = |(i, turn): (usize, &Value)| message(turn).context(format!("\"{name}\"[{i}]"));
+    turns.iter().enumerate().map(one).collect()
+}
+
+/// Whether a turn calls tools: an empty list, as many files have in every turn, is no call.
+fn calls(field: Option<&Value>) -> bool {
+    match field {
+        None | Some(Value::Null) => false,
+        Some(Value::Array(calls)) => calls.iter().any(|call| !call.is_null()),
+        Some(Value::String(text)) => !matches!(text.trim(), "" | "[]" | "null"),
+        Some(Value::Object(fields)) => !fields.is_empty(),
+        Some(_) => true,
     }
 }
 
@@ -281,16 +303,38 @@ fn message(turn: &Value) -> Result<Message> {
             kind(turn)
         )));
     };
-    let row = Row {
-        fields: fields.clone(),
+    let text = |name: &str| match fields.get(name) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::Null) => Err(Error::unusable(format!("missing field \"{name}\": it is null"))),
+        Some(other) => Err(wrong(name, "a string", other)),
+        None => Err(Error::user(format!(
+            "missing field \"{name}\" ({})",
+            Row::new(fields.clone()).names()
+        ))),
     };
-    if row.get("tool_calls").is_some() {
+    if calls(fields.get("tool_calls")) {
         return Err(Error::user(
             "\"tool_calls\" are not supported: write the call into \"content\" as the model's template would",
         ));
     }
+    let has = |name: &str| fields.get(name).is_some_and(|v| !v.is_null());
+    if !has("role") && has("from") {
+        return Ok(Message {
+            role: sharegpt_role(text("from")?),
+            content: text("value")?,
+        });
+    }
     Ok(Message {
-        role: row.text("role")?,
-        content: row.text("content")?,
+        role: text("role")?,
+        content: text("content")?,
     })
+}
+
+/// The role that ShareGPT's `from` means.
+fn sharegpt_role(from: String) -> String {
+    match from.as_str() {
+        "human" => "user".to_owned(),
+        "gpt" | "chatgpt" | "bing" | "bard" => "assistant".to_owned(),
+        _ => from,
+    }
 }

@@ -1,13 +1,16 @@
 //! Supervised data: from a file to tokenised examples, some of them held out.
 
 use super::data::{self, Identity};
-use crate::config::SupervisedConfig;
+use super::sources::{Named, Purpose};
+use crate::config::{DataSet, SupervisedConfig};
 use crate::error::{Context, Error, Result};
 use crate::model::load::Source;
-use crate::text::jsonl::Record;
-use crate::text::{Formatter, PreferenceRecord, SftRecord, TemplateDate, read_jsonl};
+use crate::data::prepare::pairs::PairRecord;
+use crate::data::record::collect;
+use crate::data::{Input, Record, Tally, sha256_hex};
+use crate::model::hub::HubSettings;
+use crate::text::{Formatter, SftRecord, TemplateDate};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// What one record of a data file becomes.
 pub trait Example: Sized {
@@ -15,6 +18,8 @@ pub trait Example: Sized {
     type Record: Record;
     /// What examples that must stay on one side of the split have in common: their prompt.
     type Key: Ord;
+    /// Which split of a data set they are.
+    const PURPOSE: Purpose;
 
     /// Tokenises a record.
     ///
@@ -47,6 +52,7 @@ pub struct Demonstration {
 impl Example for Demonstration {
     type Record = SftRecord;
     type Key = Vec<u32>;
+    const PURPOSE: Purpose = Purpose::Demonstrations;
 
     fn new(r: SftRecord, formatter: &Formatter<'_>) -> Result<Self> {
         let (prompt, response) = formatter.target(&r.prompt, &r.response)?;
@@ -87,10 +93,11 @@ impl Pair {
 }
 
 impl Example for Pair {
-    type Record = PreferenceRecord;
+    type Record = PairRecord;
     type Key = String;
+    const PURPOSE: Purpose = Purpose::Preferences;
 
-    fn new(r: PreferenceRecord, formatter: &Formatter<'_>) -> Result<Self> {
+    fn new(PairRecord(r): PairRecord, formatter: &Formatter<'_>) -> Result<Self> {
         let ids = |answer: &str| formatter.scored(&r.prompt, answer);
         let answers = [ids(&r.chosen)?, ids(&r.rejected)?];
         if answers.iter().any(Vec::is_empty) {
@@ -124,6 +131,10 @@ pub struct Examples<E> {
     pub train: Vec<E>,
     /// What is only evaluated.
     pub held_out: Vec<E>,
+    /// The files of the hub that `--data` stood for, where it did.
+    pub set: Option<DataSet>,
+    /// SHA-256 of what `--data` named.
+    file_sha256: String,
 }
 
 impl<E: Example> Examples<E> {
@@ -143,20 +154,27 @@ impl<E: Example> Examples<E> {
             date,
         };
         let limit = c.max_length.min(source.spec.max_position_embeddings);
-        let all = read::<E>(&c.data, &formatter, limit)?;
+        let hub = HubSettings::from_env();
+        let named = Named::find(&c.data, c.data_set.as_ref(), E::PURPOSE, &hub)?;
+        let (all, file_sha256) = read::<E>(&named, &formatter, limit)?;
         let (train, held_out) = match &c.eval_data {
-            Some(path) => (all, read(path, &formatter, limit)?),
+            Some(path) => {
+                let other = Named::find(path, None, Purpose::Other, &hub).context("--eval-data")?;
+                (all, read(&other, &formatter, limit)?.0)
+            }
             None => split(all, E::key, c.eval_fraction, c.seed),
         };
-        Ok(Self { train, held_out })
+        Ok(Self {
+            train,
+            held_out,
+            set: named.set().cloned(),
+            file_sha256,
+        })
     }
 
-    /// What tells these training examples from others, with the hash of `file`, which they are from.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn identity(&self, file: &Path) -> Result<Identity> {
-        Identity::new(self.train.iter().map(E::tokens), Some(file))
+    /// What tells these training examples from others, with the hash of what they are from.
+    pub fn identity(&self) -> Identity {
+        Identity::new(self.train.iter().map(E::tokens), Some(self.file_sha256.clone()))
     }
 
     /// The largest of a number over all examples; at least 1.
@@ -166,30 +184,40 @@ impl<E: Example> Examples<E> {
     }
 }
 
-fn read<E: Example>(path: &Path, formatter: &Formatter<'_>, limit: usize) -> Result<Vec<E>> {
-    let records = read_jsonl::<E::Record>(path)?;
-    let total = records.len();
-    let mut out = Vec::with_capacity(total);
-    for (i, record) in records.into_iter().enumerate() {
-        let example = E::new(record, formatter).context(format!("{}: record {}", path.display(), i + 1))?;
-        if example.longest() <= limit {
-            out.push(example);
-        }
+/// The examples of files, and the hash of these.
+fn read<E: Example>(named: &Named, formatter: &Formatter<'_>, limit: usize) -> Result<(Vec<E>, String)> {
+    let source = named.source();
+    let (mut out, mut total, mut tally, mut hashes) = (Vec::new(), 0, Tally::default(), Vec::new());
+    for path in named.files() {
+        let input = Input::open_hashed(path)?;
+        hashes.extend(input.sha256().map(str::to_owned));
+        // Public data, of which nobody has made sure that every row fits.
+        let found = input.is_parquet() || matches!(named, Named::Set { .. });
+        collect(input, found, &mut tally, &mut |_, record| {
+            let example = E::new(record, formatter)?;
+            total += 1;
+            out.extend((example.longest() <= limit).then_some(example));
+            Ok(())
+        })?;
     }
+    if total == 0 {
+        return Err(tally.nothing(&source, E::Record::FORM));
+    }
+    tally.warn(&source);
     let dropped = total - out.len();
     if out.is_empty() {
         return Err(Error::user(format!(
-            "{}: all {total} examples are longer than {limit} tokens; raise --max-length or shorten them",
-            path.display()
+            "{source}: all {total} examples are longer than {limit} tokens; raise --max-length or shorten them"
         )));
     }
     if dropped > 0 {
-        log::warn!(
-            "{}: {dropped} of {total} examples are longer than {limit} tokens and were left out",
-            path.display()
-        );
+        log::warn!("{source}: {dropped} of {total} examples are longer than {limit} tokens and were left out");
     }
-    Ok(out)
+    let hash = match &hashes[..] {
+        [only] => only.clone(),
+        several => sha256_hex(several.concat().as_bytes()),
+    };
+    Ok((out, hash))
 }
 
 /// Splits examples into training and held-out ones. Examples with the same key (their prompt) stay on one side, so

@@ -18,6 +18,7 @@ pub mod rl;
 pub mod run;
 pub mod selection;
 pub mod setup;
+pub mod sources;
 pub mod sft;
 pub mod sizes;
 pub mod supervised;

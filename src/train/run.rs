@@ -51,7 +51,7 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
     // Everything that can fail for a wrong setting has passed: only now may an older run be removed.
     let run = RunDir::open(&options.output, options.resume, options.overwrite)?;
     let latest = if options.resume { run.latest()? } else { None };
-    let data = Identity::new(job.prompts.iter().map(|p| [&p.tokens[..]]), None)?;
+    let data = Identity::new(job.prompts.iter().map(|p| [&p.tokens[..]]), None);
     let state = restore(latest.as_deref(), &job.config, &data, &mut trainer)?;
     let mut selection = Selection::new(&job.config, &job.validation, state.as_ref())?;
     if let (Some(_), Some(state)) = (&selection, &state) {

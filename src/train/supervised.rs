@@ -92,9 +92,10 @@ impl<E: Example> Job<E> {
     ///
     /// # Errors
     /// A used output directory, bad data or settings; nothing has been written.
-    pub fn open(config: SupervisedConfig, mut source: Source, options: &RunOptions) -> Result<Self> {
+    pub fn open(mut config: SupervisedConfig, mut source: Source, options: &RunOptions) -> Result<Self> {
         let run = RunDir::check(&options.output, options.resume, options.overwrite)?;
         let data = Examples::open(&config, &mut source)?;
+        config.data_set.clone_from(&data.set);
         let latest = if options.resume { run.latest()? } else { None };
         let start = config
             .adapter
@@ -257,7 +258,7 @@ pub fn run<E: Example>(
     let half_blocks = job.shape()?.half_blocks(&model.spec);
     let mut optimizer = optimizer(c, model, total)?;
     let run = RunDir::open(&options.output, options.resume, options.overwrite)?;
-    let data = job.data.identity(&c.data)?;
+    let data = job.data.identity();
     let mut last = if options.resume { run.latest()? } else { None };
     let (mut done, mut position) = (0, 0);
     if let Some(dir) = &last {

@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::*;
-use crate::text::dataset::{PreferenceRecord, PromptRecord};
-use crate::text::jsonl::parse_jsonl;
+use crate::data::{PreferenceRecord, PromptRecord, parse_records as parse_jsonl};
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -101,11 +100,51 @@ fn parquet_files_give_what_their_jsonl_twins_give() {
     // A conversation of one turn and a text are the same prompt.
     let both = prepare(&options(&["binarized.parquet", "ultrafeedback.parquet"])).unwrap();
     assert_eq!(both.manifest.counts.prompts, 7);
-    let e = prepare(&options(&["gzip.parquet"])).unwrap_err();
-    assert!(
-        e.to_string().contains("gzip.parquet") && e.to_string().contains("Snappy"),
-        "{e}"
+    let gzip = Options {
+        validation: Share::Count(0),
+        held_out: Share::Count(0),
+        core: Vec::new(),
+        ..options(&["gzip.parquet"])
+    };
+    assert_eq!(preferences(&gzip).len(), 2);
+}
+
+#[test]
+fn a_shape_is_that_of_a_row_and_null_is_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f.jsonl");
+    let of = |text: &str, format: Format| {
+        std::fs::write(&path, text).unwrap();
+        let o = Options {
+            inputs: vec![path.clone()],
+            format,
+            validation: Share::Count(0),
+            held_out: Share::Count(0),
+            core: Vec::new(),
+            ..options(&[])
+        };
+        let made = prepare(&o).unwrap().manifest;
+        (made.inputs[0].format, made.counts)
+    };
+    let null = "{\"prompt\": \"q0\", \"chosen\": null, \"rejected\": null}\n";
+    let pairs: String = (1..10)
+        .map(|i| format!("{{\"prompt\": \"q{i}\", \"chosen\": \"good\", \"rejected\": \"bad\"}}\n"))
+        .collect();
+    for text in [format!("{null}{pairs}"), format!("{pairs}{null}")] {
+        // The row without a pair gives its prompt; where pairs are asked for it is left out.
+        let (format, counts) = of(&text, Format::Auto);
+        assert_eq!((format, counts.prompts, counts.preferences), (Format::Preferences, 10, 9));
+        let (_, counts) = of(&text, Format::Preferences);
+        assert_eq!((counts.prompts, counts.preferences, counts.skipped), (9, 9, 1));
+    }
+    // Sets of several shapes, put together; a row of nulls is left out.
+    let text = format!(
+        "{{\"prompt\": null, \"messages\": null}}\n{pairs}{}\n{}\n",
+        r#"{"instruction": "u", "completions": [{"response": "a", "overall_score": 2}, {"response": "b", "overall_score": 1}]}"#,
+        r#"{"chosen": "\n\nHuman: h\n\nAssistant: c", "rejected": "\n\nHuman: h\n\nAssistant: r"}"#,
     );
+    let (_, counts) = of(&text, Format::Auto);
+    assert_eq!((counts.prompts, counts.preferences, counts.skipped), (11, 11, 1));
 }
 
 #[test]
