@@ -68,7 +68,8 @@ fn list<T>(name: &str, value: &Value, want: &str, read: impl Fn(&Value) -> Optio
         .as_array()
         .ok_or_else(|| Error::user(format!("\"{name}\" must be a list, found {}", shown(value))))?;
     let one = |(i, item)| {
-        read(item).ok_or_else(|| Error::user(format!("\"{name}\"[{i}] must be {want}, found {}", shown(item))))
+        read(item)
+            .ok_or_else(|| Error::user(format!("\"{name}\"[{i}] must be {want}, found {}", shown(item))))
     };
     items.iter().enumerate().map(one).collect()
 }
@@ -79,19 +80,13 @@ fn list<T>(name: &str, value: &Value, want: &str, read: impl Fn(&Value) -> Optio
 ///
 /// # Errors
 /// As [`Rule::group_with`], with file and line.
-pub fn advantages(
-    rule: &Rule,
-    seed: u64,
-    records: &[(String, GroupRecord)],
-) -> Result<Vec<AdvantageLine>> {
+pub fn advantages(rule: &Rule, seed: u64, records: &[(String, GroupRecord)]) -> Result<Vec<AdvantageLine>> {
     let one = |(place, (at, record)): (u64, &(String, GroupRecord))| {
         let context = GroupContext {
             selection: record.selection.as_deref(),
             ..GroupContext::at(seed, 0, place)
         };
-        let group = rule
-            .group_with(&record.rewards, &context)
-            .context(at)?;
+        let group = rule.group_with(&record.rewards, &context).context(at)?;
         Ok(AdvantageLine {
             id: record.id.clone(),
             advantages: group.advantages,

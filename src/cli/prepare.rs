@@ -1,9 +1,9 @@
 //! `tea-wgpu prepare`.
 
 use super::common::say;
+use crate::data::prepare::{Format, Options, Prepared, ScoreField, Share, prepare};
 use crate::error::{Error, Result};
 use crate::model::save::AtomicDir;
-use crate::data::prepare::{Format, Options, Prepared, ScoreField, Share, prepare};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 

@@ -2,7 +2,7 @@
 
 use super::memory::one_of;
 use super::{
-    DataSet, ActivationMemory, FloatDtype, MatmulPrecision, Optim, TEMPLATE_DATE, at_least_one, not_negative,
+    ActivationMemory, DataSet, FloatDtype, MatmulPrecision, Optim, TEMPLATE_DATE, at_least_one, not_negative,
 };
 use crate::error::{Context, Error, Result};
 use clap::ValueEnum;

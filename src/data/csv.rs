@@ -32,7 +32,10 @@ pub(super) fn each(
     let wanted = |header: &[String]| header.iter().any(|h| columns.contains(&h.as_str()));
     let fit = DELIMITERS.into_iter().find(|d| wanted(&header_of(&start, *d)));
     let Some(delimiter) = fit else {
-        let line = start.split(|b| matches!(b, b'\n' | b'\r')).next().unwrap_or_default();
+        let line = start
+            .split(|b| matches!(b, b'\n' | b'\r'))
+            .next()
+            .unwrap_or_default();
         let text: String = String::from_utf8_lossy(line).chars().take(SHOWN).collect();
         return Err(Error::user(format!(
             "{name}:{first}: neither JSON, which begins with {{ or [, nor Parquet, nor CSV whose header names one of the columns \
@@ -40,11 +43,15 @@ pub(super) fn each(
             columns.join(", ")
         )));
     };
-    let mut rows = ReaderBuilder::new().delimiter(delimiter).from_reader(Cursor::new(&start).chain(reader));
+    let mut rows = ReaderBuilder::new()
+        .delimiter(delimiter)
+        .from_reader(Cursor::new(&start).chain(reader));
     let fault = |e: csv::Error| {
         let line = e.position().map_or(first, |p| p.line() as usize + first - 1);
         match e.kind() {
-            ErrorKind::UnequalLengths { expected_len, len, .. } => Error::user(format!(
+            ErrorKind::UnequalLengths {
+                expected_len, len, ..
+            } => Error::user(format!(
                 "{name}:{line}: a CSV row of {len} cells, where the header has {expected_len}"
             )),
             ErrorKind::Io(e) => unpack(name, e),
@@ -58,7 +65,9 @@ pub(super) fn each(
         .filter(|(_, n)| columns.contains(&n.as_str()))
         .collect();
     if let Some((_, twice)) = read.iter().find(|(i, n)| names[..*i].contains(n)) {
-        return Err(Error::user(format!("{name}:{first}: the CSV header names the column {twice:?} twice")));
+        return Err(Error::user(format!(
+            "{name}:{first}: the CSV header names the column {twice:?} twice"
+        )));
     }
     let (mut record, mut number) = (ByteRecord::new(), 0);
     while rows.read_byte_record(&mut record).map_err(fault)? {

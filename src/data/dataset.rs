@@ -54,7 +54,10 @@ pub(super) fn asked(prompt: PromptContent) -> Result<PromptContent> {
     if !turns.last().is_some_and(Message::is_answer) {
         return Ok(PromptContent::Messages(turns));
     }
-    let kept = turns.iter().rposition(|turn| !turn.is_answer()).map_or(0, |at| at + 1);
+    let kept = turns
+        .iter()
+        .rposition(|turn| !turn.is_answer())
+        .map_or(0, |at| at + 1);
     turns.truncate(kept);
     match <[Message; 1]>::try_from(turns) {
         Ok([only]) if only.role == "user" => Ok(PromptContent::Text(only.content)),
@@ -83,8 +86,14 @@ pub struct SftRecord {
 
 impl Record for SftRecord {
     const FORM: &'static str = r#"{"prompt": "…", "response": "…"} or {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}"#;
-    const COLUMNS: &'static [&'static str] =
-        &["id", "prompt", "response", "completion", "messages", "conversations"];
+    const COLUMNS: &'static [&'static str] = &[
+        "id",
+        "prompt",
+        "response",
+        "completion",
+        "messages",
+        "conversations",
+    ];
     const LEAVES_OUT: bool = true;
 
     fn from_row(row: &Row) -> Result<Self> {
@@ -221,7 +230,15 @@ pub struct ScoreRecord {
 
 impl Record for ScoreRecord {
     const FORM: &'static str = r#"{"id": "…", "prompt": "…", "response": "…"}, {"id": "…", "messages": […]} or {"id": "…", "tokens": [1, 2, 3]}"#;
-    const COLUMNS: &'static [&'static str] = &["id", "tokens", "prompt", "response", "completion", "messages", "conversations"];
+    const COLUMNS: &'static [&'static str] = &[
+        "id",
+        "tokens",
+        "prompt",
+        "response",
+        "completion",
+        "messages",
+        "conversations",
+    ];
 
     fn from_row(row: &Row) -> Result<Self> {
         let input = if row.get("tokens").is_some() {
@@ -318,7 +335,9 @@ impl Record for GradientRecord {
 /// Demands one field of each list. A row that lacks one and has another of `columns` is a record that is not whole, as where
 /// sets were put together; a row without any is of another kind, and the error of [`Row::require`] says what it has.
 fn demand(row: &Row, needed: &[&[&str]], columns: &[&str]) -> Result<()> {
-    let lacking = needed.iter().find(|names| names.iter().all(|n| row.get(n).is_none()));
+    let lacking = needed
+        .iter()
+        .find(|names| names.iter().all(|n| row.get(n).is_none()));
     let Some(names) = lacking else {
         return Ok(());
     };
@@ -396,7 +415,9 @@ fn alternates(turns: &[Message]) -> Result<()> {
     let roles = ["user", "assistant"].iter().cycle();
     match turns.iter().zip(roles).all(|(turn, role)| turn.role == *role) {
         true => Ok(()),
-        false => Err(Error::unusable("the turns do not alternate between user and assistant")),
+        false => Err(Error::unusable(
+            "the turns do not alternate between user and assistant",
+        )),
     }
 }
 

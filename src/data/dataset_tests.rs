@@ -104,12 +104,20 @@ fn a_prompt_ends_before_the_answer() {
         PromptContent::Messages(turns) => turns.into_iter().map(|m| m.content).collect::<String>(),
         PromptContent::Text(text) => panic!("{text}"),
     };
-    assert_eq!(turns(&format!("{{\"messages\": [{user}, {answer}, {user}]}}")), "aba");
     assert_eq!(
-        turns(&format!("{{\"messages\": [{user}, {answer}, {user}, {answer}, {answer}]}}")),
+        turns(&format!("{{\"messages\": [{user}, {answer}, {user}]}}")),
         "aba"
     );
-    assert_eq!(turns(&format!("{{\"prompt\": [{user}, {answer}, {user}, {answer}]}}")), "aba");
+    assert_eq!(
+        turns(&format!(
+            "{{\"messages\": [{user}, {answer}, {user}, {answer}, {answer}]}}"
+        )),
+        "aba"
+    );
+    assert_eq!(
+        turns(&format!("{{\"prompt\": [{user}, {answer}, {user}, {answer}]}}")),
+        "aba"
+    );
     let e = error::<PromptRecord>(format!("{{\"messages\": [{answer}]}}"));
     assert!(e.contains("answers only"), "{e}");
     // ShareGPT's names.
@@ -129,7 +137,11 @@ fn empty_tool_calls_are_none() {
     for none in ["null", "[]", "[null]", "\"\"", "{}"] {
         let line = format!(r#"{{"messages": [{{"role": "user", "content": "a", "tool_calls": {none}}}]}}"#);
         let record: PromptRecord = one(&line);
-        assert_eq!(record.prompt, PromptContent::Messages(vec![Message::user("a")]), "{none}");
+        assert_eq!(
+            record.prompt,
+            PromptContent::Messages(vec![Message::user("a")]),
+            "{none}"
+        );
     }
 }
 
@@ -195,11 +207,20 @@ fn bad_preferences() {
     let absent = r#"{"prompt": "q"}"#;
     for bad in [parted, twice, null, absent] {
         let text = format!("{bad}\n{good}\n");
-        assert_eq!(parse_jsonl::<PreferenceRecord>("f", text.as_bytes()).unwrap().len(), 1, "{bad}");
+        assert_eq!(
+            parse_jsonl::<PreferenceRecord>("f", text.as_bytes())
+                .unwrap()
+                .len(),
+            1,
+            "{bad}"
+        );
     }
     let text = format!("{good}\n{{\"text\": \"x\"}}\n");
     let e = error::<PreferenceRecord>(text);
-    assert!(e.starts_with("f.jsonl:2: missing field \"chosen\" (the line has \"text\")"), "{e}");
+    assert!(
+        e.starts_with("f.jsonl:2: missing field \"chosen\" (the line has \"text\")"),
+        "{e}"
+    );
     let e = error::<PreferenceRecord>(
         r#"{"prompt": "a", "chosen": "c", "rejected": [{"role": "assistant", "content": "r"}]}"#,
     );

@@ -60,7 +60,9 @@ impl Kind {
 fn known(name: &str, head: &[u8]) -> Result<()> {
     let refuse = |what: &str| Err(Error::user(format!("{name}: {what}")));
     match head {
-        [b'P', b'A', b'R', b'E', ..] => refuse("an encrypted Parquet file, which is not supported: decrypt it first"),
+        [b'P', b'A', b'R', b'E', ..] => {
+            refuse("an encrypted Parquet file, which is not supported: decrypt it first")
+        }
         [b'P', b'K', 3 | 5, ..] => refuse("a zip archive: unpack it first"),
         [b'B', b'Z', b'h', ..] => refuse("compressed with bzip2: unpack it first, or use gzip or zstd"),
         [0xfd, b'7', b'z', b'X', ..] => refuse("compressed with xz: unpack it first, or use gzip or zstd"),
@@ -71,9 +73,9 @@ fn known(name: &str, head: &[u8]) -> Result<()> {
             refuse("UTF-16 text: convert the file to UTF-8")
         }
         [0, ..] => refuse("begins with NUL bytes: this is no text, or the file is damaged"),
-        _ if head.starts_with(b"version https://git-lfs") => {
-            refuse("a Git LFS pointer in place of the file: fetch it with `git lfs pull`, or download it again")
-        }
+        _ if head.starts_with(b"version https://git-lfs") => refuse(
+            "a Git LFS pointer in place of the file: fetch it with `git lfs pull`, or download it again",
+        ),
         _ => Ok(()),
     }
 }
@@ -97,7 +99,10 @@ impl Input {
         let name = path.display().to_string();
         let file = File::open(path).map_err(Error::io(path))?;
         let regular = file.metadata().map_err(Error::io(path))?.is_file();
-        let again = regular.then(|| file.try_clone()).transpose().map_err(Error::io(path))?;
+        let again = regular
+            .then(|| file.try_clone())
+            .transpose()
+            .map_err(Error::io(path))?;
         Self::sniff(name, again, file)
     }
 
@@ -121,7 +126,10 @@ impl Input {
         };
         let read = match path.as_os_str() == STDIN {
             true => std::io::stdin().lock().take(HELD).read_to_end(&mut bytes),
-            false => File::open(path).map_err(Error::io(path))?.take(HELD).read_to_end(&mut bytes),
+            false => File::open(path)
+                .map_err(Error::io(path))?
+                .take(HELD)
+                .read_to_end(&mut bytes),
         };
         read.map_err(Error::io(path))?;
         let sha256 = sha256_of(&bytes[..]).map_err(Error::io(path))?;
@@ -147,7 +155,11 @@ impl Input {
         known(&name, &first)?;
         if let (Kind::Parquet, Some(file)) = (&kind, file) {
             let body = Body::Parquet(Chunks::File(file));
-            return Ok(Self { name, body, sha256: None });
+            return Ok(Self {
+                name,
+                body,
+                sha256: None,
+            });
         }
         let raw = BufReader::with_capacity(PIECE, Cursor::new(first).chain(raw));
         let mut reader: Box<dyn Read> = match kind {
@@ -156,7 +168,11 @@ impl Input {
             Kind::Parquet => return Self::held(name, raw),
             Kind::Other => {
                 let body = Body::Text(Box::new(raw));
-                return Ok(Self { name, body, sha256: None });
+                return Ok(Self {
+                    name,
+                    body,
+                    sha256: None,
+                });
             }
         };
         let first = head::<32>(&mut reader).map_err(|e| unpack(&name, &e))?;
@@ -167,7 +183,11 @@ impl Input {
             return Self::held(name, reader);
         }
         let body = Body::Text(Box::new(reader));
-        Ok(Self { name, body, sha256: None })
+        Ok(Self {
+            name,
+            body,
+            sha256: None,
+        })
     }
 
     /// A Parquet file that cannot be read from anywhere: it is read into memory.
@@ -184,7 +204,11 @@ impl Input {
             )));
         }
         let body = Body::Parquet(Chunks::Bytes(Bytes::from(bytes)));
-        Ok(Self { name, body, sha256: None })
+        Ok(Self {
+            name,
+            body,
+            sha256: None,
+        })
     }
 
     /// What messages call it.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`input`] | [`Input`]: a file or pipe opened; gzip, zstd and the format are told by the first bytes |
 //! | `text` | rows of JSON Lines, of a JSON array, of JSON objects over several lines |
-//! | `json` | JSON with Python's `NaN` and `Infinity` |
+//! | [`json`] | JSON as Python writes it, with `NaN` and `Infinity` |
 //! | `csv` | rows of CSV files with a header |
 //! | `parquet` | rows of Parquet files, from the wanted columns |
 //! | [`row`] | [`Row`]: fields by name and type, with errors that name them |
@@ -18,7 +18,7 @@
 mod csv;
 pub mod dataset;
 pub mod input;
-mod json;
+pub mod json;
 pub mod key;
 pub mod message;
 mod parquet;

@@ -212,8 +212,14 @@ struct Levels {
 impl Levels {
     /// The levels within a field.
     fn of(self, info: &BasicTypeInfo) -> Self {
-        match (info.has_repetition(), info.has_repetition().then(|| info.repetition())) {
-            (true, Some(Repetition::OPTIONAL)) => Self { def: self.def + 1, ..self },
+        match (
+            info.has_repetition(),
+            info.has_repetition().then(|| info.repetition()),
+        ) {
+            (true, Some(Repetition::OPTIONAL)) => Self {
+                def: self.def + 1,
+                ..self
+            },
             (true, Some(Repetition::REPEATED)) => Self {
                 def: self.def + 1,
                 rep: self.rep + 1,
@@ -227,7 +233,8 @@ impl Table {
     fn add(&mut self, field: &TypePtr, wanted: bool) -> Result<(), ParquetError> {
         if wanted {
             let node = self.node(field, Levels::default(), 0)?;
-            self.roots.extend(node.map(|node| (field.name().to_owned(), node)));
+            self.roots
+                .extend(node.map(|node| (field.name().to_owned(), node)));
         } else {
             self.seen += leaves(field, 0)?;
         }
@@ -259,11 +266,14 @@ impl Table {
                         let node = self.node(inner, levels, depth + 1)?;
                         nodes.extend(node.map(|node| (inner.name().to_owned(), node)));
                     }
-                    nodes.first().map(|(_, node)| node.leaf()).map(|leaf| Node::Struct {
-                        fields: nodes,
-                        def: levels.def,
-                        leaf,
-                    })
+                    nodes
+                        .first()
+                        .map(|(_, node)| node.leaf())
+                        .map(|leaf| Node::Struct {
+                            fields: nodes,
+                            def: levels.def,
+                            leaf,
+                        })
                 }
             },
         };
@@ -275,7 +285,13 @@ impl Table {
     }
 
     /// The list whose only child is `inner`, by the format's rules for lists of older writers.
-    fn list(&mut self, name: &str, inner: &Type, levels: Levels, depth: usize) -> Result<Option<Node>, ParquetError> {
+    fn list(
+        &mut self,
+        name: &str,
+        inner: &Type,
+        levels: Levels,
+        depth: usize,
+    ) -> Result<Option<Node>, ParquetError> {
         check_depth(depth)?;
         let within = levels.of(inner.get_basic_info());
         let is_item = |fields: &[TypePtr]| {
@@ -295,7 +311,9 @@ impl Table {
 
 fn check_depth(depth: usize) -> Result<(), ParquetError> {
     if depth > DEPTH {
-        return Err(ParquetError::General(format!("columns nested more than {DEPTH} deep")));
+        return Err(ParquetError::General(format!(
+            "columns nested more than {DEPTH} deep"
+        )));
     }
     Ok(())
 }
@@ -392,7 +410,11 @@ impl Node {
                         values.insert(name.clone(), value);
                     }
                 }
-                Some(if is_null { Value::Null } else { Value::Object(values) })
+                Some(if is_null {
+                    Value::Null
+                } else {
+                    Value::Object(values)
+                })
             }
             Self::List {
                 item,
@@ -404,7 +426,11 @@ impl Node {
                 let at = columns.get(*leaf)?.levels()?.def;
                 if at < *filled {
                     item.read(columns)?;
-                    return Some(if at < *def { Value::Null } else { Value::Array(Vec::new()) });
+                    return Some(if at < *def {
+                        Value::Null
+                    } else {
+                        Value::Array(Vec::new())
+                    });
                 }
                 let mut items = vec![item.read(columns)?];
                 while columns.get(*leaf)?.levels().is_some_and(|l| l.rep == *rep) {
@@ -448,7 +474,9 @@ struct Typed<T: DataType> {
 impl<T: DataType> ReadBatch for Typed<T> {
     fn read(&mut self, leaf: &Leaf, defs: &mut Vec<i16>, reps: &mut Vec<i16>) -> Result<Read, ParquetError> {
         let mut values = Vec::new();
-        let (rows, _, entries) = self.reader.read_records(BATCH, Some(defs), Some(reps), &mut values)?;
+        let (rows, _, entries) = self
+            .reader
+            .read_records(BATCH, Some(defs), Some(reps), &mut values)?;
         Ok(Read {
             rows,
             entries,
@@ -461,7 +489,10 @@ impl Batch {
     fn new(leaf: Leaf, reader: ColumnReader) -> Self {
         use ColumnReader as C;
         let source: Box<dyn ReadBatch> = match reader {
-            C::BoolColumnReader(reader) => Box::new(Typed { reader, value: |_, v| Value::Bool(*v) }),
+            C::BoolColumnReader(reader) => Box::new(Typed {
+                reader,
+                value: |_, v| Value::Bool(*v),
+            }),
             C::Int32ColumnReader(reader) => Box::new(Typed {
                 reader,
                 value: |form, v| integer(form, i64::from(*v), u64::from(v.cast_unsigned())),
@@ -481,7 +512,10 @@ impl Batch {
                 reader,
                 value: |_, v| float(f64::from(*v)),
             }),
-            C::DoubleColumnReader(reader) => Box::new(Typed { reader, value: |_, v| float(*v) }),
+            C::DoubleColumnReader(reader) => Box::new(Typed {
+                reader,
+                value: |_, v| float(*v),
+            }),
             C::ByteArrayColumnReader(reader) => Box::new(Typed {
                 reader,
                 value: |form, v| bytes(form, v.data(), "BYTE_ARRAY"),

@@ -9,7 +9,9 @@ use crate::error::Result;
 use serde_json::Value;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(name)
 }
 
 fn rows(path: &Path, columns: &[&str]) -> Result<Vec<Row>> {
@@ -26,8 +28,21 @@ fn rows(path: &Path, columns: &[&str]) -> Result<Vec<Row>> {
 fn nested_columns_are_what_arrow_reads() {
     let text = std::fs::read(fixture("nested.json")).unwrap();
     let want: Vec<Value> = serde_json::from_slice(&text).unwrap();
-    for name in ["snappy", "v2-zstd", "large-gzip", "brotli", "lz4", "delta", "item", "duckdb"] {
-        let rows = rows(&fixture(&format!("nested-{name}.parquet")), &["x", "id", "messages"]).unwrap();
+    for name in [
+        "snappy",
+        "v2-zstd",
+        "large-gzip",
+        "brotli",
+        "lz4",
+        "delta",
+        "item",
+        "duckdb",
+    ] {
+        let rows = rows(
+            &fixture(&format!("nested-{name}.parquet")),
+            &["x", "id", "messages"],
+        )
+        .unwrap();
         assert_eq!(rows.len(), 360, "{name}");
         for (i, row) in rows.iter().enumerate() {
             // Null cells are there as null.
@@ -55,14 +70,28 @@ fn columns_that_nobody_reads_are_not_decoded() {
         let e = read[1].text(column).unwrap_err().to_string();
         assert_eq!(e, format!("\"{column}\" must be a string, found {kind}"));
     }
-    let e = rows(&fixture("unread.parquet"), &["messages"]).unwrap_err().to_string();
-    assert!(e.contains("unread.parquet") && e.contains("it has prompt, i, t"), "{e}");
+    let e = rows(&fixture("unread.parquet"), &["messages"])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        e.contains("unread.parquet") && e.contains("it has prompt, i, t"),
+        "{e}"
+    );
 }
 
 #[test]
 fn every_type_is_a_value_or_named() {
     let columns = [
-        "prompt", "messages", "fixed", "when", "half", "not_finite", "unsigned", "decimal", "view", "category",
+        "prompt",
+        "messages",
+        "fixed",
+        "when",
+        "half",
+        "not_finite",
+        "unsigned",
+        "decimal",
+        "view",
+        "category",
     ];
     let rows = rows(&fixture("types.parquet"), &columns).unwrap();
     let (a, b) = (&rows[0], &rows[1]);
@@ -70,12 +99,23 @@ fn every_type_is_a_value_or_named() {
     assert_eq!(a.text("prompt").unwrap(), "Name a colour.");
     assert_eq!(a.text("fixed").unwrap(), "abcd");
     let e = a.text("messages").unwrap_err().to_string();
-    assert_eq!(e, "\"messages\" must be a string, found binary data that is no UTF-8 text (BYTE_ARRAY)");
-    assert!(b.text("fixed").unwrap_err().to_string().contains("FIXED_LEN_BYTE_ARRAY"));
+    assert_eq!(
+        e,
+        "\"messages\" must be a string, found binary data that is no UTF-8 text (BYTE_ARRAY)"
+    );
+    assert!(
+        b.text("fixed")
+            .unwrap_err()
+            .to_string()
+            .contains("FIXED_LEN_BYTE_ARRAY")
+    );
     assert_eq!(b.text("category").unwrap(), "Name a fruit.");
     assert_eq!(b.text("view").unwrap(), "Name a fruit.");
     assert_eq!((a.number("half").unwrap(), b.get("half")), (1.5, None));
-    assert_eq!((a.number("decimal").unwrap(), b.number("decimal").unwrap()), (-1.25, 3.0));
+    assert_eq!(
+        (a.number("decimal").unwrap(), b.number("decimal").unwrap()),
+        (-1.25, 3.0)
+    );
     assert_eq!(a.get("unsigned").unwrap().as_u64(), Some(u64::MAX));
     assert_eq!(shown(b.get("not_finite").unwrap()), "-Infinity");
     let e = a.number("not_finite").unwrap_err().to_string();
@@ -87,14 +127,22 @@ fn every_type_is_a_value_or_named() {
 fn damage_is_an_error_and_never_a_panic() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("torn.parquet");
-    for name in ["nested-snappy.parquet", "nested-delta.parquet", "nested-brotli.parquet", "types.parquet"] {
+    for name in [
+        "nested-snappy.parquet",
+        "nested-delta.parquet",
+        "nested-brotli.parquet",
+        "types.parquet",
+    ] {
         let whole = std::fs::read(fixture(name)).unwrap();
         for cut in [4, 8, whole.len() / 2, whole.len() - 1] {
             std::fs::write(&path, &whole[..cut]).unwrap();
             let e = rows(&path, &["prompt", "messages"]).unwrap_err();
             assert_eq!(e.exit_code(), 2);
             let said = e.to_string();
-            assert!(said.contains("torn.parquet") && said.contains("download it again"), "{said}");
+            assert!(
+                said.contains("torn.parquet") && said.contains("download it again"),
+                "{said}"
+            );
         }
         // One byte in many places: whatever comes out, the program goes on.
         for at in (0..whole.len()).step_by(whole.len() / 150) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::json::python_constant;
 use super::message::{Message, PromptContent};
 use crate::error::{Context, Error, Result};
 
@@ -24,23 +25,21 @@ pub struct Row {
 /// this one alone.
 const MARK: &str = "\0";
 
-/// What stands for a value that JSON cannot hold (a NaN, bytes that are no text, an interval): whoever reads the field
-/// learns what it is, and nobody else meets it.
+/// What stands for a value that JSON cannot hold (bytes that are no text, an interval, a NaN of a table): whoever reads the
+/// field learns what it is, and nobody else meets it.
 pub(super) fn opaque(what: impl Into<String>) -> Value {
     Value::Object(Map::from_iter([(MARK.to_owned(), Value::String(what.into()))]))
 }
 
-/// What a value made by [`opaque`] stands for.
+/// What a value made by [`opaque`] stands for, or one that JSON has no number for.
 fn opaque_kind(value: &Value) -> Option<&str> {
     match value {
-        Value::Object(fields) if fields.len() == 1 => fields.get(MARK)?.as_str(),
+        Value::Object(fields) if fields.len() == 1 => match fields.get(MARK) {
+            Some(what) => what.as_str(),
+            None => python_constant(value),
+        },
         _ => None,
     }
-}
-
-/// The JSON text of a value made by [`opaque`].
-pub(super) fn opaque_json(what: &str) -> String {
-    opaque(what).to_string()
 }
 
 /// A JSON value's kind, with its article, for messages.
@@ -313,7 +312,7 @@ fn message(turn: &Value) -> Result<Message> {
         ))),
     };
     if calls(fields.get("tool_calls")) {
-        return Err(Error::user(
+        return Err(Error::unusable(
             "\"tool_calls\" are not supported: write the call into \"content\" as the model's template would",
         ));
     }

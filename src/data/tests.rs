@@ -54,16 +54,43 @@ fn json_in_every_arrangement() {
 #[test]
 fn faults_in_arrays_have_line_and_column() {
     for (text, what) in [
-        ("[\n{\"prompt\": \"a\"},\n{\"prompt\": }\n]", "f:3: row 2: malformed JSON at column 12"),
-        ("[{\"prompt\": \"a\"},\n  5]", "f:2: row 2: expected a JSON object, found a number"),
-        ("[{\"prompt\": \"a\"},\n{\"prompt\": \"b\"", "f:2: the JSON value that begins here has no end"),
-        ("[{\"prompt\": \"a\"},\n\n", "f:3: malformed JSON at column 1: the array has no end"),
-        ("[{\"prompt\": \"a\"},]", "f:1: malformed JSON at column 18: an object must stand here"),
-        ("[{\"prompt\": \"a\"}]\n{\"prompt\": \"b\"}", "f:2: malformed JSON at column 1: text after the end"),
-        ("[{\"prompt\": \"a\"} {\"prompt\": \"b\"}]", "f:1: malformed JSON at column 18: expected `,` or `]`"),
-        ("{\n\"prompt\": \"a\",\n\"x\": }", "f:3: row 1: malformed JSON at column 6"),
+        (
+            "[\n{\"prompt\": \"a\"},\n{\"prompt\": }\n]",
+            "f:3: row 2: malformed JSON at column 12",
+        ),
+        (
+            "[{\"prompt\": \"a\"},\n  5]",
+            "f:2: row 2: expected a JSON object, found a number",
+        ),
+        (
+            "[{\"prompt\": \"a\"},\n{\"prompt\": \"b\"",
+            "f:2: the JSON value that begins here has no end",
+        ),
+        (
+            "[{\"prompt\": \"a\"},\n\n",
+            "f:3: malformed JSON at column 1: the array has no end",
+        ),
+        (
+            "[{\"prompt\": \"a\"},]",
+            "f:1: malformed JSON at column 18: an object must stand here",
+        ),
+        (
+            "[{\"prompt\": \"a\"}]\n{\"prompt\": \"b\"}",
+            "f:2: malformed JSON at column 1: text after the end",
+        ),
+        (
+            "[{\"prompt\": \"a\"} {\"prompt\": \"b\"}]",
+            "f:1: malformed JSON at column 18: expected `,` or `]`",
+        ),
+        (
+            "{\n\"prompt\": \"a\",\n\"x\": }",
+            "f:3: row 1: malformed JSON at column 6",
+        ),
         ("[]", "f: no records in this file"),
-        ("{\"prompt\": \"a\"}\n{\"prompt\": \"b\"} x\n", "f:2: malformed JSON at column 17: trailing characters"),
+        (
+            "{\"prompt\": \"a\"}\n{\"prompt\": \"b\"} x\n",
+            "f:2: malformed JSON at column 17: trailing characters",
+        ),
         ("{\"prompt\": \"a\"}\n\0\0\0\0", "f:2: holds NUL bytes"),
         ("[{\"prompt\": 5}]", "f:1: row 1: \"prompt\" must be a string"),
     ] {
@@ -79,8 +106,14 @@ fn compressed_files_are_told_by_their_first_bytes() {
     assert_eq!(prompts(zstd(LINES.as_bytes())), ["a", "b"]);
     // Several members, as `cat a.gz b.gz` makes them, and several frames.
     let (a, b) = LINES.split_at(16);
-    assert_eq!(prompts([gzip(a.as_bytes()), gzip(b.as_bytes())].concat()), ["a", "b"]);
-    assert_eq!(prompts([zstd(a.as_bytes()), zstd(b.as_bytes())].concat()), ["a", "b"]);
+    assert_eq!(
+        prompts([gzip(a.as_bytes()), gzip(b.as_bytes())].concat()),
+        ["a", "b"]
+    );
+    assert_eq!(
+        prompts([zstd(a.as_bytes()), zstd(b.as_bytes())].concat()),
+        ["a", "b"]
+    );
     assert_eq!(prompts(gzip(b"[{\"prompt\": \"a\"}]")), ["a"]);
     assert_eq!(prompts(gzip(b"id,prompt\n1,a\n")), ["a"]);
     let parquet = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/types.parquet")).unwrap();
@@ -117,10 +150,19 @@ fn csv_has_a_header_and_empty_cells_are_null() {
     // Cells of other columns may be anything.
     assert_eq!(prompts(b"prompt,x\na,\xe9\n"), ["a"]);
     for (bytes, what) in [
-        (&b"prompt,x\na\n"[..], "f:2: a CSV row of 1 cells, where the header has 2"),
-        (b"prompt,x\n\xe9,1\n", "f:2: row 1: \"prompt\" must be a string or a list of messages, found text that is not UTF-8"),
+        (
+            &b"prompt,x\na\n"[..],
+            "f:2: a CSV row of 1 cells, where the header has 2",
+        ),
+        (
+            b"prompt,x\n\xe9,1\n",
+            "f:2: row 1: \"prompt\" must be a string or a list of messages, found text that is not UTF-8",
+        ),
         (b"a,b\n1,2\n", "f:1: neither JSON"),
-        (b"prompt,prompt\n1,2\n", "f:1: the CSV header names the column \"prompt\" twice"),
+        (
+            b"prompt,prompt\n1,2\n",
+            "f:1: the CSV header names the column \"prompt\" twice",
+        ),
         (b"hello world\n", "f:1: neither JSON"),
         (b"prompt,x\n", "f: no records"),
     ] {
@@ -139,12 +181,21 @@ fn csv_has_a_header_and_empty_cells_are_null() {
 
 #[test]
 fn numbers_that_are_not_finite_harm_only_who_reads_them() {
-    assert_eq!(prompts("{\"prompt\": \"a\", \"score\": NaN}\n{\"x\": [-Infinity], \"prompt\": \"b\"}"), ["a", "b"]);
+    assert_eq!(
+        prompts("{\"prompt\": \"a\", \"score\": NaN}\n{\"x\": [-Infinity], \"prompt\": \"b\"}"),
+        ["a", "b"]
+    );
     let said = refused("{\"prompt\": \"a\"}\n{\"prompt\": NaN}");
-    assert!(said.starts_with("f:2: \"prompt\" must be a string or a list of messages, found NaN"), "{said}");
+    assert!(
+        said.starts_with("f:2: \"prompt\" must be a string or a list of messages, found NaN"),
+        "{said}"
+    );
     let line = r#"{"tokens": [1, 2], "prompt_len": 1, "weight": -Infinity}"#;
     let e = parse_records::<GradientRecord>("f", line.as_bytes()).unwrap_err();
-    assert_eq!(e.to_string(), "f:1: \"weight\" must be a finite number, found -Infinity");
+    assert_eq!(
+        e.to_string(),
+        "f:1: \"weight\" must be a finite number, found -Infinity"
+    );
 }
 
 #[test]
@@ -155,13 +206,22 @@ fn null_is_absent_and_rows_left_out_are_counted() {
     let input = Input::of_bytes("f", file.into()).unwrap();
     record::collect::<PromptRecord>(input, false, &mut tally, &mut |_, _| Ok(())).unwrap();
     assert_eq!((tally.rows, tally.missing()), (3, 2));
-    assert_eq!(tally.reasons(), [("missing field \"prompt\": it is null".to_owned(), 2)]);
+    assert_eq!(
+        tally.reasons(),
+        [("missing field \"prompt\": it is null".to_owned(), 2)]
+    );
     // A file of nothing else says which row it saw first.
     let said = refused("\n{\"prompt\": null}\n{\"messages\": []}\n");
-    assert_eq!(said, "f:2: missing field \"prompt\": it is null (all 2 rows are of no use)");
+    assert_eq!(
+        said,
+        "f:2: missing field \"prompt\": it is null (all 2 rows are of no use)"
+    );
     // A row of another kind is a mistake, not an empty one.
     let said = refused("{\"prompt\": \"a\"}\n{\"text\": \"b\"}\n");
-    assert!(said.starts_with("f:2: missing field \"prompt\" (the line has \"text\")"), "{said}");
+    assert!(
+        said.starts_with("f:2: missing field \"prompt\" (the line has \"text\")"),
+        "{said}"
+    );
 }
 
 #[test]

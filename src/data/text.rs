@@ -4,11 +4,11 @@ use std::io::{BufRead, BufReader, Read};
 
 use serde_json::Value;
 
+use super::csv;
 use super::input::unpack;
 use super::json::{self, Malformed};
 use super::place::Place;
 use super::row::{Row, kind};
-use super::csv;
 use crate::error::{Context, Error, Result};
 
 /// Bytes of a read.
@@ -204,7 +204,7 @@ fn row(value: Value) -> Result<Row> {
 }
 
 fn malformed(e: &Malformed, column: usize) -> Error {
-    Error::user(format!("malformed JSON at column {column}: {}", e.what))
+    Error::user(format!("malformed JSON at column {column}: {}", e.message))
 }
 
 /// JSON Lines; what has its first object over several lines is read as objects, one after another.
@@ -224,13 +224,14 @@ fn lines<R: Read>(source: &mut Source<'_, R>, f: &mut dyn FnMut(Place<'_>, Row) 
         };
         let text = utf8(&buffer).context(place)?.trim();
         if !text.is_empty() {
-            let value = match json::parse(text) {
+            let value = match json::parse_python_json(text) {
                 Ok(value) => value,
-                Err(e) if rows == 0 && e.is_cut && goes_on(source, &mut buffer)? => {
+                Err(e) if rows == 0 && e.is_cut() && goes_on(source, &mut buffer)? => {
                     return objects(source, buffer, line, f);
                 }
                 Err(_) if buffer.contains(&0) => {
-                    return Err(Error::user("holds NUL bytes: the file is damaged, or no text")).context(place);
+                    return Err(Error::user("holds NUL bytes: the file is damaged, or no text"))
+                        .context(place);
                 }
                 Err(e) => {
                     return Err(malformed(&e, e.column))
@@ -313,7 +314,13 @@ fn array<R: Read>(source: &mut Source<'_, R>, f: &mut dyn FnMut(Place<'_>, Row) 
                         continue;
                     }
                     Some(b']') => source.take(1),
-                    None => return bad(source.line, source.column, "the array has no end: the file is cut off"),
+                    None => {
+                        return bad(
+                            source.line,
+                            source.column,
+                            "the array has no end: the file is cut off",
+                        );
+                    }
                     Some(_) => return bad(source.line, source.column, "expected `,` or `]`"),
                 }
             }
@@ -343,8 +350,12 @@ fn item(
         by_line: false,
     };
     let text = utf8(bytes).context(place)?;
-    let value = json::parse(text).map_err(|e| {
-        let column = if e.line == 1 { e.column + column - 1 } else { e.column };
+    let value = json::parse_python_json(text).map_err(|e| {
+        let column = if e.line == 1 {
+            e.column + column - 1
+        } else {
+            e.column
+        };
         let at = format!("{name}:{}: row {number}", line + e.line.saturating_sub(1));
         Error::user(format!("{at}: {}", malformed(&e, column)))
     })?;

@@ -29,9 +29,12 @@ impl Record for RewardsRecord {
             ));
         };
         let number = |(i, v): (usize, &Value)| {
-            v.as_f64()
-                .filter(|x| x.is_finite())
-                .ok_or_else(|| Error::user(format!("\"rewards\"[{i}] must be a finite number, found {}", shown(v))))
+            v.as_f64().filter(|x| x.is_finite()).ok_or_else(|| {
+                Error::user(format!(
+                    "\"rewards\"[{i}] must be a finite number, found {}",
+                    shown(v)
+                ))
+            })
         };
         Ok(Self {
             id: row.id()?,

@@ -55,7 +55,12 @@ impl Request {
 }
 
 /// What files of data end with, the kinds that are read first before those that are read where there are none of them.
-const KINDS: [&[&str]; 4] = [&[".parquet"], &[".jsonl", ".ndjson"], &[".json"], &[".csv", ".tsv"]];
+const KINDS: [&[&str]; 4] = [
+    &[".parquet"],
+    &[".jsonl", ".ndjson"],
+    &[".json"],
+    &[".csv", ".tsv"],
+];
 /// What compressed files end with.
 const COMPRESSED: [&str; 3] = [".gz", ".zst", ".zstd"];
 /// JSON files that describe a data set or a model and hold no rows.
@@ -78,7 +83,8 @@ fn plain(file: &str) -> &str {
 
 fn ends_with(file: &str, ending: &str) -> bool {
     let at = file.len().checked_sub(ending.len());
-    at.and_then(|at| file.get(at..)).is_some_and(|end| end.eq_ignore_ascii_case(ending))
+    at.and_then(|at| file.get(at..))
+        .is_some_and(|end| end.eq_ignore_ascii_case(ending))
 }
 
 /// Which of [`KINDS`] a file is by its name.
@@ -88,6 +94,14 @@ fn kind(file: &str) -> Option<usize> {
     let kind = KINDS.iter().position(|endings| is(&endings))?;
     let last = name.rsplit('/').next().unwrap_or(name);
     (!DESCRIPTIONS.contains(&last)).then_some(kind)
+}
+
+/// Whether a file is Parquet or JSON Lines, and not compressed.
+fn is_plain(file: &str) -> bool {
+    KINDS[..2]
+        .iter()
+        .flat_map(|endings| endings.iter())
+        .any(|e| ends_with(file, e))
 }
 
 /// The files of one split, in the order they are read: Parquet; where there is none JSON Lines, else JSON, else CSV, plain or
@@ -245,9 +259,12 @@ pub fn fetch(
     let hub = Hub::new(&request.id, settings)?;
     let branch = request.revision.as_deref().unwrap_or(MAIN);
     let (mut commit, mut names) = hub.listing(branch)?;
+    // The hub's own Parquet form knows what belongs to a split where file names say less: tables and compressed files.
+    let plain = |names: &[String]| data_files(names).iter().any(|f| is_plain(f));
     if request.revision.is_none()
-        && data_files(&names).is_empty()
+        && !plain(&names)
         && let Ok(converted) = hub.listing(CONVERTED)
+        && plain(&converted.1)
     {
         (commit, names) = converted;
     }

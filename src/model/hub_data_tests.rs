@@ -132,10 +132,20 @@ fn parquet_goes_before_jsonl_and_the_split_must_be_clear() {
         choose(&odd, None, &[]).unwrap(),
         ("train".into(), all(&["a.jsonl", "b.jsonl"]))
     );
-    let e = choose(&all(&["a.txt", "dataset_infos.json"]), None, &PREFER).unwrap_err().to_string();
-    assert!(e.contains("no Parquet") && e.contains(".jsonl") && e.contains(".gz"), "{e}");
+    let e = choose(&all(&["a.txt", "dataset_infos.json"]), None, &PREFER)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        e.contains("no Parquet") && e.contains(".jsonl") && e.contains(".gz"),
+        "{e}"
+    );
     // HH-RLHF as it is published; a table where there is nothing else.
-    let hh = all(&["README.md", "helpful-base/train.jsonl.gz", "helpful-base/test.jsonl.gz", "x.csv"]);
+    let hh = all(&[
+        "README.md",
+        "helpful-base/train.jsonl.gz",
+        "helpful-base/test.jsonl.gz",
+        "x.csv",
+    ]);
     assert_eq!(
         choose(&hh, Some("train"), &[]).unwrap().1,
         ["helpful-base/train.jsonl.gz"]

@@ -14,6 +14,7 @@ mod jinja;
 pub mod journal;
 pub mod tokenizer;
 
+pub use crate::data::json;
 pub use crate::data::{
     GradientRecord, LogprobsInput, LogprobsRecord, Message, PreferenceRecord, PromptContent, PromptRecord,
     ScoreInput, ScoreRecord, SftRecord, TokenRecord, sha256_hex,

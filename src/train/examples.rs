@@ -3,12 +3,12 @@
 use super::data::{self, Identity};
 use super::sources::{Named, Purpose};
 use crate::config::{DataSet, SupervisedConfig};
-use crate::error::{Context, Error, Result};
-use crate::model::load::Source;
 use crate::data::prepare::pairs::PairRecord;
 use crate::data::record::collect;
 use crate::data::{Input, Record, Tally, sha256_hex};
+use crate::error::{Context, Error, Result};
 use crate::model::hub::HubSettings;
+use crate::model::load::Source;
 use crate::text::{Formatter, SftRecord, TemplateDate};
 use std::collections::BTreeMap;
 
@@ -211,7 +211,9 @@ fn read<E: Example>(named: &Named, formatter: &Formatter<'_>, limit: usize) -> R
         )));
     }
     if dropped > 0 {
-        log::warn!("{source}: {dropped} of {total} examples are longer than {limit} tokens and were left out");
+        log::warn!(
+            "{source}: {dropped} of {total} examples are longer than {limit} tokens and were left out"
+        );
     }
     let hash = match &hashes[..] {
         [only] => only.clone(),

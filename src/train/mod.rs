@@ -18,7 +18,7 @@ pub mod rl;
 pub mod run;
 pub mod selection;
 pub mod setup;
-pub mod sources;
 pub mod sft;
 pub mod sizes;
+pub mod sources;
 pub mod supervised;

@@ -2,8 +2,8 @@
 
 use super::rl::Prompt;
 use super::selection;
-pub use super::sources::Purpose;
 use super::sources::Named;
+pub use super::sources::Purpose;
 use crate::config::{DataSet, TINY, TrainConfig};
 use crate::data::prepare::prompts;
 use crate::data::{Input, PromptContent, PromptRecord};

@@ -28,9 +28,7 @@ pub(super) const COLUMNS: &[&str] = &[
 ];
 
 /// A file's shape.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// What each row looks like.
@@ -151,7 +149,10 @@ pub(super) fn read(input: Opened, o: &Options, f: &mut dyn FnMut(Item) -> Result
         return Err(Error::user(format!("{}: no rows in this file", source.file)));
     }
     // The shape that most rows have.
-    let format = shapes.into_iter().max_by_key(|(_, n)| *n).map_or(o.format, |(shape, _)| shape);
+    let format = shapes
+        .into_iter()
+        .max_by_key(|(_, n)| *n)
+        .map_or(o.format, |(shape, _)| shape);
     if tally.missing() == tally.rows {
         return Err(unusable(&source.file, format, &tally));
     }

@@ -54,11 +54,13 @@ pub fn of_file(input: Opened) -> Result<Prompts> {
         out.found |= public;
         let whole = public || (shape.is_ok() && row.get("prompt").or(row.get("messages")).is_none());
         let record = match shape {
-            Ok(shape) if whole => shape.item(&row, ScoreField::FineGrained, 0).map(|item| PromptRecord {
-                id: row.id().unwrap_or_default(),
-                prompt: item.prompt,
-                fields: row.others(formats::COLUMNS),
-            }),
+            Ok(shape) if whole => shape
+                .item(&row, ScoreField::FineGrained, 0)
+                .map(|item| PromptRecord {
+                    id: row.id().unwrap_or_default(),
+                    prompt: item.prompt,
+                    fields: row.others(formats::COLUMNS),
+                }),
             // Of a row of no shape this error names the field that is missing.
             _ => PromptRecord::from_row(&row),
         };

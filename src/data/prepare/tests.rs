@@ -133,7 +133,10 @@ fn a_shape_is_that_of_a_row_and_null_is_absent() {
     for text in [format!("{null}{pairs}"), format!("{pairs}{null}")] {
         // The row without a pair gives its prompt; where pairs are asked for it is left out.
         let (format, counts) = of(&text, Format::Auto);
-        assert_eq!((format, counts.prompts, counts.preferences), (Format::Preferences, 10, 9));
+        assert_eq!(
+            (format, counts.prompts, counts.preferences),
+            (Format::Preferences, 10, 9)
+        );
         let (_, counts) = of(&text, Format::Preferences);
         assert_eq!((counts.prompts, counts.preferences, counts.skipped), (9, 9, 1));
     }
@@ -145,6 +148,43 @@ fn a_shape_is_that_of_a_row_and_null_is_absent() {
     );
     let (_, counts) = of(&text, Format::Auto);
     assert_eq!((counts.prompts, counts.preferences, counts.skipped), (11, 11, 1));
+}
+
+#[test]
+fn a_file_of_lines_gives_the_prompts_of_its_parquet_twin() {
+    let of = |input: Opened| prompts::of_file(input).unwrap();
+    let file = |name: &str| of(Opened::open(&fixture(name)).unwrap());
+    let asked = |p: &prompts::Prompts| p.records.iter().map(|r| r.prompt.clone()).collect::<Vec<_>>();
+    let parquet = file("binarized.parquet");
+    let row = |i: usize, more: &str| {
+        format!(
+            r#"{{"id": {i}, {more} "messages": [{{"role": "user", "content": "Question {i}?"}}, {{"role": "assistant", "content": "good {i}"}}], "score_chosen": NaN}}"#
+        )
+    };
+    let text: String = (0..6)
+        .map(|i| row(i, &format!("\"prompt\": \"Question {i}?\",")) + "\n")
+        .collect();
+    let lines = of(Opened::of_bytes("f", text.into_bytes()).unwrap());
+    assert_eq!(asked(&lines), asked(&parquet));
+    // A file made for this program keeps its ids and every row; found data has each prompt once, by its key.
+    assert!(!lines.found && parquet.found);
+    assert_eq!(lines.records[3].id, json!(3));
+    assert_eq!(
+        lines.records[3].fields.keys().collect::<Vec<_>>(),
+        ["score_chosen"]
+    );
+    let text = [row(0, ""), row(1, ""), row(0, "")].join("\n");
+    let lines = of(Opened::of_bytes("f", text.into_bytes()).unwrap());
+    assert_eq!(
+        (lines.records.len(), &asked(&lines)[..2]),
+        (3, &asked(&parquet)[..2])
+    );
+    // A public set's shape is found data however it is stored.
+    let hh = file("hh-rlhf.jsonl");
+    assert!(hh.found);
+    assert_eq!((hh.records.len(), hh.tally.missing()), (6, 2));
+    let (a, b) = (file("ultrafeedback.jsonl"), file("ultrafeedback.parquet"));
+    assert_eq!(a.records, b.records);
 }
 
 #[test]
