@@ -109,7 +109,6 @@ impl Record for SftRecord {
         {
             row.require(name)?;
         }
-        demand(row, &[&["prompt"], &["response", "completion"]], Self::COLUMNS)?;
         Ok(Self {
             id,
             prompt: row.prompt("prompt")?,
@@ -143,7 +142,6 @@ impl Record for PreferenceRecord {
     fn from_row(row: &Row) -> Result<Self> {
         // Nobody reads the id: one of another type does not stop a run.
         let id = row.id().unwrap_or_default();
-        demand(row, &[&["chosen"], &["rejected"]], Self::COLUMNS)?;
         let (chosen, rejected) = (row.prompt("chosen")?, row.prompt("rejected")?);
         let prompt = row.get("prompt").map(|_| row.prompt("prompt")).transpose()?;
         let (prompt, chosen, rejected) = match (prompt, chosen, rejected) {
@@ -332,27 +330,11 @@ impl Record for GradientRecord {
     }
 }
 
-/// Demands one field of each list. A row that lacks one and has another of `columns` is a record that is not whole, as where
-/// sets were put together; a row without any is of another kind, and the error of [`Row::require`] says what it has.
-fn demand(row: &Row, needed: &[&[&str]], columns: &[&str]) -> Result<()> {
-    let lacking = needed
-        .iter()
-        .find(|names| names.iter().all(|n| row.get(n).is_none()));
-    let Some(names) = lacking else {
-        return Ok(());
-    };
-    let name = names.iter().find(|n| row.is_null(n)).unwrap_or(&names[0]);
-    let error = row.require(name).map(drop);
-    let known = |n: &&str| *n != "id" && (row.get(n).is_some() || row.is_null(n));
-    match columns.iter().any(known) {
-        true => error.map_err(Error::unusable),
-        false => error,
-    }
-}
-
 /// The answer under the first of `names` that the line has: a text, or a list of one assistant message.
 fn answer(row: &Row, names: &[&str]) -> Result<String> {
-    let name = names.iter().find(|n| row.get(n).is_some()).unwrap_or(&names[0]);
+    let given = names.iter().find(|n| row.get(n).is_some());
+    let null = || names.iter().find(|n| row.is_null(n));
+    let name = given.or_else(null).unwrap_or(&names[0]);
     match row.prompt(name)? {
         PromptContent::Text(text) => Ok(text),
         PromptContent::Messages(turns) => match split_answer(name, turns)? {

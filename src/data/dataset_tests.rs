@@ -199,13 +199,12 @@ fn bad_preferences() {
     assert!(e.contains("missing field \"prompt\""), "{e}");
     let e = error::<PreferenceRecord>(r#"{"prompt": "a", "chosen": "c"}"#);
     assert!(e.contains("missing field \"rejected\""), "{e}");
-    // Dialogues that part before their last turn, and cells that are null, are left out.
+    // Dialogues that part before their last turn, and cells that are null, are left out; a row that lacks a field is a mistake.
     let good = r#"{"chosen": "\n\nHuman: a\n\nAssistant: c", "rejected": "\n\nHuman: a\n\nAssistant: r"}"#;
     let parted = r#"{"chosen": "\n\nHuman: a\n\nAssistant: x\n\nHuman: b\n\nAssistant: c", "rejected": "\n\nHuman: a\n\nAssistant: r"}"#;
     let twice = r#"{"chosen": "\n\nHuman: a\n\nHuman: b\n\nAssistant: c", "rejected": "\n\nHuman: a\n\nHuman: b\n\nAssistant: r"}"#;
     let null = r#"{"prompt": "q", "chosen": null, "rejected": null}"#;
-    let absent = r#"{"prompt": "q"}"#;
-    for bad in [parted, twice, null, absent] {
+    for bad in [parted, twice, null] {
         let text = format!("{bad}\n{good}\n");
         assert_eq!(
             parse_jsonl::<PreferenceRecord>("f", text.as_bytes())

@@ -69,7 +69,7 @@ fn known(name: &str, head: &[u8]) -> Result<()> {
         [b'A', b'R', b'R', b'O', ..] => refuse("an Arrow (Feather) file: write it as Parquet or JSON Lines"),
         [0xff, 0xff, 0xff, 0xff, ..] => refuse("an Arrow stream: write it as Parquet or JSON Lines"),
         [b'O', b'b', b'j', 1] => refuse("an Avro file: write it as Parquet or JSON Lines"),
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [_, 0, _, 0] | [0, _, 0, _] if head[..2] != [0, 0] => {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [_, 0, _, 0, ..] | [0, _, 0, _, ..] if head[..2] != [0, 0] => {
             refuse("UTF-16 text: convert the file to UTF-8")
         }
         [0, ..] => refuse("begins with NUL bytes: this is no text, or the file is damaged"),
@@ -98,8 +98,12 @@ impl Input {
         }
         let name = path.display().to_string();
         let file = File::open(path).map_err(Error::io(path))?;
-        let regular = file.metadata().map_err(Error::io(path))?.is_file();
-        let again = regular
+        let kind = file.metadata().map_err(Error::io(path))?.file_type();
+        if kind.is_dir() {
+            return Err(Error::user(format!("{name} is a directory: name a file in it")));
+        }
+        let again = kind
+            .is_file()
             .then(|| file.try_clone())
             .transpose()
             .map_err(Error::io(path))?;
@@ -111,13 +115,14 @@ impl Input {
     /// # Errors
     /// As [`Input::open`].
     pub fn open_hashed(path: &Path) -> Result<Self> {
-        let is_file = std::fs::metadata(path).is_ok_and(|m| m.is_file());
-        if is_file && path.as_os_str() != STDIN {
+        let found = std::fs::metadata(path).map(|m| m.file_type());
+        if found.is_ok_and(|kind| kind.is_file() || kind.is_dir()) && path.as_os_str() != STDIN {
+            let opened = Self::open(path)?;
             let file = File::open(path).map_err(Error::io(path))?;
             let sha256 = sha256_of(file).map_err(Error::io(path))?;
             return Ok(Self {
                 sha256: Some(sha256),
-                ..Self::open(path)?
+                ..opened
             });
         }
         let (name, mut bytes) = match path.as_os_str() == STDIN {

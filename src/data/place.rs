@@ -32,8 +32,8 @@ impl Place<'_> {
     pub fn with_row(&self) -> String {
         let Self { name, row, .. } = self;
         match self.line {
-            Some(line) => format!("{name}:{line}: row {row}"),
-            None => format!("{name}: row {row}"),
+            Some(line) if line != *row => format!("{name}: row {row} (line {line})"),
+            _ => format!("{name}: row {row}"),
         }
     }
 }

@@ -217,6 +217,23 @@ fn a_split_is_downloaded_once_and_then_needs_no_network() {
 }
 
 #[test]
+fn compressed_files_are_read_where_the_hub_converted_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = ["helpful-base/test.jsonl.gz", "helpful-base/train.jsonl.gz"];
+    let (address, _) = hub(&[
+        (
+            "api/datasets/owner/set/revision/main",
+            Ok(&listing(COMMIT, &files)),
+        ),
+        (files[1], Ok(b"rows")),
+    ]);
+    let online = settings(dir.path(), &address, false);
+    let (set, paths) = fetch("owner/set", &request("owner/set"), &PREFER, &online).unwrap();
+    assert_eq!((set.revision.as_str(), set.files), (COMMIT, all(&files[1..])));
+    assert_eq!(std::fs::read(&paths[0]).unwrap(), b"rows");
+}
+
+#[test]
 fn other_formats_are_read_as_the_hub_converted_them() {
     let dir = tempfile::tempdir().unwrap();
     let converted = ["default/train/0000.parquet", "default/test/0000.parquet"];

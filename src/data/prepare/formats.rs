@@ -86,7 +86,7 @@ impl Format {
                 Ok(Self::Ultrafeedback)
             }
             () if text("chosen") && text("rejected") && !has("prompt") => Ok(Self::HhRlhf),
-            () if has("chosen") && has("rejected") => Ok(Self::Preferences),
+            () if has("chosen") || has("rejected") => Ok(Self::Preferences),
             () if has("prompt") || has("messages") || has("conversations") => Ok(Self::Prompts),
             () => match COLUMNS.iter().filter(|n| **n != "id").find(|n| row.is_null(n)) {
                 Some(null) => Err(Error::unusable(format!("missing field \"{null}\": it is null"))),
