@@ -13,6 +13,10 @@ pub enum Error {
     /// The input, a flag or a file is wrong: the user can mend it (exit code 2).
     #[error("{0}")]
     User(String),
+    /// A row of a data file is well formed and of no use (exit code 2). Readers of data files leave such rows out and count
+    /// them; it ends a command where a row must not be left out, or where a file holds no other rows.
+    #[error("{0}")]
+    Unusable(String),
     /// A file or directory could not be read or written (exit code 2).
     #[error("{}: {source}{}", path.display(), io_hint(source))]
     Io {
@@ -70,6 +74,20 @@ impl Error {
         Self::User(message.to_string())
     }
 
+    /// A row of a data file that is of no use.
+    pub fn unusable(message: impl Display) -> Self {
+        Self::Unusable(message.to_string())
+    }
+
+    /// Whether it is about a row that may be left out.
+    pub fn is_unusable(&self) -> bool {
+        match self {
+            Self::Unusable(_) => true,
+            Self::Context { source, .. } => source.is_unusable(),
+            _ => false,
+        }
+    }
+
     /// A bug.
     pub fn internal(message: impl Display) -> Self {
         Self::Internal(message.to_string())
@@ -85,7 +103,7 @@ impl Error {
     /// jobs, 130 for Ctrl-C, SIGTERM and SIGHUP.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::User(_) | Self::Io { .. } | Self::OutOfMemory(_) => 2,
+            Self::User(_) | Self::Unusable(_) | Self::Io { .. } | Self::OutOfMemory(_) => 2,
             Self::DeviceLost(_) | Self::Gpu(_) | Self::Internal(_) | Self::Failed(_) => 1,
             Self::Interrupted(_) => 130,
             Self::Context { source, .. } => source.exit_code(),

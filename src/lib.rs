@@ -16,13 +16,14 @@
 //! | [`run`] | a directory that a command writes: lock, marker, checksums, atomic writes |
 //! | [`config`], [`error`], [`rng`] | typed settings; the error type; counter-based random numbers |
 //!
-//! [`text`], [`report`] and [`demo`] are CPU-only side rooms (tokenizers and data; metrics, tables and plots;
-//! the procedural instruction set of the embedded demo).
+//! [`data`], [`text`], [`report`] and [`demo`] are CPU-only side rooms (data files and their records; tokenizers and chat
+//! templates; metrics, tables and plots; the procedural instruction set of the embedded demo).
 
 pub mod advantage;
 pub mod bench;
 pub mod cli;
 pub mod config;
+pub mod data;
 pub mod demo;
 pub mod diagnose;
 pub mod error;

@@ -496,6 +496,63 @@ fn bad_input_is_refused_before_anything_is_written() {
     );
 }
 
+#[test]
+fn data_is_read_whatever_it_is_stored_in() {
+    let place = Place::new();
+    let lines = String::from_utf8(place.read("pairs.jsonl")).unwrap();
+    let rows: Vec<&str> = lines.lines().collect();
+    let gzip = |text: &str| {
+        let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut out, text.as_bytes()).unwrap();
+        out.finish().unwrap()
+    };
+    let mut table = csv::Writer::from_writer(Vec::new());
+    table.write_record(["rejected", "chosen", "prompt"]).unwrap();
+    for row in &rows {
+        let row: Value = serde_json::from_str(row).unwrap();
+        let cells = ["rejected", "chosen", "prompt"].map(|name| row[name].as_str().unwrap().to_owned());
+        table.write_record(cells).unwrap();
+    }
+    std::fs::write(place.at("array.gz"), gzip(&format!("[{}]", rows.join(",\n")))).unwrap();
+    std::fs::write(place.at("table.csv"), table.into_inner().unwrap()).unwrap();
+    std::fs::create_dir_all(place.at("set/helpful")).unwrap();
+    std::fs::write(place.at("set/helpful/train.jsonl.gz"), gzip(&lines)).unwrap();
+    std::fs::write(place.at("set/helpful/test.jsonl.gz"), gzip(rows[0])).unwrap();
+    let run = |command: &str, data: &str, output: &str| {
+        let line =
+            format!("{command} --config step.toml --model policy --data {data} --steps 1 --output {output}");
+        let (code, _, said) = place.program(&line, None);
+        assert_eq!(code, Some(0), "{line}: {said}");
+        let text = String::from_utf8(place.read(&format!("{output}/metrics.jsonl"))).unwrap();
+        let first: Map<String, Value> = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        (number(&first, "loss"), number(&first, "grad_norm"), said)
+    };
+    let (loss, norm, _) = run("reward", "pairs.jsonl", "lines");
+    for (i, data) in ["array.gz", "table.csv", "set", "set:train"]
+        .into_iter()
+        .enumerate()
+    {
+        let (l, n, said) = run("reward", data, &format!("other{i}"));
+        assert_eq!((l, n), (loss, norm), "{data}: {said}");
+    }
+    place.refused(
+        "reward --config step.toml --model policy --data set:dev --steps 1 --output no",
+        &["no split \"dev\"", "test, train"],
+    );
+    // Parquet, and rows that are of no use.
+    let fixture = |name: &str| format!("{}/tests/prepare/{name}", env!("CARGO_MANIFEST_DIR"));
+    run("reward", &fixture("ultrafeedback.parquet"), "parquet");
+    let hh = r#"{"chosen": "\n\nHuman: a\n\nAssistant: x\n\nHuman: b\n\nAssistant: c", "rejected": "\n\nHuman: a\n\nAssistant: r"}"#;
+    std::fs::write(place.at("parted.jsonl"), format!("{hh}\n{lines}")).unwrap();
+    let (l, n, said) = run("reward", "parted.jsonl", "parted");
+    assert_eq!((l, n), (loss, norm));
+    assert!(
+        said.contains("parted.jsonl: 1 of 15 rows are left out")
+            && said.contains("same up to their last turn"),
+        "{said}"
+    );
+}
+
 /// A job's plan against what its parts allocate on a device of their own; 5% allow for scratch that no plan lists.
 fn compare<E: Example>(place: &Place, source: Source, config: SupervisedConfig) -> u64 {
     let options = RunOptions {

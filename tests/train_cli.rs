@@ -845,7 +845,10 @@ fn prompts_are_read_with_their_line_numbers() {
             "{\"prompt\": \"a\"}\n\n{\"text\": \"b\"}\n".into(),
             &["p.jsonl:3", "\"prompt\""],
         ),
-        ("[{\"prompt\": \"a\"}]\n".into(), &["p.jsonl:1", "array"]),
+        (
+            "[{\"prompt\": \"a\"},\n\"b\"]\n".into(),
+            &["p.jsonl:2: row 2", "expected a JSON object, found a string"],
+        ),
         (
             format!("{{\"prompt\": \"a\"}}\n{{\"prompt\": \"{long}\"}}\n"),
             &[

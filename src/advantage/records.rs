@@ -1,13 +1,12 @@
-//! Groups of rewards from a JSONL file, for people whose trainer is another one: `{"id", "rewards", "selection"?}` lines
+//! Groups of rewards from a data file, for people whose trainer is another one: `{"id", "rewards", "selection"?}` lines
 //! in, `{"id", "advantages", "tail"?}` lines out.
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{GroupContext, Rule, TailInfo};
+use crate::data::{Id, Record, Row, shown};
 use crate::error::{Context, Error, Result};
-use crate::text::Id;
-use crate::text::jsonl::{Record, Row};
 
 /// One line of input: the rewards of one prompt's responses.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,19 +39,20 @@ pub struct AdvantageLine {
 
 impl Record for GroupRecord {
     const FORM: &'static str = r#"{"id": 1, "rewards": [0.5, 1.25, …]}"#;
+    const COLUMNS: &'static [&'static str] = &["id", "rewards", "selection"];
 
     fn from_row(row: &Row) -> Result<Self> {
         let reward = |x: &Value| x.as_f64().filter(|x| x.is_finite());
         let index = |x: &Value| x.as_u64().and_then(|i| usize::try_from(i).ok());
         Ok(Self {
             id: row.id()?,
-            rewards: list("rewards", row.require("rewards")?, "a finite number", reward)?,
+            rewards: list("rewards", &row.typed("rewards")?, "a finite number", reward)?,
             selection: row
                 .get("selection")
-                .map(|value| {
+                .map(|_| {
                     list(
                         "selection",
-                        value,
+                        &row.typed("selection")?,
                         "a sample index (a whole number from 0)",
                         index,
                     )
@@ -66,33 +66,27 @@ impl Record for GroupRecord {
 fn list<T>(name: &str, value: &Value, want: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Vec<T>> {
     let items = value
         .as_array()
-        .ok_or_else(|| Error::user(format!("\"{name}\" must be a list, found {value}")))?;
+        .ok_or_else(|| Error::user(format!("\"{name}\" must be a list, found {}", shown(value))))?;
     let one = |(i, item)| {
-        read(item).ok_or_else(|| Error::user(format!("\"{name}\"[{i}] must be {want}, found {item}")))
+        read(item)
+            .ok_or_else(|| Error::user(format!("\"{name}\"[{i}] must be {want}, found {}", shown(item))))
     };
     items.iter().enumerate().map(one).collect()
 }
 
-/// The advantages of numbered records (from [`crate::text::jsonl::parse_jsonl_numbered`]) of a file called `name`.
+/// The advantages of records with their places (from [`crate::data::record::read_placed`]).
 ///
 /// A rule's random numbers are a function of `seed` and the record's place among the records.
 ///
 /// # Errors
 /// As [`Rule::group_with`], with file and line.
-pub fn advantages(
-    rule: &Rule,
-    seed: u64,
-    name: &str,
-    records: &[(usize, GroupRecord)],
-) -> Result<Vec<AdvantageLine>> {
-    let one = |(place, (line, record)): (u64, &(usize, GroupRecord))| {
+pub fn advantages(rule: &Rule, seed: u64, records: &[(String, GroupRecord)]) -> Result<Vec<AdvantageLine>> {
+    let one = |(place, (at, record)): (u64, &(String, GroupRecord))| {
         let context = GroupContext {
             selection: record.selection.as_deref(),
             ..GroupContext::at(seed, 0, place)
         };
-        let group = rule
-            .group_with(&record.rewards, &context)
-            .context(format!("{name}:{line}"))?;
+        let group = rule.group_with(&record.rewards, &context).context(at)?;
         Ok(AdvantageLine {
             id: record.id.clone(),
             advantages: group.advantages,

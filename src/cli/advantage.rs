@@ -1,13 +1,13 @@
 //! `advantage`: rewards in, advantages out, for any trainer.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::common::Lines;
 use crate::advantage::records::{self, GroupRecord};
 use crate::advantage::{Alpha, Rule, RuleOptions};
-use crate::error::{Error, Result};
-use crate::text::jsonl::parse_jsonl_numbered;
+use crate::data::Input;
+use crate::data::record::read_placed;
+use crate::error::Result;
 
 /// Print the advantages that a rule gives to groups of rewards
 ///
@@ -52,7 +52,7 @@ pub(crate) struct Args {
     /// Seed of chow's random splits
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// JSONL of {"id", "rewards": […], "selection"?: […]}; - reads standard input
+    /// Rows (JSON Lines, JSON, CSV, Parquet) of {"id", "rewards": […], "selection"?: […]}; - reads standard input
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// Where the lines go (default: standard output)
@@ -71,9 +71,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         selection_size: args.selection_size,
         gpd_shrinkage: args.gpd_shrinkage,
     });
-    let (name, bytes) = read(&args.input)?;
-    let groups = parse_jsonl_numbered::<GroupRecord>(&name, &bytes)?;
-    let lines = records::advantages(&rule, args.seed, &name, &groups)?;
+    let groups = read_placed::<GroupRecord>(Input::open(&args.input)?)?;
+    let lines = records::advantages(&rule, args.seed, &groups)?;
     let silent = lines.iter().filter(|line| line.no_signal).count();
     if silent > 0 {
         log::warn!(
@@ -97,18 +96,4 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         out.push(line)?;
     }
     out.finish(args.output.as_deref())
-}
-
-/// A file, or standard input for `-`, with its name for messages.
-fn read(path: &Path) -> Result<(String, Vec<u8>)> {
-    if path.as_os_str() != "-" {
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
-        return Ok((path.display().to_string(), bytes));
-    }
-    let (name, mut bytes) = ("standard input".to_owned(), Vec::new());
-    std::io::stdin()
-        .lock()
-        .read_to_end(&mut bytes)
-        .map_err(Error::io(&name))?;
-    Ok((name, bytes))
 }

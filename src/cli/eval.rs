@@ -62,8 +62,8 @@ pub(crate) struct Args {
     /// LoRA adapter directory of --also-reward
     #[arg(long, value_name = "DIR", requires = "also_reward")]
     also_reward_adapter: Option<PathBuf>,
-    /// Held-out prompts: JSONL of {"prompt": text} or {"messages": […]}, a Parquet file, DIR[:SPLIT], or a data set of the hub,
-    /// ID[@REVISION][:SPLIT]; without it, the embedded policy's
+    /// Held-out prompts: rows of {"prompt": text} or {"messages": […]} as JSON Lines, JSON, CSV or Parquet, plain, gzip or zstd;
+    /// DIR[:SPLIT]; or a data set of the hub, ID[@REVISION][:SPLIT]. Without it, the embedded policy's
     #[arg(long, value_name = "FILE|ID")]
     prompts: Option<PathBuf>,
     /// Only the first N prompts (default: all of --prompts; 60 of the embedded ones)

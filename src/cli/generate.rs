@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::Globals;
 use super::common::{KvCacheFlag, Lines, PrecisionFlag, SampleFlags, TOKEN_BUDGET};
 use crate::config::{Residency, TEMPLATE_DATE};
+use crate::data::Id;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
@@ -16,7 +17,7 @@ use crate::model::params::Model;
 use crate::reward::{self, Item, RewardOptions};
 use crate::rollout::{Completion, Finish, Job, SampleConfig, Sampler, SamplerShape};
 use crate::tensor::DType;
-use crate::text::{Formatter, Id, PromptContent, PromptRecord, TemplateDate, Tokenizer};
+use crate::text::{Formatter, PromptContent, PromptRecord, TemplateDate, Tokenizer};
 use crate::train::prompts::{self, Purpose};
 
 /// Sample completions, or the best of N under a reward model
@@ -40,8 +41,8 @@ pub(crate) struct Args {
     /// One prompt
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// JSONL of {"prompt": text} or {"messages": […]}, or other prompts that `train` takes: a Parquet file, DIR[:SPLIT], a data set
-    /// ID[@REVISION][:SPLIT]
+    /// Rows of {"prompt": text} or {"messages": […]} as JSON Lines, JSON, CSV or Parquet, plain, gzip or zstd; DIR[:SPLIT]; or a
+    /// data set of the hub, ID[@REVISION][:SPLIT]
     #[arg(long, value_name = "FILE|ID")]
     prompts: Option<PathBuf>,
     /// Completions of each prompt

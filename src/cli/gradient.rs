@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::Globals;
 use super::common::{Lines, PrecisionFlag, budget, check_ids, positions};
+use crate::data::read_records;
 use crate::error::{Error, Result};
 use crate::model::load::{Source, load_adapter};
 use crate::model::params::Model;
@@ -15,7 +16,7 @@ use crate::model::save::write_safetensors;
 use crate::model::store::HostTensor;
 use crate::model::workspace::{Shape, Workspace};
 use crate::tensor::DType;
-use crate::text::{GradientRecord, read_jsonl};
+use crate::text::GradientRecord;
 
 /// Write the gradient of −Σᵢ weightᵢ Σ_{t ≥ prompt_len} log π(y_t) for every trainable tensor
 ///
@@ -37,7 +38,7 @@ pub(crate) struct Args {
     /// Gradient of every weight of the model, which is loaded in f32
     #[arg(long)]
     full: bool,
-    /// JSONL of {"tokens": [ids], "prompt_len": n, "weight": w}
+    /// Rows (JSON Lines, JSON, CSV, Parquet) of {"tokens": [ids], "prompt_len": n, "weight": w}
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// Safetensors file for the gradients
@@ -54,7 +55,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
-    let records: Vec<GradientRecord> = read_jsonl(&args.input)?;
+    let records: Vec<GradientRecord> = read_records(&args.input)?;
     let source = Source::open_causal(&args.model)?;
     let lengths = || records.iter().map(|r| r.tokens.len());
     let positions = positions(&source, &args.input, lengths())?;

@@ -6,12 +6,13 @@ use serde::Serialize;
 
 use super::Globals;
 use super::common::{Lines, PrecisionFlag, budget, check_ids, positions};
+use crate::data::{Id, read_records};
 use crate::error::{Context, Error, Result};
 use crate::model::load::{Source, load_adapter};
 use crate::model::run::{Group, log_probs};
 use crate::model::workspace::{Shape, Workspace};
 use crate::tensor::DType;
-use crate::text::{Formatter, Id, LogprobsInput, LogprobsRecord, TemplateDate, read_jsonl};
+use crate::text::{Formatter, LogprobsInput, LogprobsRecord, TemplateDate};
 
 /// Print the natural-log probability of every token after the first, given all before it
 ///
@@ -27,7 +28,7 @@ pub(crate) struct Args {
     /// LoRA adapter directory (PEFT)
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// JSONL of {"id", "tokens": [ids]} or {"id", "prompt", "completion"}
+    /// Rows (JSON Lines, JSON, CSV, Parquet) of {"id", "tokens": [ids]} or {"id", "prompt", "completion"}
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// Where the lines {"id", "tokens", "logprobs"} go (default: standard output)
@@ -51,7 +52,7 @@ struct Line<'a> {
 }
 
 pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
-    let records: Vec<LogprobsRecord> = read_jsonl(&args.input)?;
+    let records: Vec<LogprobsRecord> = read_records(&args.input)?;
     let mut source = Source::open_causal(&args.model)?;
     let sequences = token_ids(&records, &mut source)?;
     let lengths = || sequences.iter().map(Vec::len);

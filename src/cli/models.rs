@@ -29,7 +29,8 @@ pub(crate) struct ModelFlags {
     /// LoRA adapter directory of the reward model
     #[arg(long, value_name = "DIR")]
     pub(crate) reward_adapter: Option<PathBuf>,
-    /// JSONL of {"prompt": text} or {"messages": […]}, a Parquet file, DIR[:SPLIT], or a data set of the hub, ID[@REVISION][:SPLIT]
+    /// Rows of {"prompt": text} or {"messages": […]} as JSON Lines, JSON, CSV or Parquet, plain, gzip or zstd; DIR[:SPLIT]; or a
+    /// data set of the hub, ID[@REVISION][:SPLIT]
     /// (default: held-out prompts of the embedded tasks)
     #[arg(long, value_name = "FILE|ID")]
     pub(crate) prompts: Option<PathBuf>,

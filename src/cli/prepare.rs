@@ -1,18 +1,19 @@
 //! `tea-wgpu prepare`.
 
 use super::common::tell;
+use crate::data::prepare::{Format, Options, Prepared, ScoreField, Share, prepare};
 use crate::error::{Error, Result};
 use crate::model::save::AtomicDir;
 use crate::report::console::{self, Stream};
 use crate::run::{Lock, MARKER, kinds, marker};
-use crate::text::prepare::{Format, Options, Prepared, ScoreField, Share, prepare};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Turn public preference files into disjoint training, validation and held-out files
 ///
-/// Reads UltraFeedback, UltraFeedback Binarized, HH-RLHF, prompts or preferences, as JSONL or Parquet. Prompts are deduplicated
-/// (white space does not count) and split by a hash, so that no prompt is in two parts and the same command writes the same bytes.
+/// Reads UltraFeedback, UltraFeedback Binarized, HH-RLHF, prompts or preferences, as JSON Lines, JSON, CSV or Parquet,
+/// plain, gzip or zstd: the first bytes tell. Rows of no use are left out and counted. Prompts are deduplicated (white space
+/// does not count) and split by a hash, so that no prompt is in two parts and the same command writes the same bytes.
 /// UltraFeedback's best completion is paired with a random worse one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:

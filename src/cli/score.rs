@@ -7,11 +7,12 @@ use serde::Serialize;
 use super::Globals;
 use super::common::{Lines, PrecisionFlag, budget, check_ids, positions};
 use crate::config::{Residency, TEMPLATE_DATE};
+use crate::data::{Id, read_records};
 use crate::error::{Context, Error, Result};
 use crate::model::load::{Source, read_tokenizer};
 use crate::reward::{self, Item, RewardModel, RewardOptions};
 use crate::tensor::DType;
-use crate::text::{Formatter, Id, PromptContent, ScoreInput, ScoreRecord, TemplateDate, read_jsonl};
+use crate::text::{Formatter, PromptContent, ScoreInput, ScoreRecord, TemplateDate};
 
 /// Print a reward model's score of every line
 ///
@@ -28,7 +29,7 @@ pub(crate) struct Args {
     /// LoRA adapter directory (PEFT) of the reward model
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// JSONL of {"id", "tokens"}, {"id", "prompt", "response"} or {"id", "messages"}
+    /// Rows (JSON Lines, JSON, CSV, Parquet) of {"id", "tokens"}, {"id", "prompt", "response"} or {"id", "messages"}
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// Where the lines {"id", "score"} go (default: standard output)
@@ -57,7 +58,7 @@ struct Line<'a, S> {
 }
 
 pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
-    let records: Vec<ScoreRecord> = read_jsonl(&args.input)?;
+    let records: Vec<ScoreRecord> = read_records(&args.input)?;
     match reward::on_host(&args.reward_model, args.adapter.as_deref())? {
         Some(mut judge) => {
             let texts = texts(args, &records)?;

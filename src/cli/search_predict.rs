@@ -23,7 +23,7 @@ use crate::search::predict::{Prediction, Settings, predict};
 Input: {\"id\", \"rewards\": […]} a line, or a directory written by `tea-wgpu eval`.
 Results: OUTPUT/results.json, results.md, predicted.svg, predicted.png")]
 pub(crate) struct Args {
-    /// JSONL of {"id", "rewards": […]}, or an evaluation directory
+    /// Rows (JSON Lines, JSON, CSV, Parquet) of {"id", "rewards": […]}, or an evaluation directory
     #[arg(long, value_name = "FILE|DIR")]
     rewards: PathBuf,
     /// Rewards of each prompt that the prediction sees (default: what `search` would sample at a budget of all of them)

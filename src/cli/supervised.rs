@@ -26,7 +26,9 @@ use std::path::PathBuf;
   tea-wgpu sft --output runs/sft --resume --steps 3000
       continues from the last checkpoint with the run's own settings; flags given again win
 
-Data: {\"prompt\": text, \"response\": text} or {\"messages\": [...]} a line, both with \"tools\" where there are any")]
+Data: {\"prompt\": text, \"response\": text} or {\"messages\": [...]} per row, both with \"tools\" where there are
+any. JSON Lines, a JSON array, CSV with a header or Parquet, plain, gzip or zstd, a file or a pipe; a directory of
+such files, or a data set of the hub, with its split after a colon. Rows without an answer are left out and counted")]
 pub(crate) struct SftArgs {
     #[command(flatten)]
     common: Common,
@@ -37,10 +39,13 @@ pub(crate) struct SftArgs {
 #[command(after_help = "Examples:
   tea-wgpu reward --model smollm2-135m --data preferences.jsonl --head-only --output runs/head
   tea-wgpu reward --model smollm2-135m --adapter runs/head/checkpoints/step_200 --data preferences.jsonl --output runs/rm
-  tea-wgpu reward --model DIR --data preferences.jsonl --full --output runs/rm
+  tea-wgpu reward --model DIR --data HuggingFaceH4/ultrafeedback_binarized --full --output runs/rm
   tea-wgpu reward --output runs/rm --resume
 
-Data: {\"prompt\": text, \"chosen\": text, \"rejected\": text} a line")]
+Data: {\"prompt\": text, \"chosen\": text, \"rejected\": text} per row, HH-RLHF's dialogues, UltraFeedback, or
+UltraFeedback Binarized. JSON Lines, a JSON array, CSV with a header or Parquet, plain, gzip or zstd, a
+file or a pipe; a directory of such files, or a data set of the hub, with its split after a colon. Rows
+without two answers to one prompt are left out and counted")]
 pub(crate) struct RewardArgs {
     #[command(flatten)]
     common: Common,

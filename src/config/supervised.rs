@@ -2,7 +2,7 @@
 
 use super::memory::one_of;
 use super::{
-    ActivationMemory, FloatDtype, MatmulPrecision, Optim, TEMPLATE_DATE, at_least_one, not_negative,
+    ActivationMemory, DataSet, FloatDtype, MatmulPrecision, Optim, TEMPLATE_DATE, at_least_one, not_negative,
 };
 use crate::error::{Context, Error, Result};
 use clap::ValueEnum;
@@ -45,11 +45,12 @@ pub struct SupervisedFlags {
     /// LoRA adapter to start from instead of a fresh one
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// Training data, JSONL
-    #[arg(long, value_name = "FILE")]
+    /// Training data: a file (JSON Lines, JSON, CSV or Parquet), a directory[:SPLIT], or a data set of the hub
+    /// (OWNER/NAME[@REVISION][:SPLIT])
+    #[arg(long, value_name = "FILE|DIR|ID")]
     pub data: Option<PathBuf>,
-    /// Held-out data, JSONL; without it a share of --data is held out
-    #[arg(long, value_name = "FILE")]
+    /// Held-out data, as --data; without it a share of --data is held out
+    #[arg(long, value_name = "FILE|DIR|ID")]
     pub eval_data: Option<PathBuf>,
     /// Share of --data that is held out where there is no --eval-data
     #[arg(long)]
@@ -137,6 +138,9 @@ pub struct SupervisedFlags {
     /// Where the run that wrote these settings was started: relative paths in them are meant from there.
     #[arg(skip)]
     pub directory: Option<PathBuf>,
+    /// What `--data` stood for in the run that wrote this; holds as long as `--data` says the same.
+    #[arg(skip)]
+    pub data_set: Option<DataSet>,
 }
 
 /// Resolved settings of an `sft` or `reward` run.
@@ -189,6 +193,7 @@ pub struct SupervisedConfig {
     pub template_date: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
+    pub data_set: Option<DataSet>,
 }
 
 impl SupervisedFlags {
@@ -208,7 +213,7 @@ impl SupervisedFlags {
             adapter: self.adapter,
             data: self
                 .data
-                .ok_or_else(|| Error::user("no training data: give --data FILE (JSONL)"))?,
+                .ok_or_else(|| Error::user("no training data: give --data FILE, or a data set of the hub"))?,
             eval_data: self.eval_data,
             eval_fraction: self.eval_fraction.unwrap_or(0.05),
             steps: self.steps,
@@ -237,6 +242,7 @@ impl SupervisedFlags {
             raw: self.raw.unwrap_or(false),
             template_date: self.template_date.unwrap_or_else(|| TEMPLATE_DATE.into()),
             directory: self.directory,
+            data_set: self.data_set,
         };
         c.validate()?;
         Ok(c)

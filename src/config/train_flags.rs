@@ -44,11 +44,11 @@ pub struct TrainFlags {
     /// LoRA adapter directory of the reward model
     #[arg(long, value_name = "DIR")]
     pub reward_adapter: Option<PathBuf>,
-    /// Training prompts: JSONL of {"prompt": text} or {"messages": […]}, a Parquet file, a directory of data files, or a data set
-    /// of the hub, ID, ID:SPLIT or ID@REVISION:SPLIT (default: what models/aliases.toml names for the policy)
+    /// Training prompts: rows of {"prompt": text} or {"messages": […]} as JSON Lines, JSON, CSV or Parquet, plain, gzip or zstd; a
+    /// directory of such files, DIR[:SPLIT]; or a data set of the hub, ID[@REVISION][:SPLIT] (default: what models/aliases.toml names for the policy)
     #[arg(long, value_name = "FILE|ID")]
     pub prompts: Option<PathBuf>,
-    /// Leave out training prompts of more tokens (default: 512 for a data set, no limit for a JSONL file)
+    /// Leave out training prompts of more tokens (default: 512 for a data set, no limit for a JSON or CSV file)
     #[arg(long, value_name = "TOKENS")]
     pub max_prompt_length: Option<usize>,
     /// Rule that turns a group's rewards into advantages: tea, prefix-tea, grpo, grpo-z, bon-max-mean, bon-max-second,
@@ -161,7 +161,7 @@ pub struct TrainFlags {
     /// Steps between checkpoints
     #[arg(long)]
     pub save_steps: Option<u64>,
-    /// Keep the best checkpoint by these prompts: JSONL like --prompts, or `embedded` for the demo's validation set
+    /// Keep the best checkpoint by these prompts: as --prompts, or `embedded` for the demo's validation set
     #[arg(long, value_name = "FILE")]
     pub validation_prompts: Option<PathBuf>,
     /// Most validation prompts: the file's first ones (default 128)

@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 
 pub use super::meta::{EvalMeta, Judge, RunMeta, VERSION};
 pub use super::rewards::{RewardsRecord, read_rewards};
+use crate::data::Id;
 use crate::error::{Context, Error, Result};
 use crate::rollout::Finish;
-use crate::text::{Id, Message, PromptContent};
+use crate::text::{Message, PromptContent};
 
 /// One line of `prompts.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -189,8 +189,14 @@ fn rewards_are_read_from_jsonl() {
     for (bad, what) in [
         ("{\"rewards\":[]}", "at least one"),
         ("{\"rewards\":[1,null]}", "[1]"),
-        ("{\"rewards\":[1e999]}", "malformed"),
-        ("{\"rewards\":[NaN]}", "malformed"),
+        (
+            "{\"rewards\":[1e999]}",
+            "\"rewards\"[0] must be a finite number, found Infinity",
+        ),
+        (
+            "{\"rewards\":[NaN]}",
+            "\"rewards\"[0] must be a finite number, found NaN",
+        ),
         ("{\"id\":1}", "rewards"),
     ] {
         fs::write(&path, bad).unwrap();

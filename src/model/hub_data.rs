@@ -44,9 +44,7 @@ impl Request {
             Some((id, revision)) => (id, Some(revision)),
             None => (rest, None),
         };
-        let is_file = [".jsonl", ".json", ".parquet", ".txt", ".csv"]
-            .iter()
-            .any(|ending| id.ends_with(ending));
+        let is_file = kind(id).is_some() || id.ends_with(".txt");
         let whole = |part: Option<&str>| part.is_none_or(|p| !p.is_empty() && !p.contains(".."));
         (is_hub_id(id) && !is_file && whole(revision) && whole(split)).then(|| Self {
             id: id.into(),
@@ -56,7 +54,58 @@ impl Request {
     }
 }
 
-/// The files of one split, in the order they are read: Parquet, or JSONL where there is no Parquet.
+/// What files of data end with, the kinds that are read first before those that are read where there are none of them.
+const KINDS: [&[&str]; 4] = [
+    &[".parquet"],
+    &[".jsonl", ".ndjson"],
+    &[".json"],
+    &[".csv", ".tsv"],
+];
+/// What compressed files end with.
+const COMPRESSED: [&str; 3] = [".gz", ".zst", ".zstd"];
+/// JSON files that describe a data set or a model and hold no rows.
+const DESCRIPTIONS: [&str; 8] = [
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+    "state.json",
+    "config.json",
+    "manifest.json",
+    "package.json",
+    "metadata.json",
+];
+
+/// A file's name without the ending of a compressed one.
+fn plain(file: &str) -> &str {
+    let ending = COMPRESSED.iter().find(|e| ends_with(file, e));
+    ending.map_or(file, |e| &file[..file.len() - e.len()])
+}
+
+fn ends_with(file: &str, ending: &str) -> bool {
+    let at = file.len().checked_sub(ending.len());
+    at.and_then(|at| file.get(at..))
+        .is_some_and(|end| end.eq_ignore_ascii_case(ending))
+}
+
+/// Which of [`KINDS`] a file is by its name.
+fn kind(file: &str) -> Option<usize> {
+    let name = plain(file);
+    let is = |endings: &&[&str]| endings.iter().any(|e| ends_with(name, e));
+    let kind = KINDS.iter().position(|endings| is(&endings))?;
+    let last = name.rsplit('/').next().unwrap_or(name);
+    (!DESCRIPTIONS.contains(&last)).then_some(kind)
+}
+
+/// Whether a file is Parquet or JSON Lines, and not compressed.
+fn is_plain(file: &str) -> bool {
+    KINDS[..2]
+        .iter()
+        .flat_map(|endings| endings.iter())
+        .any(|e| ends_with(file, e))
+}
+
+/// The files of one split, in the order they are read: Parquet; where there is none JSON Lines, else JSON, else CSV, plain or
+/// compressed.
 ///
 /// Without `split` it is the only one, else the first of `preferred` that there is.
 ///
@@ -82,7 +131,7 @@ pub fn choose(names: &[String], split: Option<&str>, preferred: &[&str]) -> Resu
         Some(split) => split.to_string(),
         None => only().or_else(of_choice).ok_or_else(|| {
             Error::user(if splits.is_empty() {
-                "no Parquet (.parquet) or JSON Lines (.jsonl) files".to_string()
+                "no Parquet (.parquet), JSON (.jsonl, .json) or CSV (.csv) files, nor any of them as .gz or .zst".to_string()
             } else {
                 format!("it has the splits {known}: name one, as in NAME:SPLIT")
             })
@@ -102,17 +151,15 @@ fn data_files(names: &[String]) -> Vec<String> {
                 .split('/')
                 .all(|part| !part.is_empty() && !part.starts_with('.'))
     };
-    let of = |ending: &str| -> Vec<String> {
-        let mut files: Vec<String> = names
-            .iter()
-            .filter(|n| tame(n) && n.to_ascii_lowercase().ends_with(ending))
-            .cloned()
-            .collect();
-        files.sort();
-        files
-    };
-    let parquet = of(".parquet");
-    if parquet.is_empty() { of(".jsonl") } else { parquet }
+    let mut files: Vec<(usize, &String)> = names
+        .iter()
+        .filter(|n| tame(n))
+        .filter_map(|n| Some((kind(n)?, n)))
+        .collect();
+    files.sort();
+    let first = files.first().map(|(kind, _)| *kind);
+    let of_kind = files.into_iter().filter(|(kind, _)| Some(*kind) == first);
+    of_kind.map(|(_, name)| name.clone()).collect()
 }
 
 /// The parts of `data/train_prefs-00000-of-00002-abc.parquet` that matter: `train_prefs` and 2.
@@ -125,7 +172,7 @@ fn sharded(stem: &str) -> Option<(&str, usize)> {
 }
 
 fn stem(file: &str) -> &str {
-    let name = file.rsplit('/').next().unwrap_or(file);
+    let name = plain(file).rsplit('/').next().unwrap_or(file);
     name.rsplit_once('.').map_or(name, |(stem, _)| stem)
 }
 
@@ -212,9 +259,12 @@ pub fn fetch(
     let hub = Hub::new(&request.id, settings)?;
     let branch = request.revision.as_deref().unwrap_or(MAIN);
     let (mut commit, mut names) = hub.listing(branch)?;
+    // The hub's own Parquet form knows what belongs to a split where file names say less: tables and compressed files.
+    let plain = |names: &[String]| data_files(names).iter().any(|f| is_plain(f));
     if request.revision.is_none()
-        && data_files(&names).is_empty()
+        && !plain(&names)
         && let Ok(converted) = hub.listing(CONVERTED)
+        && plain(&converted.1)
     {
         (commit, names) = converted;
     }

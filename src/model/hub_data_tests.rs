@@ -67,6 +67,8 @@ fn names_have_an_id_a_revision_and_a_split() {
     for bad in [
         "prompts.jsonl",
         "data/prompts.jsonl",
+        "hh/train.jsonl.gz",
+        "hh/train.csv.zst",
         "data/x.parquet",
         "/a/b",
         "./a/b",
@@ -93,6 +95,8 @@ fn splits_are_told_by_file_names() {
         ("evol_instruct.jsonl", "train"),
         ("contest.jsonl", "train"),
         ("x-of-y.jsonl", "train"),
+        ("helpful-base/test.jsonl.gz", "test"),
+        ("data/train_sft-00000-of-00002.JSONL.zst", "train_sft"),
     ] {
         assert_eq!(split_of(file), split, "{file}");
     }
@@ -128,8 +132,25 @@ fn parquet_goes_before_jsonl_and_the_split_must_be_clear() {
         choose(&odd, None, &[]).unwrap(),
         ("train".into(), all(&["a.jsonl", "b.jsonl"]))
     );
-    let e = choose(&all(&["a.csv"]), None, &PREFER).unwrap_err().to_string();
-    assert!(e.contains("no Parquet"), "{e}");
+    let e = choose(&all(&["a.txt", "dataset_infos.json"]), None, &PREFER)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        e.contains("no Parquet") && e.contains(".jsonl") && e.contains(".gz"),
+        "{e}"
+    );
+    // HH-RLHF as it is published; a table where there is nothing else.
+    let hh = all(&[
+        "README.md",
+        "helpful-base/train.jsonl.gz",
+        "helpful-base/test.jsonl.gz",
+        "x.csv",
+    ]);
+    assert_eq!(
+        choose(&hh, Some("train"), &[]).unwrap().1,
+        ["helpful-base/train.jsonl.gz"]
+    );
+    assert_eq!(choose(&all(&["a.CSV.gz"]), None, &[]).unwrap().1, ["a.CSV.gz"]);
 }
 
 #[test]
@@ -193,6 +214,23 @@ fn a_split_is_downloaded_once_and_then_needs_no_network() {
     assert!(e.contains(NAMES[1]) && e.contains(COMMIT), "{e}");
     // Online it is mended.
     assert_eq!(read(&fetch_again(&set, &online).unwrap()), set.files);
+}
+
+#[test]
+fn compressed_files_are_read_where_the_hub_converted_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = ["helpful-base/test.jsonl.gz", "helpful-base/train.jsonl.gz"];
+    let (address, _) = hub(&[
+        (
+            "api/datasets/owner/set/revision/main",
+            Ok(&listing(COMMIT, &files)),
+        ),
+        (files[1], Ok(b"rows")),
+    ]);
+    let online = settings(dir.path(), &address, false);
+    let (set, paths) = fetch("owner/set", &request("owner/set"), &PREFER, &online).unwrap();
+    assert_eq!((set.revision.as_str(), set.files), (COMMIT, all(&files[1..])));
+    assert_eq!(std::fs::read(&paths[0]).unwrap(), b"rows");
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::data::Id;
 use crate::error::{Error, Result};
 use crate::rollout::Finish;
-use crate::text::Id;
 
 use super::estimate::TailEstimate;
 use super::run::{Node, Response, Searched};

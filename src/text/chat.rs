@@ -8,37 +8,8 @@ use minijinja::{Environment, Value};
 use serde::{Deserialize, Serialize};
 
 use super::jinja;
+use crate::data::Message;
 use crate::error::{Error, Result};
-
-/// The role whose turns a policy writes.
-pub const ASSISTANT: &str = "assistant";
-
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user`, `assistant`, or another role the model's template knows.
-    pub role: String,
-    /// The turn's text.
-    pub content: String,
-}
-
-impl Message {
-    /// A turn of the role `user`.
-    pub fn user(content: impl Into<String>) -> Self {
-        Self {
-            role: "user".to_owned(),
-            content: content.into(),
-        }
-    }
-
-    /// A turn of the role `assistant`.
-    pub fn assistant(content: impl Into<String>) -> Self {
-        Self {
-            role: ASSISTANT.to_owned(),
-            content: content.into(),
-        }
-    }
-}
 
 /// The date a template's `strftime_now` sees.
 ///

@@ -1,8 +1,8 @@
 //! Records → token ids: where a chat template applies and where it does not.
 
-use super::chat::{Message, TemplateDate};
-use super::dataset::{LogprobsInput, PromptContent, ScoreInput};
+use super::chat::TemplateDate;
 use super::tokenizer::Tokenizer;
+use crate::data::{LogprobsInput, Message, PromptContent, ScoreInput};
 use crate::error::{Error, Result};
 use serde_json::Value;
 

@@ -1,13 +1,10 @@
 //! Data order: a pure function of the seed, so that a resumed run sees the same examples; and what tells that they are the
 //! same.
 
-use crate::error::{Error, Result};
 use crate::rng::{Stream, seed_for};
-use crate::text::sha256_hex;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::path::Path;
 
 /// The random stream of data order.
 const ORDER: u32 = 0x0dd5;
@@ -36,26 +33,22 @@ pub struct Identity {
     pub examples: usize,
     /// SHA-256 of their token ids, in order; see [`hash`].
     pub sha256: String,
-    /// SHA-256 of the file that they are from.
+    /// SHA-256 of the file that they are from; of several files, of their hashes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_sha256: Option<String>,
 }
 
 impl Identity {
-    /// The identity of examples, each one or more sequences of token ids, from `file`.
-    ///
-    /// # Errors
-    /// The file cannot be read.
+    /// The identity of examples, each one or more sequences of token ids, from a file of this hash.
     pub fn new<'a, P: IntoIterator<Item = &'a [u32]>>(
         examples: impl ExactSizeIterator<Item = P>,
-        file: Option<&Path>,
-    ) -> Result<Self> {
-        let read = |path| std::fs::read(path).map_err(Error::io(path));
-        Ok(Self {
+        file_sha256: Option<String>,
+    ) -> Self {
+        Self {
             examples: examples.len(),
             sha256: hash(examples.flatten()),
-            file_sha256: file.map(read).transpose()?.map(|bytes| sha256_hex(&bytes)),
-        })
+            file_sha256,
+        }
     }
 }
 
@@ -75,12 +68,13 @@ pub fn hash<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::data::sha256_hex;
 
     #[test]
     fn other_examples_or_another_order_are_another_identity() {
         let of = |examples: &[[&[u32]; 2]]| {
             let each = examples.iter().map(|e| e.iter().copied());
-            Identity::new(each, None).unwrap()
+            Identity::new(each, None)
         };
         let a = of(&[[&[1, 2], &[3]], [&[4], &[5]]]);
         assert_eq!((a.examples, &a.file_sha256), (2, &None));

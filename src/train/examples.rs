@@ -1,17 +1,19 @@
 //! Supervised data: from a file to tokenised examples, some of them held out.
 
 use super::data::{self, Identity};
-use crate::config::{SupervisedConfig, TrainOn};
+use super::sources::{Named, Purpose};
+use crate::config::{DataSet, SupervisedConfig, TrainOn};
+use crate::data::prepare::pairs::PairRecord;
+use crate::data::record::collect;
+use crate::data::{ASSISTANT, Input, PromptContent, Record, Tally, sha256_hex};
 use crate::error::{Context, Error, Result};
+use crate::model::hub::HubSettings;
 use crate::model::load::Source;
 use crate::run::{Kind, kinds};
-use crate::text::chat::ASSISTANT;
-use crate::text::jsonl::Record;
-use crate::text::{Formatter, PreferenceRecord, PromptContent, SftRecord, TemplateDate, read_jsonl};
+use crate::text::{Formatter, SftRecord, TemplateDate};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
 
 /// How records become examples.
 #[derive(Debug, Clone)]
@@ -34,6 +36,8 @@ pub trait Example: Sized {
     type Record: Record;
     /// What examples that must stay on one side of the split have in common: their prompt.
     type Key: Ord;
+    /// Which split of a data set they are.
+    const PURPOSE: Purpose;
 
     /// Tokenises a record; `None` where it holds nothing to learn.
     ///
@@ -123,6 +127,7 @@ impl Example for Demonstration {
     const KIND: &'static Kind = &kinds::SFT;
     type Record = SftRecord;
     type Key = Vec<u32>;
+    const PURPOSE: Purpose = Purpose::Demonstrations;
 
     fn new(r: SftRecord, making: &Making<'_>) -> Result<Option<Self>> {
         let mut learned: Vec<usize> = (0..r.turns.len())
@@ -195,10 +200,11 @@ impl Pair {
 
 impl Example for Pair {
     const KIND: &'static Kind = &kinds::REWARD;
-    type Record = PreferenceRecord;
+    type Record = PairRecord;
     type Key = String;
+    const PURPOSE: Purpose = Purpose::Preferences;
 
-    fn new(r: PreferenceRecord, making: &Making<'_>) -> Result<Option<Self>> {
+    fn new(PairRecord(r): PairRecord, making: &Making<'_>) -> Result<Option<Self>> {
         let ids = |answer: &str| making.formatter.scored(&r.prompt, answer);
         let answers = [ids(&r.chosen)?, ids(&r.rejected)?];
         if answers.iter().any(Vec::is_empty) {
@@ -232,6 +238,10 @@ pub struct Examples<E> {
     pub train: Vec<E>,
     /// What is only evaluated.
     pub held_out: Vec<E>,
+    /// The files of the hub that `--data` stood for, where it did.
+    pub set: Option<DataSet>,
+    /// SHA-256 of what `--data` named.
+    file_sha256: String,
 }
 
 impl<E: Example> Examples<E> {
@@ -255,20 +265,27 @@ impl<E: Example> Examples<E> {
             limit: c.max_length.min(source.spec.max_position_embeddings),
             openings: Cell::default(),
         };
-        let all = read::<E>(&c.data, &making)?;
+        let hub = HubSettings::from_env();
+        let named = Named::find(&c.data, c.data_set.as_ref(), E::PURPOSE, &hub)?;
+        let (all, file_sha256) = read::<E>(&named, &making)?;
         let (train, held_out) = match &c.eval_data {
-            Some(path) => (all, read(path, &making)?),
+            Some(path) => {
+                let other = Named::find(path, None, Purpose::Other, &hub).context("--eval-data")?;
+                (all, read(&other, &making)?.0)
+            }
             None => split(all, E::key, c.eval_fraction, c.seed),
         };
-        Ok(Self { train, held_out })
+        Ok(Self {
+            train,
+            held_out,
+            set: named.set().cloned(),
+            file_sha256,
+        })
     }
 
-    /// What tells these training examples from others, with the hash of `file`, which they are from.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn identity(&self, file: &Path) -> Result<Identity> {
-        Identity::new(self.train.iter().map(E::tokens), Some(file))
+    /// What tells these training examples from others, with the hash of what they are from.
+    pub fn identity(&self) -> Identity {
+        Identity::new(self.train.iter().map(E::tokens), Some(self.file_sha256.clone()))
     }
 
     /// The largest of a number over all examples; at least 1.
@@ -278,50 +295,66 @@ impl<E: Example> Examples<E> {
     }
 }
 
-fn read<E: Example>(path: &Path, making: &Making<'_>) -> Result<Vec<E>> {
-    let records = read_jsonl::<E::Record>(path)?;
-    let (total, limit) = (records.len(), making.limit);
-    let (mut out, mut nothing) = (Vec::with_capacity(total), 0);
-    for (i, record) in records.into_iter().enumerate() {
-        let example = E::new(record, making).context(format!("{}: record {}", path.display(), i + 1))?;
-        match example {
-            None => nothing += 1,
-            Some(example) if example.longest() <= limit => out.push(example),
-            Some(_) => {}
-        }
+/// The examples of files, and the hash of these.
+fn read<E: Example>(named: &Named, making: &Making<'_>) -> Result<(Vec<E>, String)> {
+    let (source, limit) = (named.source(), making.limit);
+    let (mut out, mut total, mut tally, mut hashes) = (Vec::new(), 0, Tally::default(), Vec::new());
+    let mut nothing = 0;
+    for path in named.files() {
+        let input = Input::open_hashed(path)?;
+        hashes.extend(input.sha256().map(str::to_owned));
+        // Public data, of which nobody has made sure that every row fits.
+        let found = input.is_parquet() || matches!(named, Named::Set { .. });
+        collect(input, found, &mut tally, &mut |_, record| {
+            let example = E::new(record, making)?;
+            total += 1;
+            match example {
+                None => nothing += 1,
+                Some(example) if example.longest() <= limit => out.push(example),
+                Some(_) => {}
+            }
+            Ok(())
+        })?;
     }
+    if total == 0 {
+        return Err(tally.nothing(&source, E::Record::FORM));
+    }
+    tally.warn(&source);
     let long = total - out.len() - nothing;
-    let path = path.display();
     if out.is_empty() {
         return Err(Error::user(match nothing {
             0 => format!(
-                "{path}: all {total} examples are longer than {limit} tokens; raise --max-length or shorten them"
+                "{source}: all {total} examples are longer than {limit} tokens; raise --max-length or shorten them"
             ),
             _ if long == 0 => format!(
-                "{path}: none of {total} conversations has a message of the role \"assistant\": there is nothing to learn"
+                "{source}: none of {total} conversations has a message of the role \"assistant\": there is nothing to learn"
             ),
             _ => format!(
-                "{path}: no example is left of {total}: {nothing} have no message of the role \"assistant\", {long} are longer \
+                "{source}: no example is left of {total}: {nothing} have no message of the role \"assistant\", {long} are longer \
                  than {limit} tokens. Raise --max-length or shorten them"
             ),
         }));
     }
     if nothing > 0 {
         log::warn!(
-            "{path}: {nothing} of {total} conversations have no message of the role \"assistant\" and were left out"
+            "{source}: {nothing} of {total} conversations have no message of the role \"assistant\" and were left out"
         );
     }
     match making.openings.take() {
         0 => {}
         n => log::warn!(
-            "{path}: {n} conversations begin with a message of the role \"assistant\". The chat template has no prompt for it, so it \
+            "{source}: {n} conversations begin with a message of the role \"assistant\". The chat template has no prompt for it, so it \
              is context and is not learned"
         ),
     }
     if long > 0 {
-        log::warn!("{path}: {long} of {total} examples are longer than {limit} tokens and were left out");
+        log::warn!("{source}: {long} of {total} examples are longer than {limit} tokens and were left out");
     }
-    Ok(out)
+    let hash = match &hashes[..] {
+        [only] => only.clone(),
+        several => sha256_hex(several.concat().as_bytes()),
+    };
+    Ok((out, hash))
 }
 
 /// Splits examples into training and held-out ones. Examples with the same key (their prompt) stay on one side, so

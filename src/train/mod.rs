@@ -21,4 +21,5 @@ pub mod selection;
 pub mod setup;
 pub mod sft;
 pub mod sizes;
+pub mod sources;
 pub mod supervised;

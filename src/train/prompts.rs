@@ -1,40 +1,24 @@
-//! Prompts by name: a JSONL file, a Parquet file, a directory of data files, or a data set of the hub; and as the policy reads them.
+//! Prompts by name, and as the policy reads them.
 
 use super::rl::Prompt;
 use super::selection;
+use super::sources::Named;
+pub use super::sources::Purpose;
 use crate::config::{DataSet, TINY, TrainConfig};
+use crate::data::prepare::prompts;
+use crate::data::{Input, PromptContent, PromptRecord};
 use crate::demo::{self, Split};
 use crate::error::{Context, Error, Result};
 use crate::model::alias::alias;
 use crate::model::hub::HubSettings;
-use crate::model::hub_data::{self, Request};
 use crate::model::load::Source;
-use crate::text::prepare::{prompts, rows};
-use crate::text::{Formatter, PromptContent, PromptRecord, read_jsonl};
+use crate::text::Formatter;
 use std::path::{Path, PathBuf};
 
 /// Training prompts of the embedded preset.
 const TINY_PROMPTS: usize = 512;
 /// Most tokens in a prompt of a data set that nobody has looked through (TRL's default).
 const DATA_SET_LENGTH: usize = 512;
-
-/// Which split of a data set is meant where none is named and there are several.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// The one to train on: train, train_prefs or train_sft.
-    Training,
-    /// Everything else: the user has to say.
-    Other,
-}
-
-impl Purpose {
-    fn preferred(self) -> &'static [&'static str] {
-        match self {
-            Self::Training => &["train", "train_prefs", "train_sft"],
-            Self::Other => &[],
-        }
-    }
-}
 
 /// Prompts and where they came from.
 #[derive(Debug, Clone)]
@@ -127,11 +111,11 @@ pub fn validation(c: &TrainConfig) -> Result<Option<Prompts>> {
 
 /// Reads prompts by name. A local path wins over the hub; what `recorded` says of the same name wins over both.
 ///
-/// JSONL of this program's own form is refused where it is malformed; of data files the rows that cannot be used are left out, and
-/// prompts that differ by white space alone are one.
+/// A file of this program's own form is refused where it is malformed; of data files the rows that cannot be used are left out, and
+/// prompts that differ by white space alone are one. Rows left out are counted.
 ///
 /// # Errors
-/// The file is missing, empty or malformed; those of [`hub_data::fetch`] and [`hub_data::choose`].
+/// The file is missing, empty or malformed; those of [`Named::find`].
 pub fn read(name: &Path, recorded: Option<&DataSet>, purpose: Purpose) -> Result<Prompts> {
     read_with(name, recorded, purpose, &HubSettings::from_env())
 }
@@ -146,70 +130,26 @@ pub fn read_with(
     purpose: Purpose,
     hub: &HubSettings,
 ) -> Result<Prompts> {
-    let text = name.to_string_lossy();
-    if let Some(set) = recorded.filter(|set| set.name == text) {
-        let files = hub_data::fetch_again(set, hub)?;
-        return of_set(set.clone(), &files);
+    let named = Named::find(name, recorded, purpose, hub)?;
+    let read = match &named {
+        Named::File(path) => prompts::of_file(Input::open(path)?)?,
+        Named::Set { files, .. } => prompts::prompts(files)?,
+    };
+    let source = named.source();
+    read.tally.warn(&source);
+    if read.found {
+        log::info!(
+            "{source}: {} prompts of {} rows ({} repeated)",
+            read.records.len(),
+            read.tally.rows,
+            read.duplicates
+        );
     }
-    if name.is_file() {
-        if rows::is_parquet(name)? {
-            return found(text.into_owned(), None, &[name.to_path_buf()]);
-        }
-        return Ok(Prompts {
-            records: read_jsonl(name)?,
-            set: None,
-            source: Some(text.into_owned()),
-            found: false,
-        });
-    }
-    if let Some((dir, split)) = directory(name, &text) {
-        let names = hub_data::names(&dir)?;
-        let (split, files) = hub_data::choose(&names, split, purpose.preferred()).context(dir.display())?;
-        let files: Vec<PathBuf> = files.iter().map(|f| dir.join(f)).collect();
-        return found(format!("{}:{split}", dir.display()), None, &files);
-    }
-    match Request::parse(&text) {
-        Some(request) => {
-            let (set, files) = hub_data::fetch(&text, &request, purpose.preferred(), hub)
-                .context(format!("{text} (no file or directory of that name here)"))?;
-            of_set(set, &files)
-        }
-        None => Err(Error::io(name)(std::io::ErrorKind::NotFound.into())),
-    }
-}
-
-/// A local directory, with a split after a colon where there is one.
-fn directory<'a>(name: &Path, text: &'a str) -> Option<(PathBuf, Option<&'a str>)> {
-    if name.is_dir() {
-        return Some((name.to_path_buf(), None));
-    }
-    let (dir, split) = text.rsplit_once(':')?;
-    let dir = PathBuf::from(dir);
-    dir.is_dir().then_some((dir, Some(split)))
-}
-
-fn of_set(set: DataSet, files: &[PathBuf]) -> Result<Prompts> {
-    let source = format!("{}@{}:{}", set.id, set.revision, set.split);
-    found(source, Some(set), files)
-}
-
-/// The prompts of data files.
-fn found(source: String, set: Option<DataSet>, files: &[PathBuf]) -> Result<Prompts> {
-    let read = prompts::prompts(files)?;
-    for (why, n) in &read.skipped {
-        log::warn!("{source}: {n} of {} rows are left out: {why}", read.rows);
-    }
-    log::info!(
-        "{source}: {} prompts of {} rows ({} repeated)",
-        read.records.len(),
-        read.rows,
-        read.duplicates
-    );
     Ok(Prompts {
         records: read.records,
-        set,
+        set: named.set().cloned(),
         source: Some(source),
-        found: true,
+        found: read.found,
     })
 }
 

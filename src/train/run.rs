@@ -63,7 +63,7 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
     let mut trainer = job.trainer(&model, reference.as_ref(), &ws)?;
     // Everything that can fail for a wrong setting has passed: only now may an older run be removed.
     let run = RunDir::open(&held, options.resume, options.overwrite)?;
-    let data = Identity::new(job.prompts.iter().map(|p| [&p.tokens[..]]), None)?;
+    let data = Identity::new(job.prompts.iter().map(|p| [&p.tokens[..]]), None);
     let state = restore(latest.as_deref(), &job.config, &data, &mut trainer)?;
     let mut selection = Selection::new(&job.config, &job.validation, state.as_ref())?;
     if let (Some(_), Some(state)) = (&selection, &state) {

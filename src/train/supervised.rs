@@ -105,6 +105,7 @@ impl<E: Example> Job<E> {
         let run = RunDir::check(&held, options.resume, options.overwrite)?;
         config.directory = std::env::current_dir().ok();
         let data = Examples::open(&config, &mut source)?;
+        config.data_set.clone_from(&data.set);
         let base = Base::of(&source, config.adapter.as_deref())?;
         let latest = match options.resume {
             true => run.resume_point(&held)?,
@@ -277,7 +278,7 @@ pub fn run<E: Example>(
     let half_blocks = job.shape()?.half_blocks(&model.spec);
     let mut optimizer = optimizer(c, model, total)?;
     let run = RunDir::open(&job.held, options.resume, options.overwrite)?;
-    let data = job.data.identity(&c.data)?;
+    let data = job.data.identity();
     let mut last = job.latest.clone();
     let (mut done, mut position) = (0, 0);
     if let Some(dir) = &last {

@@ -184,7 +184,10 @@ fn files_are_read_and_written_whole() {
 fn bad_lines_and_settings_are_refused() {
     let good = "{\"rewards\": [1, 2, 3, 4]}\n";
     for (line, parts) in [
-        ("{\"rewards\": [1, NaN]}", &[":2", "malformed JSON"][..]),
+        (
+            "{\"rewards\": [1, NaN]}",
+            &[":2", "\"rewards\"[1]", "found NaN"][..],
+        ),
         ("{\"rewards\": [1, 1e999]}", &[":2"]),
         (
             "{\"rewards\": [1, \"2\"]}",

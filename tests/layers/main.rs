@@ -14,8 +14,8 @@ use lexer::{Token, tokens};
 /// The one statement of the layers: every room (top-level module) with its height. A room may name rooms of lower
 /// height; rooms of equal height may name one another, in one direction only.
 ///
-/// `text`, `report` and `demo` are side rooms without a GPU: they stand on `run`, `config`, `error` and `rng`, and everything
-/// from `model` upwards may use them.
+/// `text`, `data`, `report` and `demo` are side rooms without a GPU: they stand on `run`, `config`, `error` and `rng`, and
+/// everything from `model` upwards may use them. `text` reads the records of `data`.
 const ROOMS: &[(&str, u32)] = &[
     ("cli", 80),
     ("sweep", 75),
@@ -36,6 +36,7 @@ const ROOMS: &[(&str, u32)] = &[
     ("report", 10),
     ("demo", 10),
     ("run", 5),
+    ("data", 5),
     ("config", 0),
     ("error", 0),
     ("rng", 0),
@@ -43,10 +44,10 @@ const ROOMS: &[(&str, u32)] = &[
 
 /// Why the edge `from` → `to` is wrong although `to` is lower, if it is.
 fn forbidden(from: &str, to: &str) -> Option<&'static str> {
-    let side = |room| matches!(room, "text" | "report" | "demo");
+    let side = |room| matches!(room, "text" | "data" | "report" | "demo");
     match (from, to) {
         ("kernels" | "tensor" | "gpu", _) if side(to) => Some("side rooms are used from `model` upwards"),
-        ("rollout", "text") => Some("sampling sees token ids only"),
+        ("rollout", "text" | "data") => Some("sampling sees token ids only"),
         _ => None,
     }
 }

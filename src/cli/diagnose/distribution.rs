@@ -16,7 +16,7 @@ use crate::error::Result;
 
 Writes distribution.json (grid and densities) and distribution.svg/.png.")]
 pub(super) struct Args {
-    /// Evaluation directories, or JSONL files of {"id", "rewards"}
+    /// Evaluation directories, or files of {"id", "rewards"} (JSON Lines, JSON, CSV, Parquet)
     #[arg(required = true, value_name = "EVAL")]
     evals: Vec<PathBuf>,
     /// Width of the Gaussian kernel in reward units (default: Silverman's rule, the widest of the evaluations)

@@ -19,7 +19,7 @@ use crate::error::Result;
 
 Writes tails.json and tails.svg/.png.")]
 pub(super) struct Args {
-    /// Evaluation directories, or JSONL files of {"id", "rewards"}
+    /// Evaluation directories, or files of {"id", "rewards"} (JSON Lines, JSON, CSV, Parquet)
     #[arg(required = true, value_name = "EVAL")]
     evals: Vec<PathBuf>,
     /// Least quantile p of the regression

@@ -3,26 +3,28 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`formats`] | UltraFeedback, its binarised form, HH-RLHF, plain prompts and preferences → [`Item`] |
+//! | [`pairs`] | preference pairs of any of these shapes |
 //! | [`prompts`] | the prompts of data files, each once |
-//! | [`rows`] | JSONL and Parquet files, a row at a time |
 //! | [`split`] | deduplication, splits by hash, core subsets |
 //!
 //! Everything is a function of the files' contents and the seed: the same command writes the same bytes.
 
 pub mod formats;
+pub mod pairs;
 pub mod prompts;
-pub mod rows;
 pub mod split;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use super::dataset::PromptContent;
+use super::input::Input as Opened;
 use super::key::sha256_hex;
+use super::message::PromptContent;
+use super::place::Place;
+use super::record::Tally;
 use crate::error::{Context, Error, Result};
 pub use formats::{Format, Item, ScoreField};
 pub use split::{Share, Splits};
@@ -145,12 +147,12 @@ pub fn prepare(o: &Options) -> Result<Prepared> {
     if o.inputs.is_empty() {
         return Err(Error::user("--input: give at least one file"));
     }
-    let excluded = keys(&o.exclude)?;
-    let foreign = keys(&o.disjoint_from)?;
+    let (excluded, excluded_files) = keys(&o.exclude)?;
+    let (foreign, foreign_files) = keys(&o.disjoint_from)?;
     let mut counts = Counts::default();
     let (mut inputs, mut pool) = (Vec::new(), split::Pool::default());
     for path in &o.inputs {
-        let input = formats::read(path, o, &mut |item| {
+        let input = formats::read(Opened::open_hashed(path)?, o, &mut |item| {
             let key = split::canonical_key(&item.prompt);
             if excluded.contains_key(&key) {
                 counts.excluded += 1;
@@ -182,8 +184,8 @@ pub fn prepare(o: &Options) -> Result<Prepared> {
         seed: o.seed,
         score: o.score,
         inputs,
-        excluded: sources(&o.exclude)?,
-        disjoint_from: sources(&o.disjoint_from)?,
+        excluded: excluded_files,
+        disjoint_from: foreign_files,
         counts,
         outputs: files
             .iter()
@@ -199,39 +201,27 @@ pub fn prepare(o: &Options) -> Result<Prepared> {
     Ok(Prepared { files, manifest })
 }
 
-/// The canonical keys of the prompts in files of any known shape, with the file.
-fn keys(files: &[PathBuf]) -> Result<BTreeMap<String, PathBuf>> {
-    let mut found = BTreeMap::new();
+/// The canonical keys of the prompts in files of any known shape, with the file; and the files by their contents.
+fn keys(files: &[PathBuf]) -> Result<(BTreeMap<String, PathBuf>, Vec<Source>)> {
+    let (mut found, mut sources) = (BTreeMap::new(), Vec::new());
     for path in files {
-        formats::read_prompts(path, None, &mut |prompt| {
+        let input = Opened::open_hashed(path)?;
+        sources.push(source(&input));
+        formats::read_prompts(input, None, &mut |prompt| {
             found
                 .entry(split::canonical_key(&prompt))
                 .or_insert_with(|| path.clone());
         })?;
     }
-    Ok(found)
+    Ok((found, sources))
 }
 
-fn sources(files: &[PathBuf]) -> Result<Vec<Source>> {
-    files.iter().map(|path| source(path)).collect()
-}
-
-/// A file's name and hash, read a piece at a time.
-fn source(path: &Path) -> Result<Source> {
-    let mut file = std::fs::File::open(path).map_err(Error::io(path))?;
-    let mut hasher = Sha256::new();
-    let mut piece = vec![0; 1 << 20];
-    loop {
-        let n = std::io::Read::read(&mut file, &mut piece).map_err(Error::io(path))?;
-        if n == 0 {
-            break;
-        }
-        hasher.update(&piece[..n]);
+/// A file's name and hash.
+fn source(input: &Opened) -> Source {
+    Source {
+        file: input.name().to_owned(),
+        sha256: input.sha256().unwrap_or_default().to_owned(),
     }
-    Ok(Source {
-        file: path.display().to_string(),
-        sha256: hasher.finalize().iter().map(|b| format!("{b:02x}")).collect(),
-    })
 }
 
 /// The beginning of a prompt, for messages.
@@ -263,19 +253,22 @@ fn prompt_fields(prompt: &PromptContent) -> serde_json::Map<String, Value> {
 }
 
 /// What a file says when no row of it is of use.
-fn unusable(path: &Path, format: Format, skipped: &BTreeMap<String, usize>) -> Error {
-    let reasons: Vec<String> = skipped.iter().map(|(why, n)| format!("{n} × {why}")).collect();
+fn unusable(name: &str, format: Format, tally: &Tally) -> Error {
+    let reasons = tally.reasons();
+    let reasons: Vec<String> = reasons.iter().map(|(why, n)| format!("{n} × {why}")).collect();
     Error::user(format!(
-        "{}: no row of this file is a usable {}: {}",
-        path.display(),
+        "{name}: no row of this file is a usable {}: {}",
         format.name(),
         reasons.join("; ")
     ))
 }
 
-/// Adds the file to an error.
-fn at<T>(result: Result<T>, path: &Path, row: usize) -> Result<T> {
-    result.context(format!("{}: row {row}", path.display()))
+/// Adds a row's place to an error.
+fn at<T>(result: Result<T>, place: Place<'_>) -> Result<T> {
+    match result {
+        Ok(value) => Ok(value),
+        error => error.context(place.with_row()),
+    }
 }
 
 #[cfg(test)]

@@ -1,23 +1,37 @@
 //! What a row of a public file says: a prompt, and pairs of answers to it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Input, Options, at, rows, source, split, unusable};
+use super::{Input, Opened, Options, at, source, split, unusable};
+use crate::data::dataset::{PreferenceRecord, PromptRecord, asked};
+use crate::data::key::sha256_hex;
+use crate::data::message::{Message, PromptContent};
+use crate::data::record::{Record, Tally};
+use crate::data::row::Row;
 use crate::error::{Error, Result};
-use crate::text::chat::Message;
-use crate::text::dataset::{PreferenceRecord, PromptContent, PromptRecord};
-use crate::text::jsonl::{Record, Row};
-use crate::text::key::sha256_hex;
+
+/// The columns that any shape is read from.
+pub(super) const COLUMNS: &[&str] = &[
+    "id",
+    "prompt",
+    "messages",
+    "conversations",
+    "instruction",
+    "completions",
+    "chosen",
+    "rejected",
+    "score_chosen",
+    "score_rejected",
+];
 
 /// A file's shape.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
-    /// What the first row looks like.
+    /// What each row looks like.
     Auto,
     /// UltraFeedback (arXiv 2310.01377): `instruction`, `completions` with scores; the best answer against a random worse one.
     Ultrafeedback,
@@ -68,28 +82,41 @@ impl Format {
         let has = |name: &str| row.get(name).is_some();
         let text = |name: &str| matches!(row.get(name), Some(Value::String(_)));
         match () {
-            () if has("instruction") && has("completions") => Ok(Self::Ultrafeedback),
+            () if has("instruction") && (has("completions") || row.is_null("completions")) => {
+                Ok(Self::Ultrafeedback)
+            }
             () if text("chosen") && text("rejected") && !has("prompt") => Ok(Self::HhRlhf),
-            () if has("chosen") && has("rejected") => Ok(Self::Preferences),
-            () if has("prompt") || has("messages") => Ok(Self::Prompts),
-            () => Err(Error::user(format!(
-                "a row of no known shape (it has {}): UltraFeedback has \"instruction\" and \"completions\", HH-RLHF \"chosen\" and \
-                 \"rejected\", others \"prompt\" or \"messages\", with \"chosen\" and \"rejected\" for preferences",
-                row.names()
-            ))),
+            () if has("chosen") || has("rejected") => Ok(Self::Preferences),
+            () if has("prompt") || has("messages") || has("conversations") => Ok(Self::Prompts),
+            () => match COLUMNS.iter().filter(|n| **n != "id").find(|n| row.is_null(n)) {
+                Some(null) => Err(Error::unusable(format!("missing field \"{null}\": it is null"))),
+                None => Err(Error::user(format!(
+                    "a row of no known shape ({}): UltraFeedback has \"instruction\" and \"completions\", HH-RLHF \"chosen\" and \
+                     \"rejected\", others \"prompt\" or \"messages\", with \"chosen\" and \"rejected\" for preferences",
+                    row.names()
+                ))),
+            },
         }
     }
 
-    /// Whether rows that cannot be used are left out (public files have some) or refused (a file made for this program has none).
-    fn is_lenient(self) -> bool {
+    /// Whether malformed rows are left out as those of no use are (public files have some), or refused (a file made for this
+    /// program has none).
+    pub(super) fn is_lenient(self) -> bool {
         matches!(self, Self::Ultrafeedback | Self::HhRlhf)
     }
 
-    fn item(self, row: &Row, score: ScoreField, seed: u64) -> Result<Item> {
+    /// This shape, or with [`Format::Auto`] that of the row.
+    pub(super) fn or_of(self, row: &Row) -> Result<Self> {
+        match self {
+            Self::Auto => Self::of(row),
+            given => Ok(given),
+        }
+    }
+
+    pub(super) fn item(self, row: &Row, score: ScoreField, seed: u64) -> Result<Item> {
         match self {
             Self::Ultrafeedback => ultrafeedback(row, score, seed),
-            Self::HhRlhf => hh_rlhf(row),
-            Self::Preferences => preference(row),
+            Self::HhRlhf | Self::Preferences => preference(row),
             Self::Prompts | Self::Auto => prompt(row),
         }
     }
@@ -98,87 +125,85 @@ impl Format {
 /// Reads a file and hands over what its rows say.
 ///
 /// # Errors
-/// As [`rows::each`] and [`Format::of`]; a row that cannot be used in a file of prompts or preferences; no usable row at all.
-pub(super) fn read(path: &Path, o: &Options, f: &mut dyn FnMut(Item) -> Result<()>) -> Result<Input> {
-    let mut format = o.format;
-    let (mut count, mut skipped) = (0, BTreeMap::new());
-    rows::each(path, &mut |number, row| {
-        count = number;
-        if format == Format::Auto {
-            format = at(Format::of(&row), path, number)?;
+/// As [`Opened::each`] and [`Format::of`]; a malformed row in a file of prompts or preferences; no usable row at all.
+pub(super) fn read(input: Opened, o: &Options, f: &mut dyn FnMut(Item) -> Result<()>) -> Result<Input> {
+    let (mut tally, mut shapes) = (Tally::default(), BTreeMap::<Format, usize>::new());
+    let source = source(&input);
+    input.each(COLUMNS, &mut |place, row| {
+        tally.rows += 1;
+        let shape = o.format.or_of(&row);
+        if let Ok(shape) = &shape {
+            *shapes.entry(*shape).or_insert(0) += 1;
         }
-        match format.item(&row, o.score, o.seed) {
-            Ok(item) => at(f(item), path, number),
-            Err(e) if format.is_lenient() => {
-                log::debug!("{}: row {number}: {e}", path.display());
-                *skipped.entry(e.to_string()).or_insert(0) += 1;
+        let lenient = shape.as_ref().is_ok_and(|s| s.is_lenient());
+        match shape.and_then(|s| s.item(&row, o.score, o.seed)) {
+            Ok(item) => at(f(item), place),
+            Err(e) if lenient || e.is_unusable() => {
+                tally.leave_out(place, e);
                 Ok(())
             }
-            Err(e) => at(Err(e), path, number),
+            Err(e) => at(Err(e), place),
         }
     })?;
-    if count == 0 {
-        return Err(Error::user(format!("{}: no rows in this file", path.display())));
+    if tally.rows == 0 {
+        return Err(Error::user(format!("{}: no rows in this file", source.file)));
     }
-    if skipped.values().sum::<usize>() == count {
-        return Err(unusable(path, format, &skipped));
+    // The shape that most rows have.
+    let format = shapes
+        .into_iter()
+        .max_by_key(|(_, n)| *n)
+        .map_or(o.format, |(shape, _)| shape);
+    if tally.missing() == tally.rows {
+        return Err(unusable(&source.file, format, &tally));
     }
     Ok(Input {
-        source: source(path)?,
+        source,
         format,
-        rows: count,
-        skipped,
+        rows: tally.rows,
+        skipped: tally.left_out,
     })
 }
 
-/// Hands over the prompts of a file of any shape; returns its number of rows.
+/// Hands over the prompts of a file of any shape.
 ///
-/// Rows that cannot be used are counted in `skipped` by their reason; without it they are refused where the shape is that of a file
-/// made for this program.
+/// With `found`, for data that was not made for this program, every row that cannot be used is counted there; without it
+/// malformed rows are refused where the shape is that of a file made for this program.
 ///
 /// # Errors
-/// As [`rows::each`] and [`Format::of`]; no rows.
+/// As [`Opened::each`] and [`Format::of`]; no rows.
 pub(super) fn read_prompts(
-    path: &Path,
-    mut skipped: Option<&mut BTreeMap<String, usize>>,
+    input: Opened,
+    found: Option<&mut Tally>,
     f: &mut dyn FnMut(PromptContent),
-) -> Result<usize> {
-    let mut format = Format::Auto;
-    let mut count = 0;
-    rows::each(path, &mut |number, row| {
-        count = number;
-        if format == Format::Auto {
-            format = at(Format::of(&row), path, number)?;
-        }
-        match (format.item(&row, ScoreField::FineGrained, 0), &mut skipped) {
-            (Ok(item), _) => f(item.prompt),
-            (Err(e), None) if !format.is_lenient() => return at(Err(e), path, number),
-            (Err(e), skipped) => {
-                log::debug!("{}: row {number}: {e}", path.display());
-                if let Some(skipped) = skipped {
-                    *skipped.entry(e.to_string()).or_insert(0) += 1;
-                }
-            }
+) -> Result<()> {
+    let (name, is_found) = (input.name().to_owned(), found.is_some());
+    let mut own = Tally::default();
+    let tally = found.unwrap_or(&mut own);
+    let before = tally.rows;
+    input.each(COLUMNS, &mut |place, row| {
+        tally.rows += 1;
+        let shape = Format::of(&row);
+        let lenient = is_found || shape.as_ref().is_ok_and(|s| s.is_lenient());
+        match shape.and_then(|s| s.item(&row, ScoreField::FineGrained, 0)) {
+            Ok(item) => f(item.prompt),
+            Err(e) if lenient || e.is_unusable() => tally.leave_out(place, e),
+            Err(e) => return at(Err(e), place),
         }
         Ok(())
     })?;
-    if count == 0 {
-        return Err(Error::user(format!("{}: no rows in this file", path.display())));
+    if tally.rows == before {
+        return Err(Error::user(format!("{name}: no rows in this file")));
     }
-    Ok(count)
+    Ok(())
 }
 
 /// A conversation of one user turn is a text; anything else must be something to answer.
-fn canonical(prompt: PromptContent) -> Result<PromptContent> {
-    let mut turns = prompt.to_messages();
-    // A conversation that ends with an answer is asked without it.
-    if turns.len() > 1 && turns.last().is_some_and(|m| m.role == "assistant") {
-        turns.pop();
-    }
+pub(super) fn canonical(prompt: PromptContent) -> Result<PromptContent> {
+    let turns = asked(prompt)?.to_messages();
     match turns.last() {
         Some(last) if last.role == "user" && !last.content.trim().is_empty() => {}
-        Some(last) if last.role == "user" => return Err(Error::user("the prompt is empty")),
-        _ => return Err(Error::user("the prompt does not end with the user's turn")),
+        Some(last) if last.role == "user" => return Err(Error::unusable("the prompt is empty")),
+        _ => return Err(Error::unusable("the prompt does not end with the user's turn")),
     }
     Ok(match <[Message; 1]>::try_from(turns) {
         Ok([only]) => PromptContent::Text(only.content),
@@ -208,24 +233,13 @@ fn preference(row: &Row) -> Result<Item> {
     })
 }
 
-fn hh_rlhf(row: &Row) -> Result<Item> {
-    let item = preference(row)?;
-    if let PromptContent::Messages(turns) = &item.prompt {
-        let expected = ["user", "assistant"].iter().cycle();
-        if turns.iter().zip(expected).any(|(t, role)| t.role != *role) {
-            return Err(Error::user(
-                "the turns do not alternate between user and assistant",
-            ));
-        }
-    }
-    Ok(item)
-}
-
 fn ultrafeedback(row: &Row, score: ScoreField, seed: u64) -> Result<Item> {
     let prompt = canonical(PromptContent::Text(row.text("instruction")?))?;
-    let completions = row.require("completions")?;
-    let Value::Array(completions) = completions else {
-        return Err(Error::user("\"completions\" must be a list"));
+    let none = Vec::new();
+    let completions = match row.get("completions") {
+        None => &none,
+        Some(Value::Array(completions)) => completions,
+        Some(_) => return Err(Error::user("\"completions\" must be a list")),
     };
     let mut scored: Vec<(f64, &str)> = completions
         .iter()

@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::text::jsonl::{parse_jsonl, read_jsonl};
+use crate::data::{parse_records as parse_jsonl, read_records as read_jsonl};
 
 fn one<R: Record>(line: &str) -> R {
     let mut records = parse_jsonl::<R>("f.jsonl", line.as_bytes()).unwrap();
@@ -43,9 +43,9 @@ fn bad_files_say_what_and_where() {
             "{e}"
         );
     }
-    let e = error::<PromptRecord>("[{\"prompt\": \"a\"}]");
+    let e = error::<PromptRecord>("[\"a\"]");
     assert!(
-        e.starts_with("f.jsonl:1: expected a JSON object, found an array"),
+        e.starts_with("f.jsonl:1: row 1: expected a JSON object, found a string"),
         "{e}"
     );
     let e = error::<PromptRecord>("{\"prompt\": \"a\"}\n{\"prompt\": \"b");
@@ -87,6 +87,62 @@ fn conversations_are_checked_turn_by_turn() {
     let e =
         error::<PromptRecord>(r#"{"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]}"#);
     assert!(e.contains("tool_calls"), "{e}");
+}
+
+#[test]
+fn a_prompt_ends_before_the_answer() {
+    let of = |line: &str| one::<PromptRecord>(line).prompt;
+    let (user, answer) = (
+        r#"{"role": "user", "content": "a"}"#,
+        r#"{"role": "assistant", "content": "b"}"#,
+    );
+    // `prompt` wins over `messages`, unless it is null.
+    let chat = format!("\"messages\": [{user}, {answer}]");
+    assert_eq!(of(&format!("{{\"prompt\": \"p\", {chat}}}")), text("p"));
+    assert_eq!(of(&format!("{{\"prompt\": null, {chat}}}")), text("a"));
+    let turns = |line: &str| match of(line) {
+        PromptContent::Messages(turns) => turns.into_iter().map(|m| m.content).collect::<String>(),
+        PromptContent::Text(text) => panic!("{text}"),
+    };
+    assert_eq!(
+        turns(&format!("{{\"messages\": [{user}, {answer}, {user}]}}")),
+        "aba"
+    );
+    assert_eq!(
+        turns(&format!(
+            "{{\"messages\": [{user}, {answer}, {user}, {answer}, {answer}]}}"
+        )),
+        "aba"
+    );
+    assert_eq!(
+        turns(&format!("{{\"prompt\": [{user}, {answer}, {user}, {answer}]}}")),
+        "aba"
+    );
+    let e = error::<PromptRecord>(format!("{{\"messages\": [{answer}]}}"));
+    assert!(e.contains("answers only"), "{e}");
+    // ShareGPT's names.
+    let line = r#"{"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}"#;
+    let want = vec![
+        Message {
+            role: "system".into(),
+            content: "s".into(),
+        },
+        Message::user("a"),
+    ];
+    assert_eq!(of(line), PromptContent::Messages(want));
+}
+
+#[test]
+fn empty_tool_calls_are_none() {
+    for none in ["null", "[]", "[null]", "\"\"", "{}"] {
+        let line = format!(r#"{{"messages": [{{"role": "user", "content": "a", "tool_calls": {none}}}]}}"#);
+        let record: PromptRecord = one(&line);
+        assert_eq!(
+            record.prompt,
+            PromptContent::Messages(vec![Message::user("a")]),
+            "{none}"
+        );
+    }
 }
 
 #[test]
@@ -172,6 +228,27 @@ fn bad_preferences() {
     assert!(e.contains("missing field \"prompt\""), "{e}");
     let e = error::<PreferenceRecord>(r#"{"prompt": "a", "chosen": "c"}"#);
     assert!(e.contains("missing field \"rejected\""), "{e}");
+    // Dialogues that part before their last turn, and cells that are null, are left out; a row that lacks a field is a mistake.
+    let good = r#"{"chosen": "\n\nHuman: a\n\nAssistant: c", "rejected": "\n\nHuman: a\n\nAssistant: r"}"#;
+    let parted = r#"{"chosen": "\n\nHuman: a\n\nAssistant: x\n\nHuman: b\n\nAssistant: c", "rejected": "\n\nHuman: a\n\nAssistant: r"}"#;
+    let twice = r#"{"chosen": "\n\nHuman: a\n\nHuman: b\n\nAssistant: c", "rejected": "\n\nHuman: a\n\nHuman: b\n\nAssistant: r"}"#;
+    let null = r#"{"prompt": "q", "chosen": null, "rejected": null}"#;
+    for bad in [parted, twice, null] {
+        let text = format!("{bad}\n{good}\n");
+        assert_eq!(
+            parse_jsonl::<PreferenceRecord>("f", text.as_bytes())
+                .unwrap()
+                .len(),
+            1,
+            "{bad}"
+        );
+    }
+    let text = format!("{good}\n{{\"text\": \"x\"}}\n");
+    let e = error::<PreferenceRecord>(text);
+    assert!(
+        e.starts_with("f.jsonl:2: missing field \"chosen\" (the line has \"text\")"),
+        "{e}"
+    );
     let e = error::<PreferenceRecord>(
         r#"{"prompt": "a", "chosen": "c", "rejected": [{"role": "assistant", "content": "r"}]}"#,
     );

@@ -7,10 +7,9 @@ use serde_json::json;
 
 use super::formats::Item;
 use super::{Counts, Options, prompt_fields};
+use crate::data::key::sha256_hex;
+use crate::data::message::{Message, PromptContent};
 use crate::error::{Error, Result};
-use crate::text::chat::Message;
-use crate::text::dataset::PromptContent;
-use crate::text::key::sha256_hex;
 
 /// What makes two prompts the same: [`PromptContent::key`] with every run of white space as one space and none at the ends.
 pub fn canonical_key(prompt: &PromptContent) -> String {

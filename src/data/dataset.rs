@@ -1,59 +1,76 @@
-//! The record types of every command's JSONL input.
+//! The record types of every command's input.
 //!
 //! Unknown fields are ignored; a field that is null counts as absent.
 
 use serde_json::{Map, Value};
 
-use super::chat::{ASSISTANT, Message};
 use super::id::Id;
-use super::jsonl::{Record, Row};
+use super::message::{ASSISTANT, Message, PromptContent};
+use super::record::Record;
+use super::row::Row;
 use crate::error::{Error, Result};
 
-/// A prompt as a file gives it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PromptContent {
-    /// A text: one user turn for a model with a chat template, unless raw text was asked for.
-    Text(String),
-    /// A conversation.
-    Messages(Vec<Message>),
-}
+/// The columns that a conversation may stand in.
+const CONVERSATIONS: [&str; 2] = ["messages", "conversations"];
 
-impl PromptContent {
-    /// The conversation: a text is one user turn.
-    #[must_use]
-    pub fn to_messages(&self) -> Vec<Message> {
-        match self {
-            Self::Text(text) => vec![Message::user(text.as_str())],
-            Self::Messages(messages) => messages.clone(),
-        }
-    }
-}
-
-/// A line of `train`, `generate` and `eval` prompts: `{"prompt": text}` or `{"messages": […]}`, with an optional `id`.
+/// A row of `train`, `generate` and `eval` prompts: `{"prompt": text}` or `{"messages": […]}` (ShareGPT's name is
+/// `conversations`), with an optional `id`. `prompt` wins where a row has both. A conversation that ends with an answer is
+/// asked without it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PromptRecord {
-    /// The line's `id` unchanged, or null.
+    /// The row's `id` unchanged, or null.
     pub id: Id,
     /// What to answer.
     pub prompt: PromptContent,
-    /// The line's other fields (answers, targets, …), which verifiers read.
+    /// The row's other fields (answers, targets, …), which verifiers read.
     pub fields: Map<String, Value>,
 }
 
 impl Record for PromptRecord {
     const FORM: &'static str = r#"{"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}"#;
+    const COLUMNS: &'static [&'static str] = &["id", "prompt", "messages", "conversations"];
+    const LEAVES_OUT: bool = true;
 
     fn from_row(row: &Row) -> Result<Self> {
-        let prompt = match row.get("messages") {
-            Some(_) => PromptContent::Messages(row.messages("messages")?),
-            None => row.prompt("prompt")?,
+        let names = ["prompt", CONVERSATIONS[0], CONVERSATIONS[1]];
+        let name = names.into_iter().find(|n| row.get(n).is_some());
+        let name = name.or_else(|| names.into_iter().find(|n| row.is_null(n)));
+        let prompt = match name.unwrap_or("prompt") {
+            "prompt" => row.prompt("prompt")?,
+            conversation => PromptContent::Messages(row.messages(conversation)?),
         };
         Ok(Self {
             id: row.id()?,
-            prompt,
-            fields: row.others(&["id", "prompt", "messages"]),
+            prompt: asked(prompt)?,
+            fields: row.others(Self::COLUMNS),
         })
     }
+}
+
+/// A prompt without the answers that its conversation ends with. What is left of one user turn is a text.
+pub(super) fn asked(prompt: PromptContent) -> Result<PromptContent> {
+    let PromptContent::Messages(mut turns) = prompt else {
+        return Ok(prompt);
+    };
+    if !turns.last().is_some_and(Message::is_answer) {
+        return Ok(PromptContent::Messages(turns));
+    }
+    let kept = turns
+        .iter()
+        .rposition(|turn| !turn.is_answer())
+        .map_or(0, |at| at + 1);
+    turns.truncate(kept);
+    match <[Message; 1]>::try_from(turns) {
+        Ok([only]) if only.role == "user" => Ok(PromptContent::Text(only.content)),
+        Ok(only) => Ok(PromptContent::Messages(only.into())),
+        Err(turns) if turns.is_empty() => Err(Error::unusable("the conversation holds answers only")),
+        Err(turns) => Ok(PromptContent::Messages(turns)),
+    }
+}
+
+/// The conversation that a row holds under one of its names.
+fn conversation(row: &Row) -> Option<&'static str> {
+    CONVERSATIONS.into_iter().find(|n| row.get(n).is_some())
 }
 
 /// A line of `sft`: `{"prompt", "response"}` (or `"completion"`), or `{"messages": […]}`; each may
@@ -76,12 +93,23 @@ pub struct SftRecord {
 
 impl Record for SftRecord {
     const FORM: &'static str = r#"{"prompt": "…", "response": "…"} or {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}"#;
+    const COLUMNS: &'static [&'static str] = &[
+        "id",
+        "prompt",
+        "response",
+        "completion",
+        "messages",
+        "conversations",
+        "tools",
+    ];
+    const LEAVES_OUT: bool = true;
 
     fn from_row(row: &Row) -> Result<Self> {
-        let (id, tools) = (row.id()?, tools(row)?);
-        if row.get("messages").is_some() {
-            let mut prompt = row.messages("messages")?;
-            let first = prompt.iter().position(|m| m.role == ASSISTANT);
+        // Nobody reads the id: one of another type does not stop a run.
+        let (id, tools) = (row.id().unwrap_or_default(), tools(row)?);
+        if let Some(name) = conversation(row) {
+            let mut prompt = row.messages(name)?;
+            let first = prompt.iter().position(Message::is_answer);
             let turns = prompt.split_off(first.unwrap_or(prompt.len()));
             let prompt = PromptContent::Messages(prompt);
             return Ok(Self {
@@ -90,6 +118,11 @@ impl Record for SftRecord {
                 turns,
                 tools,
             });
+        }
+        if row.get("prompt").is_none()
+            && let Some(name) = CONVERSATIONS.into_iter().find(|n| row.is_null(n))
+        {
+            row.require(name)?;
         }
         Ok(Self {
             id,
@@ -119,9 +152,12 @@ pub struct PreferenceRecord {
 
 impl Record for PreferenceRecord {
     const FORM: &'static str = r#"{"prompt": "…", "chosen": "…", "rejected": "…"}"#;
+    const COLUMNS: &'static [&'static str] = &["id", "prompt", "chosen", "rejected"];
+    const LEAVES_OUT: bool = true;
 
     fn from_row(row: &Row) -> Result<Self> {
-        let id = row.id()?;
+        // Nobody reads the id: one of another type does not stop a run.
+        let id = row.id().unwrap_or_default();
         let (chosen, rejected) = (row.prompt("chosen")?, row.prompt("rejected")?);
         let prompt = row.get("prompt").map(|_| row.prompt("prompt")).transpose()?;
         let (prompt, chosen, rejected) = match (prompt, chosen, rejected) {
@@ -137,6 +173,7 @@ impl Record for PreferenceRecord {
             (None, PromptContent::Text(chosen), PromptContent::Text(rejected)) => {
                 let (before_chosen, chosen) = split_answer("chosen", dialogue("chosen", &chosen)?)?;
                 let (before_rejected, rejected) = split_answer("rejected", dialogue("rejected", &rejected)?)?;
+                alternates(&before_chosen)?;
                 let prompt = shared_prompt(None, before_chosen, before_rejected)?;
                 (prompt, chosen, rejected)
             }
@@ -169,6 +206,7 @@ pub struct TokenRecord {
 
 impl Record for TokenRecord {
     const FORM: &'static str = r#"{"id": "…", "tokens": [1, 2, 3]}"#;
+    const COLUMNS: &'static [&'static str] = &["id", "tokens"];
 
     fn from_row(row: &Row) -> Result<Self> {
         Ok(Self {
@@ -206,17 +244,26 @@ pub struct ScoreRecord {
 
 impl Record for ScoreRecord {
     const FORM: &'static str = r#"{"id": "…", "prompt": "…", "response": "…"}, {"id": "…", "messages": […]} or {"id": "…", "tokens": [1, 2, 3]}"#;
+    const COLUMNS: &'static [&'static str] = &[
+        "id",
+        "tokens",
+        "prompt",
+        "response",
+        "completion",
+        "messages",
+        "conversations",
+    ];
 
     fn from_row(row: &Row) -> Result<Self> {
         let input = if row.get("tokens").is_some() {
             ScoreInput::Tokens(row.tokens("tokens")?)
-        } else if row.get("prompt").is_some() || row.get("messages").is_none() {
+        } else if let (None, Some(name)) = (row.get("prompt"), conversation(row)) {
+            ScoreInput::Messages(row.messages(name)?)
+        } else {
             ScoreInput::Pair {
                 prompt: row.prompt("prompt")?,
                 response: answer(row, &["response", "completion"])?,
             }
-        } else {
-            ScoreInput::Messages(row.messages("messages")?)
         };
         Ok(Self { id: row.id()?, input })
     }
@@ -248,6 +295,7 @@ pub struct LogprobsRecord {
 impl Record for LogprobsRecord {
     const FORM: &'static str =
         r#"{"id": "…", "tokens": [1, 2, 3]} or {"id": "…", "prompt": "…", "completion": "…"}"#;
+    const COLUMNS: &'static [&'static str] = &["id", "tokens", "prompt", "completion", "response"];
 
     fn from_row(row: &Row) -> Result<Self> {
         let input = if row.get("tokens").is_some() {
@@ -277,6 +325,7 @@ pub struct GradientRecord {
 
 impl Record for GradientRecord {
     const FORM: &'static str = r#"{"tokens": [1, 2, 3], "prompt_len": 1, "weight": 1.0}"#;
+    const COLUMNS: &'static [&'static str] = &["id", "tokens", "prompt_len", "weight"];
 
     fn from_row(row: &Row) -> Result<Self> {
         let tokens = row.tokens("tokens")?;
@@ -299,7 +348,9 @@ impl Record for GradientRecord {
 
 /// The answer under the first of `names` that the line has: a text, or a list of one assistant message.
 fn answer(row: &Row, names: &[&str]) -> Result<String> {
-    let name = names.iter().find(|n| row.get(n).is_some()).unwrap_or(&names[0]);
+    let given = names.iter().find(|n| row.get(n).is_some());
+    let null = || names.iter().find(|n| row.is_null(n));
+    let name = given.or_else(null).unwrap_or(&names[0]);
     match row.prompt(name)? {
         PromptContent::Text(text) => Ok(text),
         PromptContent::Messages(turns) => match split_answer(name, turns)? {
@@ -333,7 +384,7 @@ fn tools(row: &Row) -> Result<Option<Value>> {
 fn split_answer(name: &str, mut turns: Vec<Message>) -> Result<(Vec<Message>, String)> {
     match turns.pop() {
         Some(last) if last.role == ASSISTANT => Ok((turns, last.content)),
-        last => Err(Error::user(format!(
+        last => Err(Error::unusable(format!(
             "\"{name}\" must end with a message of the role \"assistant\", found {:?}",
             last.map_or("none".to_owned(), |m| m.role)
         ))),
@@ -347,13 +398,13 @@ fn shared_prompt(
     rejected: Vec<Message>,
 ) -> Result<PromptContent> {
     if chosen != rejected {
-        return Err(Error::user(
+        return Err(Error::unusable(
             "\"chosen\" and \"rejected\" must be the same up to their last turn: they answer one prompt",
         ));
     }
     let Some(prompt) = prompt else {
         return if chosen.is_empty() {
-            Err(Error::user(
+            Err(Error::unusable(
                 "missing field \"prompt\": the answers hold no turn before the assistant's last",
             ))
         } else {
@@ -369,8 +420,19 @@ fn shared_prompt(
         (PromptContent::Text(text), false) if chosen.iter().any(|m| m.content == *text) => {
             Ok(PromptContent::Messages(chosen))
         }
-        _ => Err(Error::user(
+        _ => Err(Error::unusable(
             "\"prompt\" does not occur in the turns before the answer: the line contradicts itself",
+        )),
+    }
+}
+
+/// Refuses a dialogue in which one side speaks twice in a row, as a few of Anthropic's do: templates refuse it too.
+fn alternates(turns: &[Message]) -> Result<()> {
+    let roles = ["user", "assistant"].iter().cycle();
+    match turns.iter().zip(roles).all(|(turn, role)| turn.role == *role) {
+        true => Ok(()),
+        false => Err(Error::unusable(
+            "the turns do not alternate between user and assistant",
         )),
     }
 }
@@ -384,7 +446,7 @@ fn dialogue(name: &str, text: &str) -> Result<Vec<Message>> {
         .collect();
     cuts.sort_unstable();
     if cuts.first().is_none_or(|&(at, ..)| at != 0) {
-        return Err(Error::user(format!(
+        return Err(Error::unusable(format!(
             "missing field \"prompt\", and \"{name}\" is no dialogue in the form \"\\n\\nHuman: …\\n\\nAssistant: …\""
         )));
     }

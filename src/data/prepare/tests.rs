@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::*;
-use crate::text::dataset::{PreferenceRecord, PromptRecord};
-use crate::text::jsonl::parse_jsonl;
+use crate::data::{PreferenceRecord, PromptRecord, parse_records as parse_jsonl};
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -101,11 +100,91 @@ fn parquet_files_give_what_their_jsonl_twins_give() {
     // A conversation of one turn and a text are the same prompt.
     let both = prepare(&options(&["binarized.parquet", "ultrafeedback.parquet"])).unwrap();
     assert_eq!(both.manifest.counts.prompts, 7);
-    let e = prepare(&options(&["gzip.parquet"])).unwrap_err();
-    assert!(
-        e.to_string().contains("gzip.parquet") && e.to_string().contains("Snappy"),
-        "{e}"
+    let gzip = Options {
+        validation: Share::Count(0),
+        held_out: Share::Count(0),
+        core: Vec::new(),
+        ..options(&["gzip.parquet"])
+    };
+    assert_eq!(preferences(&gzip).len(), 2);
+}
+
+#[test]
+fn a_shape_is_that_of_a_row_and_null_is_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f.jsonl");
+    let of = |text: &str, format: Format| {
+        std::fs::write(&path, text).unwrap();
+        let o = Options {
+            inputs: vec![path.clone()],
+            format,
+            validation: Share::Count(0),
+            held_out: Share::Count(0),
+            core: Vec::new(),
+            ..options(&[])
+        };
+        let made = prepare(&o).unwrap().manifest;
+        (made.inputs[0].format, made.counts)
+    };
+    let null = "{\"prompt\": \"q0\", \"chosen\": null, \"rejected\": null}\n";
+    let pairs: String = (1..10)
+        .map(|i| format!("{{\"prompt\": \"q{i}\", \"chosen\": \"good\", \"rejected\": \"bad\"}}\n"))
+        .collect();
+    for text in [format!("{null}{pairs}"), format!("{pairs}{null}")] {
+        // The row without a pair gives its prompt; where pairs are asked for it is left out.
+        let (format, counts) = of(&text, Format::Auto);
+        assert_eq!(
+            (format, counts.prompts, counts.preferences),
+            (Format::Preferences, 10, 9)
+        );
+        let (_, counts) = of(&text, Format::Preferences);
+        assert_eq!((counts.prompts, counts.preferences, counts.skipped), (9, 9, 1));
+    }
+    // Sets of several shapes, put together; a row of nulls is left out.
+    let text = format!(
+        "{{\"prompt\": null, \"messages\": null}}\n{pairs}{}\n{}\n",
+        r#"{"instruction": "u", "completions": [{"response": "a", "overall_score": 2}, {"response": "b", "overall_score": 1}]}"#,
+        r#"{"chosen": "\n\nHuman: h\n\nAssistant: c", "rejected": "\n\nHuman: h\n\nAssistant: r"}"#,
     );
+    let (_, counts) = of(&text, Format::Auto);
+    assert_eq!((counts.prompts, counts.preferences, counts.skipped), (11, 11, 1));
+}
+
+#[test]
+fn a_file_of_lines_gives_the_prompts_of_its_parquet_twin() {
+    let of = |input: Opened| prompts::of_file(input).unwrap();
+    let file = |name: &str| of(Opened::open(&fixture(name)).unwrap());
+    let asked = |p: &prompts::Prompts| p.records.iter().map(|r| r.prompt.clone()).collect::<Vec<_>>();
+    let parquet = file("binarized.parquet");
+    let row = |i: usize, more: &str| {
+        format!(
+            r#"{{"id": {i}, {more} "messages": [{{"role": "user", "content": "Question {i}?"}}, {{"role": "assistant", "content": "good {i}"}}], "score_chosen": NaN}}"#
+        )
+    };
+    let text: String = (0..6)
+        .map(|i| row(i, &format!("\"prompt\": \"Question {i}?\",")) + "\n")
+        .collect();
+    let lines = of(Opened::of_bytes("f", text.into_bytes()).unwrap());
+    assert_eq!(asked(&lines), asked(&parquet));
+    // A file made for this program keeps its ids and every row; found data has each prompt once, by its key.
+    assert!(!lines.found && parquet.found);
+    assert_eq!(lines.records[3].id, json!(3));
+    assert_eq!(
+        lines.records[3].fields.keys().collect::<Vec<_>>(),
+        ["score_chosen"]
+    );
+    let text = [row(0, ""), row(1, ""), row(0, "")].join("\n");
+    let lines = of(Opened::of_bytes("f", text.into_bytes()).unwrap());
+    assert_eq!(
+        (lines.records.len(), &asked(&lines)[..2]),
+        (3, &asked(&parquet)[..2])
+    );
+    // A public set's shape is found data however it is stored.
+    let hh = file("hh-rlhf.jsonl");
+    assert!(hh.found);
+    assert_eq!((hh.records.len(), hh.tally.missing()), (6, 2));
+    let (a, b) = (file("ultrafeedback.jsonl"), file("ultrafeedback.parquet"));
+    assert_eq!(a.records, b.records);
 }
 
 #[test]
