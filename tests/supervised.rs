@@ -283,6 +283,107 @@ fn a_resumed_run_keeps_its_settings_and_the_last_lines_say_how_it_does() {
     assert_eq!(out, "trained: all/checkpoints/step_1\n");
 }
 
+/// Conversations of tests/golden/sft_turns.json, against transformers' loss over the tokens that it
+/// says are learned.
+#[test]
+fn the_loss_over_assistant_turns_is_that_of_transformers() {
+    let place = Place::new();
+    let tiny = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/tiny");
+    let golden = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/golden/sft_turns.json"
+    ));
+    let golden: Value = serde_json::from_str(&golden.unwrap()).unwrap();
+    for (i, case) in golden["cases"].as_array().unwrap().iter().enumerate() {
+        let model = place.at(&format!("model-{i}"));
+        std::fs::create_dir(&model).unwrap();
+        for file in [
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "tokenizer.json",
+        ] {
+            std::fs::copy(tiny.join(file), model.join(file)).unwrap();
+        }
+        let config = std::fs::read_to_string(tiny.join("tokenizer_config.json")).unwrap();
+        let mut config: Value = serde_json::from_str(&config).unwrap();
+        config["chat_template"] = case["template"].clone();
+        std::fs::write(model.join("tokenizer_config.json"), config.to_string()).unwrap();
+        let conversations = case["conversations"].as_array().unwrap();
+        let data = conversations.iter().map(|c| serde_json::json!({ "messages": c }));
+        write_jsonl(&place.at("turns.jsonl"), data).unwrap();
+        // One pass over everything, in one micro-batch and in several.
+        for (train_on, budget) in [("all", 512), ("all", 80), ("last", 512)] {
+            let more = format!(
+                "train_on = \"{train_on}\"\ntoken_budget = {budget}\nbatch_size = {}\nsteps = 1\nraw = false\nfull = true\n\
+                 eval_fraction = 0.0\ndata = {:?}\nmodel = {:?}",
+                conversations.len(),
+                place.at("turns.jsonl"),
+                model,
+            );
+            let output = format!("{i}-{train_on}-{budget}");
+            place.run("sft", &more, &output, false);
+            let (ours, theirs) = (&place.metrics(&output)[0], &case[train_on]);
+            assert_eq!(ours["num_tokens"], theirs["num_tokens"], "{output}");
+            for name in ["loss", "grad_norm"] {
+                let (a, b) = (number(ours, name), theirs[name].as_f64().unwrap());
+                assert!((a - b).abs() < 1e-4 * b, "{output}: {name} {a}, {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn which_turns_are_learned_is_kept_and_said() {
+    let place = Place::new();
+    let turn = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
+    let talk = |n: usize| {
+        let turns = [
+            ("user", "a"),
+            ("assistant", "bc"),
+            ("user", "d"),
+            ("assistant", "efg"),
+            ("user", "h"),
+        ];
+        serde_json::json!({"messages": turns[..n].iter().map(|(r, c)| turn(r, c)).collect::<Vec<_>>()})
+    };
+    write_jsonl(&place.at("talks.jsonl"), [talk(5), talk(1), talk(4)]).unwrap();
+    write_jsonl(&place.at("none.jsonl"), [talk(1), talk(1)]).unwrap();
+    let usual = "--model policy --batch-size 2 --eval-fraction 0 --lora-rank 2";
+    let (code, _, stderr) = place.program(
+        &format!("sft --data talks.jsonl {usual} --steps 1 --output all"),
+        None,
+    );
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(
+        stderr.contains("1 of 3 conversations have no message of the role \"assistant\""),
+        "{stderr}"
+    );
+    let config = |run: &str| String::from_utf8(place.read(&format!("{run}/config.toml"))).unwrap();
+    // Two tokens and three, each with the end of its turn.
+    assert_eq!(place.metrics("all")[0]["num_tokens"], 2 * (3 + 4));
+    assert!(config("all").contains("train_on = \"all\""), "{}", config("all"));
+    place.succeeds(&format!(
+        "sft --data talks.jsonl {usual} --steps 1 --train-on last --output last"
+    ));
+    assert_eq!(place.metrics("last")[0]["num_tokens"], 2 * 4);
+    place.succeeds("sft --output last --resume --steps 2");
+    assert_eq!(place.metrics("last")[1]["num_tokens"], 2 * 4);
+    place.refused(
+        "sft --output last --resume --steps 3 --train-on all",
+        &["--resume", "--train-on"],
+    );
+    place.refused(
+        &format!("sft --data none.jsonl {usual} --output none"),
+        &["none.jsonl", "none of 2 conversations", "\"assistant\""],
+    );
+    place.refused(
+        &format!("reward --data pairs.jsonl {usual} --train-on last --output none"),
+        &["--train-on", "sft"],
+    );
+    assert!(!place.at("none").exists());
+}
+
 #[test]
 fn an_adapter_to_start_from_keeps_its_own_shape() {
     let place = Place::new();

@@ -11,14 +11,21 @@ use crate::train::{interrupt, preference, sft};
 use std::path::PathBuf;
 
 /// Fine-tune a language model on prompts and responses (masked cross-entropy)
+///
+/// Of a conversation every assistant turn is learned, with the token that ends it (TRL's
+/// assistant_only_loss); --train-on last learns the last one alone. Each turn is learned after the
+/// prompt that the chat template makes of the turns before it. A template that leaves out the
+/// reasoning of earlier turns makes other prompts for later turns: these become sequences of their
+/// own. A conversation without an assistant turn is left out and counted.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tea-wgpu sft --model smollm2-135m --data chats.jsonl --output runs/sft
   tea-wgpu sft --model DIR --data pairs.jsonl --full --learning-rate 2e-3 --steps 2000 --output runs/full
+  tea-wgpu sft --model DIR --data chats.jsonl --train-on last --output runs/last
   tea-wgpu sft --output runs/sft --resume --steps 3000
       continues from the last checkpoint with the run's own settings; flags given again win
 
-Data: {\"prompt\": text, \"response\": text} or {\"messages\": [..., assistant]} a line")]
+Data: {\"prompt\": text, \"response\": text} or {\"messages\": [...]} a line, both with \"tools\" where there are any")]
 pub(crate) struct SftArgs {
     #[command(flatten)]
     common: Common,
@@ -86,6 +93,9 @@ impl SftArgs {
 
 impl RewardArgs {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
+        if self.common.flags.train_on.is_some() {
+            return Err(preference::no_turns());
+        }
         let (config, options) = self.common.resolve()?;
         interrupt::install()?;
         let outcome = preference::train(&globals.open_gpu_for_long()?, config, &options)?;

@@ -19,7 +19,7 @@ pub use memory::{ActivationMemory, parse_bytes};
 pub use optim::Optim;
 pub use precision::MatmulPrecision;
 pub use residency::Residency;
-pub use supervised::{AdapterShape, Schedule, SupervisedConfig, SupervisedFlags};
+pub use supervised::{AdapterShape, Schedule, SupervisedConfig, SupervisedFlags, TrainOn};
 pub use train::TrainConfig;
 pub use train_flags::{KlEstimator, LossType, TrainFlags};
 

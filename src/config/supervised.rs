@@ -21,6 +21,17 @@ pub enum Schedule {
     Cosine,
 }
 
+/// Which assistant turns of a conversation `sft` learns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum TrainOn {
+    /// Every one (TRL's `assistant_only_loss`).
+    #[default]
+    All,
+    /// The last one; the turns before it are context.
+    Last,
+}
+
 /// Reads rank and alpha of the adapter in a directory.
 pub type AdapterShape<'a> = dyn Fn(&Path) -> Result<(usize, f64)> + 'a;
 
@@ -73,6 +84,9 @@ pub struct SupervisedFlags {
     /// Train only the score head (reward): the backbone runs once over the data
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub head_only: Option<bool>,
+    /// Assistant turns that sft learns: all, or the last alone (default all)
+    #[arg(long, value_name = "TURNS", value_enum)]
+    pub train_on: Option<TrainOn>,
     /// LoRA rank r (default 16; with --adapter, the adapter's)
     #[arg(long)]
     pub lora_rank: Option<usize>,
@@ -149,6 +163,9 @@ pub struct SupervisedConfig {
     pub max_grad_norm: f64,
     pub full: bool,
     pub head_only: bool,
+    /// `None` in `reward` runs, which compare whole answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_on: Option<TrainOn>,
     pub lora_rank: usize,
     pub lora_alpha: f64,
     pub seed: u64,
@@ -199,6 +216,7 @@ impl SupervisedFlags {
             max_grad_norm: self.max_grad_norm.unwrap_or(1.0),
             full,
             head_only: self.head_only.unwrap_or(false),
+            train_on: self.train_on,
             lora_rank,
             lora_alpha,
             seed: self.seed.unwrap_or(1),

@@ -52,6 +52,25 @@ impl Batch {
         prefix: &[u32],
         suffixes: impl IntoIterator<Item = &'a [u32]>,
     ) -> Result<()> {
+        self.push_targets(prefix, suffixes, |_| true)
+    }
+
+    /// Adds a prompt and one sequence that follows it. Only the tokens at indices of `learned` are
+    /// targets; the rest (turns of others between two responses) is context.
+    ///
+    /// # Errors
+    /// As [`Batch::push_group`].
+    pub fn push_learned(&mut self, prefix: &[u32], suffix: &[u32], learned: &[Range<usize>]) -> Result<()> {
+        let target = |i| learned.iter().any(|range| range.contains(&i));
+        self.push_targets(prefix, [suffix], target)
+    }
+
+    fn push_targets<'a>(
+        &mut self,
+        prefix: &[u32],
+        suffixes: impl IntoIterator<Item = &'a [u32]>,
+        target: impl Fn(usize) -> bool,
+    ) -> Result<()> {
         if prefix.is_empty() {
             return Err(Error::user(
                 "a prompt is empty: the first token of a sequence has no probability; give at least one token",
@@ -67,7 +86,9 @@ impl Batch {
                 suffix
                     .iter()
                     .zip(from)
-                    .map(|(&target, row)| Readout { row, target }),
+                    .enumerate()
+                    .filter(|(i, _)| target(*i))
+                    .map(|(_, (&target, row))| Readout { row, target }),
             );
         }
         self.end_prefix(start, prefix.len());
@@ -202,6 +223,23 @@ mod tests {
             (targets(0), targets(1), targets(2)),
             (vec![1, 2, 3], vec![4], vec![5, 6])
         );
+    }
+
+    #[test]
+    fn only_what_is_learned_is_read_out() {
+        let (mut all, mut some) = (Batch::default(), Batch::default());
+        let (prefix, suffix) = ([9, 8], [1, 2, 3, 4, 5]);
+        all.push_group(&prefix, [&suffix[..]]).unwrap();
+        some.push_learned(&prefix, &suffix, &[0..2, 4..5]).unwrap();
+        let mut same = Batch::default();
+        same.push_learned(&prefix, &suffix, &[0..3, 3..5]).unwrap();
+        assert_eq!((&same.meta, &same.readouts), (&all.meta, &all.readouts));
+        // The rows are the same: what is not learned is context.
+        assert_eq!((&some.tokens, &some.meta), (&all.tokens, &all.meta));
+        let read: Vec<_> = some.readouts.iter().map(|r| (r.row, r.target)).collect();
+        assert_eq!(read, [(1, 1), (2, 2), (5, 5)]);
+        assert_eq!(some.finish(), [0, 0, 1, 2, 2, 2, 3]);
+        assert_eq!(some.sequences, [[0, 1, 2]]);
     }
 
     #[test]

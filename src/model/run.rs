@@ -88,14 +88,31 @@ pub fn each_batch(
     adapter: bool,
     f: &mut dyn FnMut(&mut Recorder, &Ran<'_, '_>) -> Result<()>,
 ) -> Result<()> {
-    each(model, ws, groups, (adapter, true), f)
+    each(model, ws, groups, None, (adapter, true), f)
 }
 
-/// As [`each_batch`]; `backward` says whether `f` runs a backward pass.
+/// As [`each_batch`] with the adapter, for groups of one suffix each: only the tokens at indices of
+/// `learned[group]` are read out. `backward` says whether `f` runs a backward pass.
+///
+/// # Errors
+/// As [`each_batch`].
+pub fn each_learned(
+    model: &Model,
+    ws: &Workspace,
+    groups: &[Group<'_>],
+    learned: &[Vec<Range<usize>>],
+    backward: bool,
+    f: &mut dyn FnMut(&mut Recorder, &Ran<'_, '_>) -> Result<()>,
+) -> Result<()> {
+    each(model, ws, groups, Some(learned), (true, backward), f)
+}
+
+/// As [`each_batch`], or as [`each_learned`] where `learned` is given.
 fn each(
     model: &Model,
     ws: &Workspace,
     groups: &[Group<'_>],
+    learned: Option<&[Vec<Range<usize>>]>,
     (adapter, backward): (bool, bool),
     f: &mut dyn FnMut(&mut Recorder, &Ran<'_, '_>) -> Result<()>,
 ) -> Result<()> {
@@ -104,10 +121,15 @@ fn each(
     for plan in pack(groups, ws.shape.rows, ws.shape.readouts)? {
         let (mut batch, mut owners) = (Batch::default(), Vec::new());
         for (g, range) in plan {
-            batch.push_group(
-                groups[g].prefix,
-                groups[g].suffixes[range.clone()].iter().copied(),
-            )?;
+            let (prefix, suffixes) = (groups[g].prefix, &groups[g].suffixes[range.clone()]);
+            match learned {
+                None => batch.push_group(prefix, suffixes.iter().copied())?,
+                Some(learned) => {
+                    for suffix in suffixes {
+                        batch.push_learned(prefix, suffix, &learned[g])?;
+                    }
+                }
+            }
             owners.extend(range.map(|s| (g, s)));
         }
         let loaded = ws.load(&mut rec, model, &mut batch)?;
@@ -141,7 +163,7 @@ pub fn log_probs(
         .iter()
         .map(|g| vec![Vec::new(); g.suffixes.len()])
         .collect();
-    each(model, ws, groups, (adapter, false), &mut |_, ran| {
+    each(model, ws, groups, None, (adapter, false), &mut |_, ran| {
         for (i, (g, s)) in ran.owners.iter().enumerate() {
             out[*g][*s] = ran.sequence(i);
         }

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::jinja;
 use crate::error::{Error, Result};
 
+/// The role whose turns a policy writes.
+pub const ASSISTANT: &str = "assistant";
+
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
@@ -31,7 +34,7 @@ impl Message {
     /// A turn of the role `assistant`.
     pub fn assistant(content: impl Into<String>) -> Self {
         Self {
-            role: "assistant".to_owned(),
+            role: ASSISTANT.to_owned(),
             content: content.into(),
         }
     }
@@ -159,13 +162,31 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         date: TemplateDate,
     ) -> Result<String> {
+        self.render_with(messages, None, add_generation_prompt, date)
+    }
+
+    /// As [`ChatTemplate::render`], with the tools that the assistant may call: a list of JSON
+    /// schemas, or none.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_with(
+        &self,
+        messages: &[Message],
+        tools: Option<&serde_json::Value>,
+        add_generation_prompt: bool,
+        date: TemplateDate,
+    ) -> Result<String> {
         let messages: Value = messages
             .iter()
             .map(|m| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]))
             .collect();
         let mut context: Vec<(String, Value)> = vec![
             ("messages".to_owned(), messages),
-            ("tools".to_owned(), Value::from(())),
+            (
+                "tools".to_owned(),
+                tools.map_or_else(|| Value::from(()), jinja::from_json),
+            ),
             ("documents".to_owned(), Value::from(())),
             ("add_generation_prompt".to_owned(), add_generation_prompt.into()),
             ("strftime_now".to_owned(), jinja::strftime_now(date)),
@@ -240,6 +261,20 @@ mod tests {
             {%- set date_string = strftime_now('%d %b %Y') %}{%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}\
             {%- endif %}{{ date_string }}";
         assert_eq!(render(asked, &[]).unwrap(), "05 Jul 2026");
+    }
+
+    #[test]
+    fn tools_are_what_the_caller_gives() {
+        let source = "{% if tools %}{{ tools | tojson }}{% else %}{{ tools is none }}{% endif %}";
+        let template = ChatTemplate::new(source, vec![]).unwrap();
+        let tools = serde_json::json!([{"type": "function", "function": {"name": "f"}}]);
+        let with = |tools| template.render_with(&[], tools, true, date()).unwrap();
+        // Keys stay in the file's order, as Python keeps them.
+        assert_eq!(
+            with(Some(&tools)),
+            r#"[{"type": "function", "function": {"name": "f"}}]"#
+        );
+        assert_eq!(with(None), "True");
     }
 
     #[test]

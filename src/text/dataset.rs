@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value};
 
-use super::chat::Message;
+use super::chat::{ASSISTANT, Message};
 use super::jsonl::{Record, Row};
 use crate::error::{Error, Result};
 
@@ -55,32 +55,46 @@ impl Record for PromptRecord {
     }
 }
 
-/// A line of `sft`: `{"prompt", "response"}` (or `"completion"`), or `{"messages": […, assistant]}`, whose last turn is the
-/// response and all before it the prompt.
+/// A line of `sft`: `{"prompt", "response"}` (or `"completion"`), or `{"messages": […]}`; each may
+/// have `"tools"`.
+///
+/// Of `messages` the prompt is what stands before the first assistant turn. All later turns are
+/// kept, so that every assistant turn can be learned.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SftRecord {
     /// The line's `id` unchanged, or null.
     pub id: Value,
     /// What is given.
     pub prompt: PromptContent,
-    /// What is learned.
-    pub response: String,
+    /// What follows: an assistant turn first, then turns of any role. Empty where the conversation
+    /// has no assistant turn.
+    pub turns: Vec<Message>,
+    /// The tools that the assistant may call: JSON schemas, which the chat template writes.
+    pub tools: Option<Value>,
 }
 
 impl Record for SftRecord {
     const FORM: &'static str = r#"{"prompt": "…", "response": "…"} or {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}"#;
 
     fn from_row(row: &Row) -> Result<Self> {
-        let id = row.id()?;
+        let (id, tools) = (row.id()?, tools(row)?);
         if row.get("messages").is_some() {
-            let (prompt, response) = split_answer("messages", row.messages("messages")?)?;
+            let mut prompt = row.messages("messages")?;
+            let first = prompt.iter().position(|m| m.role == ASSISTANT);
+            let turns = prompt.split_off(first.unwrap_or(prompt.len()));
             let prompt = PromptContent::Messages(prompt);
-            return Ok(Self { id, prompt, response });
+            return Ok(Self {
+                id,
+                prompt,
+                turns,
+                tools,
+            });
         }
         Ok(Self {
             id,
             prompt: row.prompt("prompt")?,
-            response: answer(row, &["response", "completion"])?,
+            turns: vec![Message::assistant(answer(row, &["response", "completion"])?)],
+            tools,
         })
     }
 }
@@ -296,10 +310,28 @@ fn answer(row: &Row, names: &[&str]) -> Result<String> {
     }
 }
 
+/// The optional field `tools`: a list, or the text of one as JSON (a Parquet column cannot hold
+/// schemas that differ). An empty list is none.
+fn tools(row: &Row) -> Result<Option<Value>> {
+    let list = match row.get("tools") {
+        None => return Ok(None),
+        Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
+        Some(Value::String(text)) => serde_json::from_str(text).ok(),
+        Some(other) => Some(other.clone()),
+    };
+    match list {
+        Some(Value::Null) => Ok(None),
+        Some(Value::Array(list)) => Ok((!list.is_empty()).then_some(Value::Array(list))),
+        _ => Err(Error::user(
+            "\"tools\" must be a list of tools as JSON schemas, or the text of such a list",
+        )),
+    }
+}
+
 /// Takes the last turn, which must be the assistant's, off a conversation.
 fn split_answer(name: &str, mut turns: Vec<Message>) -> Result<(Vec<Message>, String)> {
     match turns.pop() {
-        Some(last) if last.role == "assistant" => Ok((turns, last.content)),
+        Some(last) if last.role == ASSISTANT => Ok((turns, last.content)),
         last => Err(Error::user(format!(
             "\"{name}\" must end with a message of the role \"assistant\", found {:?}",
             last.map_or("none".to_owned(), |m| m.role)

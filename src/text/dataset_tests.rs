@@ -94,18 +94,47 @@ fn sft_forms() {
     let want = SftRecord {
         id: Value::Null,
         prompt: text("a"),
-        response: "b".to_owned(),
+        turns: vec![Message::assistant("b")],
+        tools: None,
     };
     assert_eq!(one::<SftRecord>(r#"{"prompt": "a", "response": "b"}"#), want);
     assert_eq!(one::<SftRecord>(r#"{"prompt": "a", "completion": "b"}"#), want);
     let turns = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
     let prompt = PromptContent::Messages(vec![Message::user("a")]);
-    assert_eq!(one::<SftRecord>(turns), SftRecord { prompt, ..want });
-    let e = error::<SftRecord>(r#"{"messages": [{"role": "user", "content": "a"}]}"#);
-    assert!(
-        e.contains("must end with a message of the role \"assistant\", found \"user\""),
-        "{e}"
+    assert_eq!(
+        one::<SftRecord>(turns),
+        SftRecord {
+            prompt,
+            ..want.clone()
+        }
     );
+    // From the first assistant turn on everything is kept; before it is the prompt.
+    let long = one::<SftRecord>(
+        r#"{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b"}, {"role": "tool", "content": "t"},
+            {"role": "assistant", "content": "c"}, {"role": "user", "content": "d"}]}"#
+            .replace('\n', " ")
+            .as_str(),
+    );
+    assert_eq!(long.prompt.to_messages().len(), 2);
+    let roles: Vec<_> = long.turns.iter().map(|m| m.role.as_str()).collect();
+    assert_eq!(roles, ["assistant", "tool", "assistant", "user"]);
+    for (tools, want) in [
+        ("null", None),
+        ("[]", None),
+        (r#""[]""#, None),
+        (r#"[{"name": "f"}]"#, Some(json!([{"name": "f"}]))),
+        (r#""[{\"name\": \"f\"}]""#, Some(json!([{"name": "f"}]))),
+    ] {
+        let line = format!(r#"{{"prompt": "a", "response": "b", "tools": {tools}}}"#);
+        assert_eq!(one::<SftRecord>(&line).tools, want, "{line}");
+    }
+    assert!(
+        error::<SftRecord>(r#"{"prompt": "a", "response": "b", "tools": "f"}"#)
+            .contains("\"tools\" must be a list")
+    );
+    let none = one::<SftRecord>(r#"{"messages": [{"role": "user", "content": "a"}]}"#);
+    assert!(none.turns.is_empty());
     assert!(error::<SftRecord>(r#"{"prompt": "a"}"#).contains("missing field \"response\""));
     assert!(
         error::<SftRecord>(r#"{"prompt": "a", "response": null}"#).contains("missing field \"response\"")

@@ -4,6 +4,7 @@ use super::chat::{Message, TemplateDate};
 use super::dataset::{LogprobsInput, PromptContent, ScoreInput};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
+use serde_json::Value;
 
 /// Turns records into one model's token ids.
 ///
@@ -32,10 +33,14 @@ impl Formatter<'_> {
     /// # Errors
     /// A user error when messages meet a model without a template, the template refuses them, or no token comes out.
     pub fn prompt(&self, prompt: &PromptContent) -> Result<Vec<u32>> {
+        self.prompt_with(prompt, None)
+    }
+
+    fn prompt_with(&self, prompt: &PromptContent, tools: Option<&Value>) -> Result<Vec<u32>> {
         let ids = match prompt {
             PromptContent::Text(text) if !self.wraps() => self.tokenizer.encode(text, true)?,
             _ => {
-                let text = self.render(&prompt.to_messages(), true)?;
+                let text = self.render(&prompt.to_messages(), tools, true)?;
                 self.tokenizer.encode(&text, false)?
             }
         };
@@ -57,18 +62,24 @@ impl Formatter<'_> {
 
     /// The ids of the prompt and of the response a policy should learn, which ends with the token that ends a turn: the
     /// one the template writes after the response, else the tokenizer's own end token. What a template writes after that
-    /// token (a newline, say) is left out, because sampling stops before it.
+    /// token (a newline, say) is left out, because sampling stops before it. The template sees
+    /// `tools`.
     ///
     /// # Errors
     /// As [`Formatter::prompt`].
-    pub fn target(&self, prompt: &PromptContent, response: &str) -> Result<(Vec<u32>, Vec<u32>)> {
-        let before = self.prompt(prompt)?;
+    pub fn target(
+        &self,
+        prompt: &PromptContent,
+        response: &str,
+        tools: Option<&Value>,
+    ) -> Result<(Vec<u32>, Vec<u32>)> {
+        let before = self.prompt_with(prompt, tools)?;
         let mut ids = Vec::new();
         if self.wraps() || matches!(prompt, PromptContent::Messages(_)) {
             let mut messages = prompt.to_messages();
-            let opened = self.render(&messages, true)?;
+            let opened = self.render(&messages, tools, true)?;
             messages.push(Message::assistant(response));
-            if let Some(turn) = self.render(&messages, false)?.strip_prefix(&opened) {
+            if let Some(turn) = self.render(&messages, tools, false)?.strip_prefix(&opened) {
                 ids = self.tokenizer.encode(turn, false)?;
                 let ends = self.tokenizer.eos_ids();
                 let end = ids.iter().rposition(|id| ends.contains(id));
@@ -108,7 +119,7 @@ impl Formatter<'_> {
     /// # Errors
     /// A user error when the model has no template or the template refuses the conversation.
     pub fn conversation(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        self.tokenizer.encode(&self.render(messages, false)?, false)
+        self.tokenizer.encode(&self.render(messages, None, false)?, false)
     }
 
     /// The ids of a line of `score`.
@@ -138,14 +149,19 @@ impl Formatter<'_> {
         }
     }
 
-    fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+    fn render(
+        &self,
+        messages: &[Message],
+        tools: Option<&Value>,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
         let template = self.tokenizer.chat_template().ok_or_else(|| {
             Error::user(
                 "the model has no chat template, so it cannot read \"messages\": give {\"prompt\": \"…\"}, or put the template into \
                  a file chat_template.jinja in the model's directory",
             )
         })?;
-        template.render(messages, add_generation_prompt, self.date)
+        template.render_with(messages, tools, add_generation_prompt, self.date)
     }
 }
 
@@ -204,7 +220,10 @@ mod tests {
             };
             assert_eq!(f.logprobs_input(&pair).unwrap(), [11, 0, 1]);
             assert_eq!(f.completion("b").unwrap(), [1]);
-            assert_eq!(f.target(&text("a"), "b").unwrap(), (vec![11, 0], vec![1, 12]));
+            assert_eq!(
+                f.target(&text("a"), "b", None).unwrap(),
+                (vec![11, 0], vec![1, 12])
+            );
         });
         with(CHAT, false, |f| {
             let pair = LogprobsInput::Pair {
@@ -223,18 +242,24 @@ mod tests {
     fn a_learned_response_ends_with_the_turn() {
         // the template's space after </s> is not learned
         with(CHAT, false, |f| {
-            let (prompt, response) = f.target(&text("a"), "b").unwrap();
+            let (prompt, response) = f.target(&text("a"), "b", None).unwrap();
             // the opened turn's "h" is not in the closed rendering: the tokenizer's own end token
             assert_eq!((prompt, response), (vec![11, 0, 10, 7], vec![1, 12]));
         });
         let config = r#"{"eos_token": "</s>", "chat_template":
             "{% for m in messages %}{% if m.role == 'assistant' %}h{{ m.content }}</s> {% else %}{{ m.content }}!{% endif %}{% endfor %}{% if add_generation_prompt %}h{% endif %}"}"#;
         with(config, false, |f| {
-            assert_eq!(f.target(&text("a"), "b").unwrap(), (vec![0, 10, 7], vec![1, 12]));
+            assert_eq!(
+                f.target(&text("a"), "b", None).unwrap(),
+                (vec![0, 10, 7], vec![1, 12])
+            );
             assert_eq!(f.scored(&text("a"), "b").unwrap(), [0, 10, 7, 1, 12, 8]);
         });
         with(OTHER_PREFIX, false, |f| {
-            assert_eq!(f.target(&text("a"), "b").unwrap(), (vec![0, 7], vec![1, 12]));
+            assert_eq!(
+                f.target(&text("a"), "b", None).unwrap(),
+                (vec![0, 7], vec![1, 12])
+            );
         });
     }
 

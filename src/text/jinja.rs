@@ -83,6 +83,23 @@ pub(super) fn without_generation_tags(source: &str) -> String {
     out
 }
 
+/// A JSON value as templates see it.
+pub(super) fn from_json(value: &serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    match value {
+        Json::Null => Value::from(()),
+        Json::Bool(b) => Value::from(*b),
+        Json::Number(n) => match (n.as_i64(), n.as_u64()) {
+            (Some(n), _) => Value::from(n),
+            (_, Some(n)) => Value::from(n),
+            _ => n.as_f64().map_or_else(|| Value::from(()), Value::from),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(items) => items.iter().map(from_json).collect(),
+        Json::Object(fields) => Value::from_pairs(fields.iter().map(|(k, v)| (k.as_str(), from_json(v)))),
+    }
+}
+
 /// Python's `json.dumps` as transformers exposes it to templates.
 fn tojson(value: Value, ensure_ascii: Option<bool>, kwargs: Kwargs) -> Result<String, Error> {
     let ascii = match ensure_ascii {

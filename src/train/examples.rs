@@ -1,13 +1,29 @@
 //! Supervised data: from a file to tokenised examples, some of them held out.
 
 use super::data::{self, Identity};
-use crate::config::SupervisedConfig;
+use crate::config::{SupervisedConfig, TrainOn};
 use crate::error::{Context, Error, Result};
 use crate::model::load::Source;
+use crate::text::chat::ASSISTANT;
 use crate::text::jsonl::Record;
-use crate::text::{Formatter, PreferenceRecord, SftRecord, TemplateDate, read_jsonl};
+use crate::text::{Formatter, PreferenceRecord, PromptContent, SftRecord, TemplateDate, read_jsonl};
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
+
+/// How records become examples.
+#[derive(Debug, Clone)]
+pub struct Making<'a> {
+    /// Records → token ids.
+    pub formatter: Formatter<'a>,
+    /// Which assistant turns are learned.
+    pub train_on: TrainOn,
+    /// Most tokens of a sequence. An example with a longer one is left out, however much longer.
+    pub limit: usize,
+    /// How many conversations began with an assistant turn that the template gives no prompt for.
+    pub openings: Cell<usize>,
+}
 
 /// What one record of a data file becomes.
 pub trait Example: Sized {
@@ -16,17 +32,17 @@ pub trait Example: Sized {
     /// What examples that must stay on one side of the split have in common: their prompt.
     type Key: Ord;
 
-    /// Tokenises a record.
+    /// Tokenises a record; `None` where it holds nothing to learn.
     ///
     /// # Errors
-    /// A text the tokenizer or the chat template refuses, or nothing to learn from.
-    fn new(record: Self::Record, formatter: &Formatter<'_>) -> Result<Self>;
+    /// A text the tokenizer or the chat template refuses.
+    fn new(record: Self::Record, making: &Making<'_>) -> Result<Option<Self>>;
 
     /// Its prompt.
     fn key(&self) -> Self::Key;
 
     /// Its token ids.
-    fn tokens(&self) -> [&[u32]; 2];
+    fn tokens(&self) -> Vec<&[u32]>;
 
     /// Tokens of its longest sequence.
     fn longest(&self) -> usize;
@@ -35,34 +51,121 @@ pub trait Example: Sized {
     fn rows(&self) -> usize;
 }
 
-/// A prompt and the response that is learned.
+/// A token sequence of which some ranges are learned and the others are given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Learned {
+    /// All of it; the last token is learned.
+    pub tokens: Vec<u32>,
+    /// What is learned, in order, at least one range. None begins at the first token.
+    pub ranges: Vec<Range<usize>>,
+}
+
+impl Learned {
+    /// Tokens before the first that is learned.
+    pub fn given(&self) -> usize {
+        self.ranges.first().map_or(self.tokens.len(), |range| range.start)
+    }
+
+    /// How many tokens are learned.
+    pub fn targets(&self) -> usize {
+        self.ranges.iter().map(ExactSizeIterator::len).sum()
+    }
+
+    /// What is given and what is learned, in turn.
+    fn pieces(&self) -> impl Iterator<Item = &[u32]> {
+        let mut at = 0;
+        self.ranges.iter().flat_map(move |range| {
+            let given = &self.tokens[at..range.start];
+            at = range.end;
+            [given, &self.tokens[range.clone()]]
+        })
+    }
+}
+
+/// A conversation whose assistant turns are learned, each after the prompt that a policy would have
+/// seen when it wrote it.
+///
+/// The prompt of a turn is the chat template's rendering of the turns before it. Where that begins
+/// with the turns learned so far, token by token, the turn continues their sequence. Where it does
+/// not (a template that strips the reasoning of earlier turns), a sequence of its own is begun.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Demonstration {
-    /// What is given.
-    pub prompt: Vec<u32>,
-    /// What is learned.
-    pub response: Vec<u32>,
+    /// At least one.
+    pub sequences: Vec<Learned>,
+}
+
+impl Demonstration {
+    /// Adds a response and the prompt before it.
+    fn push(&mut self, prompt: Vec<u32>, response: &[u32]) {
+        let continued = |s: &Learned| prompt.starts_with(&s.tokens);
+        let mut sequence = match self.sequences.pop() {
+            Some(last) if continued(&last) => last,
+            other => {
+                self.sequences.extend(other);
+                Learned {
+                    tokens: Vec::new(),
+                    ranges: Vec::new(),
+                }
+            }
+        };
+        sequence.tokens = prompt;
+        let start = sequence.tokens.len();
+        sequence.tokens.extend_from_slice(response);
+        sequence.ranges.push(start..sequence.tokens.len());
+        self.sequences.push(sequence);
+    }
 }
 
 impl Example for Demonstration {
     type Record = SftRecord;
     type Key = Vec<u32>;
 
-    fn new(r: SftRecord, formatter: &Formatter<'_>) -> Result<Self> {
-        let (prompt, response) = formatter.target(&r.prompt, &r.response)?;
-        Ok(Self { prompt, response })
+    fn new(r: SftRecord, making: &Making<'_>) -> Result<Option<Self>> {
+        let mut learned: Vec<usize> = (0..r.turns.len())
+            .filter(|i| r.turns[*i].role == ASSISTANT)
+            .collect();
+        if making.train_on == TrainOn::Last {
+            learned.drain(..learned.len().saturating_sub(1));
+        }
+        let several = learned.len() > 1;
+        let mut out = Self {
+            sequences: Vec::new(),
+        };
+        for at in learned {
+            let before = match at {
+                0 => r.prompt.clone(),
+                _ => PromptContent::Messages([&r.prompt.to_messages()[..], &r.turns[..at]].concat()),
+            };
+            let opening = matches!(&before, PromptContent::Messages(turns) if turns.is_empty());
+            match making
+                .formatter
+                .target(&before, &r.turns[at].content, r.tools.as_ref())
+            {
+                Ok((prompt, response)) => out.push(prompt, &response),
+                // Nothing to answer, and the template opens no turn for it. The turns after it can
+                // be learned.
+                Err(_) if opening && several => making.openings.set(making.openings.get() + 1),
+                Err(error) => return Err(error),
+            }
+            // What follows only makes the example longer.
+            if out.longest() > making.limit {
+                break;
+            }
+        }
+        Ok((!out.sequences.is_empty()).then_some(out))
     }
 
     fn key(&self) -> Vec<u32> {
-        self.prompt.clone()
+        let first = self.sequences.first();
+        first.map_or_else(Vec::new, |s| s.tokens[..s.given()].to_vec())
     }
 
-    fn tokens(&self) -> [&[u32]; 2] {
-        [&self.prompt, &self.response]
+    fn tokens(&self) -> Vec<&[u32]> {
+        self.sequences.iter().flat_map(Learned::pieces).collect()
     }
 
     fn longest(&self) -> usize {
-        self.prompt.len() + self.response.len()
+        self.sequences.iter().map(|s| s.tokens.len()).max().unwrap_or(0)
     }
 
     fn rows(&self) -> usize {
@@ -90,22 +193,22 @@ impl Example for Pair {
     type Record = PreferenceRecord;
     type Key = String;
 
-    fn new(r: PreferenceRecord, formatter: &Formatter<'_>) -> Result<Self> {
-        let ids = |answer: &str| formatter.scored(&r.prompt, answer);
+    fn new(r: PreferenceRecord, making: &Making<'_>) -> Result<Option<Self>> {
+        let ids = |answer: &str| making.formatter.scored(&r.prompt, answer);
         let answers = [ids(&r.chosen)?, ids(&r.rejected)?];
         if answers.iter().any(Vec::is_empty) {
             return Err(Error::user("prompt and answer are both empty"));
         }
         let prompt = format!("{:?}", r.prompt);
-        Ok(Self { prompt, answers })
+        Ok(Some(Self { prompt, answers }))
     }
 
     fn key(&self) -> String {
         self.prompt.clone()
     }
 
-    fn tokens(&self) -> [&[u32]; 2] {
-        self.sequences()
+    fn tokens(&self) -> Vec<&[u32]> {
+        self.sequences().to_vec()
     }
 
     fn longest(&self) -> usize {
@@ -137,15 +240,19 @@ impl<E: Example> Examples<E> {
             .template_date
             .parse::<TemplateDate>()
             .context("--template-date")?;
-        let formatter = Formatter {
-            tokenizer: &tokenizer,
-            raw: c.raw,
-            date,
+        let making = Making {
+            formatter: Formatter {
+                tokenizer: &tokenizer,
+                raw: c.raw,
+                date,
+            },
+            train_on: c.train_on.unwrap_or_default(),
+            limit: c.max_length.min(source.spec.max_position_embeddings),
+            openings: Cell::default(),
         };
-        let limit = c.max_length.min(source.spec.max_position_embeddings);
-        let all = read::<E>(&c.data, &formatter, limit)?;
+        let all = read::<E>(&c.data, &making)?;
         let (train, held_out) = match &c.eval_data {
-            Some(path) => (all, read(path, &formatter, limit)?),
+            Some(path) => (all, read(path, &making)?),
             None => split(all, E::key, c.eval_fraction, c.seed),
         };
         Ok(Self { train, held_out })
@@ -166,28 +273,48 @@ impl<E: Example> Examples<E> {
     }
 }
 
-fn read<E: Example>(path: &Path, formatter: &Formatter<'_>, limit: usize) -> Result<Vec<E>> {
+fn read<E: Example>(path: &Path, making: &Making<'_>) -> Result<Vec<E>> {
     let records = read_jsonl::<E::Record>(path)?;
-    let total = records.len();
-    let mut out = Vec::with_capacity(total);
+    let (total, limit) = (records.len(), making.limit);
+    let (mut out, mut nothing) = (Vec::with_capacity(total), 0);
     for (i, record) in records.into_iter().enumerate() {
-        let example = E::new(record, formatter).context(format!("{}: record {}", path.display(), i + 1))?;
-        if example.longest() <= limit {
-            out.push(example);
+        let example = E::new(record, making).context(format!("{}: record {}", path.display(), i + 1))?;
+        match example {
+            None => nothing += 1,
+            Some(example) if example.longest() <= limit => out.push(example),
+            Some(_) => {}
         }
     }
-    let dropped = total - out.len();
+    let long = total - out.len() - nothing;
+    let path = path.display();
     if out.is_empty() {
-        return Err(Error::user(format!(
-            "{}: all {total} examples are longer than {limit} tokens; raise --max-length or shorten them",
-            path.display()
-        )));
+        return Err(Error::user(match nothing {
+            0 => format!(
+                "{path}: all {total} examples are longer than {limit} tokens; raise --max-length or shorten them"
+            ),
+            _ if long == 0 => format!(
+                "{path}: none of {total} conversations has a message of the role \"assistant\": there is nothing to learn"
+            ),
+            _ => format!(
+                "{path}: no example is left of {total}: {nothing} have no message of the role \"assistant\", {long} are longer \
+                 than {limit} tokens. Raise --max-length or shorten them"
+            ),
+        }));
     }
-    if dropped > 0 {
+    if nothing > 0 {
         log::warn!(
-            "{}: {dropped} of {total} examples are longer than {limit} tokens and were left out",
-            path.display()
+            "{path}: {nothing} of {total} conversations have no message of the role \"assistant\" and were left out"
         );
+    }
+    match making.openings.take() {
+        0 => {}
+        n => log::warn!(
+            "{path}: {n} conversations begin with a message of the role \"assistant\". The chat template has no prompt for it, so it \
+             is context and is not learned"
+        ),
+    }
+    if long > 0 {
+        log::warn!("{path}: {long} of {total} examples are longer than {limit} tokens and were left out");
     }
     Ok(out)
 }
@@ -225,7 +352,151 @@ pub fn split<T, K: Ord>(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::text::{HfFiles, Message, Tokenizer};
+
+    /// The demo's characters under another chat template.
+    fn tokenizer(template: &str) -> Tokenizer {
+        let mut config: serde_json::Value =
+            serde_json::from_slice(&crate::demo::tokenizer_config_json(64)).unwrap();
+        config["chat_template"] = template.into();
+        Tokenizer::from_hf(&HfFiles {
+            tokenizer_json: crate::demo::tokenizer_json().into(),
+            tokenizer_config: Some(config.to_string().into_bytes().into()),
+            ..HfFiles::default()
+        })
+        .unwrap()
+    }
+
+    /// Of each sequence its text, with what is learned in brackets.
+    fn made(template: &str, turns: &[(&str, &str)], train_on: TrainOn, limit: usize) -> Result<Vec<String>> {
+        let tokenizer = tokenizer(template);
+        let making = Making {
+            formatter: Formatter {
+                tokenizer: &tokenizer,
+                raw: false,
+                date: "2026-07-05".parse().unwrap(),
+            },
+            train_on,
+            limit,
+            openings: Cell::default(),
+        };
+        let mut messages: Vec<Message> = turns
+            .iter()
+            .map(|(role, content)| Message {
+                role: (*role).into(),
+                content: (*content).into(),
+            })
+            .collect();
+        let first = messages.iter().position(|m| m.role == ASSISTANT);
+        let record = SftRecord {
+            id: serde_json::Value::Null,
+            turns: messages.split_off(first.unwrap_or(messages.len())),
+            prompt: PromptContent::Messages(messages),
+            tools: None,
+        };
+        let text = |ids: &[u32]| tokenizer.decode(ids, false).unwrap();
+        let shown = |s: &Learned| {
+            let pieces: Vec<String> = s.pieces().map(text).collect();
+            pieces.chunks(2).map(|p| format!("{}[{}]", p[0], p[1])).collect()
+        };
+        let example = Demonstration::new(record, &making)?;
+        Ok(example.map_or_else(Vec::new, |e| e.sequences.iter().map(shown).collect()))
+    }
+
+    const TURNS: [(&str, &str); 6] = [
+        ("system", "s"),
+        ("user", "a"),
+        ("assistant", "t#b"),
+        ("user", "c"),
+        ("assistant", "t#d"),
+        ("user", "e"),
+    ];
+
+    #[test]
+    fn every_assistant_turn_is_learned_with_its_end_or_the_last_alone() {
+        let plain = crate::demo::CHAT_TEMPLATE;
+        let all = made(plain, &TURNS, TrainOn::All, 64).unwrap();
+        let first = "<|user|>s<|user|>a<|assistant|>";
+        assert_eq!(
+            all,
+            [format!("{first}[t#b<|end|>]<|user|>c<|assistant|>[t#d<|end|>]")]
+        );
+        let last = made(plain, &TURNS, TrainOn::Last, 64).unwrap();
+        assert_eq!(
+            last,
+            [format!("{first}t#b<|end|><|user|>c<|assistant|>[t#d<|end|>]")]
+        );
+        // A tool's turn, or none between two of the assistant's, is context as any other.
+        let turns = [
+            ("user", "a"),
+            ("assistant", "b"),
+            ("tool", "c"),
+            ("assistant", "d"),
+            ("assistant", "e"),
+        ];
+        assert_eq!(
+            made(plain, &turns, TrainOn::All, 64).unwrap(),
+            ["<|user|>a<|assistant|>[b<|end|>]<|user|>c<|assistant|>[d<|end|>]<|assistant|>[e<|end|>]"]
+        );
+        // Nothing to learn.
+        assert!(made(plain, &TURNS[..2], TrainOn::All, 64).unwrap().is_empty());
+        assert!(made(plain, &TURNS[..2], TrainOn::Last, 64).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_turn_whose_context_was_rendered_otherwise_is_a_sequence_of_its_own() {
+        // Reasoning before # stands in the last turn alone, as in Qwen3's template.
+        let strips = "{% for m in messages %}{% if m.role == 'assistant' %}<|assistant|>\
+            {{ m.content if loop.last else m.content.split('#')[-1] }}<|end|>\
+            {% else %}<|user|>{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
+        assert_eq!(
+            made(strips, &TURNS[1..], TrainOn::All, 64).unwrap(),
+            [
+                "<|user|>a<|assistant|>[t#b<|end|>]",
+                "<|user|>a<|assistant|>b<|end|><|user|>c<|assistant|>[t#d<|end|>]"
+            ]
+        );
+        // Without reasoning nothing is stripped: one sequence.
+        let plain = [
+            ("user", "a"),
+            ("assistant", "b"),
+            ("user", "c"),
+            ("assistant", "d"),
+        ];
+        assert_eq!(made(strips, &plain, TrainOn::All, 64).unwrap().len(), 1);
+        // No end of turn in the template: the tokenizer's own is learned, and is not part of later
+        // context.
+        let open = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}a:{% endif %}";
+        assert_eq!(
+            made(open, &plain, TrainOn::All, 64).unwrap(),
+            ["u:a\na:[b<|end|>]", "u:a\na:b\nu:c\na:[d<|end|>]"]
+        );
+    }
+
+    #[test]
+    fn openings_without_a_prompt_are_context_and_long_examples_end_early() {
+        let first_is_user =
+            "{% if messages[0]['role'] == 'system' %}!{% endif %}".to_owned() + crate::demo::CHAT_TEMPLATE;
+        let turns = [("assistant", "hi"), ("user", "a"), ("assistant", "b")];
+        assert_eq!(
+            made(&first_is_user, &turns, TrainOn::All, 64).unwrap(),
+            ["<|assistant|>hi<|end|><|user|>a<|assistant|>[b<|end|>]"]
+        );
+        assert!(made(&first_is_user, &turns[..1], TrainOn::All, 64).is_err());
+        // The demo's template opens the turn for nobody.
+        assert_eq!(
+            made(crate::demo::CHAT_TEMPLATE, &turns, TrainOn::All, 64).unwrap(),
+            ["<|assistant|>[hi<|end|>]<|user|>a<|assistant|>[b<|end|>]"]
+        );
+        let long = made(crate::demo::CHAT_TEMPLATE, &TURNS, TrainOn::All, 8).unwrap();
+        assert_eq!(
+            long,
+            ["<|user|>s<|user|>a<|assistant|>[t#b<|end|>]"],
+            "9 tokens are over 8 already"
+        );
+    }
 
     #[test]
     fn a_split_keeps_every_example_once_and_prompts_whole() {

@@ -200,11 +200,22 @@ impl Task for HeadOnly<'_> {
     }
 }
 
+/// The refusal of `--train-on`.
+pub fn no_turns() -> Error {
+    Error::user(
+        "--train-on chooses the turns that `sft` learns; `reward` compares two whole answers: leave it out",
+    )
+}
+
 /// Trains a reward model on `{"prompt", "chosen", "rejected"}` JSONL.
 ///
 /// # Errors
 /// Bad data or settings, a run that does not fit in memory, a failing device or disk.
 pub fn train(gpu: &Gpu, config: SupervisedConfig, options: &RunOptions) -> Result<Outcome> {
+    // A resumed `sft` run has it too, and is refused as such.
+    if config.train_on.is_some() && !options.resume {
+        return Err(no_turns());
+    }
     let source = Source::open_with_score(&config.model)?;
     let mut job = Job::<Pair>::open(config, source, options)?;
     job.fit(gpu)?;

@@ -341,8 +341,8 @@ fn same_examples(was: Option<&Identity>, now: &Identity, file: &Path) -> Result<
     let file = file.display();
     let cause = if was.file_sha256 == now.file_sha256 {
         format!(
-            "{file} now gives {} training examples, others than the {} the run was started with (--max-length, --eval-data, \
-             --eval-fraction, --raw and --template-date choose them)",
+            "{file} now gives {} training examples, others than the {} the run was started with (--train-on, --max-length, \
+             --eval-data, --eval-fraction, --raw and --template-date choose them)",
             now.examples, was.examples
         )
     } else {
