@@ -232,7 +232,7 @@ mod tests {
         all.push_group(&prefix, [&suffix[..]]).unwrap();
         some.push_learned(&prefix, &suffix, &[0..2, 4..5]).unwrap();
         let mut same = Batch::default();
-        same.push_learned(&prefix, &suffix, &[0..5]).unwrap();
+        same.push_learned(&prefix, &suffix, &[0..3, 3..5]).unwrap();
         assert_eq!((&same.meta, &same.readouts), (&all.meta, &all.readouts));
         // The rows are the same: what is not learned is context.
         assert_eq!((&some.tokens, &some.meta), (&all.tokens, &all.meta));

@@ -390,6 +390,7 @@ pub fn split<T, K: Ord>(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::text::{HfFiles, Message, Tokenizer};
 
