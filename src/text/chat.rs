@@ -6,8 +6,9 @@ use std::str::FromStr;
 use chrono::{NaiveDate, NaiveDateTime, NaiveTime};
 use minijinja::{Environment, Value};
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
-use super::jinja;
+use super::{jinja, jinja_source};
 use crate::error::{Error, Result};
 
 /// One turn of a conversation.
@@ -109,6 +110,8 @@ impl From<TemplateDate> for String {
 /// `documents` as `None`, and the special tokens as variables. `{% generation %}` blocks are rendered as plain text.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    /// What messages call it: the file it came from.
+    name: String,
     source: String,
     vars: Vec<(String, String)>,
 }
@@ -122,20 +125,29 @@ impl fmt::Debug for ChatTemplate {
     }
 }
 
-const NAME: &str = "chat template";
-
 impl ChatTemplate {
     /// Compiles a template. `vars` are the special tokens by the names templates use (`bos_token`, `eos_token`, …).
     ///
     /// # Errors
     /// A user error with the line when the template does not parse.
     pub fn new(source: &str, vars: Vec<(String, String)>) -> Result<Self> {
+        Self::named("chat template", source, vars)
+    }
+
+    /// As [`ChatTemplate::new`] for a template from a file, which messages name.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`].
+    pub fn named(name: &str, source: &str, vars: Vec<(String, String)>) -> Result<Self> {
         let mut environment = jinja::environment()?;
+        let text = jinja_source::rewrite(source)
+            .map_err(|e| Error::user(format!("{name}: the chat template does not parse: {e}")))?;
         environment
-            .add_template_owned(NAME, jinja::without_generation_tags(source))
-            .map_err(|e| Error::user(format!("the chat template does not parse: {e:#}")))?;
+            .add_template_owned(name.to_owned(), text)
+            .map_err(|e| Error::user(jinja::explain_syntax(&e, name)))?;
         Ok(Self {
             environment,
+            name: name.to_owned(),
             source: source.to_owned(),
             vars,
         })
@@ -152,7 +164,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// A user error with the template's own message when it refuses the conversation (roles out of order, no system turn
-    /// allowed, …) or does something unsupported.
+    /// allowed, …), and one with file and line when the template fails or does something unsupported.
     pub fn render(
         &self,
         messages: &[Message],
@@ -163,20 +175,39 @@ impl ChatTemplate {
             .iter()
             .map(|m| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]))
             .collect();
+        self.fill(messages, ().into(), add_generation_prompt, date)
+    }
+
+    /// As [`ChatTemplate::render`] for messages with other fields than role and content, and tools.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_json(
+        &self,
+        messages: &Json,
+        tools: &Json,
+        add_generation_prompt: bool,
+        date: TemplateDate,
+    ) -> Result<String> {
+        let [messages, tools] = [messages, tools].map(jinja::from_json);
+        self.fill(messages, tools, add_generation_prompt, date)
+    }
+
+    fn fill(&self, messages: Value, tools: Value, open: bool, date: TemplateDate) -> Result<String> {
         let mut context: Vec<(String, Value)> = vec![
             ("messages".to_owned(), messages),
-            ("tools".to_owned(), Value::from(())),
+            ("tools".to_owned(), tools),
             ("documents".to_owned(), Value::from(())),
-            ("add_generation_prompt".to_owned(), add_generation_prompt.into()),
+            ("add_generation_prompt".to_owned(), open.into()),
             ("strftime_now".to_owned(), jinja::strftime_now(date)),
         ];
         for (key, token) in &self.vars {
             context.push((key.clone(), token.as_str().into()));
         }
         self.environment
-            .get_template(NAME)
+            .get_template(&self.name)
             .and_then(|template| template.render(Value::from_pairs(context)))
-            .map_err(|e| Error::user(jinja::explain(&e)))
+            .map_err(|e| Error::user(jinja::explain(&e, &self.name)))
     }
 }
 
