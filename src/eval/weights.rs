@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::meta::{EvalMeta, NAMES};
 use crate::error::{Error, Result};
 use crate::model::alias::aliases;
+use crate::model::gguf::Gguf;
 use crate::text::sha256_hex;
 
 /// SHA-256 of weights files. A file is read once, and again where its size or time changes.
@@ -96,7 +97,8 @@ fn files(meta: &EvalMeta) -> Result<Vec<(&'static str, Vec<PathBuf>)>> {
                 .into_iter()
                 .collect()
         } else if path.is_file() {
-            vec![path.to_path_buf()]
+            // One file, or all parts of a GGUF model.
+            Gguf::files(path)
         } else {
             shards(path)
         };

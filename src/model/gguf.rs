@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::bytes::FileBytes;
 use super::gguf_reader::Reader;
@@ -72,6 +72,12 @@ impl Gguf {
             Some(count) if count > 1 => gguf_split::join(file, path, count),
             _ => Ok(file),
         }
+    }
+
+    /// The files of the model that `path` is, or is a part of, as far as its name tells and they exist.
+    #[must_use]
+    pub fn files(path: &Path) -> Vec<PathBuf> {
+        gguf_split::files(path)
     }
 
     /// One file alone.

@@ -46,26 +46,53 @@ const ARCHITECTURE: &[(&str, Effect)] = &[
     ("rope.scaling.finetuned", Unused),
     ("rope.scaling.yarn_log_multiplier", Unused),
     ("rope.scaling.yarn_ext_factor", Only(&[0.0, -1.0], "YaRN")),
-    ("rope.scaling.yarn_attn_factor", Only(&[1.0], "YaRN's attention factor")),
+    (
+        "rope.scaling.yarn_attn_factor",
+        Only(&[1.0], "YaRN's attention factor"),
+    ),
     ("rope.scaling.yarn_beta_fast", Unused),
     ("rope.scaling.yarn_beta_slow", Unused),
-    ("rope.scaling.attn_factor", Only(&[1.0], "scaling of rotated queries and keys")),
+    (
+        "rope.scaling.attn_factor",
+        Only(&[1.0], "scaling of rotated queries and keys"),
+    ),
     ("rope.freq_base_swa", Unused),
-    ("rope.dimension_sections", Only(&[], "rotary embedding in sections")),
+    (
+        "rope.dimension_sections",
+        Only(&[], "rotary embedding in sections"),
+    ),
     // The other norm's; these architectures have RMS norms.
     ("attention.layer_norm_epsilon", Unused),
     ("attention.group_norm_epsilon", Unused),
     ("attention.group_norm_groups", Unused),
     ("attention.causal", Only(&[1.0], "attention that is not causal")),
-    ("attention.clamp_kqv", Only(&[0.0], "clamping of queries, keys and values")),
+    (
+        "attention.clamp_kqv",
+        Only(&[0.0], "clamping of queries, keys and values"),
+    ),
     ("attention.max_alibi_bias", Only(&[0.0], "ALiBi")),
-    ("attention.scale", Only(&[0.0], "another scale of attention scores")),
-    ("attention.output_scale", Only(&[0.0, 1.0], "scaling of attention's output")),
-    ("attention.temperature_length", Only(&[0.0], "attention temperature by position")),
-    ("attention.temperature_scale", Only(&[0.0], "attention temperature by position")),
+    (
+        "attention.scale",
+        Only(&[0.0], "another scale of attention scores"),
+    ),
+    (
+        "attention.output_scale",
+        Only(&[0.0, 1.0], "scaling of attention's output"),
+    ),
+    (
+        "attention.temperature_length",
+        Only(&[0.0], "attention temperature by position"),
+    ),
+    (
+        "attention.temperature_scale",
+        Only(&[0.0], "attention temperature by position"),
+    ),
     // Windows are refused, so their pattern says nothing.
     ("attention.sliding_window_pattern", Unused),
-    ("attention.shared_kv_layers", Only(&[0.0], "keys and values shared between layers")),
+    (
+        "attention.shared_kv_layers",
+        Only(&[0.0], "keys and values shared between layers"),
+    ),
     ("attention.q_lora_rank", Only(&[0.0], "low-rank attention")),
     ("attention.kv_lora_rank", Only(&[0.0], "low-rank attention")),
     ("attn_logit_softcapping", Only(&[0.0], "capped attention scores")),
@@ -74,10 +101,19 @@ const ARCHITECTURE: &[(&str, Effect)] = &[
     ("logit_scale", Only(&[0.0, 1.0], "scaled logits")),
     ("residual_scale", Only(&[0.0, 1.0], "scaled residuals")),
     ("embedding_scale", Only(&[0.0, 1.0], "scaled embeddings")),
-    ("use_parallel_residual", Only(&[0.0], "attention and MLP side by side")),
+    (
+        "use_parallel_residual",
+        Only(&[0.0], "attention and MLP side by side"),
+    ),
     ("swin_norm", Only(&[0.0], "another order of norms")),
-    ("pooling_type", Only(&[0.0, -1.0], "an embedding or reranking model (pooling {})")),
-    ("nextn_predict_layers", Only(&[0.0], "layers that predict further tokens")),
+    (
+        "pooling_type",
+        Only(&[0.0, -1.0], "an embedding or reranking model (pooling {})"),
+    ),
+    (
+        "nextn_predict_layers",
+        Only(&[0.0], "layers that predict further tokens"),
+    ),
     ("leading_dense_block_count", Unused),
     // A mixture of experts is refused by its count, which the other keys of experts go with.
     ("expert_count", Only(&[0.0], "a mixture of {} experts")),

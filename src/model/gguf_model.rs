@@ -154,6 +154,16 @@ impl Gguf {
     /// # Errors
     /// A user error for an architecture or setting that is not supported, or missing metadata.
     pub fn spec(&self) -> Result<ModelSpec> {
+        match self.meta_str("general.type") {
+            None | Some("model") => {}
+            Some("adapter") => {
+                return self.fail(
+                    "a LoRA adapter in GGUF, which is not read: pass its base as --model and PEFT's adapter directory as \
+                     --adapter",
+                );
+            }
+            Some(other) => return self.fail(format!("general.type is {other:?}: not a model's weights")),
+        }
         let arch = self.meta_str("general.architecture").unwrap_or("(none)");
         let family = match arch {
             "llama" => Family::Llama,

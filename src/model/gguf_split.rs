@@ -19,7 +19,10 @@ const SPLIT_TENSORS: &str = "split.tensors.count";
 pub(super) fn join(found: Gguf, path: &Path, count: usize) -> Result<Gguf> {
     let fail = |path: &Path, what: String| Error::user(format!("{}: {what}", path.display()));
     let Some(no) = found.meta_usize(SPLIT_NO).filter(|no| *no < count) else {
-        return Err(fail(path, format!("one of {count} parts of a model, without its number ({SPLIT_NO})")));
+        return Err(fail(
+            path,
+            format!("one of {count} parts of a model, without its number ({SPLIT_NO})"),
+        ));
     };
     let part_of = format!("part {} of {count} of a model", no + 1);
     let Some(paths) = part_paths(path, no, count) else {
@@ -75,7 +78,10 @@ pub(super) fn join(found: Gguf, path: &Path, count: usize) -> Result<Gguf> {
         // The first part has the metadata; another part that has some must agree with it.
         let key = "general.architecture";
         if part.meta(key).is_some() && part.meta(key) != whole.meta(key) {
-            return Err(fail(path, format!("{key} is not that of the first part: the parts are of different models")));
+            return Err(fail(
+                path,
+                format!("{key} is not that of the first part: the parts are of different models"),
+            ));
         }
         let at = whole.parts.len();
         whole.parts.extend(part.parts);
@@ -116,4 +122,25 @@ fn part_paths(path: &Path, no: usize, count: usize) -> Option<Vec<PathBuf>> {
     let stem = path.file_name()?.to_str()?.strip_suffix(&suffix(no, count))?;
     let part = |no| path.with_file_name(format!("{stem}{}", suffix(no, count)));
     Some((0..count).map(part).collect())
+}
+
+/// The files of the model that `path` is, or is a part of, as far as its name tells and they exist.
+pub(super) fn files(path: &Path) -> Vec<PathBuf> {
+    let numbers = || -> Option<(usize, usize)> {
+        let stem = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
+        let (stem, count) = stem.rsplit_once("-of-")?;
+        let (_, no) = stem.rsplit_once('-')?;
+        let number = |text: &str| {
+            let digits = text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
+            digits.then(|| text.parse().ok()).flatten()
+        };
+        Some((number(no)?, number(count)?))
+    };
+    let parts = numbers()
+        .filter(|(no, count)| (1..=*count).contains(no))
+        .and_then(|(no, count)| part_paths(path, no - 1, count));
+    match parts {
+        Some(parts) => parts.into_iter().filter(|p| p.is_file()).collect(),
+        None => vec![path.to_path_buf()],
+    }
 }

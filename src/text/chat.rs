@@ -292,6 +292,107 @@ mod tests {
     }
 
     #[test]
+    fn a_fault_of_the_template_names_its_file_and_line() {
+        let error = |source: &str| -> String {
+            let template = ChatTemplate::named("chat_template.jinja", source, Vec::new());
+            let text = template.and_then(|t| t.render(&[Message::user("a")], true, date()));
+            let error = text.unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        };
+        for (source, what) in [
+            ("\n\n{{ 'a'|frobnicate }}", "frobnicate"),
+            ("\n\n{{ messages[7].role }}", "undefined"),
+            ("\r\n\r\n{% for x in tools %}{% endfor %}", "None is not iterable"),
+            ("\r\r{{ 'a' + 1 }}", "+"),
+        ] {
+            let text = error(source);
+            assert!(
+                text.starts_with("chat_template.jinja:3: the chat template fails"),
+                "{text}"
+            );
+            assert!(
+                text.contains(what) && text.contains("not the conversation's"),
+                "{text}"
+            );
+        }
+        assert!(error("a\n{% if %}").starts_with("chat_template.jinja:2: the chat template does not parse"));
+        assert!(error("a\n{{ '\\N{BULLET}' }}").contains("does not parse: line 2"));
+        let text = error("\n{{ raise_exception('roles must alternate') }}");
+        let want =
+            "the chat template refuses this conversation: roles must alternate (chat_template.jinja:2)";
+        assert_eq!(text, want);
+    }
+
+    /// Compares a case of `tests/golden/make_template_golden.py`; what differs, if anything.
+    fn differs(case: &Json, messages: &Json, vars: &Json, date: TemplateDate) -> Option<String> {
+        let vars = vars.as_object().unwrap().iter();
+        let vars = vars
+            .map(|(k, v)| (k.clone(), v.as_str().unwrap().to_owned()))
+            .collect();
+        let open = case["add_generation_prompt"].as_bool().unwrap_or(true);
+        let got = ChatTemplate::new(case["source"].as_str().unwrap(), vars)
+            .and_then(|t| t.render_json(messages, &case["tools"], open, date))
+            .map_err(|e| e.to_string());
+        let want = ["text", "refusal", "fault"].map(|key| case[key].as_str());
+        let same = match (&got, want) {
+            (Ok(text), [Some(want), ..]) => text == want,
+            (Err(e), [_, Some(want), _]) => e.contains("refuses this conversation") && e.contains(want),
+            (Err(e), [_, _, Some(_)]) => !e.contains("refuses this conversation"),
+            _ => false,
+        };
+        (!same).then(|| format!("{}\n got {got:?}\nwant {want:?}", case["source"]))
+    }
+
+    /// Small templates, each for one thing that Jinja2, Python or transformers does.
+    #[test]
+    fn templates_equal_transformers() {
+        let golden: Json = serde_json::from_str(include_str!("../../tests/golden/templates.json")).unwrap();
+        let date = golden["date"].as_str().unwrap().parse().unwrap();
+        let cases = golden["cases"].as_array().unwrap();
+        assert!(cases.len() > 500);
+        let wrong: Vec<String> = cases
+            .iter()
+            .filter_map(|case| differs(case, &golden["messages"], &golden["vars"], date))
+            .collect();
+        assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
+    }
+
+    /// Whole templates that others publish, over many conversations.
+    #[test]
+    #[ignore = "needs target/test-data/public_templates.jsonl (tests/golden/make_template_golden.py --public)"]
+    fn public_templates_equal_transformers() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/target/test-data/public_templates.jsonl"
+        );
+        let text = std::fs::read_to_string(path).unwrap();
+        // Two that differ where tools are given: a string marked safe escapes what is added to it, and a generator is
+        // no JSON.
+        let known = ["meetkai-functionary-medium-v3.1", "llama-cpp-deepseek-r1"];
+        let mut wrong = Vec::new();
+        for line in text.lines() {
+            let case: Json = serde_json::from_str(line).unwrap();
+            let date = "2026-07-25".parse().unwrap();
+            let name = case["name"].as_str().unwrap();
+            if !case["tools"].is_null() && known.iter().any(|known| name.contains(known)) {
+                continue;
+            }
+            if let Some(what) = differs(&case, &case["messages"], &case["vars"], date) {
+                let shown: String = what.chars().skip(what.len().saturating_sub(600)).collect();
+                wrong.push(format!("{name} {}: {shown}", case["conversation"]));
+            }
+        }
+        let n = text.lines().count();
+        assert!(
+            n > 0 && wrong.is_empty(),
+            "{} of {n} differ\n{}",
+            wrong.len(),
+            wrong.join("\n")
+        );
+    }
+
+    #[test]
     fn dates_read_and_write() {
         for text in ["2026-07-05", "2026-07-05T14:30:01"] {
             let date: TemplateDate = text.parse().unwrap();

@@ -98,21 +98,25 @@ fn pre_tokenizer(name: &str) -> Result<PreTokenizer> {
     Ok(match name {
         "default" => plain(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"]),
         "gpt-2" | "phi-2" | "gigachat" | "a.x-4.0" | "mellum" | "exaone4" | "trillion" => plain(&[GPT2]),
-        "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "midm-2.0" | "pixtral" => PreTokenizer {
-            ignore_merges: true,
-            add_bos: true,
-            ..plain(&[LLAMA3])
-        },
+        "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "midm-2.0" | "pixtral" => {
+            PreTokenizer {
+                ignore_merges: true,
+                add_bos: true,
+                ..plain(&[LLAMA3])
+            }
+        }
         "dbrx" | "smaug-bpe" => plain(&[LLAMA3]),
         "qwen2" => PreTokenizer {
             nfc: true,
             ..plain(&[QWEN2])
         },
         "deepseek-r1-qwen" | "kormo" | "megrez" | "stablelm2" => plain(&[QWEN2]),
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => PreTokenizer {
-            digits: true,
-            ..plain(&[GPT2])
-        },
+        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => {
+            PreTokenizer {
+                digits: true,
+                ..plain(&[GPT2])
+            }
+        }
         "tekken" => PreTokenizer {
             ignore_merges: true,
             add_bos: true,
@@ -159,7 +163,13 @@ impl Tokenizer {
             .filter(|&id| vocab.kind(id) == CONTROL)
             .filter(|&id| END_TOKENS.contains(&vocab.tokens[id].as_str()))
             .map(|id| id as u32);
-        let eos = vocab.eos.into_iter().chain(vocab.eot).chain(vocab.eom).chain(ends).collect();
+        let eos = vocab
+            .eos
+            .into_iter()
+            .chain(vocab.eot)
+            .chain(vocab.eom)
+            .chain(ends)
+            .collect();
         let template = vocab
             .chat_template
             .as_deref()
@@ -247,7 +257,9 @@ impl GgufVocab {
     fn recognised(&self) -> Option<(&'static str, &'static str)> {
         let is_control = |token: &str| {
             let id = self.tokens.iter().position(|t| t == token);
-            id.is_some_and(|id| self.token_types.is_empty() || matches!(self.kind(id), CONTROL | USER_DEFINED))
+            id.is_some_and(|id| {
+                self.token_types.is_empty() || matches!(self.kind(id), CONTROL | USER_DEFINED)
+            })
         };
         let at = |id: usize, token: &str| self.tokens.get(id).is_some_and(|t| t == token);
         if is_control("<|begin_of_text|>") && (is_control("<|eot_id|>") || is_control("<|end_of_text|>")) {

@@ -4,7 +4,9 @@ use std::fmt::{self, Write as _};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
+
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
+use minijinja_contrib::globals;
 
 use super::chat::TemplateDate;
 use super::{jinja_filters, jinja_methods};
@@ -22,6 +24,7 @@ pub(super) fn environment() -> error::Result<Environment<'static>> {
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(jinja_methods::call);
     environment.add_function("raise_exception", raise_exception);
+    environment.add_function("joiner", globals::joiner);
     environment.add_filter("tojson", tojson);
     jinja_filters::add(&mut environment);
     environment.set_formatter(|out, _, value| write!(out, "{}", Printed(value)).map_err(Error::from));
@@ -121,12 +124,17 @@ pub(super) fn explain(error: &Error, template: &str) -> String {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(Refusal(message)) = cause.downcast_ref() {
-            return format!("the chat template refuses this conversation: {message} ({})", place(error, template));
+            return format!(
+                "the chat template refuses this conversation: {message} ({})",
+                place(error, template)
+            );
         }
         let _ = write!(chain, ": {cause}");
         source = cause.source();
     }
-    let detail = error.detail().map_or_else(|| error.kind().to_string(), |d| format!("{}: {d}", error.kind()));
+    let detail = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), |d| format!("{}: {d}", error.kind()));
     format!(
         "{}: the chat template fails: {detail}{chain}. The fault is the template's, not the conversation's: mend it, or \
          put another into chat_template.jinja beside the model",
@@ -136,8 +144,13 @@ pub(super) fn explain(error: &Error, template: &str) -> String {
 
 /// Why a template does not parse.
 pub(super) fn explain_syntax(error: &Error, template: &str) -> String {
-    let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    format!("{}: the chat template does not parse: {detail}", place(error, template))
+    let detail = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), str::to_owned);
+    format!(
+        "{}: the chat template does not parse: {detail}",
+        place(error, template)
+    )
 }
 
 fn place(error: &Error, template: &str) -> String {
@@ -153,11 +166,12 @@ fn tojson(
     ensure_ascii: Option<bool>,
     indent: Option<Value>,
     separators: Option<Vec<String>>,
-    sort_keys: Option<bool>,
     kwargs: Kwargs,
 ) -> Result<String, Error> {
     let ascii = ensure_ascii.or(kwargs.get("ensure_ascii")?).unwrap_or(false);
-    let indent = indent.or(kwargs.get("indent")?).filter(|indent: &Value| !indent.is_none());
+    let indent = indent
+        .or(kwargs.get("indent")?)
+        .filter(|indent: &Value| !indent.is_none());
     let indent = match indent {
         None => None,
         Some(indent) => Some(match (indent.as_str(), indent.as_i64()) {
@@ -172,7 +186,7 @@ fn tojson(
         }),
     };
     let separators = separators.or(kwargs.get("separators")?);
-    let sort_keys = sort_keys.or(kwargs.get("sort_keys")?).unwrap_or(false);
+    let sort_keys = kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     kwargs.assert_all_used()?;
     let (item, key) = match separators.as_deref() {
         None if indent.is_some() => (",".to_owned(), ": ".to_owned()),

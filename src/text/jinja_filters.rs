@@ -3,10 +3,14 @@
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
+use super::jinja_source;
+
 /// Puts them into an environment.
 pub(super) fn add(environment: &mut Environment<'static>) {
     environment.add_test("iterable", is_iterable);
     environment.add_test("sequence", is_sequence);
+    environment.add_test("callable", is_callable);
+    environment.add_filter(jinja_source::ITERABLE, iterable);
     environment.add_filter("length", length);
     environment.add_filter("count", length);
     environment.add_filter("default", default);
@@ -36,6 +40,19 @@ fn is_sequence(value: &Value) -> bool {
     value.is_undefined() || (!value.is_none() && value.len().is_some())
 }
 
+/// Functions and macros.
+fn is_callable(value: &Value) -> bool {
+    value.kind() == ValueKind::Plain
+}
+
+/// What a loop may run over.
+fn iterable(value: &Value) -> Result<Value, Error> {
+    if value.is_none() {
+        return Err(invalid("None is not iterable"));
+    }
+    Ok(value.clone())
+}
+
 /// An undefined value has no items; None has no length.
 fn length(value: &Value) -> Result<usize, Error> {
     match value.len() {
@@ -61,7 +78,13 @@ fn default(
     }
 }
 
-fn replace(value: &Value, old: &Value, new: &Value, count: Option<i64>, kwargs: Kwargs) -> Result<String, Error> {
+fn replace(
+    value: &Value,
+    old: &Value,
+    new: &Value,
+    count: Option<i64>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
     let count = count.or(kwargs.get("count")?);
     kwargs.assert_all_used()?;
     let [text, old, new] = [value, old, new].map(ToString::to_string);
@@ -205,18 +228,19 @@ fn truncate(
     length: Option<usize>,
     killwords: Option<bool>,
     end: Option<String>,
-    leeway: Option<usize>,
     kwargs: Kwargs,
 ) -> Result<String, Error> {
     let length = length.or(kwargs.get("length")?).unwrap_or(255);
     let killwords = killwords.or(kwargs.get("killwords")?).unwrap_or(false);
     let end: String = end.or(kwargs.get("end")?).unwrap_or_else(|| "...".to_owned());
-    let leeway = leeway.or(kwargs.get("leeway")?).unwrap_or(5);
+    let leeway = kwargs.get::<Option<usize>>("leeway")?.unwrap_or(5);
     kwargs.assert_all_used()?;
     let text = value.to_string();
     let n = end.chars().count();
     if length < n {
-        return Err(invalid(format!("truncate: {length} characters have no room for {end:?}")));
+        return Err(invalid(format!(
+            "truncate: {length} characters have no room for {end:?}"
+        )));
     }
     if text.chars().count() <= length.saturating_add(leeway) {
         return Ok(text);

@@ -4,11 +4,16 @@ use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
+use super::jinja_source;
+
 /// Longest text that padding makes.
 const MAX_WIDTH: usize = 1 << 20;
 
 /// The method callback: what minijinja-contrib lacks or does unlike Python, then minijinja-contrib.
 pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    if method == jinja_source::SLICE {
+        return slice(value, args);
+    }
     let own = match value.kind() {
         ValueKind::String => string(value.as_str().unwrap_or_default(), method, args)?,
         ValueKind::Map if method == "copy" => Some(value.clone()),
@@ -28,6 +33,37 @@ fn invalid(message: impl Into<String>) -> Error {
 /// Python's white space: Unicode's and four separators.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
+}
+
+/// `value[start:stop:step]` as Python counts.
+fn slice(value: &Value, args: &[Value]) -> Result<Value, Error> {
+    let (start, stop, step): (Option<i64>, Option<i64>, Option<i64>) = from_args(args)?;
+    let step = step.unwrap_or(1);
+    if step == 0 {
+        return Err(invalid("a slice's step cannot be 0"));
+    }
+    let items: Vec<Value> = match value.kind() {
+        ValueKind::String | ValueKind::Seq | ValueKind::Iterable => value.try_iter()?.collect(),
+        ValueKind::Undefined => return Err(Error::new(ErrorKind::UndefinedError, "a slice")),
+        // As for any item that is not there.
+        _ => return Ok(Value::UNDEFINED),
+    };
+    let n = items.len() as i64;
+    // Backwards, the ends are the last item and the place before the first.
+    let (low, high) = if step < 0 { (-1, n - 1) } else { (0, n) };
+    let place = |at: i64| (if at < 0 { at.saturating_add(n) } else { at }).clamp(low, high);
+    let mut at = start.map_or(if step < 0 { high } else { low }, place);
+    let stop = stop.map_or(if step < 0 { low } else { high }, place);
+    let mut taken = Vec::new();
+    while if step < 0 { at > stop } else { at < stop } {
+        taken.extend(usize::try_from(at).ok().and_then(|at| items.get(at)).cloned());
+        at = at.saturating_add(step);
+    }
+    Ok(match value.kind() {
+        ValueKind::String => taken.iter().filter_map(Value::as_str).collect::<String>().into(),
+        _ if value.is_tuple() => Tuple::from(taken).into(),
+        _ => taken.into(),
+    })
 }
 
 fn sequence(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
@@ -158,7 +194,10 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
         }
         "isdecimal" => {
             let () = from_args(args)?;
-            (!s.is_empty() && s.chars().all(|c| c.is_ascii_digit() || (!c.is_ascii() && c.is_numeric()))).into()
+            (!s.is_empty()
+                && s.chars()
+                    .all(|c| c.is_ascii_digit() || (!c.is_ascii() && c.is_numeric())))
+            .into()
         }
         "isspace" => {
             let () = from_args(args)?;
@@ -228,10 +267,18 @@ fn words(s: &str, most: usize, from_right: bool) -> Vec<&str> {
     }
     // White space at the far end stays with a rest that is not split.
     if parts.len() > most
-        && let Some(last) = if from_right { parts.first_mut() } else { parts.last_mut() }
+        && let Some(last) = if from_right {
+            parts.first_mut()
+        } else {
+            parts.last_mut()
+        }
     {
         let at = last.as_ptr().addr() - s.as_ptr().addr();
-        *last = if from_right { &s[..at + last.len()] } else { &s[at..] };
+        *last = if from_right {
+            &s[..at + last.len()]
+        } else {
+            &s[at..]
+        };
     }
     parts
 }

@@ -4,7 +4,8 @@
 ///
 /// Every line end becomes `\n`. `{% generation %}` … `{% endgeneration %}`, which mark the assistant's text for
 /// transformers' loss masks, become scopes (`{% with %}` … `{% endwith %}`). Escapes in string literals become ones that
-/// minijinja knows.
+/// minijinja knows. A slice with a step becomes a method call. What a loop runs over goes through a filter that refuses None, which minijinja takes for an empty
+/// list.
 ///
 /// # Errors
 /// An escape that needs Python's table of character names, with its line.
@@ -22,6 +23,12 @@ pub(super) fn rewrite(source: &str) -> Result<String, String> {
         }
     }
 }
+
+/// The filter that loops go through.
+pub(super) const ITERABLE: &str = "tea_iterable";
+
+/// The method that slices with a step become.
+pub(super) const SLICE: &str = "tea_slice";
 
 struct Rewriter<'a> {
     rest: &'a str,
@@ -63,11 +70,22 @@ impl<'a> Rewriter<'a> {
                         let with = if word == "generation" { "with" } else { "endwith" };
                         self.out.push_str(with);
                     }
+                    "for" => {
+                        self.copy(word.len());
+                        self.expression(&["in", "%}"])?;
+                        if self.out.ends_with("in") {
+                            self.out.push_str(" (");
+                            let body = self.expression_before(&["if", "recursive", "-%}", "+%}", "%}"])?;
+                            let blanks = body.len() - body.trim_end().len();
+                            let at = self.out.len() - blanks;
+                            self.out.insert_str(at, &format!(")|{ITERABLE}"));
+                        }
+                    }
                     _ => {}
                 }
-                self.expression("%}")?;
+                self.expression(&["%}"])?;
             } else {
-                self.expression("}}")?;
+                self.expression(&["}}"])?;
             }
         }
         self.copy(self.rest.len());
@@ -111,27 +129,81 @@ impl<'a> Rewriter<'a> {
         self.copy_past("%}");
     }
 
-    /// Copies an expression or a statement with what ends it. Strings are rewritten; the end does not count inside of
-    /// brackets, where it is the end of a dict in a dict.
-    fn expression(&mut self, end: &str) -> Result<(), String> {
-        let mut depth = 0usize;
+    /// Copies an expression or a statement with the first of `ends` that is not inside of brackets, where `}}` ends a
+    /// dict in a dict. Strings are rewritten.
+    fn expression(&mut self, ends: &[&str]) -> Result<(), String> {
+        self.expression_before(ends)?;
+        if let Some(end) = self.end_here(ends) {
+            self.copy(end.len());
+        }
+        Ok(())
+    }
+
+    /// As [`Self::expression`] without what ends it; returns what was written.
+    fn expression_before(&mut self, ends: &[&str]) -> Result<String, String> {
+        let start = self.out.len();
+        // Where each open bracket stands in what is written, and the colons right inside of it.
+        let mut open: Vec<(usize, Vec<usize>)> = Vec::new();
         while let Some(c) = self.rest.chars().next() {
-            if depth == 0 && self.rest.starts_with(end) {
-                self.copy(end.len());
-                return Ok(());
+            if open.is_empty() && self.end_here(ends).is_some() {
+                break;
             }
             match c {
                 '"' | '\'' => {
                     self.string(c)?;
                     continue;
                 }
-                '(' | '[' | '{' => depth += 1,
-                ')' | ']' | '}' => depth = depth.saturating_sub(1),
+                '(' | '[' | '{' => open.push((self.out.len(), Vec::new())),
+                ':' => {
+                    if let Some((_, colons)) = open.last_mut() {
+                        colons.push(self.out.len());
+                    }
+                }
+                ')' | ']' | '}' => {
+                    let inside = open.pop();
+                    if c == ']'
+                        && let Some((at, colons)) = inside
+                        && let [first, second] = colons[..]
+                    {
+                        self.slice(at, first, second);
+                        continue;
+                    }
+                }
                 _ => {}
             }
             self.copy(c.len_utf8());
         }
-        Ok(())
+        Ok(self.out[start..].to_owned())
+    }
+
+    /// Makes a method call of a slice with a step, `[a:b:c]` without its last bracket: minijinja's counts differ from
+    /// Python's where the step is negative.
+    fn slice(&mut self, at: usize, first: usize, second: usize) {
+        let part = |text: &str| match text.trim() {
+            "" => "none".to_owned(),
+            given => given.to_owned(),
+        };
+        let [a, b, c] = [
+            &self.out[at + 1..first],
+            &self.out[first + 1..second],
+            &self.out[second + 1..],
+        ]
+        .map(part);
+        self.out.truncate(at);
+        self.out.push_str(&format!(".{SLICE}({a}, {b}, {c})"));
+        self.rest = &self.rest[1..];
+    }
+
+    /// Which of `ends` comes next; a word counts only where it stands alone.
+    fn end_here<'e>(&self, ends: &[&'e str]) -> Option<&'e str> {
+        let in_word = |c: char| c.is_alphanumeric() || c == '_';
+        ends.iter().copied().find(|end| {
+            let Some(after) = self.rest.strip_prefix(end) else {
+                return false;
+            };
+            !end.starts_with(char::is_alphabetic)
+                || !(self.out.ends_with(in_word) || self.out.ends_with('.') || after.starts_with(in_word))
+        })
     }
 
     /// A string literal: Jinja2 decodes it as Python's `unicode-escape`.
@@ -161,9 +233,7 @@ impl<'a> Rewriter<'a> {
                 '\n' => (2, String::new()),
                 'a' => (2, "\\x07".to_owned()),
                 'v' => (2, "\\x0b".to_owned()),
-                '\\' | '\'' | '"' | 'b' | 'f' | 'n' | 'r' | 't' | 'x' | 'u' => {
-                    (2, self.rest[..2].to_owned())
-                }
+                '\\' | '\'' | '"' | 'b' | 'f' | 'n' | 'r' | 't' | 'x' | 'u' => (2, self.rest[..2].to_owned()),
                 'U' if digits(16, 8) == 8 => match code(2..10, 16) {
                     Some(c) => (10, c.to_string()),
                     None => return Err(format!("{:?} is no character", &self.rest[..10])),
@@ -209,12 +279,55 @@ mod tests {
             rewrite("{%- generation -%}x{% endgeneration %}").unwrap(),
             "{%- with -%}x{% endwith %}"
         );
-        same("{% raw %}{% generation %}'\\a'{% endraw %}");
+        same("{% raw %}{% generation %}{% for x in y %}'\\a'{% endraw %}");
         same("{# {% generation %} '\\a' #}");
         same("{{ '{% generation %}' }}");
         same("{% set generation = 1 %}{% if generation_x %}{% endif %}");
         same("don't {% generation");
         same("{{ {'a': {'b': '}}'}} }}it's \\a");
+    }
+
+    #[test]
+    fn loops_go_through_the_filter() {
+        for (source, want) in [
+            ("for x in y", "for x in ( y)|tea_iterable"),
+            (
+                "for in_x in a.in[' in '] if x is in y",
+                "for in_x in ( a.in[' in '])|tea_iterable if x is in y",
+            ),
+            (
+                "for k, v in (a if b else c).items() recursive",
+                "for k, v in ( (a if b else c).items())|tea_iterable recursive",
+            ),
+        ] {
+            for (open, close) in [("{% ", " %}"), ("{%- ", " -%}")] {
+                assert_eq!(
+                    rewrite(&format!("{open}{source}{close}")).unwrap(),
+                    format!("{open}{want}{close}")
+                );
+            }
+        }
+        same("{% for x");
+        same("{% if for in x %}{{ 'for x in y' }}");
+    }
+
+    #[test]
+    fn slices_with_a_step_become_calls() {
+        for (source, want) in [
+            ("x[::-1][0]", "x.tea_slice(none, none, -1)[0]"),
+            ("x[1 : y[2:3] :2]", "x.tea_slice(1, y[2:3], 2)"),
+            (
+                "x[a[::2][0]::{'k': 1}.k]",
+                "x.tea_slice(a.tea_slice(none, none, 2)[0], none, {'k': 1}.k)",
+            ),
+            ("x[1:]", "x[1:]"),
+            ("{'a': {'b': 1}, 'c': '[::]'}", "{'a': {'b': 1}, 'c': '[::]'}"),
+        ] {
+            assert_eq!(
+                rewrite(&format!("{{{{ {source} }}}}")).unwrap(),
+                format!("{{{{ {want} }}}}")
+            );
+        }
     }
 
     #[test]

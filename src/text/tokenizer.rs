@@ -134,7 +134,9 @@ impl Tokenizer {
         }
         let name = |key: &str| {
             let named = specials.named.iter().find(|(k, _)| k == key);
-            named.map(|(_, token)| token.content.clone()).or_else(|| token_name(&map, key))
+            named
+                .map(|(_, token)| token.content.clone())
+                .or_else(|| token_name(&map, key))
         };
         let id = |key: &str| -> Option<u32> {
             let token = name(key)?;
