@@ -40,6 +40,7 @@ const ARCHITECTURE: &[(&str, Effect)] = &[
     // The head's rows are those of the embedding tensor.
     ("vocab_size", Unused),
     ("tensor_data_layout", Unused),
+    ("embedding_length_out", Unused),
     ("classifier.output_labels", Unused),
     // These count with "yarn" and "longrope", which are refused.
     ("rope.scaling.original_context_length", Unused),
@@ -56,7 +57,12 @@ const ARCHITECTURE: &[(&str, Effect)] = &[
         "rope.scaling.attn_factor",
         Only(&[1.0], "scaling of rotated queries and keys"),
     ),
+    (
+        "rope.scaling.alpha",
+        Only(&[0.0], "another base of rotary frequencies"),
+    ),
     ("rope.freq_base_swa", Unused),
+    ("rope.dimension_count_swa", Unused),
     (
         "rope.dimension_sections",
         Only(&[], "rotary embedding in sections"),
@@ -87,8 +93,10 @@ const ARCHITECTURE: &[(&str, Effect)] = &[
         "attention.temperature_scale",
         Only(&[0.0], "attention temperature by position"),
     ),
-    // Windows are refused, so their pattern says nothing.
+    // Windows are refused, so their pattern and their heads say nothing.
     ("attention.sliding_window_pattern", Unused),
+    ("attention.key_length_swa", Unused),
+    ("attention.value_length_swa", Unused),
     (
         "attention.shared_kv_layers",
         Only(&[0.0], "keys and values shared between layers"),
@@ -119,6 +127,8 @@ const ARCHITECTURE: &[(&str, Effect)] = &[
     ("expert_count", Only(&[0.0], "a mixture of {} experts")),
     ("expert_used_count", Unused),
     ("expert_shared_count", Unused),
+    ("expert_group_count", Unused),
+    ("expert_group_used_count", Unused),
     ("expert_feed_forward_length", Unused),
     ("expert_shared_feed_forward_length", Unused),
     ("expert_weights_scale", Unused),
@@ -145,6 +155,8 @@ const TOKENIZER: &[(&str, Effect)] = &[
     ("add_eos_token", Read),
     ("add_space_prefix", Read),
     ("add_sep_token", Only(&[0.0], "a separator after every text")),
+    ("normalizer.lowercase", Only(&[0.0], "text in lower case")),
+    ("normalizer.strip_accents", Only(&[0.0], "text without accents")),
     ("seperator_token_id", Unused),
     ("separator_token_id", Unused),
     ("cls_token_id", Unused),
