@@ -64,8 +64,9 @@ impl Gguf {
     /// (`NAME-00001-of-00003.gguf`), any part stands for all.
     ///
     /// # Errors
-    /// A user error, with the offset, when the file is not GGUF 2 or 3, is truncated or is corrupt, and one that names
-    /// tensor and type when a tensor's type is not supported; a part that is missing or of another model.
+    /// A user error, with the offset, when the file is not GGUF 2 or 3, is truncated or is corrupt,
+    /// and one that names tensor and type when a tensor's type is not supported; a part that is
+    /// missing or of another model.
     pub fn open(path: &Path) -> Result<Self> {
         let file = Self::open_one(path)?;
         match file.meta_usize(SPLIT_COUNT) {
@@ -74,7 +75,8 @@ impl Gguf {
         }
     }
 
-    /// The files of the model that `path` is, or is a part of, as far as its name tells and they exist.
+    /// The files of the model that `path` is, or is a part of, as far as its name tells and they
+    /// exist.
     #[must_use]
     pub fn files(path: &Path) -> Vec<PathBuf> {
         gguf_split::files(path)

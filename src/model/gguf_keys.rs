@@ -1,7 +1,8 @@
 //! Every metadata key that bears on a GGUF model's numbers, and what becomes of it.
 //!
-//! llama.cpp reads far more keys than the three supported architectures use. A key that changes what is computed and is
-//! not implemented is refused by name. A key that is in neither table is warned of.
+//! llama.cpp reads far more keys than the three supported architectures use. A key that changes
+//! what is computed and is not implemented is refused by name. A key that is in neither table is
+//! warned of.
 
 use super::gguf::{Gguf, MetaValue};
 use crate::error::{Context, Error, Result, warn_once};
@@ -12,8 +13,8 @@ enum Effect {
     Read,
     /// No number depends on it, or none does unless another key of the table is refused.
     None,
-    /// It changes the numbers and is not implemented: refused unless it has one of these values. The text says what it is;
-    /// `{}` stands for the value.
+    /// It changes the numbers and is not implemented: refused unless it has one of these values.
+    /// The text says what it is; `{}` stands for the value.
     Only(&'static [f64], &'static str),
 }
 
@@ -214,7 +215,8 @@ impl Gguf {
     }
 }
 
-/// Whether a value, or every element of an array, is one of these numbers; false is 0 and true is 1.
+/// Whether a value, or every element of an array, is one of these numbers; false is 0 and true is
+/// 1.
 fn is_one_of(value: &MetaValue, neutral: &[f64]) -> bool {
     let is = |v: f64| neutral.contains(&v);
     match value {
@@ -243,7 +245,8 @@ fn shown(value: &MetaValue) -> String {
 pub(super) mod tests {
     use super::*;
 
-    /// The keys that are refused, with a value that is and, where there is one, a value that is not.
+    /// The keys that are refused, with a value that is and, where there is one, a value that is
+    /// not.
     pub(in crate::model) fn refused() -> Vec<(&'static str, f64, Option<f64>)> {
         let rows = ARCHITECTURE.iter().filter_map(|(key, effect)| match effect {
             Only(neutral, _) => Some((*key, 3.5, neutral.first().copied())),

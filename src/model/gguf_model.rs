@@ -60,7 +60,8 @@ impl Gguf {
         }
     }
 
-    /// As [`Self::size`] for a key that may be missing. An array has a size per layer, which must all be equal.
+    /// As [`Self::size`] for a key that may be missing. An array has a size per layer, which must
+    /// all be equal.
     fn optional_size(&self, arch: &str, key: &str) -> Result<Option<usize>> {
         let key = format!("{arch}.{key}");
         match self.meta(&key) {
@@ -237,7 +238,8 @@ impl Gguf {
 
     fn refuse_unsupported(&self, arch: &str) -> Result<()> {
         self.check_architecture_keys(arch)?;
-        // As llama.cpp: without a type a factor is linear's, its older name counts where the newer is missing, and 0 is 1.
+        // As llama.cpp: without a type a factor is linear's, its older name counts where the newer
+        // is missing, and 0 is 1.
         let key = format!("{arch}.rope.scaling.type");
         let kind = match self.meta(&key) {
             None => "linear",

@@ -412,8 +412,8 @@ fn every_key_of_the_table_that_is_refused_is_refused_by_name() {
     }
 }
 
-/// llama.cpp takes "linear" for the type where none is given, the old name of the factor where the new is missing, and 0
-/// for 1.
+/// llama.cpp takes "linear" for the type where none is given, the old name of the factor where the
+/// new is missing, and 0 for 1.
 #[test]
 fn rotary_scaling_without_a_type_is_linear() {
     let with = |entries: &[(&str, V)]| {
@@ -561,7 +561,8 @@ fn parts_that_are_missing_or_mixed_are_named() {
             "{text}"
         );
     }
-    // The third part under the second's name, a part of a model with more tensors, one of another model.
+    // The third part under the second's name, a part of a model with more tensors, one of another
+    // model.
     std::fs::copy(&paths[2], &paths[1]).unwrap();
     assert!(refused(&paths[0]).contains("m-00002-of-00003.gguf: not the part 2 of 3"));
     let other = split(&model("llama").tensor("blk.0.x", &[2], 0), &[4, 3]);

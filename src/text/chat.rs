@@ -163,8 +163,9 @@ impl ChatTemplate {
     /// its special tokens (BOS too, where the template writes one): encode it with `add_special = false`.
     ///
     /// # Errors
-    /// A user error with the template's own message when it refuses the conversation (roles out of order, no system turn
-    /// allowed, …), and one with file and line when the template fails or does something unsupported.
+    /// A user error with the template's own message when it refuses the conversation (roles out of
+    /// order, no system turn allowed, …), and one with file and line when the template fails or
+    /// does something unsupported.
     pub fn render(
         &self,
         messages: &[Message],
@@ -367,8 +368,8 @@ mod tests {
             "/target/test-data/public_templates.jsonl"
         );
         let text = std::fs::read_to_string(path).unwrap();
-        // Two that differ where tools are given: a string marked safe escapes what is added to it, and a generator is
-        // no JSON.
+        // Two that differ where tools are given: a string marked safe escapes what is added to it,
+        // and a generator is no JSON.
         let known = ["meetkai-functionary-medium-v3.1", "llama-cpp-deepseek-r1"];
         let mut wrong = Vec::new();
         for line in text.lines() {

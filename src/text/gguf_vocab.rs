@@ -224,8 +224,9 @@ impl GgufVocab {
         Ok(())
     }
 
-    /// The pre-tokenizer's name. Files from before May 2024 have none; vocabularies of the supported families are
-    /// recognised by tokens that only they have, any other is llama.cpp's "default".
+    /// The pre-tokenizer's name. Files from before May 2024 have none; vocabularies of the
+    /// supported families are recognised by tokens that only they have, any other is llama.cpp's
+    /// "default".
     fn pre_name(&self) -> &str {
         if !self.pre.is_empty() {
             if self.pre == "default"

@@ -94,7 +94,8 @@ fn eos_follows_where_the_file_says_so() {
     assert_eq!(Tokenizer::from_gguf(&vocab).unwrap().eos_ids(), [8, 5]);
 }
 
-/// A vocabulary without a pre-tokenizer's name is recognised by its special tokens, else it is llama.cpp's "default".
+/// A vocabulary without a pre-tokenizer's name is recognised by its special tokens, else it is
+/// llama.cpp's "default".
 #[test]
 fn a_missing_pre_tokenizer_is_recognised() {
     let with = |special: [&str; 2], pre: &str| {

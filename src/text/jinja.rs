@@ -66,7 +66,8 @@ fn float_of(value: &Value) -> Option<f64> {
     is_float.then(|| f64::try_from(value.clone()).ok()).flatten()
 }
 
-/// Python's `repr` of a float: the shortest digits that name it, with an exponent from 1e16 up and below 1e-4.
+/// Python's `repr` of a float: the shortest digits that name it, with an exponent from 1e16 up and
+/// below 1e-4.
 fn python_float(v: f64) -> String {
     if v.is_nan() {
         return "nan".to_owned();
@@ -118,7 +119,8 @@ pub(super) fn strftime_now(date: TemplateDate) -> Value {
     })
 }
 
-/// What went wrong while rendering: the conversation's fault where the template says so, else the template's.
+/// What went wrong while rendering: the conversation's fault where the template says so, else the
+/// template's.
 pub(super) fn explain(error: &Error, template: &str) -> String {
     let mut chain = String::new();
     let mut source = std::error::Error::source(error);

@@ -2,10 +2,11 @@
 
 /// Rewrites a template for minijinja so that it means what it means to Jinja2.
 ///
-/// Every line end becomes `\n`. `{% generation %}` … `{% endgeneration %}`, which mark the assistant's text for
-/// transformers' loss masks, become scopes (`{% with %}` … `{% endwith %}`). Escapes in string literals become ones that
-/// minijinja knows. A slice with a step becomes a method call. What a loop runs over goes through a filter that refuses None, which minijinja takes for an empty
-/// list.
+/// Every line end becomes `\n`. `{% generation %}` … `{% endgeneration %}`, which mark the
+/// assistant's text for transformers' loss masks, become scopes (`{% with %}` … `{% endwith %}`).
+/// Escapes in string literals become ones that minijinja knows. A slice with a step becomes a
+/// method call. What a loop runs over goes through a filter that refuses None, which minijinja
+/// takes for an empty list.
 ///
 /// # Errors
 /// An escape that needs Python's table of character names, with its line.
@@ -43,7 +44,8 @@ impl<'a> Rewriter<'a> {
         self.rest = tail;
     }
 
-    /// Copies up to and with `end`, or everything where it is missing: the parser says what is not closed.
+    /// Copies up to and with `end`, or everything where it is missing: the parser says what is not
+    /// closed.
     fn copy_past(&mut self, end: &str) {
         let n = self.rest.find(end).map_or(self.rest.len(), |at| at + end.len());
         self.copy(n);
@@ -129,8 +131,8 @@ impl<'a> Rewriter<'a> {
         self.copy_past("%}");
     }
 
-    /// Copies an expression or a statement with the first of `ends` that is not inside of brackets, where `}}` ends a
-    /// dict in a dict. Strings are rewritten.
+    /// Copies an expression or a statement with the first of `ends` that is not inside of brackets,
+    /// where `}}` ends a dict in a dict. Strings are rewritten.
     fn expression(&mut self, ends: &[&str]) -> Result<(), String> {
         self.expression_before(ends)?;
         if let Some(end) = self.end_here(ends) {
@@ -176,8 +178,8 @@ impl<'a> Rewriter<'a> {
         Ok(self.out[start..].to_owned())
     }
 
-    /// Makes a method call of a slice with a step, `[a:b:c]` without its last bracket: minijinja's counts differ from
-    /// Python's where the step is negative.
+    /// Makes a method call of a slice with a step, `[a:b:c]` without its last bracket: minijinja's
+    /// counts differ from Python's where the step is negative.
     fn slice(&mut self, at: usize, first: usize, second: usize) {
         let part = |text: &str| match text.trim() {
             "" => "none".to_owned(),

@@ -18,7 +18,8 @@ pub struct HfFiles<'a> {
     pub tokenizer_json: Cow<'a, [u8]>,
     /// `tokenizer_config.json`: names of special tokens, extra added tokens, chat template.
     pub tokenizer_config: Option<Cow<'a, [u8]>>,
-    /// `special_tokens_map.json`: special tokens, which count where the tokenizer config has no `added_tokens_decoder`.
+    /// `special_tokens_map.json`: special tokens, which count where the tokenizer config has no
+    /// `added_tokens_decoder`.
     pub special_tokens_map: Option<Cow<'a, [u8]>>,
     /// `added_tokens.json`: text → id of added tokens, of the time before `added_tokens_decoder`.
     pub added_tokens: Option<Cow<'a, [u8]>>,
@@ -331,7 +332,8 @@ fn token_name(object: &Object, key: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// A token of a config: its text, or an object with `content` and flags. `special` counts where the object does not say.
+/// A token of a config: its text, or an object with `content` and flags. `special` counts where the
+/// object does not say.
 fn added_token(value: &Value, special: bool) -> Option<AddedToken> {
     if let Some(text) = value.as_str() {
         return (!text.is_empty()).then(|| AddedToken::from(text, true).normalized(false));
@@ -348,10 +350,11 @@ fn added_token(value: &Value, special: bool) -> Option<AddedToken> {
     )
 }
 
-/// The special tokens that `tokenizer_config.json` and `special_tokens_map.json` declare, put together as transformers 5
-/// does.
+/// The special tokens that `tokenizer_config.json` and `special_tokens_map.json` declare, put
+/// together as transformers 5 does.
 struct SpecialTokens {
-    /// By key: [`SPECIAL_KEYS`] in their order, then the model's own (`image_token`, `extra_special_tokens` by name).
+    /// By key: [`SPECIAL_KEYS`] in their order, then the model's own (`image_token`,
+    /// `extra_special_tokens` by name).
     named: Vec<(String, AddedToken)>,
     /// Those without a name.
     extra: Vec<AddedToken>,
@@ -437,8 +440,9 @@ fn is_added(inner: &tokenizers::Tokenizer, token: &str) -> bool {
     inner.get_added_vocabulary().get_vocab().contains_key(token)
 }
 
-/// Makes a token one id that no merge cuts. A token that is not in the vocabulary gets the next id, as in transformers,
-/// where the model's embedding has a row for it (`rows`, of `config.json`); else it stays text.
+/// Makes a token one id that no merge cuts. A token that is not in the vocabulary gets the next id,
+/// as in transformers, where the model's embedding has a row for it (`rows`, of `config.json`);
+/// else it stays text.
 fn add_token(inner: &mut tokenizers::Tokenizer, token: &AddedToken, rows: Option<u64>) -> Result<()> {
     if is_added(inner, &token.content) {
         return Ok(());

@@ -90,8 +90,8 @@ fn added_tokens_of_the_config() {
     assert!(error.contains("<x>") && error.contains("20"), "{error}");
 }
 
-/// Where a special token may be declared, and what transformers 5.24 makes of `a<b>!` with the word `<b>` (10 here) in
-/// the vocabulary: one id, or its letters.
+/// Where a special token may be declared, and what transformers 5.24 makes of `a<b>!` with the word
+/// `<b>` (10 here) in the vocabulary: one id, or its letters.
 #[test]
 fn special_tokens_by_every_key() {
     let tiny = TINY.replace("\"!\": 10", "\"<b>\": 10, \"<\": 13, \">\": 14, \"!\": 15");
@@ -152,7 +152,8 @@ fn special_tokens_by_every_key() {
     assert_eq!(encode(split, None, None), letters);
 }
 
-/// A declared token that the vocabulary lacks gets the next id, named ones first, where the model has rows for it.
+/// A declared token that the vocabulary lacks gets the next id, named ones first, where the model
+/// has rows for it.
 #[test]
 fn new_special_tokens_need_rows() {
     let ids = |rows: &'static str| {
