@@ -137,6 +137,7 @@ fn run_with(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, reward: &mut
         tokenizer_json: json.into(),
         tokenizer_config: Some(demo::tokenizer_config_json(128).into()),
         special_tokens_map: None,
+        added_tokens: None,
         generation_config: None,
         model_config: None,
         chat_template: None,

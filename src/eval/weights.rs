@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use super::meta::{EvalMeta, NAMES};
 use crate::error::{Error, Result};
 use crate::model::alias::aliases;
+use crate::model::gguf::Gguf;
 use crate::run::checksums::sha256_file;
 use crate::text::sha256_hex;
 
@@ -143,7 +144,8 @@ fn files<'a>(
                 .into_iter()
                 .collect()
         } else if path.is_file() {
-            vec![path.to_path_buf()]
+            // One file, or all parts of a GGUF model.
+            Gguf::files(path)
         } else {
             shards(path)
         };

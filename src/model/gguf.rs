@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::bytes::FileBytes;
 use super::gguf_reader::Reader;
+use super::gguf_split::{self, SPLIT_COUNT};
+use super::store::Part;
 use crate::error::{Context, Error, Result};
 use crate::tensor::DType;
 
@@ -38,37 +40,67 @@ pub enum MetaValue {
 #[derive(Clone, Debug)]
 pub(crate) struct GgufTensor {
     pub(crate) name: String,
+    /// The file it is in, of [`Gguf::parts`].
+    pub(crate) part: usize,
     /// Row-major: GGUF's order reversed.
     pub(crate) shape: Vec<usize>,
     pub(crate) dtype: DType,
     pub(crate) range: Range<usize>,
 }
 
-/// An opened GGUF file.
+/// An opened GGUF file, or all files of a model in parts.
 #[derive(Debug)]
 pub struct Gguf {
+    /// The file that was asked for.
     pub(crate) name: String,
-    pub(crate) bytes: FileBytes,
+    /// The files, of which the first has the metadata.
+    pub(crate) parts: Vec<Part>,
     pub(crate) meta: BTreeMap<String, MetaValue>,
     pub(crate) tensors: Vec<GgufTensor>,
 }
 
 impl Gguf {
-    /// Maps a file and reads its metadata and tensor directory.
+    /// Maps a file and reads its metadata and tensor directory. Of a model in parts
+    /// (`NAME-00001-of-00003.gguf`), any part stands for all.
     ///
     /// # Errors
-    /// A user error, with the offset, when the file is not GGUF 2 or 3, is truncated or is corrupt, and one that names
-    /// tensor and type when a tensor's type is not supported.
+    /// A user error, with the offset, when the file is not GGUF 2 or 3, is truncated or is corrupt,
+    /// and one that names tensor and type when a tensor's type is not supported; a part that is
+    /// missing or of another model.
     pub fn open(path: &Path) -> Result<Self> {
+        let file = Self::open_one(path)?;
+        match file.meta_usize(SPLIT_COUNT) {
+            Some(count) if count > 1 => gguf_split::join(file, path, count),
+            _ => Ok(file),
+        }
+    }
+
+    /// The files of the model that `path` is, or is a part of, as far as its name tells and they
+    /// exist.
+    #[must_use]
+    pub fn files(path: &Path) -> Vec<PathBuf> {
+        gguf_split::files(path)
+    }
+
+    /// One file alone.
+    pub(super) fn open_one(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let bytes = FileBytes::map(path)?;
         let (meta, tensors) = parse(&bytes).context(&name)?;
         Ok(Self {
+            parts: vec![Part {
+                name: name.clone(),
+                bytes,
+            }],
             name,
-            bytes,
             meta,
             tensors,
         })
+    }
+
+    /// A tensor's bytes.
+    pub(crate) fn tensor_bytes(&self, t: &GgufTensor) -> &[u8] {
+        &self.parts[t.part].bytes[t.range.clone()]
     }
 
     /// A metadata value.
@@ -297,6 +329,7 @@ fn tensor(r: &mut Reader) -> Result<GgufTensor> {
     match end {
         Some(range) => Ok(GgufTensor {
             name,
+            part: 0,
             shape,
             dtype,
             range,

@@ -1,11 +1,11 @@
 //! What a llama.cpp model's GGUF means: specification, weights under Hugging Face's names, vocabulary.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::gguf::{Gguf, GgufTensor};
+use super::gguf::{Gguf, GgufTensor, MetaValue};
 use super::spec::{Family, Head, ModelSpec, Proj, Rope, RopeScaling, llama3};
-use super::store::{Entry, Part, WeightStore};
+use super::store::{Entry, WeightStore};
 use crate::error::{Context, Error, Result};
 use crate::kernels::quant;
 
@@ -54,9 +54,39 @@ impl Gguf {
 
     /// `{architecture}.{key}` as a size.
     fn size(&self, arch: &str, key: &str) -> Result<usize> {
-        match self.meta_usize(&format!("{arch}.{key}")) {
+        match self.optional_size(arch, key)? {
             Some(v) => Ok(v),
             None => self.fail(format!("metadata {arch}.{key} is missing or no whole number")),
+        }
+    }
+
+    /// As [`Self::size`] for a key that may be missing. An array has a size per layer, which must
+    /// all be equal.
+    fn optional_size(&self, arch: &str, key: &str) -> Result<Option<usize>> {
+        let key = format!("{arch}.{key}");
+        match self.meta(&key) {
+            Some(MetaValue::NumArray(sizes)) => match sizes.as_slice() {
+                [first, rest @ ..] if *first >= 0.0 && rest.iter().all(|s| s == first) => {
+                    Ok(Some(*first as usize))
+                }
+                _ => self.fail(format!(
+                    "metadata {key} differs from layer to layer, which is not supported"
+                )),
+            },
+            Some(_) => match self.meta_usize(&key) {
+                Some(size) => Ok(Some(size)),
+                None => self.fail(format!("metadata {key} is missing or no whole number")),
+            },
+            None => Ok(None),
+        }
+    }
+
+    /// `{architecture}.{key}` as a number.
+    fn optional_number(&self, arch: &str, key: &str) -> Result<Option<f64>> {
+        let key = format!("{arch}.{key}");
+        match (self.meta(&key), self.meta_f64(&key)) {
+            (Some(_), None) => self.fail(format!("metadata {key} is no number")),
+            (_, number) => Ok(number),
         }
     }
 
@@ -69,6 +99,7 @@ impl Gguf {
     /// # Errors
     /// A user error when the file has none.
     pub fn vocab(&self) -> Result<RawVocab> {
+        self.check_tokenizer_keys()?;
         let strings = |key: &str| {
             self.meta_str_array(key)
                 .map(<[String]>::to_vec)
@@ -124,6 +155,16 @@ impl Gguf {
     /// # Errors
     /// A user error for an architecture or setting that is not supported, or missing metadata.
     pub fn spec(&self) -> Result<ModelSpec> {
+        match self.meta_str("general.type") {
+            None | Some("model") => {}
+            Some("adapter") => {
+                return self.fail(
+                    "a LoRA adapter in GGUF, which is not read: pass its base as --model and PEFT's adapter directory as \
+                     --adapter",
+                );
+            }
+            Some(other) => return self.fail(format!("general.type is {other:?}: not a model's weights")),
+        }
         let arch = self.meta_str("general.architecture").unwrap_or("(none)");
         let family = match arch {
             "llama" => Family::Llama,
@@ -138,16 +179,13 @@ impl Gguf {
         self.refuse_unsupported(arch)?;
         let hidden_size = self.size(arch, "embedding_length")?;
         let num_heads = self.size(arch, "attention.head_count")?;
-        let head_dim = match self.meta_usize(&format!("{arch}.attention.key_length")) {
+        let head_dim = match self.optional_size(arch, "attention.key_length")? {
             Some(d) => d,
             None if num_heads > 0 => hidden_size / num_heads,
             None => return self.fail(format!("metadata {arch}.attention.head_count is 0")),
         };
         for key in ["attention.value_length", "rope.dimension_count"] {
-            if let Some(v) = self
-                .meta_usize(&format!("{arch}.{key}"))
-                .filter(|v| *v != head_dim)
-            {
+            if let Some(v) = self.optional_size(arch, key)?.filter(|v| *v != head_dim) {
                 return self.fail(format!(
                     "{arch}.{key} is {v} and the heads are {head_dim} wide: not supported"
                 ));
@@ -156,11 +194,9 @@ impl Gguf {
         let Some(embedding) = self.tensor("token_embd.weight").filter(|t| t.shape.len() == 2) else {
             return self.fail("tensor token_embd.weight is missing");
         };
-        let theta = self
-            .meta_f64(&format!("{arch}.rope.freq_base"))
-            .unwrap_or(10_000.0);
-        let head_count_kv = self.meta_usize(&format!("{arch}.attention.head_count_kv"));
-        let Some(rms_norm_eps) = self.meta_f64(&format!("{arch}.attention.layer_norm_rms_epsilon")) else {
+        let theta = self.optional_number(arch, "rope.freq_base")?.unwrap_or(10_000.0);
+        let head_count_kv = self.optional_size(arch, "attention.head_count_kv")?;
+        let Some(rms_norm_eps) = self.optional_number(arch, "attention.layer_norm_rms_epsilon")? else {
             return self.fail(format!(
                 "metadata {arch}.attention.layer_norm_rms_epsilon is missing"
             ));
@@ -201,28 +237,62 @@ impl Gguf {
     }
 
     fn refuse_unsupported(&self, arch: &str) -> Result<()> {
-        if let Some(n) = self
-            .meta_usize(&format!("{arch}.expert_count"))
-            .filter(|n| *n > 0)
-        {
-            return self.fail(format!("a mixture of {n} experts, which is not supported"));
+        self.check_architecture_keys(arch)?;
+        // As llama.cpp: without a type a factor is linear's, its older name counts where the newer
+        // is missing, and 0 is 1.
+        let key = format!("{arch}.rope.scaling.type");
+        let kind = match self.meta(&key) {
+            None => "linear",
+            Some(MetaValue::Str(kind)) => kind,
+            Some(_) => return self.fail(format!("metadata {key} is no string")),
+        };
+        let factor = match self.optional_number(arch, "rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            None => self.optional_number(arch, "rope.scale_linear")?,
+        };
+        match (kind, factor) {
+            ("none", _) | ("linear", None | Some(0.0 | 1.0)) => {}
+            (kind, Some(factor)) => {
+                return self.fail(format!(
+                    "rotary scaling {kind:?} with factor {factor} ({arch}.rope.scaling) is not supported"
+                ));
+            }
+            (kind, None) => {
+                return self.fail(format!("rotary scaling {kind:?} ({key}) is not supported"));
+            }
         }
-        match self.meta_str(&format!("{arch}.rope.scaling.type")) {
-            None | Some("none") => {}
-            Some(other) => return self.fail(format!("rotary scaling {other:?} is not supported")),
-        }
-        if self
-            .meta_f64(&format!("{arch}.rope.scale_linear"))
-            .is_some_and(|f| f != 1.0)
-        {
-            return self.fail("linear rotary scaling is not supported");
-        }
-        let window = self.meta_usize(&format!("{arch}.attention.sliding_window"));
+        let window = self.optional_size(arch, "attention.sliding_window")?;
         let context = self
             .meta_usize(&format!("{arch}.context_length"))
             .unwrap_or(usize::MAX);
         if window.is_some_and(|w| w > 0 && w < context) {
             return self.fail("sliding-window attention is not supported");
+        }
+        Ok(())
+    }
+
+    /// Refuses a tensor that the model computes with and this program does not.
+    fn check_tensors(&self, spec: &ModelSpec) -> Result<()> {
+        let wanted: BTreeSet<String> = spec.tensors().map(|t| t.name).collect();
+        for t in &self.tensors {
+            // Frequencies are read apart, or follow from the metadata.
+            let unused = t.name == "rope_freqs.weight" || t.name.contains(".attn_rot_embd");
+            let known = hf_name(&t.name).is_some_and(|(name, _)| wanted.contains(&name));
+            if unused || known {
+                continue;
+            }
+            return self.fail(match t.name.starts_with("cls.") {
+                true => format!(
+                    "tensor {}: this is a classification or reward model; of GGUF only language models are read, so use the \
+                     model's Hugging Face directory",
+                    t.name
+                ),
+                false => format!(
+                    "tensor {} has no place in the architecture {}: the model computes something that is not supported",
+                    t.name,
+                    self.meta_str("general.architecture").unwrap_or("(none)")
+                ),
+            });
         }
         Ok(())
     }
@@ -235,7 +305,7 @@ impl Gguf {
         };
         let elements: usize = t.shape.iter().product();
         let mut factors = vec![0.0f32; elements];
-        quant::dequantize(t.dtype, &self.bytes[t.range.clone()], &mut factors);
+        quant::dequantize(t.dtype, self.tensor_bytes(t), &mut factors);
         if factors.len() != spec.head_dim / 2 {
             return self.fail(format!(
                 "rope_freqs.weight has {elements} factors, {} are needed",
@@ -266,6 +336,7 @@ impl Gguf {
     /// The weights under Hugging Face's names.
     pub(crate) fn into_store(self) -> Result<WeightStore> {
         let spec = self.spec()?;
+        self.check_tensors(&spec)?;
         let permuted = spec.family == Family::Llama;
         let mut entries = BTreeMap::new();
         for t in &self.tensors {
@@ -284,7 +355,7 @@ impl Gguf {
                 ));
             }
             let entry = Entry {
-                part: 0,
+                part: t.part,
                 dtype: Ok(t.dtype),
                 shape: t.shape.clone(),
                 range: t.range.clone(),
@@ -296,10 +367,7 @@ impl Gguf {
         }
         let origin = self.name.clone();
         Ok(WeightStore {
-            parts: vec![Part {
-                name: self.name,
-                bytes: self.bytes,
-            }],
+            parts: self.parts,
             entries,
             origin,
         })

@@ -271,6 +271,8 @@ fn unsupported_models_are_refused() {
     let llama = || model("llama");
     for (build, why) in [
         (model("gemma3"), "\"gemma3\" is not supported"),
+        (llama().set("general.type", V::S("adapter")), "--adapter"),
+        (llama().set("general.type", V::S("mmproj")), "\"mmproj\""),
         (llama().set("llama.expert_count", V::U(8)), "8 experts"),
         (llama().set("llama.rope.scaling.type", V::S("yarn")), "yarn"),
         (llama().set("llama.attention.sliding_window", V::U(16)), "sliding"),
@@ -376,4 +378,243 @@ fn corrupt_bytes_never_panic_or_allocate_wildly() {
     }
     let odd = model("llama").set("general.alignment", V::U(48));
     assert!(message(spec_of(&odd)).contains("power of two"));
+}
+
+#[test]
+fn every_key_of_the_table_that_is_refused_is_refused_by_name() {
+    let rows = crate::model::gguf_keys::tests::refused();
+    assert!(rows.len() > 20);
+    for (key, bad, neutral) in rows {
+        let full = format!("llama.{key}");
+        let text = message(spec_of(&model("llama").set(&full, V::F(bad as f32))));
+        assert!(text.contains(&format!("{full} is {bad}")), "{text}");
+        if let Some(neutral) = neutral {
+            let float = model("llama").set(&full, V::F(neutral as f32));
+            assert!(spec_of(&float).is_ok(), "{key} {neutral}");
+            let layers = model("llama").set(&full, V::Ints(vec![neutral as i32; 2]));
+            assert!(spec_of(&layers).is_ok(), "{key} {neutral} per layer");
+        }
+    }
+    for (key, value, good) in [
+        ("attention.causal", V::Bool(false), false),
+        ("attention.causal", V::Bool(true), true),
+        ("use_parallel_residual", V::Bool(true), false),
+        ("use_parallel_residual", V::Bool(false), true),
+        ("rope.dimension_sections", V::Ints(vec![1, 1, 2]), false),
+        ("pooling_type", V::U(4), false),
+        ("logit_scale", V::S("x"), false),
+        // Not in the table: a warning, and the model is read.
+        ("attention.of_the_future", V::U(1), true),
+    ] {
+        let full = format!("llama.{key}");
+        let spec = spec_of(&model("llama").set(&full, value));
+        assert_eq!(spec.is_ok(), good, "{full}");
+    }
+}
+
+/// llama.cpp takes "linear" for the type where none is given, the old name of the factor where the
+/// new is missing, and 0 for 1.
+#[test]
+fn rotary_scaling_without_a_type_is_linear() {
+    let with = |entries: &[(&str, V)]| {
+        let mut build = model("llama");
+        for (key, value) in entries {
+            build = build.set(&format!("llama.rope.{key}"), value.clone());
+        }
+        spec_of(&build)
+    };
+    let kind = |kind| ("scaling.type", V::S(kind));
+    let factor = |v| ("scaling.factor", V::F(v));
+    let old = |v| ("scale_linear", V::F(v));
+    for refused in [
+        &[factor(4.0)][..],
+        &[old(4.0)],
+        &[kind("linear"), factor(4.0)],
+        &[kind("linear"), old(4.0)],
+        &[factor(2.0), old(1.0)],
+        &[kind("yarn"), factor(4.0)],
+        &[kind("longrope")],
+    ] {
+        let text = message(with(refused));
+        assert!(
+            text.contains("rotary scaling") && text.contains("llama.rope.scaling"),
+            "{text}"
+        );
+    }
+    for read in [
+        &[factor(1.0)][..],
+        &[factor(0.0)],
+        &[old(1.0)],
+        &[factor(1.0), old(4.0)],
+        &[kind("linear")],
+        &[kind("none"), factor(4.0)],
+    ] {
+        assert_eq!(with(read).unwrap().rope.scaling, RopeScaling::None);
+    }
+    assert!(message(with(&[("scaling.type", V::U(1))])).contains("no string"));
+    assert!(message(with(&[("freq_base", V::S("x"))])).contains("rope.freq_base is no number"));
+}
+
+#[test]
+fn sizes_per_layer_are_read_where_they_are_equal() {
+    let with =
+        |key: &str, list: Vec<i32>| spec_of(&model("llama").set(&format!("llama.{key}"), V::Ints(list)));
+    for (key, value) in [
+        ("attention.head_count", 2),
+        ("attention.head_count_kv", 1),
+        ("feed_forward_length", 40),
+    ] {
+        let spec = with(key, vec![value; 3]).unwrap();
+        assert_eq!(
+            (spec.num_heads, spec.num_kv_heads, spec.intermediate_size),
+            (2, 1, 40)
+        );
+        let text = message(with(key, vec![value, value + 1]));
+        assert!(text.contains(key) && text.contains("layer to layer"), "{text}");
+        assert!(message(with(key, vec![])).contains(key));
+    }
+}
+
+#[test]
+fn tensors_without_a_place_are_refused() {
+    for (name, why) in [
+        ("blk.0.ffn_up.bias", "no place"),
+        ("blk.0.attn_q_norm.weight", "no place"),
+        ("blk.0.attn_sinks.weight", "no place"),
+        ("blk.1.ffn_up.weight", "no place"),
+        ("output.bias", "no place"),
+        ("cls.output.weight", "classification or reward model"),
+    ] {
+        let (_dir, path) = written(&model("llama").tensor(name, &[8], 0).bytes());
+        let text = message(open_weights(&path));
+        assert!(text.contains(name) && text.contains(why), "{text}");
+    }
+    let mut build = model("llama").tensor("rope_freqs.weight", &[2], 0);
+    build.tensors.last_mut().unwrap().3 = [1.0f32, 1.0].iter().flat_map(|f| f.to_le_bytes()).collect();
+    let (_dir, path) = written(&build.bytes());
+    assert!(open_weights(&path).is_ok());
+}
+
+/// A model's tensors dealt to files; the metadata is in the first, which may have no tensor.
+fn split(whole: &Build, cuts: &[usize]) -> Vec<Build> {
+    let count = cuts.len() + 1;
+    let mut tensors = whole.tensors.clone().into_iter();
+    (0..count)
+        .map(|no| {
+            let n = match cuts.get(no) {
+                Some(cut) => *cut,
+                None => usize::MAX,
+            };
+            let part = Build {
+                meta: if no == 0 { whole.meta.clone() } else { Vec::new() },
+                tensors: tensors.by_ref().take(n).collect(),
+            };
+            part.set("split.no", V::U(no as u32))
+                .set("split.count", V::U(count as u32))
+                .set("split.tensors.count", V::U(whole.tensors.len() as u32))
+        })
+        .collect()
+}
+
+fn write_parts(dir: &Path, name: &str, parts: &[Build]) -> Vec<std::path::PathBuf> {
+    let path = |i| dir.join(format!("{name}-{:05}-of-{:05}.gguf", i + 1, parts.len()));
+    for (i, part) in parts.iter().enumerate() {
+        std::fs::write(path(i), part.bytes()).unwrap();
+    }
+    (0..parts.len()).map(path).collect()
+}
+
+#[test]
+fn a_model_in_parts_is_the_model() {
+    let (_dir, one) = written(&model("llama").bytes());
+    let want = open_weights(&one).unwrap();
+    for cuts in [&[4, 3][..], &[0, 5], &[11, 0]] {
+        let dir = tempfile::tempdir().unwrap();
+        for path in write_parts(dir.path(), "m", &split(&model("llama"), cuts)) {
+            let files = ModelFiles::Gguf(path.clone());
+            let (spec, store) = (files.spec().unwrap(), WeightStore::open(&files).unwrap());
+            store.check(&spec).unwrap();
+            assert_eq!(spec, ModelFiles::Gguf(one.clone()).spec().unwrap());
+            for name in want.names() {
+                assert_eq!(store.get(name).unwrap(), want.get(name).unwrap(), "{name}");
+            }
+            assert_eq!(
+                Gguf::open(&path).unwrap().vocab().unwrap().tokens,
+                ["<s>", "a", "b"]
+            );
+        }
+    }
+}
+
+#[test]
+fn parts_that_are_missing_or_mixed_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let parts = split(&model("llama"), &[4, 3]);
+    let paths = write_parts(dir.path(), "m", &parts);
+    let refused = |path: &std::path::PathBuf| message(Gguf::open(path));
+
+    std::fs::remove_file(&paths[1]).unwrap();
+    for path in [&paths[0], &paths[2]] {
+        let text = refused(path);
+        assert!(
+            text.contains("m-00002-of-00003.gguf: part 2 of 3 is missing"),
+            "{text}"
+        );
+    }
+    // The third part under the second's name, a part of a model with more tensors, one of another
+    // model.
+    std::fs::copy(&paths[2], &paths[1]).unwrap();
+    assert!(refused(&paths[0]).contains("m-00002-of-00003.gguf: not the part 2 of 3"));
+    let other = split(&model("llama").tensor("blk.0.x", &[2], 0), &[4, 3]);
+    std::fs::write(&paths[1], other[1].bytes()).unwrap();
+    assert!(refused(&paths[0]).contains("split.tensors.count 12"));
+    let other = split(&model("llama"), &[3, 4]);
+    std::fs::write(&paths[1], other[1].bytes()).unwrap();
+    assert!(refused(&paths[0]).contains("is also in"));
+    let short = parts[1].clone().without("blk.0.attn_k.weight");
+    std::fs::write(&paths[1], short.bytes()).unwrap();
+    assert!(refused(&paths[0]).contains("10 tensors together, split.tensors.count says 11"));
+    let foreign = parts[1].clone().set("general.architecture", V::S("qwen2"));
+    std::fs::write(&paths[1], foreign.bytes()).unwrap();
+    assert!(refused(&paths[0]).contains("different models"));
+
+    let found = |name: &str| Gguf::files(&dir.path().join(name)).len();
+    assert_eq!(
+        (
+            found("m-00002-of-00003.gguf"),
+            found("m.gguf"),
+            found("m-1-of-3.gguf")
+        ),
+        (3, 1, 1)
+    );
+    assert_eq!(found("m-00004-of-00003.gguf"), 1);
+    let renamed = dir.path().join("renamed.gguf");
+    std::fs::copy(&paths[0], &renamed).unwrap();
+    let text = refused(&renamed);
+    assert!(
+        text.contains("part 1 of 3") && text.contains("-00001-of-00003.gguf"),
+        "{text}"
+    );
+    let alone = model("llama")
+        .set("split.count", V::U(1))
+        .set("split.no", V::U(0));
+    let (_dir, path) = written(&alone.bytes());
+    assert!(Gguf::open(&path).is_ok());
+}
+
+#[test]
+fn tokenizer_keys() {
+    let vocab = |key: &str, value: V| {
+        let (_dir, path) = written(
+            &model("llama")
+                .set(&format!("tokenizer.ggml.{key}"), value)
+                .bytes(),
+        );
+        Gguf::open(&path).unwrap().vocab()
+    };
+    let text = message(vocab("add_sep_token", V::Bool(true)));
+    assert!(text.contains("tokenizer.ggml.add_sep_token is true"), "{text}");
+    assert!(vocab("add_sep_token", V::Bool(false)).is_ok());
+    assert!(vocab("of_the_future", V::Bool(true)).is_ok());
+    assert_eq!(vocab("add_eos_token", V::Bool(true)).unwrap().add_eos, Some(true));
 }

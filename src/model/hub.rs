@@ -11,11 +11,12 @@ use super::source::ModelFiles;
 use crate::error::{Error, Result};
 
 /// Files a repository may lack.
-const OPTIONAL: [&str; 5] = [
+const OPTIONAL: [&str; 6] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
 ];
 const SINGLE: &str = "model.safetensors";

@@ -312,6 +312,7 @@ pub fn read_tokenizer(files: &ModelFiles) -> Result<Tokenizer> {
             .ok_or_else(|| Error::internal(format!("{}: no embedded tokenizer.json", files.name())))?,
         tokenizer_config: file("tokenizer_config.json")?,
         special_tokens_map: file("special_tokens_map.json")?,
+        added_tokens: file("added_tokens.json")?,
         generation_config: file("generation_config.json")?,
         model_config: file("config.json")?,
         chat_template: file("chat_template.jinja")?,
@@ -339,8 +340,10 @@ pub fn gguf_vocab(gguf: &Gguf) -> Result<GgufVocab> {
         bos: raw.bos,
         eos: id("eos_token_id"),
         eot: id("eot_token_id"),
+        eom: id("eom_token_id"),
         pad: raw.padding,
         add_bos: raw.add_bos,
+        add_eos: raw.add_eos,
         add_space_prefix: raw.add_space_prefix,
         chat_template: raw.chat_template,
     })

@@ -208,6 +208,7 @@ fn fragile(gpu: &Gpu, place: &Path) -> RewardModel {
         tokenizer_json: json.into(),
         tokenizer_config: Some(crate::demo::tokenizer_config_json(128).into()),
         special_tokens_map: None,
+        added_tokens: None,
         generation_config: None,
         model_config: None,
         chat_template: None,

@@ -6,8 +6,9 @@ use std::str::FromStr;
 use chrono::{NaiveDate, NaiveDateTime, NaiveTime};
 use minijinja::{Environment, Value};
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
-use super::jinja;
+use super::{jinja, jinja_source};
 use crate::data::Message;
 use crate::error::{Error, Result};
 
@@ -83,6 +84,8 @@ impl From<TemplateDate> for String {
 /// `documents` as `None`, and the special tokens as variables. `{% generation %}` blocks are rendered as plain text.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    /// What messages call it: the file it came from.
+    name: String,
     source: String,
     vars: Vec<(String, String)>,
 }
@@ -96,20 +99,29 @@ impl fmt::Debug for ChatTemplate {
     }
 }
 
-const NAME: &str = "chat template";
-
 impl ChatTemplate {
     /// Compiles a template. `vars` are the special tokens by the names templates use (`bos_token`, `eos_token`, …).
     ///
     /// # Errors
     /// A user error with the line when the template does not parse.
     pub fn new(source: &str, vars: Vec<(String, String)>) -> Result<Self> {
+        Self::named("chat template", source, vars)
+    }
+
+    /// As [`ChatTemplate::new`] for a template from a file, which messages name.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`].
+    pub fn named(name: &str, source: &str, vars: Vec<(String, String)>) -> Result<Self> {
         let mut environment = jinja::environment()?;
+        let text = jinja_source::rewrite(source)
+            .map_err(|e| Error::user(format!("{name}: the chat template does not parse: {e}")))?;
         environment
-            .add_template_owned(NAME, jinja::without_generation_tags(source))
-            .map_err(|e| Error::user(format!("the chat template does not parse: {e:#}")))?;
+            .add_template_owned(name.to_owned(), text)
+            .map_err(|e| Error::user(jinja::explain_syntax(&e, name)))?;
         Ok(Self {
             environment,
+            name: name.to_owned(),
             source: source.to_owned(),
             vars,
         })
@@ -125,8 +137,9 @@ impl ChatTemplate {
     /// its special tokens (BOS too, where the template writes one): encode it with `add_special = false`.
     ///
     /// # Errors
-    /// A user error with the template's own message when it refuses the conversation (roles out of order, no system turn
-    /// allowed, …) or does something unsupported.
+    /// A user error with the template's own message when it refuses the conversation (roles out of
+    /// order, no system turn allowed, …), and one with file and line when the template fails or
+    /// does something unsupported.
     pub fn render(
         &self,
         messages: &[Message],
@@ -144,7 +157,7 @@ impl ChatTemplate {
     pub fn render_with(
         &self,
         messages: &[Message],
-        tools: Option<&serde_json::Value>,
+        tools: Option<&Json>,
         add_generation_prompt: bool,
         date: TemplateDate,
     ) -> Result<String> {
@@ -152,23 +165,40 @@ impl ChatTemplate {
             .iter()
             .map(|m| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]))
             .collect();
+        let tools = tools.map_or_else(|| ().into(), jinja::from_json);
+        self.fill(messages, tools, add_generation_prompt, date)
+    }
+
+    /// As [`ChatTemplate::render`] for messages with other fields than role and content, and tools.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_json(
+        &self,
+        messages: &Json,
+        tools: &Json,
+        add_generation_prompt: bool,
+        date: TemplateDate,
+    ) -> Result<String> {
+        let [messages, tools] = [messages, tools].map(jinja::from_json);
+        self.fill(messages, tools, add_generation_prompt, date)
+    }
+
+    fn fill(&self, messages: Value, tools: Value, open: bool, date: TemplateDate) -> Result<String> {
         let mut context: Vec<(String, Value)> = vec![
             ("messages".to_owned(), messages),
-            (
-                "tools".to_owned(),
-                tools.map_or_else(|| Value::from(()), jinja::from_json),
-            ),
+            ("tools".to_owned(), tools),
             ("documents".to_owned(), Value::from(())),
-            ("add_generation_prompt".to_owned(), add_generation_prompt.into()),
+            ("add_generation_prompt".to_owned(), open.into()),
             ("strftime_now".to_owned(), jinja::strftime_now(date)),
         ];
         for (key, token) in &self.vars {
             context.push((key.clone(), token.as_str().into()));
         }
         self.environment
-            .get_template(NAME)
+            .get_template(&self.name)
             .and_then(|template| template.render(Value::from_pairs(context)))
-            .map_err(|e| Error::user(jinja::explain(&e)))
+            .map_err(|e| Error::user(jinja::explain(&e, &self.name)))
     }
 }
 
@@ -264,6 +294,107 @@ mod tests {
         let error = render("{{ messages[0].content.frobnicate() }}", &[Message::user("a")]);
         let error = error.unwrap_err().to_string();
         assert!(error.contains("frobnicate"), "{error}");
+    }
+
+    #[test]
+    fn a_fault_of_the_template_names_its_file_and_line() {
+        let error = |source: &str| -> String {
+            let template = ChatTemplate::named("chat_template.jinja", source, Vec::new());
+            let text = template.and_then(|t| t.render(&[Message::user("a")], true, date()));
+            let error = text.unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        };
+        for (source, what) in [
+            ("\n\n{{ 'a'|frobnicate }}", "frobnicate"),
+            ("\n\n{{ messages[7].role }}", "undefined"),
+            ("\r\n\r\n{% for x in tools %}{% endfor %}", "None is not iterable"),
+            ("\r\r{{ 'a' + 1 }}", "+"),
+        ] {
+            let text = error(source);
+            assert!(
+                text.starts_with("chat_template.jinja:3: the chat template fails"),
+                "{text}"
+            );
+            assert!(
+                text.contains(what) && text.contains("not the conversation's"),
+                "{text}"
+            );
+        }
+        assert!(error("a\n{% if %}").starts_with("chat_template.jinja:2: the chat template does not parse"));
+        assert!(error("a\n{{ '\\N{BULLET}' }}").contains("does not parse: line 2"));
+        let text = error("\n{{ raise_exception('roles must alternate') }}");
+        let want =
+            "the chat template refuses this conversation: roles must alternate (chat_template.jinja:2)";
+        assert_eq!(text, want);
+    }
+
+    /// Compares a case of `tests/golden/make_template_golden.py`; what differs, if anything.
+    fn differs(case: &Json, messages: &Json, vars: &Json, date: TemplateDate) -> Option<String> {
+        let vars = vars.as_object().unwrap().iter();
+        let vars = vars
+            .map(|(k, v)| (k.clone(), v.as_str().unwrap().to_owned()))
+            .collect();
+        let open = case["add_generation_prompt"].as_bool().unwrap_or(true);
+        let got = ChatTemplate::new(case["source"].as_str().unwrap(), vars)
+            .and_then(|t| t.render_json(messages, &case["tools"], open, date))
+            .map_err(|e| e.to_string());
+        let want = ["text", "refusal", "fault"].map(|key| case[key].as_str());
+        let same = match (&got, want) {
+            (Ok(text), [Some(want), ..]) => text == want,
+            (Err(e), [_, Some(want), _]) => e.contains("refuses this conversation") && e.contains(want),
+            (Err(e), [_, _, Some(_)]) => !e.contains("refuses this conversation"),
+            _ => false,
+        };
+        (!same).then(|| format!("{}\n got {got:?}\nwant {want:?}", case["source"]))
+    }
+
+    /// Small templates, each for one thing that Jinja2, Python or transformers does.
+    #[test]
+    fn templates_equal_transformers() {
+        let golden: Json = serde_json::from_str(include_str!("../../tests/golden/templates.json")).unwrap();
+        let date = golden["date"].as_str().unwrap().parse().unwrap();
+        let cases = golden["cases"].as_array().unwrap();
+        assert!(cases.len() > 500);
+        let wrong: Vec<String> = cases
+            .iter()
+            .filter_map(|case| differs(case, &golden["messages"], &golden["vars"], date))
+            .collect();
+        assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
+    }
+
+    /// Whole templates that others publish, over many conversations.
+    #[test]
+    #[ignore = "needs target/test-data/public_templates.jsonl (tests/golden/make_template_golden.py --public)"]
+    fn public_templates_equal_transformers() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/target/test-data/public_templates.jsonl"
+        );
+        let text = std::fs::read_to_string(path).unwrap();
+        // Two that differ where tools are given: a string marked safe escapes what is added to it,
+        // and a generator is no JSON.
+        let known = ["meetkai-functionary-medium-v3.1", "llama-cpp-deepseek-r1"];
+        let mut wrong = Vec::new();
+        for line in text.lines() {
+            let case: Json = serde_json::from_str(line).unwrap();
+            let date = "2026-07-25".parse().unwrap();
+            let name = case["name"].as_str().unwrap();
+            if !case["tools"].is_null() && known.iter().any(|known| name.contains(known)) {
+                continue;
+            }
+            if let Some(what) = differs(&case, &case["messages"], &case["vars"], date) {
+                let shown: String = what.chars().skip(what.len().saturating_sub(600)).collect();
+                wrong.push(format!("{name} {}: {shown}", case["conversation"]));
+            }
+        }
+        let n = text.lines().count();
+        assert!(
+            n > 0 && wrong.is_empty(),
+            "{} of {n} differ\n{}",
+            wrong.len(),
+            wrong.join("\n")
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior, decoders};
 
 use super::chat::ChatTemplate;
 use super::tokenizer::{Parts, Tokenizer};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, warn_once};
 
 /// The tokenizer metadata of a GGUF file, as plain data; field by field the key `tokenizer.ggml.NAME`.
 #[derive(Clone, Debug, Default)]
@@ -35,10 +35,14 @@ pub struct GgufVocab {
     pub eos: Option<u32>,
     /// `eot_token_id`: the end of a turn where it differs from `eos`.
     pub eot: Option<u32>,
+    /// `eom_token_id`: the end of a message that a tool's answer follows.
+    pub eom: Option<u32>,
     /// `padding_token_id`.
     pub pad: Option<u32>,
     /// `add_bos_token`; without it the default of the model and pre-tokenizer applies.
     pub add_bos: Option<bool>,
+    /// `add_eos_token`: EOS after a text, as BOS before it; default false.
+    pub add_eos: Option<bool>,
     /// `add_space_prefix` (`llama` only); default true.
     pub add_space_prefix: Option<bool>,
     /// `tokenizer.chat_template`.
@@ -79,8 +83,9 @@ struct PreTokenizer {
 }
 
 /// The names `tokenizer.ggml.pre` may have here.
-const PRE_NAMES: &str = "default, gpt-2, llama-bpe (llama3, llama-v3), falcon3, pixtral, dbrx, smaug-bpe, qwen2, \
-     deepseek-r1-qwen, smollm, starcoder, refact, tekken";
+const PRE_NAMES: &str = "default, gpt-2, phi-2, gigachat, a.x-4.0, mellum, exaone4, trillion, llama-bpe (llama3, llama-v3), falcon3, \
+     falcon-h1, midm-2.0, pixtral, dbrx, smaug-bpe, qwen2, deepseek-r1-qwen, kormo, megrez, stablelm2, smollm, starcoder, refact, \
+     command-r, codeshell, exaone, minerva-7b, tekken";
 
 fn pre_tokenizer(name: &str) -> Result<PreTokenizer> {
     let plain = |patterns| PreTokenizer {
@@ -91,23 +96,27 @@ fn pre_tokenizer(name: &str) -> Result<PreTokenizer> {
         add_bos: false,
     };
     Ok(match name {
-        "" | "default" => plain(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"]),
-        "gpt-2" => plain(&[GPT2]),
-        "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "pixtral" => PreTokenizer {
-            ignore_merges: true,
-            add_bos: true,
-            ..plain(&[LLAMA3])
-        },
+        "default" => plain(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"]),
+        "gpt-2" | "phi-2" | "gigachat" | "a.x-4.0" | "mellum" | "exaone4" | "trillion" => plain(&[GPT2]),
+        "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "midm-2.0" | "pixtral" => {
+            PreTokenizer {
+                ignore_merges: true,
+                add_bos: true,
+                ..plain(&[LLAMA3])
+            }
+        }
         "dbrx" | "smaug-bpe" => plain(&[LLAMA3]),
         "qwen2" => PreTokenizer {
             nfc: true,
             ..plain(&[QWEN2])
         },
-        "deepseek-r1-qwen" => plain(&[QWEN2]),
-        "smollm" | "starcoder" | "refact" => PreTokenizer {
-            digits: true,
-            ..plain(&[GPT2])
-        },
+        "deepseek-r1-qwen" | "kormo" | "megrez" | "stablelm2" => plain(&[QWEN2]),
+        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => {
+            PreTokenizer {
+                digits: true,
+                ..plain(&[GPT2])
+            }
+        }
         "tekken" => PreTokenizer {
             ignore_merges: true,
             add_bos: true,
@@ -154,17 +163,24 @@ impl Tokenizer {
             .filter(|&id| vocab.kind(id) == CONTROL)
             .filter(|&id| END_TOKENS.contains(&vocab.tokens[id].as_str()))
             .map(|id| id as u32);
-        let eos = vocab.eos.into_iter().chain(vocab.eot).chain(ends).collect();
+        let eos = vocab
+            .eos
+            .into_iter()
+            .chain(vocab.eot)
+            .chain(vocab.eom)
+            .chain(ends)
+            .collect();
         let template = vocab
             .chat_template
             .as_deref()
-            .map(|source| ChatTemplate::new(source, vocab.template_vars()))
+            .map(|source| ChatTemplate::named("tokenizer.chat_template", source, vocab.template_vars()))
             .transpose()
             .context("GGUF chat template")?;
         Ok(Self::from_parts(
             inner,
             Parts {
                 prepend: vocab.bos.filter(|_| vocab.add_bos.unwrap_or(add_bos)),
+                append: vocab.eos.filter(|_| vocab.add_eos.unwrap_or(false)),
                 bos: vocab.bos,
                 pad: vocab.pad,
                 eos,
@@ -196,6 +212,7 @@ impl GgufVocab {
             ("bos", self.bos),
             ("eos", self.eos),
             ("eot", self.eot),
+            ("eom", self.eom),
             ("padding", self.pad),
         ] {
             if let Some(id) = id.filter(|&id| id as usize >= n) {
@@ -205,6 +222,58 @@ impl GgufVocab {
             }
         }
         Ok(())
+    }
+
+    /// The pre-tokenizer's name. Files from before May 2024 have none; vocabularies of the
+    /// supported families are recognised by tokens that only they have, any other is llama.cpp's
+    /// "default".
+    fn pre_name(&self) -> &str {
+        if !self.pre.is_empty() {
+            if self.pre == "default"
+                && let Some((name, owner)) = self.recognised()
+            {
+                warn_once(format!(
+                    "GGUF tokenizer: tokenizer.ggml.pre is \"default\", but the vocabulary is that of {owner} ({name:?}); text \
+                     is cut as the file says, which is probably not as the model has learned it. Convert the model again"
+                ));
+            }
+            return &self.pre;
+        }
+        if let Some((name, owner)) = self.recognised() {
+            warn_once(format!(
+                "GGUF tokenizer: the file does not name its pre-tokenizer (tokenizer.ggml.pre); the vocabulary is that of \
+                 {owner}, so {name:?} is taken"
+            ));
+            return name;
+        }
+        warn_once(
+            "GGUF tokenizer: the file does not name its pre-tokenizer (tokenizer.ggml.pre), and the vocabulary is not one of \
+             those that are recognised; \"default\" is taken, as in llama.cpp. The token ids may not be those that the model has \
+             learned: convert the model again, or use its Hugging Face directory",
+        );
+        "default"
+    }
+
+    /// The pre-tokenizer of a vocabulary that is known by its special tokens, and whose it is.
+    fn recognised(&self) -> Option<(&'static str, &'static str)> {
+        let is_control = |token: &str| {
+            let id = self.tokens.iter().position(|t| t == token);
+            id.is_some_and(|id| {
+                self.token_types.is_empty() || matches!(self.kind(id), CONTROL | USER_DEFINED)
+            })
+        };
+        let at = |id: usize, token: &str| self.tokens.get(id).is_some_and(|t| t == token);
+        if is_control("<|begin_of_text|>") && (is_control("<|eot_id|>") || is_control("<|end_of_text|>")) {
+            Some(("llama-bpe", "Llama 3"))
+        } else if at(151_643, "<|endoftext|>") && at(151_644, "<|im_start|>") {
+            Some(("qwen2", "Qwen 2 and 3"))
+        } else if at(0, "<|endoftext|>") && at(1, "<|im_start|>") && at(3, "<repo_name>") {
+            Some(("smollm", "SmolLM 2"))
+        } else if is_control("[AVAILABLE_TOOLS]") && is_control("[INST]") {
+            Some(("tekken", "Mistral's Tekken"))
+        } else {
+            None
+        }
     }
 
     /// Token text → id. Of a text that occurs twice the first id counts.
@@ -234,7 +303,7 @@ impl GgufVocab {
 
 /// Model `gpt2`: byte-level BPE; the second value says whether BOS is added by default.
 fn byte_level(vocab: &GgufVocab) -> Result<(tokenizers::Tokenizer, bool)> {
-    let pre = pre_tokenizer(&vocab.pre)?;
+    let pre = pre_tokenizer(vocab.pre_name())?;
     let merges = vocab
         .merges
         .iter()

@@ -78,6 +78,75 @@ fn add_bos_overrides_the_default() {
 }
 
 #[test]
+fn eos_follows_where_the_file_says_so() {
+    let vocab = GgufVocab {
+        add_bos: Some(true),
+        add_eos: Some(true),
+        ..gpt2()
+    };
+    let tokenizer = Tokenizer::from_gguf(&vocab).unwrap();
+    assert_eq!(tokenizer.encode("a", true).unwrap(), [7, 0, 8]);
+    assert_eq!(tokenizer.encode("a", false).unwrap(), [0]);
+    let vocab = GgufVocab {
+        eom: Some(5),
+        ..gpt2()
+    };
+    assert_eq!(Tokenizer::from_gguf(&vocab).unwrap().eos_ids(), [8, 5]);
+}
+
+/// A vocabulary without a pre-tokenizer's name is recognised by its special tokens, else it is
+/// llama.cpp's "default".
+#[test]
+fn a_missing_pre_tokenizer_is_recognised() {
+    let with = |special: [&str; 2], pre: &str| {
+        let mut vocab = GgufVocab {
+            pre: pre.to_owned(),
+            ..gpt2()
+        };
+        vocab.tokens[7] = special[0].to_owned();
+        vocab.tokens[8] = special[1].to_owned();
+        vocab
+    };
+    let llama = with(["<|begin_of_text|>", "<|eot_id|>"], "");
+    assert_eq!(llama.pre_name(), "llama-bpe");
+    // BOS is llama-bpe's default too.
+    assert_eq!(
+        Tokenizer::from_gguf(&llama)
+            .unwrap()
+            .encode("ab12", true)
+            .unwrap(),
+        [7, 5, 6]
+    );
+    assert_eq!(with(["[INST]", "[AVAILABLE_TOOLS]"], "").pre_name(), "tekken");
+    assert_eq!(with(["<s>", "<|im_end|>"], "").pre_name(), "default");
+    // What the file says counts.
+    assert_eq!(
+        with(["<|begin_of_text|>", "<|eot_id|>"], "default").pre_name(),
+        "default"
+    );
+    assert_eq!(
+        with(["<|begin_of_text|>", "<|eot_id|>"], "qwen2").pre_name(),
+        "qwen2"
+    );
+    // A word of the same spelling is no special token.
+    let mut plain = with(["<|begin_of_text|>", "<|eot_id|>"], "");
+    plain.token_types[7] = 1;
+    assert_eq!(plain.pre_name(), "default");
+
+    let mut smollm = gpt2();
+    smollm.pre = String::new();
+    smollm.tokens[..4]
+        .clone_from_slice(&["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>"].map(str::to_owned));
+    assert_eq!(smollm.pre_name(), "smollm");
+    let mut qwen = gpt2();
+    qwen.pre = String::new();
+    qwen.tokens.resize(151_645, "x".to_owned());
+    qwen.tokens[151_643] = "<|endoftext|>".to_owned();
+    qwen.tokens[151_644] = "<|im_start|>".to_owned();
+    assert_eq!(qwen.pre_name(), "qwen2");
+}
+
+#[test]
 fn special_and_user_defined_tokens_decode() {
     let tokenizer = Tokenizer::from_gguf(&gpt2()).unwrap();
     assert_eq!(tokenizer.decode(&[7, 5, 9, 8], true).unwrap(), "ab<u>");

@@ -1,12 +1,15 @@
 //! The Jinja environment of Hugging Face's chat templates.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
+
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
+use minijinja_contrib::globals;
 
 use super::chat::TemplateDate;
+use super::{jinja_filters, jinja_methods};
 use crate::error;
 
 /// An environment with transformers' settings, filters and functions.
@@ -19,14 +22,87 @@ pub(super) fn environment() -> error::Result<Environment<'static>> {
         .map_err(error::Error::internal)?;
     environment.set_syntax(syntax);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(jinja_methods::call);
     environment.add_function("raise_exception", raise_exception);
+    environment.add_function("joiner", globals::joiner);
     environment.add_filter("tojson", tojson);
+    jinja_filters::add(&mut environment);
+    environment.set_formatter(|out, _, value| write!(out, "{}", Printed(value)).map_err(Error::from));
     Ok(environment)
 }
 
-fn raise_exception(message: String) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, message))
+/// What a template says about a conversation that it does not take, by `raise_exception`.
+#[derive(Debug)]
+struct Refusal(String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+fn raise_exception(message: &Value) -> Result<Value, Error> {
+    let refusal = Refusal(message.to_string());
+    Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(refusal))
+}
+
+/// A value as `{{ … }}` prints it.
+struct Printed<'a>(&'a Value);
+
+impl fmt::Display for Printed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match float_of(self.0) {
+            Some(v) => f.write_str(&python_float(v)),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// A value that is a float and no whole number's type.
+fn float_of(value: &Value) -> Option<f64> {
+    let is_float = value.kind() == ValueKind::Number && !value.is_integer();
+    is_float.then(|| f64::try_from(value.clone()).ok()).flatten()
+}
+
+/// Python's `repr` of a float: the shortest digits that name it, with an exponent from 1e16 up and
+/// below 1e-4.
+fn python_float(v: f64) -> String {
+    if v.is_nan() {
+        return "nan".to_owned();
+    }
+    if v.is_infinite() || v == 0.0 || (1e-4..1e16).contains(&v.abs()) {
+        return format!("{v:?}");
+    }
+    let text = format!("{v:e}");
+    match text.split_once('e') {
+        Some((digits, exponent)) => {
+            let (sign, exponent) = match exponent.strip_prefix('-') {
+                Some(exponent) => ('-', exponent),
+                None => ('+', exponent),
+            };
+            format!("{digits}e{sign}{exponent:0>2}")
+        }
+        None => text,
+    }
+}
+
+/// A JSON value as templates see it.
+pub(super) fn from_json(value: &serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    match value {
+        Json::Null => ().into(),
+        Json::Bool(b) => (*b).into(),
+        Json::Number(n) => match (n.as_i64(), n.as_u64()) {
+            (Some(n), _) => n.into(),
+            (None, Some(n)) => n.into(),
+            (None, None) => n.as_f64().unwrap_or(f64::NAN).into(),
+        },
+        Json::String(text) => text.as_str().into(),
+        Json::Array(items) => items.iter().map(from_json).collect(),
+        Json::Object(fields) => Value::from_pairs(fields.iter().map(|(k, v)| (k.as_str(), from_json(v)))),
+    }
 }
 
 /// `strftime_now(format)` at a fixed date.
@@ -43,71 +119,75 @@ pub(super) fn strftime_now(date: TemplateDate) -> Value {
     })
 }
 
-/// What went wrong while rendering, in the template's own words where it has some.
-pub(super) fn explain(error: &Error) -> String {
-    let mut text = format!("the chat template refuses this conversation: {error}");
+/// What went wrong while rendering: the conversation's fault where the template says so, else the
+/// template's.
+pub(super) fn explain(error: &Error, template: &str) -> String {
+    let mut chain = String::new();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        let _ = write!(text, ": {cause}");
+        if let Some(Refusal(message)) = cause.downcast_ref() {
+            return format!(
+                "the chat template refuses this conversation: {message} ({})",
+                place(error, template)
+            );
+        }
+        let _ = write!(chain, ": {cause}");
         source = cause.source();
     }
-    text
+    let detail = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), |d| format!("{}: {d}", error.kind()));
+    format!(
+        "{}: the chat template fails: {detail}{chain}. The fault is the template's, not the conversation's: mend it, or \
+         put another into chat_template.jinja beside the model",
+        place(error, template)
+    )
 }
 
-/// Turns transformers' `{% generation %}` … `{% endgeneration %}`, which mark the assistant's text for loss masks, into
-/// scopes with the same whitespace control: `{% with %}` … `{% endwith %}`.
-pub(super) fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        out.push_str(&rest[..start + 2]);
-        rest = &rest[start + 2..];
-        let sign = rest.len() - rest.trim_start_matches(['-', '+']).len();
-        let inner = rest[sign..].trim_start();
-        let (word, with) = match inner {
-            _ if inner.starts_with("generation") => ("generation", "with"),
-            _ if inner.starts_with("endgeneration") => ("endgeneration", "endwith"),
-            _ => continue,
-        };
-        let after = &inner[word.len()..];
-        if after
-            .trim_start()
-            .trim_start_matches(['-', '+'])
-            .starts_with("%}")
-        {
-            let _ = write!(out, "{} {with} ", &rest[..sign]);
-            rest = after.trim_start();
-        }
-    }
-    out.push_str(rest);
-    out
+/// Why a template does not parse.
+pub(super) fn explain_syntax(error: &Error, template: &str) -> String {
+    let detail = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), str::to_owned);
+    format!(
+        "{}: the chat template does not parse: {detail}",
+        place(error, template)
+    )
 }
 
-/// A JSON value as templates see it.
-pub(super) fn from_json(value: &serde_json::Value) -> Value {
-    use serde_json::Value as Json;
-    match value {
-        Json::Null => Value::from(()),
-        Json::Bool(b) => Value::from(*b),
-        Json::Number(n) => match (n.as_i64(), n.as_u64()) {
-            (Some(n), _) => Value::from(n),
-            (_, Some(n)) => Value::from(n),
-            _ => n.as_f64().map_or_else(|| Value::from(()), Value::from),
-        },
-        Json::String(text) => Value::from(text.as_str()),
-        Json::Array(items) => items.iter().map(from_json).collect(),
-        Json::Object(fields) => Value::from_pairs(fields.iter().map(|(k, v)| (k.as_str(), from_json(v)))),
+fn place(error: &Error, template: &str) -> String {
+    match error.line() {
+        Some(line) => format!("{template}:{line}"),
+        None => template.to_owned(),
     }
 }
 
 /// Python's `json.dumps` as transformers exposes it to templates.
-fn tojson(value: Value, ensure_ascii: Option<bool>, kwargs: Kwargs) -> Result<String, Error> {
-    let ascii = match ensure_ascii {
-        Some(ascii) => ascii,
-        None => kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+fn tojson(
+    value: Value,
+    ensure_ascii: Option<bool>,
+    indent: Option<Value>,
+    separators: Option<Vec<String>>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
+    let ascii = ensure_ascii.or(kwargs.get("ensure_ascii")?).unwrap_or(false);
+    let indent = indent
+        .or(kwargs.get("indent")?)
+        .filter(|indent: &Value| !indent.is_none());
+    let indent = match indent {
+        None => None,
+        Some(indent) => Some(match (indent.as_str(), indent.as_i64()) {
+            (Some(text), _) => text.to_owned(),
+            (None, Some(n)) if n <= MAX_INDENT => " ".repeat(usize::try_from(n).unwrap_or(0)),
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("tojson: an indentation of {indent}"),
+                ));
+            }
+        }),
     };
-    let indent = kwargs.get::<Option<usize>>("indent")?;
-    let separators = kwargs.get::<Option<Vec<String>>>("separators")?;
+    let separators = separators.or(kwargs.get("separators")?);
     let sort_keys = kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     kwargs.assert_all_used()?;
     let (item, key) = match separators.as_deref() {
@@ -133,10 +213,13 @@ fn tojson(value: Value, ensure_ascii: Option<bool>, kwargs: Kwargs) -> Result<St
     Ok(writer.out)
 }
 
+/// Widest indentation of JSON, in spaces.
+const MAX_INDENT: i64 = 64;
+
 struct JsonWriter {
     out: String,
     ascii: bool,
-    indent: Option<usize>,
+    indent: Option<String>,
     sort_keys: bool,
     item: String,
     key: String,
@@ -148,10 +231,11 @@ impl JsonWriter {
             ValueKind::None => self.out.push_str("null"),
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => {
-                let text = value.to_string();
+                let text = float_of(value).map_or_else(|| value.to_string(), python_float);
                 self.out.push_str(match text.as_str() {
                     "inf" => "Infinity",
                     "-inf" => "-Infinity",
+                    "nan" => "NaN",
                     other => other,
                 });
             }
@@ -170,7 +254,12 @@ impl JsonWriter {
                 self.list(['{', '}'], keys.len(), depth, |w, i| {
                     match keys[i].as_str() {
                         Some(key) => w.string(key),
-                        None => w.string(&keys[i].to_string()),
+                        None => {
+                            // Python quotes None, truth values and numbers as JSON writes them.
+                            w.out.push('"');
+                            w.value(&keys[i], depth + 1)?;
+                            w.out.push('"');
+                        }
                     }
                     let separator = w.key.clone();
                     w.out.push_str(&separator);
@@ -211,9 +300,9 @@ impl JsonWriter {
     }
 
     fn line(&mut self, depth: usize) {
-        if let Some(indent) = self.indent {
+        if let Some(indent) = &self.indent {
             self.out.push('\n');
-            self.out.extend(std::iter::repeat_n(' ', indent * depth));
+            self.out.extend(std::iter::repeat_n(indent.as_str(), depth));
         }
     }
 

@@ -11,6 +11,9 @@ pub mod chat;
 pub mod format;
 pub mod gguf_vocab;
 mod jinja;
+mod jinja_filters;
+mod jinja_methods;
+mod jinja_source;
 pub mod journal;
 pub mod tokenizer;
 

@@ -18,8 +18,11 @@ pub struct HfFiles<'a> {
     pub tokenizer_json: Cow<'a, [u8]>,
     /// `tokenizer_config.json`: names of special tokens, extra added tokens, chat template.
     pub tokenizer_config: Option<Cow<'a, [u8]>>,
-    /// `special_tokens_map.json`: names of special tokens the tokenizer config leaves out.
+    /// `special_tokens_map.json`: special tokens, which count where the tokenizer config has no
+    /// `added_tokens_decoder`.
     pub special_tokens_map: Option<Cow<'a, [u8]>>,
+    /// `added_tokens.json`: text → id of added tokens, of the time before `added_tokens_decoder`.
+    pub added_tokens: Option<Cow<'a, [u8]>>,
     /// `generation_config.json`: the ids that end a completion.
     pub generation_config: Option<Cow<'a, [u8]>>,
     /// `config.json`: its `eos_token_id` counts where there is no `generation_config.json`.
@@ -43,9 +46,15 @@ impl HfFiles<'static> {
             }
         };
         let tokenizer_json = optional("tokenizer.json")?.ok_or_else(|| {
+            let others = ["tokenizer.model", "tekken.json", "vocab.json", "merges.txt"];
+            let found: Vec<&str> = others.into_iter().filter(|f| dir.join(f).is_file()).collect();
+            let found = match found.as_slice() {
+                [] => String::new(),
+                files => format!(", only {}, which is not read", files.join(" and ")),
+            };
             Error::user(format!(
-                "{}: no tokenizer.json in this model directory. Copy it from the model's repository (a slow tokenizer can be \
-                 converted with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR))",
+                "{}: no tokenizer.json in this model directory{found}. Copy it from the model's repository (a slow tokenizer \
+                 can be converted with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR))",
                 dir.display()
             ))
         })?;
@@ -53,6 +62,7 @@ impl HfFiles<'static> {
             tokenizer_json,
             tokenizer_config: optional("tokenizer_config.json")?,
             special_tokens_map: optional("special_tokens_map.json")?,
+            added_tokens: optional("added_tokens.json")?,
             generation_config: optional("generation_config.json")?,
             model_config: optional("config.json")?,
             chat_template: optional("chat_template.jinja")?,
@@ -69,6 +79,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// Put before every text encoded with `add_special` (GGUF; Hugging Face files say it in their post-processor).
     prepend: Option<u32>,
+    /// As `prepend`, after it.
+    append: Option<u32>,
     bos: Option<u32>,
     pad: Option<u32>,
     eos: Vec<u32>, // the tokenizer's own end token first, no id twice
@@ -78,6 +90,7 @@ pub struct Tokenizer {
 /// What [`Tokenizer::from_parts`] needs beside the text ↔ ids engine.
 pub(super) struct Parts {
     pub(super) prepend: Option<u32>,
+    pub(super) append: Option<u32>,
     pub(super) bos: Option<u32>,
     pub(super) pad: Option<u32>,
     pub(super) eos: Vec<u32>,
@@ -106,19 +119,26 @@ impl Tokenizer {
         let generation = object(files.generation_config.as_deref(), "generation_config.json")?;
         let model = object(files.model_config.as_deref(), "config.json")?;
 
-        add_declared_tokens(&mut inner, &config).context("tokenizer_config.json")?;
-        let name = |key: &str| token_name(&config, key).or_else(|| token_name(&map, key));
-        let names = SPECIAL_KEYS.map(|key| (key, name(key)));
-        let present: Vec<AddedToken> = names
-            .iter()
-            .filter_map(|(_, token)| token.clone())
-            .filter(|token| !is_added(&inner, token) && inner.token_to_id(token).is_some())
-            .map(|token| AddedToken::from(token, true).normalized(false))
-            .collect();
-        inner
-            .add_special_tokens(present)
-            .map_err(Error::user)
-            .context("tokenizer_config.json")?;
+        let added = object(files.added_tokens.as_deref(), "added_tokens.json")?;
+        let split = config.get("split_special_tokens").and_then(Value::as_bool);
+        inner.set_encode_special_tokens(split.unwrap_or(false));
+
+        let specials = SpecialTokens::read(&config, &map);
+        let rows = model.get("vocab_size").and_then(Value::as_u64);
+        if config.contains_key("added_tokens_decoder") {
+            add_declared_tokens(&mut inner, &config).context("tokenizer_config.json")?;
+        } else {
+            add_legacy_tokens(&mut inner, &added, &specials, rows)?;
+        }
+        for token in specials.tokens() {
+            add_token(&mut inner, token, rows)?;
+        }
+        let name = |key: &str| {
+            let named = specials.named.iter().find(|(k, _)| k == key);
+            named
+                .map(|(_, token)| token.content.clone())
+                .or_else(|| token_name(&map, key))
+        };
         let id = |key: &str| -> Option<u32> {
             let token = name(key)?;
             let id = inner.token_to_id(&token);
@@ -138,17 +158,23 @@ impl Tokenizer {
         };
         eos.extend(declared);
 
-        let vars = names
-            .iter()
-            .filter_map(|(key, token)| Some(((*key).to_owned(), token.clone()?)))
-            .collect();
+        let mut vars: Vec<(String, String)> = Vec::new();
+        for key in SPECIAL_KEYS {
+            vars.extend(name(key).map(|token| (key.to_owned(), token)));
+        }
+        for (key, token) in &specials.named {
+            if !SPECIAL_KEYS.contains(&key.as_str()) {
+                vars.push((key.clone(), token.content.clone()));
+            }
+        }
         let template = template_source(files, &config)?
-            .map(|(source, file)| ChatTemplate::new(&source, vars).context(file))
+            .map(|(source, file)| ChatTemplate::named(file, &source, vars))
             .transpose()?;
         Ok(Self::from_parts(
             inner,
             Parts {
                 prepend: None,
+                append: None,
                 bos,
                 pad,
                 eos,
@@ -175,6 +201,7 @@ impl Tokenizer {
         Self {
             inner,
             prepend: parts.prepend,
+            append: parts.append,
             bos: parts.bos,
             pad: parts.pad,
             eos,
@@ -193,10 +220,11 @@ impl Tokenizer {
             .inner
             .encode_fast(text, add_special)
             .map_err(|e| Error::user(format!("this text cannot be tokenised: {e}")))?;
-        let prefix = self.prepend.filter(|_| add_special);
-        Ok(prefix
+        let around = |id: Option<u32>| id.filter(|_| add_special);
+        Ok(around(self.prepend)
             .into_iter()
             .chain(encoding.get_ids().iter().copied())
+            .chain(around(self.append))
             .collect())
     }
 
@@ -276,8 +304,16 @@ impl Tokenizer {
     }
 }
 
-/// The special tokens a tokenizer config names, as templates see them.
-const SPECIAL_KEYS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
+/// The special tokens that transformers has names for, in its order.
+const SPECIAL_KEYS: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+];
 
 type Object = serde_json::Map<String, Value>;
 
@@ -296,8 +332,169 @@ fn token_name(object: &Object, key: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
+/// A token of a config: its text, or an object with `content` and flags. `special` counts where the
+/// object does not say.
+fn added_token(value: &Value, special: bool) -> Option<AddedToken> {
+    if let Some(text) = value.as_str() {
+        return (!text.is_empty()).then(|| AddedToken::from(text, true).normalized(false));
+    }
+    let content = value.get("content")?.as_str().filter(|c| !c.is_empty())?;
+    let flag = |name: &str| value.get(name).and_then(Value::as_bool);
+    let special = flag("special").unwrap_or(special);
+    Some(
+        AddedToken::from(content, special)
+            .single_word(flag("single_word").unwrap_or(false))
+            .lstrip(flag("lstrip").unwrap_or(false))
+            .rstrip(flag("rstrip").unwrap_or(false))
+            .normalized(flag("normalized").unwrap_or(!special)),
+    )
+}
+
+/// The special tokens that `tokenizer_config.json` and `special_tokens_map.json` declare, put
+/// together as transformers 5 does.
+struct SpecialTokens {
+    /// By key: [`SPECIAL_KEYS`] in their order, then the model's own (`image_token`,
+    /// `extra_special_tokens` by name).
+    named: Vec<(String, AddedToken)>,
+    /// Those without a name.
+    extra: Vec<AddedToken>,
+}
+
+impl SpecialTokens {
+    fn read(config: &Object, map: &Object) -> Self {
+        let mut config = config.clone();
+        let filled = |value: Option<&Value>| match value {
+            Some(Value::Array(list)) => !list.is_empty(),
+            Some(Value::Object(names)) => !names.is_empty(),
+            _ => false,
+        };
+        // The older name of a list counts where the newer is empty.
+        let renamed = |object: &mut Object| {
+            if let Some(older) = object.remove("additional_special_tokens")
+                && !filled(object.get("extra_special_tokens"))
+            {
+                object.insert("extra_special_tokens".to_owned(), older);
+            }
+        };
+        renamed(&mut config);
+        let mut extra = Vec::new();
+        let mut from_map = Vec::new();
+        if !config.contains_key("added_tokens_decoder") {
+            let mut map = map.clone();
+            if config.contains_key("extra_special_tokens") {
+                map.remove("additional_special_tokens");
+            }
+            renamed(&mut map);
+            for (key, value) in map {
+                if let (Some(before), Some(now)) = (token_name(&config, &key), added_token(&value, true))
+                    && before != now.content
+                {
+                    log::warn!(
+                        "{key} is {before:?} in tokenizer_config.json and {:?} in special_tokens_map.json; the second counts, \
+                         as in transformers",
+                        now.content
+                    );
+                }
+                match (value, config.get_mut("extra_special_tokens")) {
+                    (Value::Array(more), Some(Value::Array(list))) if key == "extra_special_tokens" => {
+                        from_map.extend(more.iter().filter(|token| !list.contains(token)).cloned());
+                    }
+                    (value, _) => {
+                        config.insert(key, value);
+                    }
+                }
+            }
+        }
+        let mut named = Vec::new();
+        let mut push = |key: &str, value: &Value| {
+            if let Some(mut token) = added_token(value, true) {
+                token.special = true;
+                named.push((key.to_owned(), token));
+            }
+        };
+        for key in SPECIAL_KEYS {
+            push(key, config.get(key).unwrap_or(&Value::Null));
+        }
+        for (key, value) in &config {
+            if key.ends_with("_token") && !SPECIAL_KEYS.contains(&key.as_str()) {
+                push(key, value);
+            }
+        }
+        match config.get("extra_special_tokens") {
+            Some(Value::Object(names)) => names.iter().for_each(|(key, value)| push(key, value)),
+            Some(Value::Array(list)) => {
+                extra.extend(list.iter().filter_map(|value| added_token(value, false)));
+            }
+            _ => {}
+        }
+        extra.extend(from_map.iter().filter_map(|value| added_token(value, true)));
+        Self { named, extra }
+    }
+
+    fn tokens(&self) -> impl Iterator<Item = &AddedToken> {
+        self.named.iter().map(|(_, token)| token).chain(&self.extra)
+    }
+}
+
 fn is_added(inner: &tokenizers::Tokenizer, token: &str) -> bool {
     inner.get_added_vocabulary().get_vocab().contains_key(token)
+}
+
+/// Makes a token one id that no merge cuts. A token that is not in the vocabulary gets the next id,
+/// as in transformers, where the model's embedding has a row for it (`rows`, of `config.json`);
+/// else it stays text.
+fn add_token(inner: &mut tokenizers::Tokenizer, token: &AddedToken, rows: Option<u64>) -> Result<()> {
+    if is_added(inner, &token.content) {
+        return Ok(());
+    }
+    if inner.token_to_id(&token.content).is_none() {
+        let added = inner.get_added_vocabulary().get_vocab().values().max();
+        let next = (inner.get_vocab_size(false) as u64).max(added.map_or(0, |id| u64::from(*id) + 1));
+        if rows.is_none_or(|rows| next >= rows) {
+            log::warn!(
+                "the special token {:?} is not in the vocabulary, and the model has no row for another token; it is read as \
+                 text",
+                token.content
+            );
+            return Ok(());
+        }
+    }
+    inner
+        .add_tokens([token.clone()])
+        .map_err(Error::user)
+        .context("tokenizer_config.json")?;
+    Ok(())
+}
+
+/// Adds the tokens of `added_tokens.json`, in the order of their ids.
+fn add_legacy_tokens(
+    inner: &mut tokenizers::Tokenizer,
+    added: &Object,
+    specials: &SpecialTokens,
+    rows: Option<u64>,
+) -> Result<()> {
+    let mut tokens: Vec<(u64, &String)> = Vec::new();
+    for (content, id) in added {
+        let Some(id) = id.as_u64() else {
+            return Err(Error::user(format!(
+                "added_tokens.json: the id of {content:?} must be a number, found {id}"
+            )));
+        };
+        tokens.push((id, content));
+    }
+    tokens.sort_unstable();
+    for (id, content) in tokens {
+        let special = specials.tokens().any(|token| token.content == *content);
+        let token = AddedToken::from(content.as_str(), special).normalized(!special);
+        add_token(inner, &token, rows)?;
+        let got = inner.token_to_id(content).map(u64::from);
+        if got.is_some_and(|got| got != id) {
+            log::warn!(
+                "added_tokens.json gives {content:?} the id {id}, tokenizer.json {got:?}; the second counts, as in transformers"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Adds the tokens of `added_tokens_decoder` (id → token) that `tokenizer.json` lacks.
@@ -365,9 +562,10 @@ fn template_source(files: &HfFiles<'_>, config: &Object) -> Result<Option<(Strin
         return Ok(Some((text.to_owned(), "chat_template.jinja")));
     }
     let file = "tokenizer_config.json";
+    let named_file = "chat_template of tokenizer_config.json";
     match config.get("chat_template") {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(source)) => Ok(Some((source.clone(), file))),
+        Some(Value::String(source)) => Ok(Some((source.clone(), named_file))),
         Some(Value::Array(named)) => {
             let field = |entry: &Value, key: &str| entry.get(key)?.as_str().map(str::to_owned);
             let names: Vec<String> = named.iter().filter_map(|e| field(e, "name")).collect();
@@ -376,7 +574,7 @@ fn template_source(files: &HfFiles<'_>, config: &Object) -> Result<Option<(Strin
                 .find(|e| field(e, "name").as_deref() == Some("default"))
                 .and_then(|e| field(e, "template"));
             match default {
-                Some(source) => Ok(Some((source, file))),
+                Some(source) => Ok(Some((source, named_file))),
                 None => Err(Error::user(format!(
                     "{file}: chat_template is a list without a template named \"default\" (it has {names:?}): put the one to \
                      use into a file chat_template.jinja beside it"

@@ -90,6 +90,84 @@ fn added_tokens_of_the_config() {
     assert!(error.contains("<x>") && error.contains("20"), "{error}");
 }
 
+/// Where a special token may be declared, and what transformers 5.24 makes of `a<b>!` with the word
+/// `<b>` (10 here) in the vocabulary: one id, or its letters.
+#[test]
+fn special_tokens_by_every_key() {
+    let tiny = TINY.replace("\"!\": 10", "\"<b>\": 10, \"<\": 13, \">\": 14, \"!\": 15");
+    let encode = |config: &'static str, map: Option<&'static str>, added: Option<&'static str>| {
+        let mut files = files(config);
+        files.tokenizer_json = tiny.clone().into_bytes().into();
+        files.special_tokens_map = map.map(|s| s.as_bytes().into());
+        files.added_tokens = added.map(|s| s.as_bytes().into());
+        Tokenizer::from_hf(&files)
+            .unwrap()
+            .encode("a<b> !", false)
+            .unwrap()
+    };
+    let (letters, one) = ([0, 13, 1, 14, 8, 15], [0, 10, 8, 15]);
+    assert_eq!(encode("{}", None, None), letters);
+    for config in [
+        r#"{"unk_token": "<b>"}"#,
+        r#"{"sep_token": "<b>"}"#,
+        r#"{"cls_token": {"__type": "AddedToken", "content": "<b>"}}"#,
+        r#"{"mask_token": "<b>"}"#,
+        r#"{"image_token": "<b>"}"#,
+        r#"{"additional_special_tokens": ["<b>"]}"#,
+        r#"{"extra_special_tokens": ["<b>"]}"#,
+        r#"{"extra_special_tokens": {"b_token": "<b>"}}"#,
+        r#"{"extra_special_tokens": {}, "additional_special_tokens": ["<b>"]}"#,
+        r#"{"added_tokens_decoder": {"10": {"content": "<b>", "special": true}}}"#,
+    ] {
+        assert_eq!(encode(config, None, None), one, "{config}");
+    }
+    for config in [
+        r#"{"other_key": "<b>"}"#,
+        r#"{"extra_special_tokens": ["!"], "additional_special_tokens": ["<b>"]}"#,
+    ] {
+        assert_eq!(encode(config, None, None), letters, "{config}");
+    }
+    for map in [
+        r#"{"additional_special_tokens": ["<b>"]}"#,
+        r#"{"extra_special_tokens": ["<b>"]}"#,
+        r#"{"extra_special_tokens": {"b_token": "<b>"}}"#,
+        r#"{"sep_token": "<b>", "pad_token": null}"#,
+        r#"{"image_token": {"content": "<b>"}}"#,
+    ] {
+        assert_eq!(encode("{}", Some(map), None), one, "{map}");
+        // Where the config lists its added tokens, the map is not read.
+        let listed = r#"{"added_tokens_decoder": {"11": {"content": "<s>", "special": true}}}"#;
+        assert_eq!(encode(listed, Some(map), None), letters, "{map}");
+    }
+    // The map beats the config.
+    assert_eq!(
+        encode(r#"{"sep_token": "!"}"#, Some(r#"{"sep_token": "<b>"}"#), None),
+        one
+    );
+    assert_eq!(encode("{}", None, Some(r#"{"<b>": 10}"#)), one);
+    // Flags of a declared token count: this one takes the space after it.
+    let rstrip = r#"{"sep_token": {"content": "<b>", "rstrip": true}}"#;
+    assert_eq!(encode("{}", Some(rstrip), None), [0, 10, 15]);
+    let split = r#"{"sep_token": "<b>", "split_special_tokens": true}"#;
+    assert_eq!(encode(split, None, None), letters);
+}
+
+/// A declared token that the vocabulary lacks gets the next id, named ones first, where the model
+/// has rows for it.
+#[test]
+fn new_special_tokens_need_rows() {
+    let ids = |rows: &'static str| {
+        let mut files = files(r#"{"pad_token": "[P]", "additional_special_tokens": ["<n>"]}"#);
+        files.model_config = Some(rows.as_bytes().into());
+        let tokenizer = Tokenizer::from_hf(&files).unwrap();
+        (tokenizer.id_of("[P]"), tokenizer.id_of("<n>"), tokenizer.pad_id())
+    };
+    assert_eq!(ids(r#"{"vocab_size": 16}"#), (Some(13), Some(14), Some(13)));
+    assert_eq!(ids(r#"{"vocab_size": 14}"#), (Some(13), None, Some(13)));
+    assert_eq!(ids(r#"{"vocab_size": 13}"#), (None, None, None));
+    assert_eq!(ids("{}"), (None, None, None));
+}
+
 #[test]
 fn the_template_by_source() {
     let named =
@@ -124,6 +202,10 @@ fn bad_files_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let error = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
     assert!(error.contains("no tokenizer.json"), "{error}");
+    std::fs::write(dir.path().join("vocab.json"), "{}").unwrap();
+    std::fs::write(dir.path().join("merges.txt"), "").unwrap();
+    let error = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("only vocab.json and merges.txt"), "{error}");
     std::fs::write(dir.path().join("tokenizer.json"), TINY).unwrap();
     assert_eq!(Tokenizer::from_dir(dir.path()).unwrap().vocab_size(), 13);
 }
