@@ -352,6 +352,10 @@ mod tests {
         let lost = console.lock().lost;
         assert!((990..1000).contains(&lost), "{lost}");
         drop(shut);
+        // As soon as it reads, it is waited for again.
+        while console.lock().written == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         console.flush(Duration::from_secs(60));
         console.push(text("after"));
         console.flush(Duration::from_secs(60));

@@ -58,6 +58,8 @@ fn unread(place: &Path, words: &str, reader: Reader) -> (Option<i32>, Duration) 
         .current_dir(place)
         .env("HF_HUB_OFFLINE", "1")
         .env("RUST_LOG", "debug")
+        // Without it Mesa writes a line to standard error itself, and waits for an idle reader.
+        .env("XDG_RUNTIME_DIR", place)
         .args(words.split_whitespace())
         .stdout(out)
         .stderr(err)
@@ -161,21 +163,22 @@ fn results_that_cannot_be_printed_are_an_error() {
 /// The logger's own complaint about its settings is output too.
 #[test]
 fn a_bad_log_filter_is_said_and_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("in.jsonl"), "{\"rewards\": [1.0, 2.0]}\n").unwrap();
+    let command = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"));
+        command
+            .current_dir(dir.path())
+            .args(["advantage", "--rule", "grpo", "--input", "in.jsonl"])
+            .env("RUST_LOG", "a=b=c");
+        command
+    };
     for reader in readers() {
         let (err, _end) = stream(reader);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"));
-        let status = command
-            .arg("plan")
-            .env("RUST_LOG", "a=b=c")
-            .stdout(Stdio::null())
-            .stderr(err);
-        assert_eq!(status.status().unwrap().code(), Some(0), "{reader:?}");
+        let status = command().stdout(Stdio::null()).stderr(err).status();
+        assert_eq!(status.unwrap().code(), Some(0), "{reader:?}");
     }
-    let run = finish(
-        Command::new(env!("CARGO_BIN_EXE_tea-wgpu"))
-            .arg("plan")
-            .env("RUST_LOG", "a=b=c"),
-    );
+    let run = finish(&mut command());
     assert!(run.err.contains("RUST_LOG is ignored"), "{}", run.err);
 }
 
