@@ -91,7 +91,7 @@ fn ends_with(file: &str, ending: &str) -> bool {
 fn kind(file: &str) -> Option<usize> {
     let name = plain(file);
     let is = |endings: &&[&str]| endings.iter().any(|e| ends_with(name, e));
-    let kind = KINDS.iter().position(|endings| is(&endings))?;
+    let kind = KINDS.iter().position(is)?;
     let last = name.rsplit('/').next().unwrap_or(name);
     (!DESCRIPTIONS.contains(&last)).then_some(kind)
 }
