@@ -5,6 +5,7 @@
 //! | [`tokenizer`] | [`Tokenizer`]: Hugging Face's `tokenizer.json` and its companions |
 //! | [`gguf_vocab`] | [`GgufVocab`]: a tokenizer from a GGUF file's metadata |
 //! | [`chat`] | [`ChatTemplate`], [`Message`], [`TemplateDate`]: Hugging Face chat templates |
+//! | [`json`] | JSON as Python writes it: the reader of everybody else's JSON |
 //! | [`jsonl`] | reading JSON Lines with errors that name file and line |
 //! | [`dataset`] | the record types of every command's input |
 //! | [`key`] | what makes two prompts the same prompt |
@@ -17,6 +18,7 @@ pub mod format;
 pub mod gguf_vocab;
 mod jinja;
 pub mod journal;
+pub mod json;
 pub mod jsonl;
 pub mod key;
 pub mod prepare;
