@@ -1,7 +1,9 @@
 //! The crate's error type: every message says what went wrong, where, and what to do about it.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Result with this crate's [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -61,6 +63,17 @@ fn io_hint(source: &std::io::Error) -> &'static str {
         std::io::ErrorKind::NotFound => " (check the path)",
         std::io::ErrorKind::PermissionDenied => " (check its permissions)",
         _ => "",
+    }
+}
+
+/// Warns of something once in a process: models are opened more than once, and the second time it is no news.
+pub fn warn_once(message: impl Display) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let message = message.to_string();
+    // A thread that panicked while it held the set has left it whole.
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.insert(message.clone()) {
+        log::warn!("{message}");
     }
 }
 
