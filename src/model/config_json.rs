@@ -217,15 +217,13 @@ fn family_and_head(json: &Json) -> Result<(Family, Option<Head>)> {
             "architecture {class:?} is not supported: its head is another. Supported: {known}"
         ));
     }
-    if let Some(other) = Family::ALL
-        .into_iter()
-        .find(|f| *f != family && class.starts_with(f.class_prefix()))
-    {
+    // PEFT's and TRL's wrappers name no family.
+    let is_wrapper = ["Peft", "AutoModel"].iter().any(|w| class.starts_with(w));
+    if head.is_some() && !is_wrapper && !class.contains(family.class_prefix()) {
         warn_once(format!(
-            "{}: architectures names {class} and model_type is {:?}, not {:?}; model_type decides, as in transformers",
+            "{}: architectures names {class} and model_type is {:?}; model_type decides, as in transformers",
             json.file,
-            family.model_type(),
-            other.model_type()
+            family.model_type()
         ));
     }
     Ok((family, head))

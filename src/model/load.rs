@@ -42,7 +42,8 @@ impl Source {
     /// Finds a model, reads its specification, and checks that every weight it needs is there.
     ///
     /// # Errors
-    /// As [`resolve`], [`ModelFiles::spec`], [`check_head_dim`], [`WeightStore::open`], [`settle::open`] and [`WeightStore::check`].
+    /// As [`resolve`], [`ModelFiles::spec`], [`check_head_dim`], [`WeightStore::open`] and [`WeightStore::check`]; the
+    /// configuration and the weights contradict each other.
     pub fn open(name: &str) -> Result<Self> {
         Self::open_as(name, None)
     }
@@ -123,7 +124,6 @@ impl Source {
     fn open_as(name: &str, head: Option<Head>) -> Result<Self> {
         let files = resolve(name)?;
         let (mut spec, store) = settle::open(&files)?;
-        check_head_dim(spec.head_dim).context(name)?;
         store.check(&spec)?;
         settle::warn_of_unused(&files, &spec, &store);
         if let Some(head) = head {

@@ -17,9 +17,11 @@ enum Key {
     Inert,
     /// Changes what the adapter computes; refused where it is set, with what it means.
     Refused(&'static str),
+    /// As [`Key::Refused`], and PEFT cannot merge such an adapter into its base either.
+    Unmergeable(&'static str),
 }
 
-use Key::{Inert, Read, Refused};
+use Key::{Inert, Read, Refused, Unmergeable};
 
 /// Every key of `PeftConfig` and `LoraConfig`.
 const KEYS: &[(&str, Key)] = &[
@@ -62,7 +64,7 @@ const KEYS: &[(&str, Key)] = &[
     ),
     ("use_qalora", Refused("QA-LoRA pools the input of A")),
     ("use_bdlora", Refused("BD-LoRA has block-diagonal matrices")),
-    ("lora_bias", Refused("B has a bias")),
+    ("lora_bias", Unmergeable("B has a bias")),
     (
         "layer_replication",
         Refused("blocks of the base model are repeated"),
@@ -77,11 +79,11 @@ const KEYS: &[(&str, Key)] = &[
     ),
     (
         "alora_invocation_tokens",
-        Refused("the adapter acts from these tokens on only"),
+        Unmergeable("the adapter acts from these tokens on only"),
     ),
     (
         "arrow_config",
-        Refused("several adapters are mixed token by token"),
+        Unmergeable("several adapters are mixed token by token"),
     ),
     ("kasa_config", Refused("the base weights are truncated")),
     ("velora_config", Refused("VeLoRA projects activations")),
@@ -224,6 +226,12 @@ fn refuse_options(map: &Map<String, Value>) -> Result<()> {
             Some((_, Refused(why))) => {
                 return fail(format!(
                     "{key} = {} is not supported: {why}. {MERGE}",
+                    shown(value)
+                ));
+            }
+            Some((_, Unmergeable(why))) => {
+                return fail(format!(
+                    "{key} = {} is not supported: {why}. PEFT cannot merge such an adapter either; train one without it",
                     shown(value)
                 ));
             }

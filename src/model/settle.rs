@@ -7,7 +7,8 @@ use super::config_json::Stated;
 use super::source::ModelFiles;
 use super::spec::{Head, ModelSpec};
 use super::store::WeightStore;
-use crate::error::{Error, Result, warn_once};
+use crate::error::{Context, Error, Result, warn_once};
+use crate::kernels::attention::check_head_dim;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
@@ -16,12 +17,15 @@ const SCORE: &str = "score.weight";
 /// Opens a model's weights and settles its specification with them.
 ///
 /// # Errors
-/// As [`ModelFiles::spec`] and [`WeightStore::open`]; config.json and weights have different numbers of labels.
+/// As [`ModelFiles::spec`], [`check_head_dim`] and [`WeightStore::open`]; config.json and weights have different numbers of labels.
 pub(super) fn open(files: &ModelFiles) -> Result<(ModelSpec, WeightStore)> {
     if let ModelFiles::Gguf(_) = files {
-        return Ok((files.spec()?, WeightStore::open(files)?));
+        let spec = files.spec()?;
+        check_head_dim(spec.head_dim).context(files.name())?;
+        return Ok((spec, WeightStore::open(files)?));
     }
     let stated = files.stated()?;
+    check_head_dim(stated.spec.head_dim).context(files.name())?;
     let mut store = WeightStore::open(files)?;
     embedded_adapter(files);
     let spec = with_weights(stated, &mut store, &files.file_name("config.json"))?;

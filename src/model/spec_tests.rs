@@ -247,7 +247,7 @@ fn unsupported_configurations_are_refused() {
         ),
         (
             json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "use_sliding_window": true,
-                "max_window_layers": 1}),
+                "max_window_layers": 1, "sliding_window": 64}),
             "sliding",
         ),
         (
