@@ -130,11 +130,12 @@ impl Stated {
         config_keys::refuse(&json, family)?;
         let mut spec = sizes(&json, family, head.unwrap_or(Head::CausalLm))?;
         let labels = labels(&json)?;
-        if head == Some(Head::Score) && labels.is_some_and(|n| n != 1) {
-            let n = labels.unwrap_or(0);
+        if let (Some(Head::Score), Some(n)) = (head, labels)
+            && n != 1
+        {
             return json.fail(format!(
                 "a reward model must have exactly one label; this one has {n} ({})",
-                if json.get("id2label").is_some() {
+                if json.get("num_labels").is_none() {
                     "id2label"
                 } else {
                     "num_labels"
@@ -192,7 +193,8 @@ fn family_and_head(json: &Json) -> Result<(Family, Option<Head>)> {
         (Some(family), ..) => family,
         (None, Some(other), _) => {
             return json.fail(format!(
-                "model_type {other:?} is not supported; supported: {known}"
+                "model_type {other:?}{} is not supported; supported: {known}",
+                class.map(|c| format!(" ({c})")).unwrap_or_default()
             ));
         }
         (None, None, Some(class)) => match by_class(class) {
@@ -410,7 +412,7 @@ fn own_factors(inner: &Json, kind: &str) -> Result<RopeScaling> {
     ))
 }
 
-/// The number of labels, as transformers counts them: `id2label` before `num_labels`.
+/// The number of labels, as transformers counts them: `num_labels` before `id2label`.
 fn labels(json: &Json) -> Result<Option<usize>> {
     let map = json.get("id2label").and_then(Value::as_object).map(Map::len);
     let number = json.opt_usize("num_labels")?;
@@ -418,9 +420,9 @@ fn labels(json: &Json) -> Result<Option<usize>> {
         && map != number
     {
         warn_once(format!(
-            "{}: num_labels is {number} and id2label has {map} labels; id2label counts, as in transformers",
+            "{}: num_labels is {number} and id2label has {map} labels; num_labels counts, as in transformers",
             json.file
         ));
     }
-    Ok(map.or(number))
+    Ok(number.or(map))
 }

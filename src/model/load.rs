@@ -125,10 +125,10 @@ impl Source {
         let files = resolve(name)?;
         let (mut spec, store) = settle::open(&files)?;
         store.check(&spec)?;
-        settle::warn_of_unused(&files, &spec, &store);
         if let Some(head) = head {
             spec = spec.with_head(head);
         }
+        settle::warn_of_unused(&files, &spec, &store);
         Ok(Self {
             name: name.to_string(),
             files,

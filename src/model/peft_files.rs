@@ -17,7 +17,7 @@ pub(super) fn no_config(dir: &Path) -> Error {
         format!("this is a file; --adapter takes a PEFT adapter directory ({CONFIG} and {WEIGHTS})")
     } else if !dir.exists() {
         format!(
-            "there is no such directory; --adapter takes a PEFT adapter directory. From the hub, get it with `hf \
+            "there is no such directory; --adapter takes a PEFT adapter directory ({CONFIG} and {WEIGHTS}). From the hub, get it with `hf \
              download OWNER/NAME --local-dir DIR`"
         )
     } else if has(WEIGHTS) || has(PICKLE) {

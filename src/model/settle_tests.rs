@@ -214,6 +214,41 @@ fn names_that_others_write() {
 }
 
 #[test]
+fn files_that_are_no_safetensors_and_heads_of_another_name() {
+    for (bytes, why) in [
+        (
+            &b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"[..],
+            "git lfs pull",
+        ),
+        (b"PK\x03\x04archive/data.pkl", "torch.save"),
+        (b"\x80\x02}q\x00.", "torch.save"),
+        (b"GGUF\x03\0\0\0", "rename it to .gguf"),
+        (b"<!doctype html><html></html>", "web page"),
+        (b"12345678{", "not a whole safetensors file"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &small(), json!({}), &tensors(&small()));
+        std::fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
+        let text = Source::open(dir.path().to_str().unwrap())
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains(why), "{text}");
+    }
+    let spec = small().with_head(Head::Score);
+    let mut named = tensors(&spec);
+    swap(&mut named, SCORE, "value_head.weight");
+    let text = refused(&spec, json!({}), &named);
+    assert!(
+        text.contains("value_head.weight has the shape") && text.contains("rename it"),
+        "{text}"
+    );
+    swap(&mut named, "value_head.weight", "v_head.summary.weight");
+    named.push(("v_head.summary.bias".into(), tensor(&[1], 0.0, DType::F32)));
+    let text = refused(&spec, json!({}), &named);
+    assert!(text.contains("it has a bias (v_head.summary.bias)"), "{text}");
+}
+
+#[test]
 fn a_directory_without_weights_says_what_is_there_instead() {
     for (files, why) in [
         (&["pytorch_model.bin"][..], "pytorch_model.bin is a pickle"),

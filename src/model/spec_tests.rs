@@ -219,7 +219,7 @@ fn unsupported_configurations_are_refused() {
         ),
         (
             json!({"model_type": "gemma"}),
-            "model_type \"gemma\" is not supported",
+            "model_type \"gemma\" (LlamaForCausalLM) is not supported",
         ),
         (
             json!({"architectures": null, "model_type": null}),
@@ -251,9 +251,13 @@ fn unsupported_configurations_are_refused() {
             "sliding",
         ),
         (
-            json!({"architectures": ["LlamaForSequenceClassification"], "num_labels": 1,
-                "id2label": {"0": "bad", "1": "good"}}),
+            json!({"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "bad", "1": "good"}}),
             "has 2 (id2label)",
+        ),
+        (
+            json!({"architectures": ["LlamaForSequenceClassification"], "num_labels": 2,
+                "id2label": {"0": "LABEL_0"}}),
+            "has 2 (num_labels)",
         ),
         (
             json!({"architectures": ["LlamaForSequenceClassification"], "num_labels": 5}),
@@ -505,8 +509,9 @@ fn labels_and_pythons_numbers() {
     };
     assert_eq!(score(json!({})), None);
     assert_eq!(score(json!({"num_labels": 1})), Some(1));
+    assert_eq!(score(json!({"id2label": {"0": "LABEL_0"}})), Some(1));
     assert_eq!(
-        score(json!({"id2label": {"0": "LABEL_0"}, "num_labels": 2})),
+        score(json!({"id2label": {"0": "a", "1": "b"}, "num_labels": 1})),
         Some(1)
     );
 

@@ -11,11 +11,11 @@ use serde_json::{Map, Value};
 use super::bytes::FileBytes;
 use super::gguf_model::open_weights;
 use super::source::ModelFiles;
-use super::spec::{ModelSpec, Role};
+use super::spec::{ModelSpec, Role, TensorSpec};
 use crate::error::{Context, Error, Result};
 use crate::kernels::quant;
 use crate::tensor::DType;
-use crate::text::json::parse_object;
+use crate::text::json::{LFS_POINTER, is_lfs_pointer, parse_object};
 
 /// A weight on the host.
 #[derive(Clone, Debug, PartialEq)]
@@ -208,10 +208,13 @@ impl WeightStore {
     /// Adds a safetensors file's tensors.
     pub(crate) fn add(&mut self, name: String, bytes: FileBytes) -> Result<()> {
         let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| {
-            Error::user(format!(
-                "{name}: not a whole safetensors file ({e}), {} bytes; download it again",
-                bytes.len()
-            ))
+            Error::user(match stand_in(&bytes) {
+                Some(found) => format!("{name}: {found}"),
+                None => format!(
+                    "{name}: not a whole safetensors file ({e}), {} bytes; download it again",
+                    bytes.len()
+                ),
+            })
         })?;
         let part = self.parts.len();
         for (tensor, info) in metadata.tensors() {
@@ -322,6 +325,9 @@ impl WeightStore {
                 if want.role == Role::LmHead {
                     return Err(self.headless());
                 }
+                if let Some(other) = self.other_score(&want, &wanted) {
+                    return Err(other);
+                }
                 return Err(self.missing(&want.name, self.names().filter(|n| !wanted.contains(*n))));
             }
             let (dtype, shape) = self.info(&want.name)?;
@@ -373,6 +379,29 @@ impl WeightStore {
              (tie_word_embeddings); {hint}",
             self.origin
         ))
+    }
+
+    /// The error for a reward model whose head has another name.
+    fn other_score(&self, want: &TensorSpec, wanted: &BTreeSet<String>) -> Option<Error> {
+        if want.role != Role::Score {
+            return None;
+        }
+        let width = want.shape.last()?;
+        let fits = |shape: &[usize]| shape == [1, *width] || shape == [*width];
+        let (name, _) = self
+            .entries
+            .iter()
+            .find(|(name, e)| fits(&e.shape) && !wanted.contains(*name) && name.ends_with(".weight"))?;
+        let bias = name.replace(".weight", ".bias");
+        let way = if self.contains(&bias) {
+            format!("if that is the head: it has a bias ({bias}), which a …ForSequenceClassification has not")
+        } else {
+            "if that is the head, rename it to score.weight and save again".into()
+        };
+        Some(Error::user(format!(
+            "{}: tensor score.weight is missing; {name} has the shape of a head with one score: {way}",
+            self.origin
+        )))
     }
 
     /// Refuses names that a training wrapper has put something before.
@@ -431,6 +460,24 @@ impl WeightStore {
         });
         self.entries = renamed.collect();
     }
+}
+
+/// What a file that should be safetensors is by its first bytes, and the way on.
+fn stand_in(bytes: &[u8]) -> Option<&'static str> {
+    if is_lfs_pointer(bytes) {
+        return Some(LFS_POINTER);
+    }
+    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x80, 2]) {
+        return Some(
+            "this is a file of torch.save (a pickle) under another name; convert it with transformers' save_pretrained",
+        );
+    }
+    if bytes.starts_with(b"GGUF") {
+        return Some("this is a GGUF file under another name; rename it to .gguf and pass it itself");
+    }
+    bytes.first().is_some_and(|b| *b == b'<').then_some(
+        "this is a web page, not weights: the download was answered by something else. Download it again",
+    )
 }
 
 /// What stands in a directory in place of safetensors weights, and the way on.

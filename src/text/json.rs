@@ -73,11 +73,23 @@ pub fn parse_python_json_bytes(bytes: &[u8]) -> Result<Value, Malformed> {
 /// # Errors
 /// A user error: not JSON, or not an object.
 pub fn parse_object(bytes: &[u8], file: &str) -> Result<Map<String, Value>> {
+    if is_lfs_pointer(bytes) {
+        return Err(Error::user(LFS_POINTER)).context(file);
+    }
     match parse_python_json_bytes(bytes) {
         Ok(Value::Object(map)) if python_constant_of(&map).is_none() => Ok(map),
         Ok(_) => Err(Error::user("not a JSON object")).context(file),
         Err(e) => Err(Error::user(format!("not valid JSON: {e}"))).context(file),
     }
+}
+
+/// What a file of a repository that was cloned without Git LFS is, and the way on.
+pub const LFS_POINTER: &str =
+    "this is a pointer of Git LFS, not the file: run `git lfs pull` in the repository, or `hf download`";
+
+/// Whether a file is a pointer that Git LFS leaves in place of a large file.
+pub fn is_lfs_pointer(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"version https://git-lfs.github.com/spec/")
 }
 
 /// "NaN", "Infinity" or "-Infinity" where a value is one of these.
@@ -267,6 +279,10 @@ mod tests {
         for (bytes, why) in [
             (&b"NaN"[..], "f: not a JSON object"),
             (b"[1]", "f: not a JSON object"),
+            (
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+                "f: this is a pointer of Git LFS",
+            ),
             (b"{", "f: not valid JSON: EOF while parsing an object at line 1"),
         ] {
             let e = parse_object(bytes, "f").unwrap_err();
