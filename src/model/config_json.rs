@@ -1,4 +1,5 @@
-//! config.json to [`ModelSpec`]; the way back is in `config_write`. Keys that other models have are in `config_keys`.
+//! config.json to [`ModelSpec`]; the way back is in `config_write`. Keys that other models have are
+//! in `config_keys`.
 
 use serde_json::{Map, Value};
 
@@ -100,9 +101,11 @@ impl Json<'_> {
 pub(super) struct Stated {
     /// The specification, with a vocabulary head where none is stated.
     pub(super) spec: ModelSpec,
-    /// The head of the class that `architectures` names; `None` where it names none, so that the weights decide.
+    /// The head of the class that `architectures` names; `None` where it names none, so that the
+    /// weights decide.
     pub(super) head: Option<Head>,
-    /// How many labels a sequence classifier has; `None` where the file does not say, so that the weights decide.
+    /// How many labels a sequence classifier has; `None` where the file does not say, so that the
+    /// weights decide.
     pub(super) labels: Option<usize>,
 }
 
@@ -110,8 +113,9 @@ impl ModelSpec {
     /// Reads config.json, with generation_config.json's end tokens where it gives some.
     /// `file` names config.json in messages.
     ///
-    /// Accepts transformers 5's `rope_parameters` and the older `rope_theta` and `rope_scaling`. Where keys contradict one
-    /// another, the one that transformers goes by counts, and a warning names both.
+    /// Accepts transformers 5's `rope_parameters` and the older `rope_theta` and `rope_scaling`.
+    /// Where keys contradict one another, the one that transformers goes by counts, and a warning
+    /// names both.
     ///
     /// # Errors
     /// A user error for malformed JSON, a missing size, an unsupported architecture, activation, rotary scaling, sliding
@@ -149,7 +153,8 @@ impl Stated {
                 let file = "generation_config.json";
                 let value = parse_object(bytes, file)?;
                 let ids = Json { map: &value, file }.ids("eos_token_id")?;
-                // transformers generates by generation_config.json; config.json often lacks an end token or two.
+                // transformers generates by generation_config.json; config.json often lacks an end
+                // token or two.
                 if !ids.is_empty() && own.iter().any(|id| !ids.contains(id)) {
                     warn_once(format!(
                         "{}: eos_token_id is {own:?} and {ids:?} in {file}; {file} counts, as in transformers",
@@ -182,8 +187,8 @@ fn family_and_head(json: &Json) -> Result<(Family, Option<Head>)> {
     let by_type = Family::ALL
         .into_iter()
         .find(|f| Some(f.model_type()) == model_type);
-    // Trainers write the class of a wrapper (FSDPLlamaForCausalLM, PeftModelForCausalLM), so that only what follows "For" is
-    // looked at where there is a model_type.
+    // Trainers write the class of a wrapper (FSDPLlamaForCausalLM, PeftModelForCausalLM), so that
+    // only what follows "For" is looked at where there is a model_type.
     let by_class = |class: &str| {
         Family::ALL
             .into_iter()
@@ -303,8 +308,8 @@ fn sizes(json: &Json, family: Family, head: Head) -> Result<ModelSpec> {
     })
 }
 
-/// The rotary settings, from the keys that transformers goes by: `rope_scaling`, unless it is empty, then
-/// `rope_parameters`; the base from inside of these, then from beside them.
+/// The rotary settings, from the keys that transformers goes by: `rope_scaling`, unless it is
+/// empty, then `rope_parameters`; the base from inside of these, then from beside them.
 fn rope(json: &Json, max_position_embeddings: usize) -> Result<Rope> {
     let object = |key: &str| match json.get(key) {
         None => Ok(None),

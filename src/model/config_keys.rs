@@ -1,4 +1,5 @@
-//! Keys of config.json that change what a model computes and of which one value alone is implemented.
+//! Keys of config.json that change what a model computes and of which one value alone is
+//! implemented.
 
 use serde_json::{Value, json};
 
@@ -43,8 +44,9 @@ fn empty(value: &Value) -> bool {
     matches!(value, Value::Object(map) if map.is_empty())
 }
 
-/// First the keys that transformers' classes of these families read, then those of relatives (Gemma, Granite, MiniCPM,
-/// SmolLM3, OLMo, Cohere, Llama 4, mixtures of experts): a file that sets one means another model than its `model_type` says.
+/// First the keys that transformers' classes of these families read, then those of relatives
+/// (Gemma, Granite, MiniCPM, SmolLM3, OLMo, Cohere, Llama 4, mixtures of experts): a file that sets
+/// one means another model than its `model_type` says.
 const ONLY: &[Only] = &[
     only(
         "hidden_act",

@@ -42,8 +42,8 @@ impl Source {
     /// Finds a model, reads its specification, and checks that every weight it needs is there.
     ///
     /// # Errors
-    /// As [`resolve`], [`ModelFiles::spec`], [`check_head_dim`], [`WeightStore::open`] and [`WeightStore::check`]; the
-    /// configuration and the weights contradict each other.
+    /// As [`resolve`], [`ModelFiles::spec`], [`check_head_dim`], [`WeightStore::open`] and
+    /// [`WeightStore::check`]; the configuration and the weights contradict each other.
     pub fn open(name: &str) -> Result<Self> {
         Self::open_as(name, None)
     }

@@ -31,7 +31,8 @@ impl Model {
     /// As [`Model::set_adapter`], on `modules` alone, each with its own rank and scale.
     ///
     /// # Errors
-    /// As [`Model::set_adapter`]; a module that the model does not have, or of a larger rank than the shape's (a bug).
+    /// As [`Model::set_adapter`]; a module that the model does not have, or of a larger rank than
+    /// the shape's (a bug).
     pub fn set_adapter_on(
         &mut self,
         shape: &LoraShape,

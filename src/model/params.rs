@@ -100,8 +100,8 @@ impl LoraPair {
     }
 }
 
-/// The adapter's shape. Adapters of others may have other ranks and scales in some layers, or none: these are in the
-/// [`LoraPair`]s.
+/// The adapter's shape. Adapters of others may have other ranks and scales in some layers, or none:
+/// these are in the [`LoraPair`]s.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraShape {
     /// R; the largest, where there are several.

@@ -64,8 +64,9 @@ impl AdapterConfig {
         })
     }
 
-    /// The tensors the adapter must have, by PEFT's names, with their shapes: A (r, in) and B (out, r) of every linear
-    /// layer it changes, block by block, then `score.weight` (1, C) where it is saved.
+    /// The tensors the adapter must have, by PEFT's names, with their shapes: A (r, in) and B (out,
+    /// r) of every linear layer it changes, block by block, then `score.weight` (1, C) where it is
+    /// saved.
     ///
     /// # Errors
     /// As [`Targets::modules`].

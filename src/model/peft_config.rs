@@ -111,7 +111,8 @@ pub(super) fn read(map: &Map<String, Value>) -> Result<AdapterConfig> {
     };
     initialisation(map.get("init_lora_weights"))?;
     let saved = strings(map, "modules_to_save")?;
-    // PEFT adds "classifier" and "score" for every SEQ_CLS adapter; the classes here only have "score".
+    // PEFT adds "classifier" and "score" for every SEQ_CLS adapter; the classes here only have
+    // "score".
     let is_score = |m: &String| m == "score" || (m == "classifier" && saved.len() > 1);
     if let Some(other) = saved.iter().find(|m| !is_score(m)) {
         return fail(format!(

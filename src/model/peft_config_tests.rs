@@ -199,7 +199,8 @@ fn values_of_keys_that_are_read() {
     assert!(error.contains("lora_alpha is Infinity"), "{error}");
 }
 
-/// Modules that PEFT 0.21 adapts on a Llama of two blocks (`get_peft_model`, `targeted_module_names`).
+/// Modules that PEFT 0.21 adapts on a Llama of two blocks (`get_peft_model`,
+/// `targeted_module_names`).
 #[test]
 fn targets_are_those_of_peft() {
     let spec = tiny_spec();

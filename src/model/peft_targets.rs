@@ -1,5 +1,6 @@
-//! Which modules an adapter changes, and by how much, as PEFT decides it from adapter_config.json: `target_modules`,
-//! `exclude_modules`, `layers_to_transform`, `rank_pattern`, `alpha_pattern`, `use_rslora`.
+//! Which modules an adapter changes, and by how much, as PEFT decides it from adapter_config.json:
+//! `target_modules`, `exclude_modules`, `layers_to_transform`, `rank_pattern`, `alpha_pattern`,
+//! `use_rslora`.
 
 use std::collections::BTreeMap;
 
@@ -74,8 +75,8 @@ impl Targets {
         }
     }
 
-    /// The rule that gives exactly `modules` on a model of `layers` blocks, the plain one where there is one. `rank` and
-    /// `alpha` stand for the modules that have them.
+    /// The rule that gives exactly `modules` on a model of `layers` blocks, the plain one where
+    /// there is one. `rank` and `alpha` stand for the modules that have them.
     pub fn of(modules: &[Module], layers: usize, rank: usize, alpha: f64) -> Self {
         let mut blocks: BTreeMap<usize, Vec<Proj>> = BTreeMap::new();
         for m in modules {
@@ -118,7 +119,8 @@ impl Targets {
     /// The linear layers that are changed, block by block.
     ///
     /// # Errors
-    /// A user error: a rule is no regular expression, takes a module that is no linear layer of a block, or takes none.
+    /// A user error: a rule is no regular expression, takes a module that is no linear layer of a
+    /// block, or takes none.
     pub fn modules(&self, spec: &ModelSpec) -> Result<Vec<Module>> {
         let rules = Rules::new(self)?;
         for path in others(spec) {

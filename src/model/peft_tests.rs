@@ -111,8 +111,8 @@ fn missing_superfluous_and_misshapen_tensors() {
     assert!(message(read_adapter(&target, &spec).unwrap_err()).contains("is missing; copy it"));
 }
 
-/// Ranks and scales by module, as PEFT 0.21 gives them to the same configuration on the same tiny Llama (two blocks);
-/// made with `LoraConfig`, `get_peft_model` and each layer's `r` and `scaling`.
+/// Ranks and scales by module, as PEFT 0.21 gives them to the same configuration on the same tiny
+/// Llama (two blocks); made with `LoraConfig`, `get_peft_model` and each layer's `r` and `scaling`.
 #[test]
 fn uneven_adapters_round_trip_and_stay_what_they_are() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! Where config.json and the weights say different things, or config.json says nothing: what transformers makes of both.
+//! Where config.json and the weights say different things, or config.json says nothing: what
+//! transformers makes of both.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -17,7 +18,8 @@ const SCORE: &str = "score.weight";
 /// Opens a model's weights and settles its specification with them.
 ///
 /// # Errors
-/// As [`ModelFiles::spec`], [`check_head_dim`] and [`WeightStore::open`]; config.json and weights have different numbers of labels.
+/// As [`ModelFiles::spec`], [`check_head_dim`] and [`WeightStore::open`]; config.json and weights
+/// have different numbers of labels.
 pub(super) fn open(files: &ModelFiles) -> Result<(ModelSpec, WeightStore)> {
     if let ModelFiles::Gguf(_) = files {
         let spec = files.spec()?;
@@ -32,8 +34,8 @@ pub(super) fn open(files: &ModelFiles) -> Result<(ModelSpec, WeightStore)> {
     Ok((spec, store))
 }
 
-/// The specification that config.json and the weights give together; names of tensors are made those that the
-/// specification asks for. `file` is config.json's name for messages.
+/// The specification that config.json and the weights give together; names of tensors are made
+/// those that the specification asks for. `file` is config.json's name for messages.
 fn with_weights(stated: Stated, store: &mut WeightStore, file: &str) -> Result<ModelSpec> {
     let Stated {
         mut spec,
@@ -94,7 +96,8 @@ fn same(store: &WeightStore) -> Result<bool> {
     Ok(a.to_f32() == b.to_f32())
 }
 
-/// A model saved without its head's class (LlamaModel) has names without "model."; transformers finds them too.
+/// A model saved without its head's class (LlamaModel) has names without "model."; transformers
+/// finds them too.
 fn bare_names(store: &mut WeightStore) {
     const BARE: &str = "embed_tokens.weight";
     if store.contains(BARE) && !store.contains(EMBEDDING) {
@@ -117,13 +120,15 @@ fn embedded_adapter(files: &ModelFiles) {
     }
 }
 
-/// Warns of tensors in a model's safetensors that it has no place for, as transformers reports them.
+/// Warns of tensors in a model's safetensors that it has no place for, as transformers reports
+/// them.
 pub(super) fn warn_of_unused(files: &ModelFiles, spec: &ModelSpec, store: &WeightStore) {
     if let ModelFiles::Gguf(_) = files {
         return;
     }
     let wanted: BTreeSet<String> = spec.tensors().map(|t| t.name).collect();
-    // Buffers of older releases, which transformers leaves out of its report, and the other names of tied matrices.
+    // Buffers of older releases, which transformers leaves out of its report, and the other names
+    // of tied matrices.
     let quiet = |n: &str| {
         n.ends_with("rotary_emb.inv_freq")
             || n.ends_with("rotary_emb.cos_cached")

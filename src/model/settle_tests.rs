@@ -66,7 +66,8 @@ fn swap(tensors: &mut Tensors, from: &str, to: &str) {
     tensors.iter_mut().find(|(n, _)| n == from).unwrap().0 = to.into();
 }
 
-/// transformers 5.24 (`tie_weights`): equal matrices are tied, different ones are both kept, one alone serves as both.
+/// transformers 5.24 (`tie_weights`): equal matrices are tied, different ones are both kept, one
+/// alone serves as both.
 #[test]
 fn heads_and_embeddings() {
     let spec = small();

@@ -216,7 +216,8 @@ fn local_dir(path: &Path) -> Result<ModelFiles> {
     let entries = std::fs::read_dir(path).map_err(Error::io(path))?;
     let mut paths: Vec<PathBuf> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
     paths.sort();
-    // Trainers leave their checkpoints in directories of their own; the last one is the newest most often.
+    // Trainers leave their checkpoints in directories of their own; the last one is the newest most
+    // often.
     if let Some(inner) = paths.iter().rev().find(|p| p.join("config.json").is_file()) {
         return Err(Error::user(format!(
             "{name}: no config.json there; did you mean {}?",

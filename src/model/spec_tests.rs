@@ -374,7 +374,8 @@ fn tensors_of_each_family() {
     }
 }
 
-/// The class is a wrapper's, or contradicts `model_type`, which decides; only the head is read from its name.
+/// The class is a wrapper's, or contradicts `model_type`, which decides; only the head is read from
+/// its name.
 #[test]
 fn model_type_decides() {
     let read = |architectures: Value, model_type: &str| {
@@ -421,7 +422,8 @@ fn model_type_decides() {
     assert_eq!(from(&by_class).unwrap().family, Qwen2);
 }
 
-/// Rotary settings that transformers 5.24 takes from the same keys (`config.rope_parameters` after loading).
+/// Rotary settings that transformers 5.24 takes from the same keys (`config.rope_parameters` after
+/// loading).
 #[test]
 fn rope_keys_by_transformers_precedence() {
     let llama3 = |theta: f64, original: usize| Rope {

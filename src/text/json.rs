@@ -1,7 +1,8 @@
 //! JSON as Python's `json` module writes and reads it: the one reader for JSON that others wrote.
 //!
-//! Beyond the standard it takes what `json.loads` takes: `NaN`, `Infinity` and `-Infinity`, numbers beyond the largest
-//! float (`1e999` is infinite), repeated keys (the last one counts), and a byte-order mark before the text.
+//! Beyond the standard it takes what `json.loads` takes: `NaN`, `Infinity` and `-Infinity`, numbers
+//! beyond the largest float (`1e999` is infinite), repeated keys (the last one counts), and a
+//! byte-order mark before the text.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -30,8 +31,9 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// Reads one JSON value as Python does. `NaN` and the infinities become values that are no number, no string and not
-/// null, so that whoever uses one refuses it by its type; [`python_constant`] tells them apart.
+/// Reads one JSON value as Python does. `NaN` and the infinities become values that are no number,
+/// no string and not null, so that whoever uses one refuses it by its type; [`python_constant`]
+/// tells them apart.
 ///
 /// # Errors
 /// The text is not JSON for Python either; line and column are the text's own.
@@ -117,7 +119,8 @@ pub fn shown(value: &Value) -> String {
     }
 }
 
-/// A replacement: its line (from 1), the column at which the new text ends, and how much longer it is.
+/// A replacement: its line (from 1), the column at which the new text ends, and how much longer it
+/// is.
 struct Replaced {
     line: usize,
     end: usize,
@@ -146,7 +149,8 @@ fn replace_constants(text: &str) -> (Cow<'_, str>, Vec<Replaced>) {
             _ => None,
         };
         let Some((length, name)) = found else {
-            // A number that stays is passed whole, so that the search does not begin again inside it.
+            // A number that stays is passed whole, so that the search does not begin again inside
+            // it.
             at += number_length(&bytes[at..]).max(1);
             continue;
         };

@@ -1,4 +1,5 @@
-//! Adapters of others: `logprobs` with what PEFT 0.21.2 computes from the same files (float64, transformers 5.24).
+//! Adapters of others: `logprobs` with what PEFT 0.21.2 computes from the same files (float64,
+//! transformers 5.24).
 
 use std::borrow::Cow;
 
@@ -31,8 +32,8 @@ fn cut(name: &str, t: &Tensor, rank: usize) -> Tensor {
     }
 }
 
-/// Log-probabilities of the golden model's second sequence with its adapter, whose configuration is changed and whose
-/// tensors are chosen and cut to the rank that `rank` gives (none: left out).
+/// Log-probabilities of the golden model's second sequence with its adapter, whose configuration is
+/// changed and whose tensors are chosen and cut to the rank that `rank` gives (none: left out).
 fn logprobs(changes: &Value, rank: &dyn Fn(&str) -> Option<usize>) -> Vec<f32> {
     let dir = tempfile::tempdir().unwrap();
     let from = adapter(NAME);
