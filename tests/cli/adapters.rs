@@ -15,6 +15,9 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 
 type Tensor = HostTensor<'static>;
 
+/// The rank that a tensor is cut to; none leaves it out.
+type Rank<'a> = &'a dyn Fn(&str) -> Option<usize>;
+
 /// The first rows of A, or columns of B, of a rank.
 fn cut(name: &str, t: &Tensor, rank: usize) -> Tensor {
     let values = t.to_f32();
@@ -34,7 +37,7 @@ fn cut(name: &str, t: &Tensor, rank: usize) -> Tensor {
 
 /// Log-probabilities of the golden model's second sequence with its adapter, whose configuration is
 /// changed and whose tensors are chosen and cut to the rank that `rank` gives (none: left out).
-fn logprobs(changes: &Value, rank: &dyn Fn(&str) -> Option<usize>) -> Vec<f32> {
+fn logprobs(changes: &Value, rank: Rank) -> Vec<f32> {
     let dir = tempfile::tempdir().unwrap();
     let from = adapter(NAME);
     let mut config: Value = serde_json::from_slice(&std::fs::read(from.join(CONFIG)).unwrap()).unwrap();
@@ -82,7 +85,7 @@ fn ranks_scales_and_layers_are_pefts() {
         (!out).then_some(5)
     };
     let ranks = json!({"q_proj": 2, "layers.1.mlp.down_proj": 3});
-    let cases: [(Value, &dyn Fn(&str) -> Option<usize>, [f32; 10]); 8] = [
+    let cases: [(Value, Rank, [f32; 10]); 8] = [
         (
             json!({}),
             &whole,
