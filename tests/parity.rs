@@ -9,7 +9,7 @@ use tea_wgpu::kernels::linear::{self, Write};
 use tea_wgpu::kernels::pad4;
 use tea_wgpu::model::batch::Batch;
 use tea_wgpu::model::forward::{Keys, Pass};
-use tea_wgpu::model::params::{LoraShape, Model, Trainable};
+use tea_wgpu::model::params::{Model, Trainable};
 use tea_wgpu::model::peft;
 use tea_wgpu::model::run::{self, Group};
 use tea_wgpu::model::source::ModelFiles;
@@ -71,12 +71,7 @@ impl Golden {
     fn add_adapter(&self, model: &mut Model) {
         let dir = self.dir.join(self.json["adapter"].as_str().unwrap());
         let adapter = peft::read_adapter(&dir, &self.spec).unwrap();
-        let c = &adapter.config;
-        let shape = LoraShape {
-            rank: c.rank,
-            alpha: c.alpha,
-            targets: c.target_modules.clone(),
-        };
+        let shape = adapter.config.shape(&self.spec).unwrap();
         let find = |name: &str| adapter.tensors.iter().find(|t| t.0 == name).unwrap().1.to_f32();
         model
             .set_adapter(&shape, true, &mut |name, _, _| Ok(find(name)))

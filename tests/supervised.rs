@@ -416,7 +416,7 @@ fn an_adapter_to_start_from_keeps_its_own_shape() {
         toml::from_str(std::str::from_utf8(&place.read("out/config.toml")).unwrap()).unwrap();
     assert_eq!((config.lora_rank, config.lora_alpha), (3, 5.0));
     let written = read_config(&place.at("out/checkpoints/step_1")).unwrap();
-    assert_eq!((written.rank, written.alpha), (3, 5.0));
+    assert_eq!((written.rank(), written.alpha()), (3, 5.0));
     let weights = "adapter_model.safetensors";
     assert!(
         place.read(&format!("adapter/{weights}")) == place.read(&format!("out/checkpoints/step_1/{weights}"))

@@ -167,7 +167,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
         .as_deref()
         .map(|dir| load_adapter(&mut model, dir, false))
         .transpose()?;
-    let shape = sampler_shape(args, &gpu, &model, &jobs, length, adapter.map_or(0, |a| a.rank));
+    let shape = sampler_shape(args, &gpu, &model, &jobs, length, adapter.map_or(0, |a| a.rank()));
     let mut sampler = Sampler::new(&model, shape)?;
     let config = SampleConfig {
         params,

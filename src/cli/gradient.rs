@@ -71,7 +71,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     let mut model = source.load(&gpu, dtype, positions, None)?;
     let mut rank = 0;
     match &args.adapter {
-        Some(dir) => rank = load_adapter(&mut model, dir, true)?.rank,
+        Some(dir) => rank = load_adapter(&mut model, dir, true)?.rank(),
         None => model.train_base()?,
     }
     let shape = Shape {

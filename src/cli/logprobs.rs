@@ -68,7 +68,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
         .as_deref()
         .map(|dir| load_adapter(&mut model, dir, false))
         .transpose()?;
-    let rank = adapter.map_or(0, |a| a.rank);
+    let rank = adapter.map_or(0, |a| a.rank());
     let shape = Shape {
         rows,
         readouts: rows,

@@ -1,7 +1,8 @@
 //! JSON as Python's `json` module writes and reads it: the one reader for JSON that others wrote.
 //!
-//! Beyond the standard it takes what `json.loads` takes: `NaN`, `Infinity` and `-Infinity`, numbers beyond the largest
-//! float (`1e999` is infinite), repeated keys (the last one counts), and a byte-order mark before the text.
+//! Beyond the standard it takes what `json.loads` takes: `NaN`, `Infinity` and `-Infinity`, numbers
+//! beyond the largest float (`1e999` is infinite), repeated keys (the last one counts), and a
+//! byte-order mark before the text.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -40,8 +41,9 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// Reads one JSON value as Python does. `NaN` and the infinities become values that are no number, no string and not
-/// null, so that whoever uses one refuses it by its type; [`python_constant`] tells them apart.
+/// Reads one JSON value as Python does. `NaN` and the infinities become values that are no number,
+/// no string and not null, so that whoever uses one refuses it by its type; [`python_constant`]
+/// tells them apart.
 ///
 /// # Errors
 /// The text is not JSON for Python either; line and column are the text's own.
@@ -83,11 +85,23 @@ pub fn parse_python_json_bytes(bytes: &[u8]) -> Result<Value, Malformed> {
 /// # Errors
 /// A user error: not JSON, or not an object.
 pub fn parse_object(bytes: &[u8], file: &str) -> Result<Map<String, Value>> {
+    if is_lfs_pointer(bytes) {
+        return Err(Error::user(LFS_POINTER)).context(file);
+    }
     match parse_python_json_bytes(bytes) {
         Ok(Value::Object(map)) if python_constant_of(&map).is_none() => Ok(map),
         Ok(_) => Err(Error::user("not a JSON object")).context(file),
         Err(e) => Err(Error::user(format!("not valid JSON: {e}"))).context(file),
     }
+}
+
+/// What a file of a repository that was cloned without Git LFS is, and the way on.
+pub const LFS_POINTER: &str =
+    "this is a pointer of Git LFS, not the file: run `git lfs pull` in the repository, or `hf download`";
+
+/// Whether a file is a pointer that Git LFS leaves in place of a large file.
+pub fn is_lfs_pointer(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"version https://git-lfs.github.com/spec/")
 }
 
 /// "NaN", "Infinity" or "-Infinity" where a value is one of these.
@@ -102,7 +116,8 @@ fn python_constant_of(map: &Map<String, Value>) -> Option<&str> {
     }
 }
 
-/// A replacement: its line (from 1), the column at which the new text ends, and how much longer it is.
+/// A replacement: its line (from 1), the column at which the new text ends, and how much longer it
+/// is.
 struct Replaced {
     line: usize,
     end: usize,
@@ -131,7 +146,8 @@ fn replace_constants(text: &str) -> (Cow<'_, str>, Vec<Replaced>) {
             _ => None,
         };
         let Some((length, name)) = found else {
-            // A number that stays is passed whole, so that the search does not begin again inside it.
+            // A number that stays is passed whole, so that the search does not begin again inside
+            // it.
             at += number_length(&bytes[at..]).max(1);
             continue;
         };
@@ -264,6 +280,10 @@ mod tests {
         for (bytes, why) in [
             (&b"NaN"[..], "f: not a JSON object"),
             (b"[1]", "f: not a JSON object"),
+            (
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+                "f: this is a pointer of Git LFS",
+            ),
             (b"{", "f: not valid JSON: EOF while parsing an object at line 1"),
         ] {
             let e = parse_object(bytes, "f").unwrap_err();

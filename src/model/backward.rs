@@ -317,16 +317,16 @@ impl Pass<'_> {
         if let Some(db) = l.bias.as_ref().and_then(|b| b.grad.as_ref()) {
             linear::weight_gradient(rec, &g.ones, dy, db, m, Write::ADD)?;
         }
-        let Some((pair, shape)) = self.lora(l) else {
+        let Some(pair) = self.lora(l) else {
             return Ok(());
         };
         let (Some(t), Some(dt)) = (&acts.lora[proj as usize], &g.dlora) else {
             return Err(Error::internal("no room for the adapter"));
         };
-        linear::input_gradient(rec, dy, &pair.b.value, dt, m, Write::SET.scaled(shape.scale()))?;
+        linear::input_gradient(rec, dy, &pair.b.value, dt, m, Write::SET.scaled(pair.factor()))?;
         linear::input_gradient(rec, dt, &pair.a.value, dx, m, Write::ADD)?;
         if let Some(db) = &pair.b.grad {
-            linear::weight_gradient(rec, dy, t, db, m, Write::ADD.scaled(shape.scale()))?;
+            linear::weight_gradient(rec, dy, t, db, m, Write::ADD.scaled(pair.factor()))?;
         }
         if let Some(da) = &pair.a.grad {
             linear::weight_gradient(rec, dt, x, da, m, Write::ADD)?;

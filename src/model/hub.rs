@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::source::ModelFiles;
 use crate::error::{Error, Result};
+use crate::text::json::parse_object;
 
 /// Files a repository may lack.
 const OPTIONAL: [&str; 6] = [
@@ -129,10 +130,10 @@ impl Getter {
             Some(single) => paths.push(single),
             None => {
                 let Some(index) = self.optional(INDEX)? else {
-                    return Err(Error::user(by_hand(
-                        &self.id,
-                        &self.absent(&format!("neither {SINGLE} nor {INDEX}")),
-                    )));
+                    let why = self.absent(&format!("neither {SINGLE} nor {INDEX}"));
+                    let other = "a repository with pytorch_model.bin alone is converted with transformers' save_pretrained; \
+                                 one with adapter_model.safetensors is an adapter, for --adapter";
+                    return Err(Error::user(by_hand(&self.id, &format!("{why}; {other}"))));
                 };
                 for shard in shards(&index)? {
                     paths.push(self.need(&shard)?);
@@ -231,8 +232,7 @@ pub(super) fn status(error: &ApiError) -> Option<u16> {
 /// The shards an index names.
 fn shards(index: &Path) -> Result<BTreeSet<String>> {
     let bytes = std::fs::read(index).map_err(Error::io(index))?;
-    let value: Value = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::user(format!("{}: not valid JSON: {e}", index.display())))?;
+    let value = parse_object(&bytes, &index.display().to_string())?;
     let map = value.get("weight_map").and_then(Value::as_object);
     let files = map.into_iter().flatten().filter_map(|(_, v)| v.as_str());
     Ok(files

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::gguf::Gguf;
-use super::params::{LoraShape, Model, Param};
+use super::params::{Model, Param};
 use super::peft::{self, Adapter, AdapterConfig};
+use super::settle;
 use super::shapes::{Named, RANDOM};
 use super::source::{ModelFiles, resolve};
 use super::spec::{Head, ModelSpec, Role, TensorSpec};
@@ -42,7 +43,8 @@ impl Source {
     /// Finds a model, reads its specification, and checks that every weight it needs is there.
     ///
     /// # Errors
-    /// As [`resolve`], [`ModelFiles::spec`], [`check_head_dim`], [`WeightStore::open`] and [`WeightStore::check`].
+    /// As [`resolve`], [`ModelFiles::spec`], [`check_head_dim`], [`WeightStore::open`] and
+    /// [`WeightStore::check`]; the configuration and the weights contradict each other.
     pub fn open(name: &str) -> Result<Self> {
         Self::open_as(name, None)
     }
@@ -122,13 +124,12 @@ impl Source {
 
     fn open_as(name: &str, head: Option<Head>) -> Result<Self> {
         let files = resolve(name)?;
-        let mut spec = files.spec()?;
-        check_head_dim(spec.head_dim).context(name)?;
-        let store = WeightStore::open(&files)?;
+        let (mut spec, store) = settle::open(&files)?;
         store.check(&spec)?;
         if let Some(head) = head {
             spec = spec.with_head(head);
         }
+        settle::warn_of_unused(&files, &spec, &store);
         Ok(Self {
             name: name.to_string(),
             files,
@@ -364,14 +365,9 @@ pub fn load_adapter(model: &mut Model, dir: &Path, train: bool) -> Result<Adapte
 /// # Errors
 /// Out of memory.
 pub fn put_adapter(model: &mut Model, adapter: &Adapter, train: bool) -> Result<()> {
-    let config = &adapter.config;
-    let shape = LoraShape {
-        rank: config.rank,
-        alpha: config.alpha,
-        targets: config.target_modules.clone(),
-    };
+    let shape = adapter.config.shape(&model.spec)?;
     let mut rest = adapter.tensors.iter();
-    model.set_adapter(&shape, train, &mut |name, _, _| {
+    model.set_adapter_on(&shape, &adapter.modules, train, &mut |name, _, _| {
         // Both go block by block, layer by layer, A before B; the search is for a caller with another order.
         let next = rest.next().filter(|(n, _)| n == name);
         next.or_else(|| adapter.tensors.iter().find(|(n, _)| n == name))

@@ -1,9 +1,9 @@
 //! LoRA adapters on a model: fresh, loaded from PEFT files, read back.
 
 use super::params::{LoraPair, LoraShape, Model, Param};
-use super::peft::lora_name;
+use super::peft::{Module, lora_name};
 use super::spec::Proj;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::weight::Weight;
 use crate::rng::{Stream, seed_for};
@@ -25,27 +25,57 @@ impl Model {
     /// # Errors
     /// What `source` returns, or out of memory.
     pub fn set_adapter(&mut self, shape: &LoraShape, train: bool, source: &mut Source<'_>) -> Result<()> {
+        self.set_adapter_on(shape, &shape.modules(self.blocks.len()), train, source)
+    }
+
+    /// As [`Model::set_adapter`], on `modules` alone, each with its own rank and scale.
+    ///
+    /// # Errors
+    /// As [`Model::set_adapter`]; a module that the model does not have, or of a larger rank than
+    /// the shape's (a bug).
+    pub fn set_adapter_on(
+        &mut self,
+        shape: &LoraShape,
+        modules: &[Module],
+        train: bool,
+        source: &mut Source<'_>,
+    ) -> Result<()> {
         let gpu = self.gpu.clone();
-        for (layer, block) in self.blocks.iter_mut().enumerate() {
-            for proj in Proj::ALL {
-                let (out, inp) = self.spec.proj_dims(proj);
-                let linear = &mut block.linears[proj as usize];
-                linear.lora = None;
-                if !shape.targets.contains(&proj) {
-                    continue;
-                }
-                let mut one = |which: char, rows: usize, cols: usize| {
-                    let values = source(&lora_name(layer, proj, which), rows, cols)?;
-                    adapter_param(&gpu, rows, cols, &values, train)
-                };
-                linear.lora = Some(LoraPair {
-                    a: one('A', shape.rank, inp)?,
-                    b: one('B', out, shape.rank)?,
-                });
-            }
+        for linear in self.blocks.iter_mut().flat_map(|b| &mut b.linears) {
+            linear.lora = None;
+        }
+        for m in modules {
+            let (out, inp) = self.spec.proj_dims(m.proj);
+            let Some(block) = self.blocks.get_mut(m.layer).filter(|_| m.rank <= shape.rank) else {
+                return Err(Error::internal(format!("{m:?} does not belong to {shape:?}")));
+            };
+            let mut one = |which: char, rows: usize, cols: usize| {
+                let values = source(&lora_name(m.layer, m.proj, which), rows, cols)?;
+                adapter_param(&gpu, rows, cols, &values, train)
+            };
+            block.linears[m.proj as usize].lora = Some(LoraPair {
+                a: one('A', m.rank, inp)?,
+                b: one('B', out, m.rank)?,
+                scale: m.scale,
+            });
         }
         self.lora = Some(shape.clone());
         Ok(())
+    }
+
+    /// The linear layers that have a pair, block by block.
+    pub fn adapter_modules(&self) -> Vec<Module> {
+        let blocks = self.blocks.iter().enumerate();
+        let all = blocks.flat_map(|(layer, b)| Proj::ALL.into_iter().map(move |p| (layer, p, b.linear(p))));
+        all.filter_map(|(layer, proj, linear)| {
+            linear.lora.as_ref().map(|pair| Module {
+                layer,
+                proj,
+                rank: pair.a.value.rows,
+                scale: pair.scale,
+            })
+        })
+        .collect()
     }
 
     /// Puts a fresh adapter on the model: A Kaiming-uniform with a = √5 (uniform in ±1/√in, as PEFT), B = 0.

@@ -1,6 +1,6 @@
 //! A model's tensors on the GPU: frozen or trainable, with a LoRA adapter beside any linear layer.
 
-use super::peft::{lora_name, score_name};
+use super::peft::{Module, lora_name, score_name};
 use super::spec::{Head, ModelSpec, Proj, Role, TensorSpec};
 use super::store::{HostTensor, WeightStore};
 use super::stream::Streamed;
@@ -56,6 +56,8 @@ pub struct LoraPair {
     pub a: Param,
     /// B (out, R).
     pub b: Param,
+    /// What B (A x) is multiplied by: alpha / R, unless the adapter's patterns say otherwise.
+    pub scale: f64,
 }
 
 /// A linear layer.
@@ -91,10 +93,18 @@ impl Block {
     }
 }
 
-/// The adapter's shape.
+impl LoraPair {
+    /// The scale as the kernels take it.
+    pub fn factor(&self) -> f32 {
+        self.scale as f32
+    }
+}
+
+/// The adapter's shape. Adapters of others may have other ranks and scales in some layers, or none:
+/// these are in the [`LoraPair`]s.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraShape {
-    /// R.
+    /// R; the largest, where there are several.
     pub rank: usize,
     /// lora_alpha; the branch is scaled by alpha / R.
     pub alpha: f64,
@@ -103,9 +113,18 @@ pub struct LoraShape {
 }
 
 impl LoraShape {
-    /// alpha / R.
-    pub fn scale(&self) -> f32 {
-        (self.alpha / self.rank as f64) as f32
+    /// The pairs of a model of `layers` blocks, all of one rank and scale.
+    pub fn modules(&self, layers: usize) -> Vec<Module> {
+        let one = |layer, proj| Module {
+            layer,
+            proj,
+            rank: self.rank,
+            scale: self.alpha / self.rank as f64,
+        };
+        let targeted = || Proj::ALL.into_iter().filter(|p| self.targets.contains(p));
+        (0..layers)
+            .flat_map(|layer| targeted().map(move |proj| one(layer, proj)))
+            .collect()
     }
 }
 

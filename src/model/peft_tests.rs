@@ -11,13 +11,11 @@ use std::fs;
 
 fn config() -> AdapterConfig {
     AdapterConfig {
-        rank: 5,
-        alpha: 10.0,
-        target_modules: vec![Proj::Q, Proj::V, Proj::Down],
+        targets: Targets::plain(&[Proj::Q, Proj::V, Proj::Down], 5, 10.0),
         base_model: "owner/base".into(),
         revision: Some("abc".into()),
         head: Head::CausalLm,
-        saves_score: false,
+        trains_biases: false,
     }
 }
 
@@ -36,7 +34,7 @@ fn tensors(config: &AdapterConfig, spec: &ModelSpec) -> Vec<(String, HostTensor<
             },
         )
     };
-    config.tensors(spec).into_iter().map(fill).collect()
+    config.tensors(spec).unwrap().into_iter().map(fill).collect()
 }
 
 fn message(error: Error) -> String {
@@ -68,15 +66,15 @@ fn adapters_round_trip() {
     let read = read_adapter(&target, &spec).unwrap();
     assert_eq!(read.config, config);
     assert_eq!(read.tensors, list);
-    assert_eq!(config.scale(), 2.0);
+    assert!(read.modules.iter().all(|m| m.rank == 5 && m.scale == 2.0));
 
-    let reward = AdapterConfig {
+    let mut reward = AdapterConfig {
         head: Head::Score,
-        saves_score: true,
-        alpha: 2.5,
         revision: None,
         ..config
     };
+    reward.targets.alpha = 2.5;
+    reward.targets.saved = vec!["score".into()];
     let spec = spec.with_head(Head::Score);
     let list = tensors(&reward, &spec);
     assert_eq!(list.last().unwrap().0, "base_model.model.score.weight");
@@ -110,45 +108,187 @@ fn missing_superfluous_and_misshapen_tensors() {
     fs::write(&weights, b"short").unwrap();
     assert!(message(read_adapter(&target, &spec).unwrap_err()).contains("download it again"));
     fs::remove_file(&weights).unwrap();
-    assert!(message(read_adapter(&target, &spec).unwrap_err()).contains("check the path"));
+    assert!(message(read_adapter(&target, &spec).unwrap_err()).contains("is missing; copy it"));
+}
+
+/// Ranks and scales by module, as PEFT 0.21 gives them to the same configuration on the same tiny
+/// Llama (two blocks); made with `LoraConfig`, `get_peft_model` and each layer's `r` and `scaling`.
+#[test]
+fn uneven_adapters_round_trip_and_stay_what_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = tiny_spec();
+    let mut uneven = config();
+    uneven.targets = Targets {
+        exclude: Some(Names::List(vec!["layers.1.mlp.down_proj".into()])),
+        ranks: vec![
+            ("layers.0.self_attn.q_proj".into(), 3),
+            (r".*\.down_proj".into(), 8),
+        ],
+        alphas: vec![("v_proj".into(), 16.0)],
+        rslora: true,
+        ..Targets::plain(&[Proj::Q, Proj::V, Proj::Down], 4, 8.0)
+    };
+    let want = [
+        (0, Proj::Q, 3, 8.0 / 3f64.sqrt()),
+        (0, Proj::V, 4, 8.0),
+        (0, Proj::Down, 8, 8.0 / 8f64.sqrt()),
+        (1, Proj::Q, 4, 4.0),
+        (1, Proj::V, 4, 8.0),
+    ];
+    let list = tensors(&uneven, &spec);
+    let target = dir.path().join("uneven");
+    write_adapter(&target, &uneven, &list).unwrap();
+    let read = read_adapter(&target, &spec).unwrap();
+    assert_eq!((&read.config, &read.tensors), (&uneven, &list));
+    let got: Vec<_> = read
+        .modules
+        .iter()
+        .map(|m| (m.layer, m.proj, m.rank, m.scale))
+        .collect();
+    assert_eq!(got, want);
+    let shape = uneven.shape(&spec).unwrap();
+    assert_eq!(
+        (shape.rank, shape.targets.as_slice()),
+        (8, &[Proj::Q, Proj::V, Proj::Down][..])
+    );
+
+    // What a checkpoint says of these modules gives them back, although its rules are others.
+    let written = Targets::of(&read.modules, spec.num_layers, shape.rank, shape.alpha);
+    assert_eq!(
+        (written.largest_rank(), written.plain_alpha()),
+        (8, uneven.alpha())
+    );
+    let again = AdapterConfig {
+        targets: written,
+        ..config()
+    };
+    write_adapter(&target, &again, &list).unwrap();
+    let again = read_adapter(&target, &spec).unwrap();
+    assert_eq!(again.modules.len(), want.len());
+    for (a, b) in again.modules.iter().zip(&read.modules) {
+        assert_eq!((a.layer, a.proj, a.rank), (b.layer, b.proj, b.rank));
+        assert_eq!(a.scale as f32, b.scale as f32);
+    }
+    let plain = Targets::plain(&[Proj::Q, Proj::Up], 4, 8.0);
+    assert_eq!(Targets::of(&plain.modules(&spec).unwrap(), 2, 4, 8.0), plain);
 }
 
 #[test]
-fn unsupported_options_are_refused() {
-    let base = config().to_json();
-    for (key, value, why) in [
-        ("peft_type", json!("IA3"), "IA3"),
-        ("peft_type", Value::Null, "LORA"),
-        ("use_dora", json!(true), "use_dora"),
-        ("use_rslora", json!(true), "use_rslora"),
-        ("bias", json!("all"), "bias"),
-        ("rank_pattern", json!({"q_proj": 4}), "rank_pattern"),
-        ("alpha_pattern", json!({"q_proj": 4}), "alpha_pattern"),
-        ("layers_to_transform", json!([0]), "layers_to_transform"),
-        ("lora_bias", json!(true), "lora_bias"),
-        ("fan_in_fan_out", json!(true), "fan_in_fan_out"),
-        ("r", json!(0), "rank"),
-        ("r", json!("8"), "rank"),
-        ("lora_alpha", Value::Null, "lora_alpha"),
-        ("task_type", json!("SEQ_2_SEQ_LM"), "SEQ_2_SEQ_LM"),
-        ("modules_to_save", json!(["lm_head"]), "modules_to_save"),
-        ("target_modules", json!("all-linear"), "target_modules"),
-        ("target_modules", json!([]), "empty"),
-        ("target_modules", json!(["q_proj", "lm_head"]), "lm_head"),
-    ] {
-        let mut changed = base.clone();
-        changed[key] = value;
-        let error = AdapterConfig::from_json(changed.to_string().as_bytes(), "f").unwrap_err();
-        let text = message(error);
-        assert!(text.contains(why), "{key}: {text}");
-    }
-    assert!(message(AdapterConfig::from_json(b"[", "f").unwrap_err()).contains("JSON"));
-    let mut classifier = base;
-    classifier["task_type"] = json!("SEQ_CLS");
-    classifier["modules_to_save"] = json!(["classifier", "score"]);
-    assert!(
-        AdapterConfig::from_json(classifier.to_string().as_bytes(), "f")
-            .unwrap()
-            .saves_score
+fn a_directory_that_is_no_adapter_says_what_it_is() {
+    let spec = tiny_spec();
+    let list = tensors(&config(), &spec);
+    let refused = |files: &[&str], why: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let text = if file.ends_with(CONFIG) {
+                serde_json::to_string(&peft_config::write(&config())).unwrap()
+            } else {
+                String::new()
+            };
+            fs::write(path, text).unwrap();
+        }
+        let text = message(read_adapter(dir.path(), &spec).unwrap_err());
+        assert!(text.contains(why), "{files:?}: {text}");
+    };
+    refused(
+        &[CONFIG, "adapter_model.bin"],
+        "is a pickle, which is not read. Convert it: python",
     );
+    refused(&[CONFIG, "adapters.safetensors"], "MLX's format");
+    refused(&[CONFIG, "model.safetensors"], "holds a whole model beside");
+    refused(&[CONFIG, "default/adapter_model.safetensors"], "did you mean");
+    refused(&[WEIGHTS], "adapter_config.json is missing beside");
+    refused(&["adapter_model.bin"], "adapter_config.json is missing beside");
+    refused(&["adapters.safetensors"], "adapter of MLX");
+    refused(&["pytorch_lora_weights.safetensors"], "diffusers");
+    refused(&["inner/adapter_config.json"], "did you mean");
+    refused(
+        &["config.json", "model.safetensors"],
+        "a whole model, not an adapter",
+    );
+    let missing = message(read_config(Path::new("/no/such/adapter")).unwrap_err());
+    assert!(
+        missing.contains("no such directory") && missing.contains("hf download"),
+        "{missing}"
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("a");
+    write_adapter(&target, &config(), &list).unwrap();
+    let weights = target.join(WEIGHTS);
+    assert!(message(read_config(&weights).unwrap_err()).contains("this is a file"));
+    let renamed = |f: &dyn Fn(&str) -> String| {
+        let list: Vec<_> = list.iter().map(|(n, t)| (f(n), t.clone())).collect();
+        write_safetensors(&weights, &list).unwrap();
+        message(read_adapter(&target, &spec).unwrap_err())
+    };
+    for (from, to, why) in [
+        (".weight", ".default.weight", "its own name"),
+        ("base_model.model.", "", "begin with \"base_model.model.\""),
+        (
+            "base_model.model.",
+            "module.base_model.model.",
+            "parallel wrapper",
+        ),
+        ("model.layers", "_orig_mod.model.layers", "torch.compile"),
+        (
+            "model.layers",
+            "_fsdp_wrapped_module.model.layers",
+            "FSDP's wrapper",
+        ),
+    ] {
+        let text = renamed(&|n| {
+            n.replacen(from, to, 1)
+                .replace("base_model._orig", "base_model.model._orig")
+        });
+        let why = why.replace("its own name", "the adapter's own name");
+        assert!(text.contains(&why), "{from} {to}: {text}");
+    }
+    let mlx = renamed(&|n| {
+        n.replace("base_model.model.", "")
+            .replace("lora_A.weight", "lora_a")
+            .replace("lora_B.weight", "lora_b")
+    });
+    assert!(mlx.contains("MLX's names"), "{mlx}");
+    let empty: Vec<_> = list
+        .iter()
+        .map(|(n, t)| {
+            let t = HostTensor {
+                shape: vec![0],
+                bytes: Cow::Borrowed(&[][..]),
+                dtype: t.dtype,
+            };
+            (n.clone(), t)
+        })
+        .collect();
+    write_safetensors(&weights, &empty).unwrap();
+    let zero = message(read_adapter(&target, &spec).unwrap_err());
+    assert!(zero.contains("ZeRO-3") && zero.contains("zero_to_fp32"), "{zero}");
+    for (extra, why) in [
+        (
+            "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector",
+            "DoRA's",
+        ),
+        (
+            "base_model.model.model.embed_tokens.lora_embedding_A",
+            "the embedding",
+        ),
+        ("base_model.model.lm_head.lora_A.weight", "the vocabulary head"),
+        (
+            "base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias",
+            "a bias of B",
+        ),
+        (
+            "base_model.model.model.layers.0.self_attn.k_proj.lora_B.weight",
+            "does not belong",
+        ),
+    ] {
+        let mut more = list.clone();
+        more.push((extra.into(), list[0].1.clone()));
+        write_safetensors(&weights, &more).unwrap();
+        let text = message(read_adapter(&target, &spec).unwrap_err());
+        assert!(text.contains(extra) && text.contains(why), "{text}");
+    }
 }

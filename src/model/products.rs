@@ -1,7 +1,7 @@
 //! The linear layers of a block in the forward pass: which of them share a dispatch, and what meets their products.
 
 use super::forward::Pass;
-use super::params::{Block, Linear, LoraPair, LoraShape, Param};
+use super::params::{Block, Linear, LoraPair, Param};
 use super::spec::Proj;
 use super::workspace::Acts;
 use crate::error::{Error, Result};
@@ -47,22 +47,19 @@ impl Block {
 }
 
 impl Pass<'_> {
-    pub(super) fn lora<'l>(&self, linear: &'l Linear) -> Option<(&'l LoraPair, &LoraShape)> {
-        if !self.adapter {
-            return None;
-        }
-        linear.lora.as_ref().zip(self.model.lora.as_ref())
+    pub(super) fn lora<'l>(&self, linear: &'l Linear) -> Option<&'l LoraPair> {
+        linear.lora.as_ref().filter(|_| self.adapter)
     }
 
     /// The adapter's second product of a layer: (alpha/R)·h Bᵀ, where h is what [`lora_down`](Self::lora_down) left.
     fn second<'s>(&self, l: &'s Linear, proj: Proj, acts: &'s Acts) -> Result<Option<Second<'s>>> {
-        let Some((pair, shape)) = self.lora(l) else {
+        let Some(pair) = self.lora(l) else {
             return Ok(None);
         };
         Ok(Some(Second {
             h: hidden(acts, proj)?,
             b: &pair.b.value,
-            factor: shape.scale(),
+            factor: pair.factor(),
         }))
     }
 
@@ -95,7 +92,7 @@ impl Pass<'_> {
         (x, m): (&Buffer, usize),
     ) -> Result<()> {
         let targeted = projs.iter().filter_map(|proj| {
-            let (pair, _) = self.lora(block.linear(*proj))?;
+            let pair = self.lora(block.linear(*proj))?;
             Some(hidden(acts, *proj).map(|h| Product::plain(&pair.a.value, h)))
         });
         let pairs: Vec<_> = targeted.collect::<Result<_>>()?;

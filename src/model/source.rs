@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::alias::aliases;
+use super::config_json::Stated;
 use super::embedded::{EMBEDDED, EmbeddedFile};
 use super::gguf::Gguf;
 use super::hub::{self, HubSettings};
@@ -10,7 +11,8 @@ use super::spec::ModelSpec;
 use crate::error::{Context, Error, Result};
 use crate::run::checksums::check_model;
 use crate::tensor::DType;
-use serde_json::Value;
+use crate::text::json::parse_object;
+use serde_json::{Map, Value};
 
 /// A model's files.
 #[derive(Clone, Debug)]
@@ -101,6 +103,14 @@ impl ModelFiles {
         if let Self::Gguf(path) = self {
             return Gguf::open(path)?.spec();
         }
+        self.stated().map(|stated| stated.spec)
+    }
+
+    /// What config.json and generation_config.json say.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::spec`].
+    pub(super) fn stated(&self) -> Result<Stated> {
         let file = self.file_name("config.json");
         let Some(config) = self.read("config.json")? else {
             return Err(Error::user(
@@ -108,7 +118,7 @@ impl ModelFiles {
             ))
             .context(file);
         };
-        ModelSpec::from_config_json(&config, self.read("generation_config.json")?.as_deref(), &file)
+        Stated::read(&config, self.read("generation_config.json")?.as_deref(), &file)
     }
 
     /// The element type that config.json says weights are stored as (transformers: f32 where it says nothing).
@@ -117,11 +127,9 @@ impl ModelFiles {
     /// Another than f32, f16 and bf16.
     pub fn stored_dtype(&self) -> Result<DType> {
         let file = self.file_name("config.json");
-        let config: Value = match self.read("config.json")? {
-            Some(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|e| Error::user(format!("not valid JSON: {e}")))
-                .context(&file)?,
-            None => Value::Null,
+        let config = match self.read("config.json")? {
+            Some(bytes) => parse_object(&bytes, &file)?,
+            None => Map::new(),
         };
         // transformers 5 writes "dtype", older ones "torch_dtype".
         let named = config.get("dtype").or_else(|| config.get("torch_dtype"));
@@ -197,14 +205,29 @@ fn local_dir(path: &Path) -> Result<ModelFiles> {
         return Ok(ModelFiles::Dir(path.to_path_buf()));
     }
     let name = path.display();
+    if path.join("model_index.json").is_file() {
+        return Err(Error::user(format!(
+            "{name}: this is a pipeline of diffusers (model_index.json), not a language model"
+        )));
+    }
     if path.join("adapter_config.json").is_file() {
         return Err(Error::user(format!(
             "{name}: this is a LoRA adapter; pass it as --adapter and its base as --model"
         )));
     }
     let entries = std::fs::read_dir(path).map_err(Error::io(path))?;
-    let gguf = entries
-        .filter_map(|e| e.ok().map(|e| e.path()))
+    let mut paths: Vec<PathBuf> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
+    paths.sort();
+    // Trainers leave their checkpoints in directories of their own; the last one is the newest most
+    // often.
+    if let Some(inner) = paths.iter().rev().find(|p| p.join("config.json").is_file()) {
+        return Err(Error::user(format!(
+            "{name}: no config.json there; did you mean {}?",
+            inner.display()
+        )));
+    }
+    let gguf = paths
+        .into_iter()
         .filter(|p| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")))
         .min();
     match gguf {

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::config_json::Stated;
 use super::spec::*;
 use crate::error::Result;
 use crate::tensor::DType;
@@ -212,12 +213,26 @@ fn config_round_trips() {
 #[test]
 fn unsupported_configurations_are_refused() {
     for (changes, why) in [
-        (json!({"architectures": ["GemmaForCausalLM"]}), "GemmaForCausalLM"),
+        (
+            json!({"architectures": ["GemmaForCausalLM"], "model_type": null}),
+            "GemmaForCausalLM",
+        ),
+        (
+            json!({"model_type": "gemma"}),
+            "model_type \"gemma\" (LlamaForCausalLM) is not supported",
+        ),
+        (
+            json!({"architectures": null, "model_type": null}),
+            "neither architectures",
+        ),
+        (
+            json!({"architectures": ["LlamaForRewardModel"]}),
+            "its head is another",
+        ),
         (
             json!({"architectures": ["LlamaForTokenClassification"]}),
             "not supported",
         ),
-        (json!({"model_type": "qwen2"}), "contradicts"),
         (json!({"architectures": 3}), "architectures is 3"),
         (json!({"hidden_act": "gelu"}), "gelu"),
         (
@@ -231,12 +246,18 @@ fn unsupported_configurations_are_refused() {
             "sliding",
         ),
         (
-            json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "use_sliding_window": true}),
+            json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "use_sliding_window": true,
+                "max_window_layers": 1, "sliding_window": 64}),
             "sliding",
         ),
         (
-            json!({"architectures": ["LlamaForSequenceClassification"]}),
-            "has 2",
+            json!({"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "bad", "1": "good"}}),
+            "has 2 (id2label)",
+        ),
+        (
+            json!({"architectures": ["LlamaForSequenceClassification"], "num_labels": 2,
+                "id2label": {"0": "LABEL_0"}}),
+            "has 2 (num_labels)",
         ),
         (
             json!({"architectures": ["LlamaForSequenceClassification"], "num_labels": 5}),
@@ -246,6 +267,35 @@ fn unsupported_configurations_are_refused() {
             json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
             "yarn",
         ),
+        (
+            json!({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}, "rope_parameters": {"rope_type": "default"}}),
+            "rope_scaling: rotary scaling \"dynamic\"",
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": "linear", "factor": 4.0}}),
+            "\"linear\"",
+        ),
+        (
+            json!({"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 1]}}),
+            "\"mrope\"",
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "su", "factor": 2.0}}),
+            "\"su\"",
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "proportional", "factor": 2.0}}),
+            "\"proportional\"",
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "longrope", "short_factor": [1, 1, 1], "long_factor": [1, 2, 4]}}),
+            "\"longrope\"",
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.5}}),
+            "partial_rotary_factor",
+        ),
+        (json!({"rope_scaling": 4.0}), "rope_scaling is 4.0; an object"),
         (
             json!({"rope_scaling": {"rope_type": "llama3"}}),
             "factor is missing",
@@ -322,4 +372,204 @@ fn tensors_of_each_family() {
     for proj in Proj::ALL {
         assert_eq!(Proj::from_name(proj.name()), Some(proj));
     }
+}
+
+/// The class is a wrapper's, or contradicts `model_type`, which decides; only the head is read from
+/// its name.
+#[test]
+fn model_type_decides() {
+    let read = |architectures: Value, model_type: &str| {
+        let value =
+            changed(json!({"architectures": architectures, "model_type": model_type, "num_labels": 1}));
+        let stated = Stated::read(&serde_json::to_vec(&value).unwrap(), None, "c").unwrap();
+        (stated.spec.family, stated.head)
+    };
+    use Family::{Llama, Qwen2, Qwen3};
+    for (class, model_type, want) in [
+        (
+            json!(["FSDPLlamaForCausalLM"]),
+            "llama",
+            (Llama, Some(Head::CausalLm)),
+        ),
+        (
+            json!(["FSDPQwen3ForSequenceClassification"]),
+            "qwen3",
+            (Qwen3, Some(Head::Score)),
+        ),
+        (
+            json!(["PeftModelForCausalLM"]),
+            "llama",
+            (Llama, Some(Head::CausalLm)),
+        ),
+        (
+            json!(["LlamaForCausalLM"]),
+            "qwen2",
+            (Qwen2, Some(Head::CausalLm)),
+        ),
+        (
+            json!(["GemmaForCausalLM"]),
+            "llama",
+            (Llama, Some(Head::CausalLm)),
+        ),
+        (json!(["OptimizedModule"]), "llama", (Llama, None)),
+        (json!(["LlamaModel"]), "llama", (Llama, None)),
+        (json!([]), "llama", (Llama, None)),
+        (json!(null), "llama", (Llama, None)),
+    ] {
+        assert_eq!(read(class.clone(), model_type), want, "{class}");
+    }
+    let by_class = changed(json!({"architectures": ["Qwen2ForCausalLM"], "model_type": null}));
+    assert_eq!(from(&by_class).unwrap().family, Qwen2);
+}
+
+/// Rotary settings that transformers 5.24 takes from the same keys (`config.rope_parameters` after
+/// loading).
+#[test]
+fn rope_keys_by_transformers_precedence() {
+    let llama3 = |theta: f64, original: usize| Rope {
+        theta,
+        scaling: RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: original,
+        },
+    };
+    let plain = |theta: f64| Rope {
+        theta,
+        scaling: RopeScaling::None,
+    };
+    let l = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
+    let with = |key: &str, value: Value| {
+        let mut l = l.clone();
+        l[key] = value;
+        l
+    };
+    let typed = |kind: &str| {
+        let mut l = with("type", json!(kind));
+        l.as_object_mut().unwrap().shift_remove("rope_type");
+        l
+    };
+    let own = json!({"rope_type": "default", "rope_theta": 500.0});
+    for (changes, want) in [
+        // The base of the key that does not count is not taken.
+        (
+            json!({"rope_scaling": l, "rope_parameters": own, "rope_theta": null}),
+            llama3(10000.0, 128),
+        ),
+        (
+            json!({"rope_scaling": l, "rope_parameters": own, "rope_theta": 77.0}),
+            llama3(77.0, 128),
+        ),
+        (
+            json!({"rope_scaling": with("rope_theta", json!(5.0)), "rope_parameters": own}),
+            llama3(5.0, 128),
+        ),
+        (json!({"rope_scaling": {}, "rope_parameters": own}), plain(500.0)),
+        (
+            json!({"rope_scaling": null, "rope_parameters": own}),
+            plain(500.0),
+        ),
+        (
+            json!({"rope_parameters": with("original_max_position_embeddings", json!(64))}),
+            llama3(10000.0, 64),
+        ),
+        (
+            json!({"rope_parameters": with("original_max_position_embeddings", json!(64)),
+            "original_max_position_embeddings": 16}),
+            llama3(10000.0, 16),
+        ),
+        (json!({"rope_scaling": typed("llama3")}), llama3(10000.0, 128)),
+        (
+            json!({"rope_scaling": with("type", json!("linear"))}),
+            llama3(10000.0, 128),
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "default", "type": "llama3", "factor": 8.0}}),
+            plain(10000.0),
+        ),
+        (json!({"rope_scaling": {"factor": 2.0}}), plain(10000.0)),
+        (
+            json!({"rope_scaling": {"type": "default", "factor": 4.0}}),
+            plain(10000.0),
+        ),
+    ] {
+        assert_eq!(from(&changed(changes.clone())).unwrap().rope, want, "{changes}");
+    }
+}
+
+#[test]
+fn labels_and_pythons_numbers() {
+    let score = |changes: Value| {
+        let mut value = changed(json!({"architectures": ["LlamaForSequenceClassification"]}));
+        for (k, v) in changes.as_object().unwrap() {
+            value[k] = v.clone();
+        }
+        Stated::read(&serde_json::to_vec(&value).unwrap(), None, "c")
+            .unwrap()
+            .labels
+    };
+    assert_eq!(score(json!({})), None);
+    assert_eq!(score(json!({"num_labels": 1})), Some(1));
+    assert_eq!(score(json!({"id2label": {"0": "LABEL_0"}})), Some(1));
+    assert_eq!(
+        score(json!({"id2label": {"0": "a", "1": "b"}, "num_labels": 1})),
+        Some(1)
+    );
+
+    let text = tiny_json().to_string();
+    let unused = text.replacen(
+        '{',
+        "{\"time_step_limit\": [0.0, Infinity], \"x\": NaN, \"vocab_size\": 1e999,",
+        1,
+    );
+    let generation: &[u8] = b"\xef\xbb\xbf{\"eos_token_id\": 7, \"temperature\": -Infinity}";
+    let spec = ModelSpec::from_config_json(unused.as_bytes(), Some(generation), "c").unwrap();
+    assert_eq!((spec.vocab_size, spec.eos_token_ids.as_slice()), (33, &[7][..]));
+    for (from, to, why) in [
+        (
+            "\"vocab_size\":33",
+            "\"vocab_size\":Infinity",
+            "vocab_size is Infinity; a non-negative whole number",
+        ),
+        (
+            "\"rms_norm_eps\":0.00001",
+            "\"rms_norm_eps\":NaN",
+            "rms_norm_eps is NaN; a number",
+        ),
+        (
+            "\"hidden_act\":\"silu\"",
+            "\"hidden_act\":NaN",
+            "hidden_act is NaN",
+        ),
+        (
+            "\"tie_word_embeddings\":false",
+            "\"tie_word_embeddings\":NaN",
+            "tie_word_embeddings is NaN",
+        ),
+        (
+            "\"eos_token_id\":2",
+            "\"eos_token_id\":NaN",
+            "eos_token_id is NaN",
+        ),
+        (
+            "\"rope_theta\":10000.0",
+            "\"rope_scaling\":NaN",
+            "rope_scaling is NaN; an object",
+        ),
+    ] {
+        let changed = text.replace("1e-5", "0.00001").replace(from, to);
+        assert_ne!(changed, text, "{from}");
+        let error = ModelSpec::from_config_json(changed.as_bytes(), None, "c")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(why), "{error}");
+    }
+    let kv = json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "num_attention_heads": 64,
+        "hidden_size": 256, "num_key_value_heads": 0});
+    let mut value = changed(kv);
+    value.as_object_mut().unwrap().shift_remove("num_key_value_heads");
+    assert_eq!(from(&value).unwrap().num_kv_heads, 32);
+    value["num_key_value_heads"] = Value::Null;
+    assert_eq!(from(&value).unwrap().num_kv_heads, 64);
 }

@@ -6,16 +6,17 @@ use std::ops::Range;
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::bytes::FileBytes;
 use super::gguf_model::open_weights;
 use super::source::ModelFiles;
-use super::spec::ModelSpec;
+use super::spec::{ModelSpec, Role, TensorSpec};
 use crate::error::{Context, Error, Result};
 use crate::kernels::quant;
 use crate::tensor::DType;
+use crate::text::json::{LFS_POINTER, is_lfs_pointer, parse_object};
 
 /// A weight on the host.
 #[derive(Clone, Debug, PartialEq)]
@@ -206,20 +207,14 @@ impl WeightStore {
         }
         let index_path = dir.join(INDEX);
         let Some(index) = files.read(INDEX)? else {
-            let old =
-                dir.join("pytorch_model.bin").exists() || dir.join("pytorch_model.bin.index.json").exists();
-            let hint = if old {
-                "; pytorch_model.bin is not read: convert it with transformers' save_pretrained(safe_serialization=True)"
-            } else {
-                "; pass a directory with safetensors weights or a .gguf file"
-            };
             return Err(Error::user(format!(
-                "{}: neither {SINGLE} nor {INDEX} is there{hint}",
-                dir.display()
+                "{}: neither {SINGLE} nor {INDEX} is there; {}",
+                dir.display(),
+                other_weights(dir)
             )));
         };
         let index_name = index_path.display().to_string();
-        let map = shard_map(&index).context(&index_name)?;
+        let map = shard_map(&index, &index_name)?;
         let shards: BTreeSet<&String> = map.values().collect();
         for shard in shards {
             let path = dir.join(shard);
@@ -245,10 +240,13 @@ impl WeightStore {
     /// Adds a safetensors file's tensors.
     pub(crate) fn add(&mut self, name: String, bytes: FileBytes) -> Result<()> {
         let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| {
-            Error::user(format!(
-                "{name}: not a whole safetensors file ({e}), {} bytes; download it again",
-                bytes.len()
-            ))
+            Error::user(match stand_in(&bytes) {
+                Some(found) => format!("{name}: {found}"),
+                None => format!(
+                    "{name}: not a whole safetensors file ({e}), {} bytes; download it again",
+                    bytes.len()
+                ),
+            })
         })?;
         let part = self.parts.len();
         for (tensor, info) in metadata.tensors() {
@@ -284,6 +282,11 @@ impl WeightStore {
     /// Whether there is a tensor of that name.
     pub fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
+    }
+
+    /// A tensor's shape, whatever its element type.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|e| e.shape.as_slice())
     }
 
     /// A tensor's element type and shape, without touching its data.
@@ -350,11 +353,34 @@ impl WeightStore {
         let wanted: BTreeSet<String> = spec.tensors().map(|t| t.name).collect();
         for want in spec.tensors() {
             if !self.contains(&want.name) {
+                self.wrapped()?;
+                if want.role == Role::LmHead {
+                    return Err(self.headless());
+                }
+                if let Some(other) = self.other_score(&want, &wanted) {
+                    return Err(other);
+                }
                 return Err(self.missing(&want.name, self.names().filter(|n| !wanted.contains(*n))));
             }
             let (dtype, shape) = self.info(&want.name)?;
             if shape != want.shape {
                 let file = &self.parts[self.entry(&want.name)?.part].name;
+                if shape.contains(&0) {
+                    return Err(Error::user(format!(
+                        "{file}: tensor {} has shape {shape:?}: it is empty. DeepSpeed ZeRO-3 keeps parameters apart while \
+                         it trains; save the model with stage3_gather_16bit_weights_on_model_save, or make it from the \
+                         checkpoint with zero_to_fp32.py",
+                        want.name
+                    )));
+                }
+                if let (Role::Score, [labels, _]) = (want.role, shape)
+                    && *labels != 1
+                {
+                    return Err(Error::user(format!(
+                        "{file}: {} has {labels} rows: a reward model must have exactly one label; this one has {labels}",
+                        want.name
+                    )));
+                }
                 return Err(Error::user(format!(
                     "{file}: tensor {} has shape {shape:?}, config.json asks for {:?}; weights and configuration \
                      are of different models",
@@ -371,12 +397,180 @@ impl WeightStore {
         }
         Ok(())
     }
+
+    /// The error for a model whose vocabulary head is not there.
+    fn headless(&self) -> Error {
+        let hint = if self.contains("score.weight") {
+            "there is a score.weight: a reward model's config.json has the architecture …ForSequenceClassification"
+        } else {
+            "if the model shares its embedding with the head, as many small ones do, set \"tie_word_embeddings\": true in \
+             config.json; else take whole weights"
+        };
+        Error::user(format!(
+            "{}: tensor lm_head.weight is missing and config.json does not tie it to the embedding \
+             (tie_word_embeddings); {hint}",
+            self.origin
+        ))
+    }
+
+    /// The error for a reward model whose head has another name.
+    fn other_score(&self, want: &TensorSpec, wanted: &BTreeSet<String>) -> Option<Error> {
+        if want.role != Role::Score {
+            return None;
+        }
+        let width = want.shape.last()?;
+        let fits = |shape: &[usize]| shape == [1, *width] || shape == [*width];
+        let (name, _) = self
+            .entries
+            .iter()
+            .find(|(name, e)| fits(&e.shape) && !wanted.contains(*name) && name.ends_with(".weight"))?;
+        let bias = name.replace(".weight", ".bias");
+        let way = if self.contains(&bias) {
+            format!("if that is the head: it has a bias ({bias}), which a …ForSequenceClassification has not")
+        } else {
+            "if that is the head, rename it to score.weight and save again".into()
+        };
+        Some(Error::user(format!(
+            "{}: tensor score.weight is missing; {name} has the shape of a head with one score: {way}",
+            self.origin
+        )))
+    }
+
+    /// Refuses names that a training wrapper has put something before.
+    fn wrapped(&self) -> Result<()> {
+        const WRAPPERS: [(&str, &str); 5] = [
+            (
+                "_orig_mod.",
+                "torch.compile's wrapper. Save the model inside it (model._orig_mod.save_pretrained)",
+            ),
+            (
+                "_fsdp_wrapped_module.",
+                "FSDP's wrapper. Save the whole state (FULL_STATE_DICT)",
+            ),
+            (
+                "base_model.model.",
+                "PEFT's model. Merge the adapter (merge_and_unload) before save_pretrained",
+            ),
+            (
+                "module.",
+                "a parallel wrapper. Save the model inside it (model.module.save_pretrained)",
+            ),
+            (
+                "pretrained_model.",
+                "TRL's value-head wrapper. Save the model inside it (model.pretrained_model.save_pretrained)",
+            ),
+        ];
+        for (part, of) in WRAPPERS {
+            let within = |n: &&str| n.starts_with(part) || n.contains(&format!(".{part}"));
+            if let Some(name) = self.names().find(within) {
+                return Err(Error::user(format!(
+                    "{}: tensors have names like {name}: \"{part}\" is of {of}, or take it out of the names",
+                    self.origin
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the tensor `name` also known as `alias`.
+    pub(super) fn alias(&mut self, name: &str, alias: &str) {
+        if let Some(entry) = self.entries.get(name).cloned() {
+            self.entries.insert(alias.to_string(), entry);
+        }
+    }
+
+    /// Puts `prefix` before every name but those in `but`.
+    pub(super) fn prefix(&mut self, prefix: &str, but: &[&str]) {
+        let entries = std::mem::take(&mut self.entries);
+        let renamed = entries.into_iter().map(|(name, entry)| {
+            let whole = if but.contains(&name.as_str()) {
+                name
+            } else {
+                format!("{prefix}{name}")
+            };
+            (whole, entry)
+        });
+        self.entries = renamed.collect();
+    }
+}
+
+/// What a file that should be safetensors is by its first bytes, and the way on.
+fn stand_in(bytes: &[u8]) -> Option<&'static str> {
+    if is_lfs_pointer(bytes) {
+        return Some(LFS_POINTER);
+    }
+    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x80, 2]) {
+        return Some(
+            "this is a file of torch.save (a pickle) under another name; convert it with transformers' save_pretrained",
+        );
+    }
+    if bytes.starts_with(b"GGUF") {
+        return Some("this is a GGUF file under another name; rename it to .gguf and pass it itself");
+    }
+    bytes.first().is_some_and(|b| *b == b'<').then_some(
+        "this is a web page, not weights: the download was answered by something else. Download it again",
+    )
+}
+
+/// What stands in a directory in place of safetensors weights, and the way on.
+fn other_weights(dir: &Path) -> String {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    let find = |test: &dyn Fn(&str) -> bool| names.iter().find(|n| test(n.as_str()));
+    let convert = "transformers reads it; convert it with AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT) \
+                   (a reward model with AutoModelForSequenceClassification)";
+    if let Some(name) =
+        find(&|n| n.starts_with("pytorch_model") && (n.ends_with(".bin") || n.ends_with(".bin.index.json")))
+    {
+        return format!("{name} is a pickle, which is not read. {convert}");
+    }
+    if let Some(name) = find(&|n| n.starts_with("consolidated") || n == "params.json") {
+        return format!(
+            "{name} is the original format of Meta or Mistral; take the Hugging Face files of the same model"
+        );
+    }
+    if let Some(name) = find(&|n| n.starts_with("model.") && n.ends_with(".safetensors")) {
+        return format!("{name} is a variant; rename it to {SINGLE} to load it");
+    }
+    if let Some(name) = find(&|n| n.starts_with("model-") && n.ends_with(".safetensors")) {
+        return format!(
+            "{name} is a part of a model; {INDEX}, which says how the parts belong together, is needed beside it"
+        );
+    }
+    if find(&|n| n == "adapter_config.json").is_some() {
+        return "this is an adapter; pass it as --adapter and its base as the model".into();
+    }
+    if let Some(name) = find(&|n| n.to_ascii_lowercase().ends_with(".gguf")) {
+        return format!("pass {} itself", dir.join(name).display());
+    }
+    if let Some(name) = find(&|n| n == "tf_model.h5" || n == "flax_model.msgpack") {
+        return format!(
+            "{name} is of another framework. Convert it with an older transformers (from_tf, from_flax)"
+        );
+    }
+    if let Some(name) = find(&|n| n.starts_with("global_step") || n == "zero_to_fp32.py") {
+        return format!("{name} is DeepSpeed's; make whole weights with zero_to_fp32.py");
+    }
+    if let Some(name) = find(&|n| n.starts_with("pytorch_model_fsdp") || n.ends_with(".distcp")) {
+        return format!("{name} is a sharded state of FSDP; merge it with `accelerate merge-weights`");
+    }
+    let inner = names.iter().rev().map(|n| dir.join(n));
+    if let Some(inner) = inner.into_iter().find(|p| WeightStore::has_files(p)) {
+        return format!("did you mean {}?", inner.display());
+    }
+    "pass a directory with safetensors weights or a .gguf file".into()
 }
 
 /// `weight_map` of an index: tensor → shard file.
-fn shard_map(index: &[u8]) -> Result<BTreeMap<String, String>> {
-    let value: Value =
-        serde_json::from_slice(index).map_err(|e| Error::user(format!("not valid JSON: {e}")))?;
+fn shard_map(index: &[u8], file: &str) -> Result<BTreeMap<String, String>> {
+    let value = parse_object(index, file)?;
+    shards(&value).context(file)
+}
+
+fn shards(value: &Map<String, Value>) -> Result<BTreeMap<String, String>> {
     let Some(map) = value.get("weight_map").and_then(Value::as_object) else {
         return Err(Error::user(
             "weight_map is missing or not an object; download the file again",

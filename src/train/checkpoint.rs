@@ -12,7 +12,7 @@ use crate::config::{FloatDtype, MatmulPrecision};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::params::{LoraShape, Model};
-use crate::model::peft::{self, AdapterConfig};
+use crate::model::peft::{self, AdapterConfig, Targets};
 use crate::model::raw::RawTensors;
 use crate::model::save::{AtomicDir, recover, write_atomic};
 use crate::model::source::ModelFiles;
@@ -373,14 +373,21 @@ fn save_adapter(
     origin: &Origin<'_>,
 ) -> Result<()> {
     let trained: Vec<_> = optimizer.tensors().collect();
+    let mut targets = Targets::of(
+        &model.adapter_modules(),
+        model.blocks.len(),
+        shape.rank,
+        shape.alpha,
+    );
+    if trained.iter().any(|t| t.name == peft::score_name()) {
+        targets.saved.push("score".into());
+    }
     let config = AdapterConfig {
-        rank: shape.rank,
-        alpha: shape.alpha,
-        target_modules: shape.targets.clone(),
+        targets,
         base_model: origin.files.name(),
         revision: origin.files.revision().map(str::to_string),
         head: model.spec.head,
-        saves_score: trained.iter().any(|t| t.name == peft::score_name()),
+        trains_biases: false,
     };
     let mut tensors: Vec<_> = model
         .read_adapter()?
@@ -507,10 +514,10 @@ fn continues(state: &TrainerState, seed: u64, gpu: &Gpu) -> Result<()> {
 fn same_adapter(dir: &Path, model: &Model) -> Result<()> {
     let Some(shape) = &model.lora else { return Ok(()) };
     let was = peft::read_config(dir)?;
-    let (field, had, has) = if was.rank != shape.rank {
-        ("--lora-rank", was.rank as f64, shape.rank as f64)
-    } else if was.alpha != shape.alpha {
-        ("--lora-alpha", was.alpha, shape.alpha)
+    let (field, had, has) = if was.rank() != shape.rank {
+        ("--lora-rank", was.rank() as f64, shape.rank as f64)
+    } else if was.alpha() != shape.alpha {
+        ("--lora-alpha", was.alpha(), shape.alpha)
     } else {
         return Ok(());
     };

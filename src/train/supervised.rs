@@ -70,7 +70,7 @@ pub struct Outcome {
 /// There is no adapter, or one of another kind.
 pub fn adapter_shape(dir: &Path) -> Result<(usize, f64)> {
     let config = peft::read_config(dir)?;
-    Ok((config.rank, config.alpha))
+    Ok((config.rank(), config.alpha()))
 }
 
 /// What a run needs on the host before anything is allocated on the device.
@@ -119,7 +119,7 @@ impl<E: Example> Job<E> {
             .as_ref()
             .map(|given| latest.as_ref().unwrap_or(given));
         let targets = match start {
-            Some(dir) => peft::read_config(dir)?.target_modules,
+            Some(dir) => peft::read_config(dir)?.shape(&source.spec)?.targets,
             None => Proj::ALL.to_vec(),
         };
         let lora = (!config.full).then_some(LoraShape {

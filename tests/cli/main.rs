@@ -1,6 +1,7 @@
 //! The built binary on the tiny golden models: its numbers against PyTorch's, its messages and exit codes.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod adapters;
 mod advantage;
 mod bad_input;
 mod bench;
