@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokenizers::AddedToken;
 
 use super::chat::ChatTemplate;
+use crate::data::json::parse_object;
 use crate::error::{Context, Error, Result};
 
 /// The files of a Hugging Face model directory that define its tokenizer.
@@ -322,7 +323,7 @@ fn object(bytes: Option<&[u8]>, file: &str) -> Result<Object> {
     let Some(bytes) = bytes else {
         return Ok(Object::new());
     };
-    serde_json::from_slice(bytes).map_err(|e| Error::user(format!("{file}: not a JSON object: {e}")))
+    parse_object(bytes, file)
 }
 
 /// A special token's text: a string, or an object with `content`.
