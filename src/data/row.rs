@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::id::Id;
-use super::json::python_constant;
+use super::json::{parse_python_json, python_constant};
 use super::message::{Message, PromptContent};
 use crate::error::{Context, Error, Result};
 
@@ -202,7 +202,7 @@ impl Row {
     pub fn typed(&self, name: &str) -> Result<Value> {
         let value = self.require(name)?;
         let read = match value {
-            Value::String(text) if self.texts => serde_json::from_str(text).ok(),
+            Value::String(text) if self.texts => parse_python_json(text).ok(),
             _ => None,
         };
         Ok(read.unwrap_or_else(|| value.clone()))

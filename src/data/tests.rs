@@ -196,6 +196,12 @@ fn numbers_that_are_not_finite_harm_only_who_reads_them() {
         e.to_string(),
         "f:1: \"weight\" must be a finite number, found -Infinity"
     );
+    let table = "tokens,prompt_len,weight\n\"[1, 2]\",1,NaN\n";
+    let e = parse_records::<GradientRecord>("f", table.as_bytes()).unwrap_err();
+    assert_eq!(
+        e.to_string(),
+        "f:2: row 1: \"weight\" must be a finite number, found NaN"
+    );
 }
 
 #[test]
