@@ -5,6 +5,7 @@
 use serde_json::{Map, Value};
 
 use super::id::Id;
+use super::json::parse_python_json;
 use super::message::{ASSISTANT, Message, PromptContent};
 use super::record::Record;
 use super::row::Row;
@@ -368,7 +369,7 @@ fn tools(row: &Row) -> Result<Option<Value>> {
     let list = match row.get("tools") {
         None => return Ok(None),
         Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
-        Some(Value::String(text)) => serde_json::from_str(text).ok(),
+        Some(Value::String(text)) => parse_python_json(text).ok(),
         Some(other) => Some(other.clone()),
     };
     match list {
