@@ -314,6 +314,9 @@ fn calls(field: Option<&Value>) -> bool {
 }
 
 fn message(turn: &Value) -> Result<Message> {
+    if turn.is_null() {
+        return Err(Error::unusable("a message is null"));
+    }
     let Value::Object(fields) = turn else {
         return Err(Error::user(format!(
             "a message must be an object with \"role\" and \"content\", found {}",

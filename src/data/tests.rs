@@ -216,6 +216,8 @@ fn null_is_absent_and_rows_left_out_are_counted() {
         tally.reasons(),
         [("missing field \"prompt\": it is null".to_owned(), 2)]
     );
+    let null = "{\"messages\": [null, {\"role\": \"user\", \"content\": \"x\"}]}\n{\"prompt\": \"a\"}\n";
+    assert_eq!(prompts(null), ["a"]);
     // A file of nothing else says which row it saw first.
     let said = refused("\n{\"prompt\": null}\n{\"messages\": []}\n");
     assert_eq!(
