@@ -9,7 +9,7 @@ use super::json::parse_python_json;
 use super::message::{ASSISTANT, Message, PromptContent};
 use super::record::Record;
 use super::row::Row;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, warn_once};
 
 /// The columns that a conversation may stand in.
 const CONVERSATIONS: [&str; 2] = ["messages", "conversations"];
@@ -185,7 +185,7 @@ impl Record for PreferenceRecord {
             }
         };
         if chosen == rejected {
-            log::warn!("a preference pair's two answers are the same; it teaches nothing");
+            warn_once("some preference pairs have two answers that are the same; they teach nothing");
         }
         Ok(Self {
             id,
