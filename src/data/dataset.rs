@@ -5,10 +5,11 @@
 use serde_json::{Map, Value};
 
 use super::id::Id;
+use super::json::parse_python_json;
 use super::message::{ASSISTANT, Message, PromptContent};
 use super::record::Record;
 use super::row::Row;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, warn_once};
 
 /// The columns that a conversation may stand in.
 const CONVERSATIONS: [&str; 2] = ["messages", "conversations"];
@@ -184,7 +185,7 @@ impl Record for PreferenceRecord {
             }
         };
         if chosen == rejected {
-            log::warn!("a preference pair's two answers are the same; it teaches nothing");
+            warn_once("some preference pairs have two answers that are the same; they teach nothing");
         }
         Ok(Self {
             id,
@@ -368,7 +369,7 @@ fn tools(row: &Row) -> Result<Option<Value>> {
     let list = match row.get("tools") {
         None => return Ok(None),
         Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
-        Some(Value::String(text)) => serde_json::from_str(text).ok(),
+        Some(Value::String(text)) => parse_python_json(text).ok(),
         Some(other) => Some(other.clone()),
     };
     match list {

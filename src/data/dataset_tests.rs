@@ -134,6 +134,9 @@ fn a_prompt_ends_before_the_answer() {
 
 #[test]
 fn empty_tool_calls_are_none() {
+    let call = r#"{"messages": [{"role": "assistant", "content": "", "function_call": {"name": "f"}}]}"#;
+    let e = error::<PromptRecord>(call);
+    assert!(e.contains("function_call"), "{e}");
     for none in ["null", "[]", "[null]", "\"\"", "{}"] {
         let line = format!(r#"{{"messages": [{{"role": "user", "content": "a", "tool_calls": {none}}}]}}"#);
         let record: PromptRecord = one(&line);

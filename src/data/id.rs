@@ -1,10 +1,13 @@
 //! The `id` of a line: echoed as it was written.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
+
+use super::json;
 
 /// A string or a number, to the last digit, or null.
 ///
@@ -34,8 +37,13 @@ impl Id {
             #[serde(borrow)]
             id: Option<&'a RawValue>,
         }
-        let line: Line<'_> = serde_json::from_str(line).ok()?;
-        Self::of_json(line.id?.get())
+        if let Ok(line) = serde_json::from_str::<Line<'_>>(line) {
+            return Self::of_json(line.id?.get());
+        }
+        // What Python reads and the standard does not: `NaN` beside the id, a repeated key.
+        let line = json::standard(line);
+        let fields: HashMap<String, &RawValue> = serde_json::from_str(&line).ok()?;
+        Self::of_json(fields.get("id")?.get())
     }
 
     fn of_json(text: &str) -> Option<Self> {
@@ -127,6 +135,19 @@ mod tests {
             let read: Id = serde_json::from_str(text).unwrap();
             assert_eq!(read, id);
             assert_eq!(id.to_string(), text.trim_matches('"'));
+        }
+    }
+
+    #[test]
+    fn every_digit_is_kept_beside_what_only_python_reads() {
+        let big = "123456789012345678901234567890";
+        for line in [
+            format!(r#"{{"id": {big}, "score": NaN}}"#),
+            format!(r#"{{"score": [1e999, -Infinity], "id": {big}}}"#),
+            format!(r#"{{"id": 1, "id": {big}}}"#),
+        ] {
+            let id = Id::of_line(&line).unwrap();
+            assert_eq!(serde_json::to_string(&id).unwrap(), big, "{line}");
         }
     }
 

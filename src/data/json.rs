@@ -116,6 +116,12 @@ fn python_constant_of(map: &Map<String, Value>) -> Option<&str> {
     }
 }
 
+/// The text with what stands for `NaN` and the infinities in their place, so that it is JSON by the
+/// standard.
+pub(super) fn standard(text: &str) -> Cow<'_, str> {
+    replace_constants(text).0
+}
+
 /// A replacement: its line (from 1), the column at which the new text ends, and how much longer it
 /// is.
 struct Replaced {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::id::Id;
-use super::json::python_constant;
+use super::json::{parse_python_json, python_constant};
 use super::message::{Message, PromptContent};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, warn_once};
 
 /// Most characters of a value in a message.
 const SHOWN: usize = 60;
@@ -202,7 +202,7 @@ impl Row {
     pub fn typed(&self, name: &str) -> Result<Value> {
         let value = self.require(name)?;
         let read = match value {
-            Value::String(text) if self.texts => serde_json::from_str(text).ok(),
+            Value::String(text) if self.texts => parse_python_json(text).ok(),
             _ => None,
         };
         Ok(read.unwrap_or_else(|| value.clone()))
@@ -234,7 +234,7 @@ impl Row {
     }
 
     /// A field holding a conversation: a list of `{"role", "content"}` (or ShareGPT's `{"from", "value"}`), at least one
-    /// turn. Other fields of a turn are ignored, except `tool_calls`, which would be lost silently.
+    /// turn. A turn that calls tools is refused; other fields that a chat template could have written are warned of.
     ///
     /// # Errors
     /// A user error that says which turn is not what it should be.
@@ -313,7 +313,19 @@ fn calls(field: Option<&Value>) -> bool {
     }
 }
 
+/// Fields of a turn that chat templates of transformers write into the text.
+const SEEN_BY_TEMPLATES: [&str; 5] = [
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "name",
+    "tool_call_id",
+];
+
 fn message(turn: &Value) -> Result<Message> {
+    if turn.is_null() {
+        return Err(Error::unusable("a message is null"));
+    }
     let Value::Object(fields) = turn else {
         return Err(Error::user(format!(
             "a message must be an object with \"role\" and \"content\", found {}",
@@ -329,10 +341,26 @@ fn message(turn: &Value) -> Result<Message> {
             Row::new(fields.clone()).names()
         ))),
     };
-    if calls(fields.get("tool_calls")) {
-        return Err(Error::unusable(
-            "\"tool_calls\" are not supported: write the call into \"content\" as the model's template would",
-        ));
+    for field in ["tool_calls", "function_call"] {
+        if calls(fields.get(field)) {
+            return Err(Error::unusable(format!(
+                "\"{field}\" are not supported: write the call into \"content\" as the model's template would"
+            )));
+        }
+    }
+    for field in SEEN_BY_TEMPLATES {
+        if fields
+            .get(field)
+            .is_some_and(|v| !v.is_null() && v.as_str() != Some(""))
+        {
+            warn_once(format!(
+                "messages have the field \"{field}\", which is not read: the chat template sees \"role\" and \"content\" alone. \
+                 Write what it says into \"content\" as the model's template would"
+            ));
+        }
+    }
+    if fields.get("weight").and_then(Value::as_f64) == Some(0.0) {
+        warn_once("messages have \"weight\": 0, which is not read: all assistant turns are learned alike");
     }
     let has = |name: &str| fields.get(name).is_some_and(|v| !v.is_null());
     if !has("role") && has("from") {

@@ -196,6 +196,12 @@ fn numbers_that_are_not_finite_harm_only_who_reads_them() {
         e.to_string(),
         "f:1: \"weight\" must be a finite number, found -Infinity"
     );
+    let table = "tokens,prompt_len,weight\n\"[1, 2]\",1,NaN\n";
+    let e = parse_records::<GradientRecord>("f", table.as_bytes()).unwrap_err();
+    assert_eq!(
+        e.to_string(),
+        "f:2: row 1: \"weight\" must be a finite number, found NaN"
+    );
 }
 
 #[test]
@@ -210,6 +216,8 @@ fn null_is_absent_and_rows_left_out_are_counted() {
         tally.reasons(),
         [("missing field \"prompt\": it is null".to_owned(), 2)]
     );
+    let null = "{\"messages\": [null, {\"role\": \"user\", \"content\": \"x\"}]}\n{\"prompt\": \"a\"}\n";
+    assert_eq!(prompts(null), ["a"]);
     // A file of nothing else says which row it saw first.
     let said = refused("\n{\"prompt\": null}\n{\"messages\": []}\n");
     assert_eq!(

@@ -276,6 +276,9 @@ mod tests {
             r#"[{"type": "function", "function": {"name": "f"}}]"#
         );
         assert_eq!(with(None), "True");
+        // Python's constants are what json.dumps writes for them.
+        let tools = crate::data::json::parse_python_json("[NaN, -Infinity, Infinity]").unwrap();
+        assert_eq!(with(Some(&tools)), "[NaN, -Infinity, Infinity]");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use minijinja_contrib::globals;
 
 use super::chat::TemplateDate;
 use super::{jinja_filters, jinja_methods};
+use crate::data::json::python_constant;
 use crate::error;
 
 /// An environment with transformers' settings, filters and functions.
@@ -101,7 +102,10 @@ pub(super) fn from_json(value: &serde_json::Value) -> Value {
         },
         Json::String(text) => text.as_str().into(),
         Json::Array(items) => items.iter().map(from_json).collect(),
-        Json::Object(fields) => Value::from_pairs(fields.iter().map(|(k, v)| (k.as_str(), from_json(v)))),
+        Json::Object(fields) => match python_constant(value) {
+            Some(name) => name.parse().unwrap_or(f64::NAN).into(),
+            None => Value::from_pairs(fields.iter().map(|(k, v)| (k.as_str(), from_json(v)))),
+        },
     }
 }
 

@@ -1,6 +1,7 @@
 //! Text ↔ token ids, with the special tokens and the chat template a model ships.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::Value;
@@ -127,7 +128,7 @@ impl Tokenizer {
         let specials = SpecialTokens::read(&config, &map);
         let rows = model.get("vocab_size").and_then(Value::as_u64);
         if config.contains_key("added_tokens_decoder") {
-            add_declared_tokens(&mut inner, &config).context("tokenizer_config.json")?;
+            add_declared_tokens(&mut inner, &config, &specials).context("tokenizer_config.json")?;
         } else {
             add_legacy_tokens(&mut inner, &added, &specials, rows)?;
         }
@@ -489,20 +490,33 @@ fn add_legacy_tokens(
         let token = AddedToken::from(content.as_str(), special).normalized(!special);
         add_token(inner, &token, rows)?;
         let got = inner.token_to_id(content).map(u64::from);
-        if got.is_some_and(|got| got != id) {
+        if let Some(got) = got.filter(|got| *got != id) {
             log::warn!(
-                "added_tokens.json gives {content:?} the id {id}, tokenizer.json {got:?}; the second counts, as in transformers"
+                "added_tokens.json gives {content:?} the id {id}, tokenizer.json {got}; the second counts, as in transformers"
             );
         }
     }
     Ok(())
 }
 
-/// Adds the tokens of `added_tokens_decoder` (id → token) that `tokenizer.json` lacks.
-fn add_declared_tokens(inner: &mut tokenizers::Tokenizer, config: &Object) -> Result<()> {
+/// Whether two tokens are cut out of a text alike.
+fn same_flags(a: &AddedToken, b: &AddedToken) -> bool {
+    let flags = |t: &AddedToken| (t.special, t.single_word, t.lstrip, t.rstrip, t.normalized);
+    flags(a) == flags(b)
+}
+
+/// Adds the tokens of `added_tokens_decoder` (id → token) that `tokenizer.json` lacks, or has with
+/// other flags: then those of `added_tokens_decoder` count, as in transformers.
+fn add_declared_tokens(
+    inner: &mut tokenizers::Tokenizer,
+    config: &Object,
+    specials: &SpecialTokens,
+) -> Result<()> {
     let Some(declared) = config.get("added_tokens_decoder").and_then(Value::as_object) else {
         return Ok(());
     };
+    let own = inner.get_added_tokens_decoder();
+    let own: HashMap<&str, &AddedToken> = own.values().map(|t| (t.content.as_str(), t)).collect();
     let mut tokens = Vec::new();
     for (id, token) in declared {
         let id: u32 = id
@@ -514,14 +528,32 @@ fn add_declared_tokens(inner: &mut tokenizers::Tokenizer, config: &Object) -> Re
                 "added_tokens_decoder: token {id} has no content"
             )));
         }
-        let flag = |name: &str| token.get(name).and_then(Value::as_bool).unwrap_or(false);
-        if !is_added(inner, content) {
-            let added = AddedToken::from(content, flag("special"))
-                .single_word(flag("single_word"))
-                .lstrip(flag("lstrip"))
-                .rstrip(flag("rstrip"))
-                .normalized(flag("normalized"));
-            tokens.push((id, added));
+        let special = token.get("special").and_then(Value::as_bool).unwrap_or(false);
+        let flag = |name: &str, absent: bool| token.get(name).and_then(Value::as_bool).unwrap_or(absent);
+        let added = AddedToken::from(content, special)
+            .single_word(flag("single_word", false))
+            .lstrip(flag("lstrip", false))
+            .rstrip(flag("rstrip", false))
+            .normalized(flag("normalized", !special));
+        // A token that a key names is special, whatever its flags say.
+        let added = match specials.named.iter().any(|(_, token)| token.content == content) {
+            true => AddedToken {
+                special: true,
+                ..added
+            },
+            false => added,
+        };
+        match own.get(content) {
+            None => tokens.push((id, added)),
+            Some(own) if !same_flags(own, &added) => {
+                log::warn!(
+                    "added_tokens_decoder and tokenizer.json say different things of {content:?} (special, single_word, lstrip, \
+                     rstrip or normalized); added_tokens_decoder counts, as in transformers"
+                );
+                let at = inner.token_to_id(content).unwrap_or(id);
+                tokens.push((at, added));
+            }
+            Some(_) => {}
         }
     }
     tokens.sort_by_key(|(id, _)| *id);
@@ -531,8 +563,9 @@ fn add_declared_tokens(inner: &mut tokenizers::Tokenizer, config: &Object) -> Re
         let got = inner.token_to_id(&content);
         if got != Some(id) {
             return Err(Error::user(format!(
-                "added_tokens_decoder gives {content:?} the id {id}, tokenizer.json makes it {got:?}: the two files do not \
-                 belong together"
+                "added_tokens_decoder gives {content:?} the id {id}, tokenizer.json makes it {}: the two files do not belong \
+                 together",
+                got.map_or_else(|| "none".to_owned(), |got| got.to_string())
             )));
         }
     }

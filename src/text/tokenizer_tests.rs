@@ -86,6 +86,10 @@ fn added_tokens_of_the_config() {
     let tokenizer = Tokenizer::from_hf(&files(config)).unwrap();
     assert_eq!(tokenizer.encode("a<x>", false).unwrap(), [0, 13]);
     assert_eq!(tokenizer.decode(&[0, 13], true).unwrap(), "a");
+    // Flags of the same token: those of the config count.
+    let flags = r#"{"added_tokens_decoder": {"12": {"content": "</s>", "special": true, "lstrip": true}}}"#;
+    let tokenizer = Tokenizer::from_hf(&files(flags)).unwrap();
+    assert_eq!(tokenizer.encode("a </s>", false).unwrap(), [0, 12]);
     let error = error(&files(r#"{"added_tokens_decoder": {"20": {"content": "<x>"}}}"#));
     assert!(error.contains("<x>") && error.contains("20"), "{error}");
 }
