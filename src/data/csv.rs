@@ -45,7 +45,7 @@ pub(super) fn each(
     };
     let mut rows = ReaderBuilder::new()
         .delimiter(delimiter)
-        .from_reader(Cursor::new(&start).chain(reader));
+        .from_reader(Quotes::new(Cursor::new(&start).chain(reader), delimiter));
     let fault = |e: csv::Error| {
         let line = e.position().map_or(first, |p| p.line() as usize + first - 1);
         match e.kind() {
@@ -70,7 +70,17 @@ pub(super) fn each(
         )));
     }
     let (mut record, mut number) = (ByteRecord::new(), 0);
-    while rows.read_byte_record(&mut record).map_err(fault)? {
+    loop {
+        let read_one = rows.read_byte_record(&mut record);
+        if let Some(line) = rows.get_ref().unclosed() {
+            return Err(Error::user(format!(
+                "{name}:{}: the cell that begins here has no closing quote: the file is cut off, or a quote is missing",
+                line + first
+            )));
+        }
+        if !read_one.map_err(fault)? {
+            return Ok(());
+        }
         number += 1;
         let place = Place {
             name,
@@ -91,7 +101,72 @@ pub(super) fn each(
         }
         f(place, Row::of_table(fields, &names, true))?;
     }
-    Ok(())
+}
+
+/// What is read of a CSV file, and whether its last cell was closed: the csv crate takes a file that ends inside
+/// quotes for one whose last cell is everything after them.
+struct Quotes<R> {
+    reader: R,
+    delimiter: u8,
+    at: At,
+    /// Line ends before the next byte, and before the last cell in quotes.
+    lines: usize,
+    opened: usize,
+    ended: bool,
+}
+
+/// Where in a row the next byte stands.
+#[derive(Clone, Copy, PartialEq)]
+enum At {
+    CellStart,
+    Cell,
+    Quoted,
+    /// After a quote in a quoted cell: its end, or the first half of a quote in it.
+    Quote,
+}
+
+impl<R> Quotes<R> {
+    fn new(reader: R, delimiter: u8) -> Self {
+        Self {
+            reader,
+            delimiter,
+            at: At::CellStart,
+            lines: 0,
+            opened: 0,
+            ended: false,
+        }
+    }
+
+    /// The line, from 0, on which a cell begins that the end of the file leaves open.
+    fn unclosed(&self) -> Option<usize> {
+        (self.ended && self.at == At::Quoted).then_some(self.opened)
+    }
+
+    fn step(&mut self, byte: u8) {
+        let ends_cell = byte == self.delimiter || matches!(byte, b'\n' | b'\r');
+        self.at = match (self.at, byte) {
+            (At::CellStart, b'"') => {
+                self.opened = self.lines;
+                At::Quoted
+            }
+            (At::Quoted, b'"') => At::Quote,
+            (At::Quote, b'"') | (At::Quoted, _) => At::Quoted,
+            _ if ends_cell => At::CellStart,
+            _ => At::Cell,
+        };
+        self.lines += usize::from(byte == b'\n');
+    }
+}
+
+impl<R: Read> Read for Quotes<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.reader.read(buffer)?;
+        self.ended |= n == 0 && !buffer.is_empty();
+        for byte in &buffer[..n] {
+            self.step(*byte);
+        }
+        Ok(n)
+    }
 }
 
 /// A column's name.

@@ -140,6 +140,25 @@ fn compressed_files_are_told_by_their_first_bytes() {
 }
 
 #[test]
+fn a_csv_cell_without_its_closing_quote_is_named_by_its_line() {
+    for (file, line) in [
+        ("prompt\na\n\"never closed\nb\nc\n", 3),
+        ("id,prompt\n1,a\n2,\"b \"\"c\"\" \nd,e\n", 3),
+        ("prompt\n\"a\nb\"\n\"c", 4),
+    ] {
+        let error = read(file).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!(
+                ":{line}: the cell that begins here has no closing quote"
+            )),
+            "{error}"
+        );
+    }
+    // A quote inside a cell, or doubled at its end, opens nothing.
+    assert_eq!(prompts("prompt\na 5\" disk\n\"b\"\"\"\n"), ["a 5\" disk", "b\""]);
+}
+
+#[test]
 fn csv_has_a_header_and_empty_cells_are_null() {
     let file = "id,prompt,x\n7,\"one\nline, and \"\"two\"\"\",1\n8,,2\n9,b,\n";
     assert_eq!(prompts(file), ["one\nline, and \"two\"", "b"]);

@@ -141,6 +141,19 @@ pub(super) fn explain(error: &Error, template: &str) -> String {
     let detail = error
         .detail()
         .map_or_else(|| error.kind().to_string(), |d| format!("{}: {d}", error.kind()));
+    if matches!(
+        error.kind(),
+        ErrorKind::UnknownFilter
+            | ErrorKind::UnknownTest
+            | ErrorKind::UnknownFunction
+            | ErrorKind::UnknownMethod
+    ) {
+        return format!(
+            "{}: the chat template uses what this program's Jinja does not have: {detail}{chain}. Where transformers renders \
+             it, this program lacks something. Put another template into chat_template.jinja beside the model",
+            place(error, template)
+        );
+    }
     format!(
         "{}: the chat template fails: {detail}{chain}. The fault is the template's, not the conversation's: mend it, or \
          put another into chat_template.jinja beside the model",
