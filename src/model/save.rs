@@ -16,7 +16,7 @@ use crate::tensor::DType;
 pub use crate::run::atomic::{write_atomic, write_atomic_with};
 
 /// Prefix of a directory that is being replaced.
-const REPLACED: &str = ".old-";
+pub(crate) const REPLACED: &str = ".old-";
 
 /// A directory that appears whole or not at all. Files are written into a hidden sibling, `.tmp-NAME`, which
 /// [`AtomicDir::commit`] renames; dropped without it, everything is removed. A leftover of a killed process is never
