@@ -267,7 +267,13 @@ pub(super) fn damage(dir: &Path, depth: Depth) -> Option<String> {
     if let Some(step) = named.filter(|step| *step != state.step) {
         return Some(format!("its {STATE} is of step {}, not {step}", state.step));
     }
-    if checksums::present(dir) || depth == Depth::Sizes {
+    if depth == Depth::Sizes {
+        return None;
+    }
+    if !dir.join(ADAPTER).exists() && !dir.join(MODEL).exists() {
+        return Some(format!("it has neither {ADAPTER} nor {MODEL}"));
+    }
+    if checksums::present(dir) {
         return None;
     }
     let opens = || {
@@ -292,7 +298,9 @@ fn short(error: &Error, dir: &Path) -> String {
         };
     }
     let (text, place) = (error.to_string(), dir.display().to_string());
+    // It was written here.
     text.replace(&place, "")
+        .replace("; download it again", "")
         .trim_start_matches(['/', '\\'])
         .to_string()
 }
@@ -455,7 +463,18 @@ pub fn load(
         )));
     }
     continues(&state, seed, &model.gpu)?;
-    let weights = if dir.join(ADAPTER).exists() {
+    let adapter = dir.join(ADAPTER).exists();
+    if adapter != model.lora.is_some() {
+        let (trained, with) = match adapter {
+            true => ("an adapter", "without"),
+            false => ("every weight", "with"),
+        };
+        return Err(Error::user(format!(
+            "--resume: {} is of a run that trained {trained}: resume {with} --full",
+            dir.display()
+        )));
+    }
+    let weights = if adapter {
         same_adapter(dir, model)?;
         dir.join(ADAPTER)
     } else {
