@@ -167,6 +167,19 @@ impl RunDir {
         self.root.join("config.toml")
     }
 
+    /// The settings that a resumed run keeps: where the run's own file has gone, the newest checkpoint's copy.
+    ///
+    /// # Errors
+    /// The checkpoints cannot be listed.
+    pub fn settings(&self) -> Result<PathBuf> {
+        let own = self.config();
+        if own.exists() {
+            return Ok(own);
+        }
+        let mut copies = self.steps()?.into_iter().map(|step| self.step(step).join("config.toml"));
+        Ok(copies.find(|copy| copy.exists()).unwrap_or(own))
+    }
+
     /// Writes the resolved settings.
     ///
     /// # Errors
@@ -544,4 +557,28 @@ fn same_adapter(dir: &Path, model: &Model) -> Result<()> {
         "--resume: the run was started with {field} {had}, not {has}, and its lora_A.weight and lora_B.weight are of that; \
          resume with the settings the run was started with"
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn settings_are_the_runs_or_its_newest_checkpoints() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir {
+            root: dir.path().to_path_buf(),
+        };
+        assert_eq!(run.settings().unwrap(), run.config());
+        for step in [2, 10] {
+            fs::create_dir_all(run.step(step)).unwrap();
+            fs::write(run.step(step).join("config.toml"), "seed = 1").unwrap();
+        }
+        fs::create_dir(run.step(11)).unwrap();
+        assert_eq!(run.settings().unwrap(), run.step(10).join("config.toml"));
+        fs::write(run.config(), "seed = 1").unwrap();
+        assert_eq!(run.settings().unwrap(), run.config());
+    }
 }
