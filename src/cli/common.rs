@@ -14,6 +14,7 @@ use crate::model::alias::is_alias;
 use crate::model::load::Source;
 use crate::model::save::write_atomic;
 use crate::report::console::{self, Stream};
+use crate::train::checkpoint::RunDir;
 
 /// Most tokens in one pass unless a flag says otherwise.
 pub(crate) const TOKEN_BUDGET: usize = 2048;
@@ -154,6 +155,18 @@ fn read_or_gone(printed: std::io::Result<()>) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(Error::io(PathBuf::from("standard output"))),
     }
+}
+
+/// The settings file of a run that is resumed.
+///
+/// # Errors
+/// As [`RunDir::settings`].
+pub(crate) fn kept(run: &RunDir) -> Result<PathBuf> {
+    let (own, found) = (run.config(), run.settings()?);
+    if found != own {
+        log::warn!("{} is missing: the run keeps the settings of {}", own.display(), found.display());
+    }
+    Ok(found)
 }
 
 /// Settings layer by layer: flags over the settings file over the stored settings of the run that is resumed. Paths that a

@@ -66,7 +66,9 @@ struct Output {
 impl Output {
     /// Writes the report, then prints the table; the notes follow it in Markdown, else go to the log.
     fn finish<T: Serialize>(&self, report: &Report<'_, T>, table: &Table, notes: &[String]) -> Result<()> {
-        Dir::hold(&self.output, &kinds::DIAGNOSE)?.begin()?;
+        // Held until everything is written.
+        let held = Dir::hold(&self.output, &kinds::DIAGNOSE)?;
+        held.begin()?;
         report.write(&self.output)?;
         let mut out = Lines::new();
         out.text(table.render(self.format).trim_end());

@@ -3,8 +3,9 @@
 use super::common::tell;
 use crate::data::prepare::{Format, Options, Prepared, ScoreField, Share, prepare};
 use crate::error::{Error, Result};
-use crate::model::save::AtomicDir;
+use crate::model::save::{AtomicDir, REPLACED};
 use crate::report::console::{self, Stream};
+use crate::run::atomic::{TEMPORARY, prefixed};
 use crate::run::{Lock, MARKER, kinds, marker};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -69,16 +70,44 @@ fn share(flag: &str, text: &str) -> Result<Share> {
     text.parse().context(flag)
 }
 
+const MANIFEST: &str = "manifest.json";
+
+/// Whether `prepare` writes a file of this name.
+fn is_own(name: &str) -> bool {
+    let data = name.starts_with("prompts-") || name.starts_with("preferences-");
+    name == MANIFEST || name == MARKER || (data && name.ends_with(".jsonl"))
+}
+
 /// The files of an earlier `prepare` in a directory, its manifest among them; `None` without a manifest of `prepare`'s form.
 fn written_before(dir: &Path) -> Option<Vec<String>> {
-    const MANIFEST: &str = "manifest.json";
     let text = std::fs::read(dir.join(MANIFEST)).ok()?;
     let manifest: Value = serde_json::from_slice(&text).ok()?;
     let outputs = manifest.get("outputs")?.as_array()?;
     let name = |output: &Value| Some(output.get("file")?.as_str()?.to_string());
     let mut names: Vec<String> = outputs.iter().map(name).collect::<Option<_>>()?;
     names.extend([MANIFEST.to_string(), MARKER.to_string()]);
-    Some(names)
+    // Another program's manifest may name any file.
+    names.iter().all(|name| is_own(name)).then_some(names)
+}
+
+/// Refuses to write where what an interrupted `prepare` leaves beside its output would be removed, and is somebody else's.
+fn check_beside(output: &Path) -> Result<()> {
+    for prefix in [TEMPORARY, REPLACED] {
+        let beside = prefixed(output, prefix)?;
+        if std::fs::symlink_metadata(&beside).is_err() {
+            continue;
+        }
+        let own = std::fs::read_dir(&beside).is_ok_and(|mut entries| {
+            entries.all(|e| e.is_ok_and(|e| is_own(&e.file_name().to_string_lossy())))
+        });
+        if !own {
+            return Err(Error::user(format!(
+                "{}: not written by this program, and prepare would remove it. Move it away, or choose another --output",
+                beside.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 impl Args {
@@ -117,9 +146,16 @@ impl Args {
         }
     }
 
-    pub(crate) fn run(self) -> Result<()> {
+    pub(crate) fn run(mut self) -> Result<()> {
+        // Without a slash at the end, which would follow a link.
+        let named: PathBuf = self.output.components().collect();
+        if std::fs::symlink_metadata(&named).is_ok_and(|m| m.is_symlink()) {
+            // The link stays, and what it names is written.
+            self.output = named.canonicalize().map_err(Error::io(&named))?;
+        }
         let _lock = Lock::beside(&self.output, kinds::PREPARE.command)?;
         self.check_output()?;
+        check_beside(&self.output)?;
         let options = Options {
             validation: share("--validation", &self.validation)?,
             held_out: share("--heldout", &self.heldout)?,
@@ -149,7 +185,7 @@ impl Args {
         let c = manifest.counts;
         tell(format_args!(
             "{}: {} prompts and {} preference pairs from {} rows ({} with a prompt seen before, {} excluded, {} of no use)",
-            self.output.display(),
+            named.display(),
             c.prompts,
             c.preferences,
             c.rows,

@@ -1,7 +1,7 @@
 //! `tea-wgpu sft` and `tea-wgpu reward`.
 
 use super::Globals;
-use super::common::{layered, tell};
+use super::common::{kept, layered, tell};
 use crate::config::{SupervisedConfig, SupervisedFlags};
 use crate::error::Result;
 use crate::run::{Dir, kinds};
@@ -73,7 +73,7 @@ impl Common {
     fn resolve(self, held: &Dir) -> Result<(SupervisedConfig, RunOptions)> {
         let run = RunDir::check(held, self.resume, self.overwrite)?;
         // A resumed run keeps its own settings unless they are given anew, and its adapter is the checkpoint's.
-        let stored = self.resume.then(|| run.config());
+        let stored = self.resume.then(|| kept(&run)).transpose()?;
         let latest = if self.resume { run.latest()? } else { None };
         let config = layered(stored.as_deref(), self.config.as_deref(), &self.flags)?
             .resolve(&|dir| adapter_shape(latest.as_deref().unwrap_or(dir)))?;

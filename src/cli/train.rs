@@ -1,7 +1,7 @@
 //! `tea-wgpu train` and `tea-wgpu plan`.
 
 use super::Globals;
-use super::common::{layered, say, tell};
+use super::common::{kept, layered, say, tell};
 use crate::config::{TrainConfig, TrainFlags};
 use crate::error::{Error, Result};
 use crate::model::plan::Plan;
@@ -87,7 +87,7 @@ impl Args {
         let held = Dir::hold(&self.output, &kinds::TRAIN)?;
         let run = RunDir::check(&held, self.resume, self.overwrite)?;
         // A resumed run keeps its own settings unless they are given anew.
-        let stored = self.resume.then(|| run.config());
+        let stored = self.resume.then(|| kept(&run)).transpose()?;
         let config = self.settings.resolve(stored.as_deref())?;
         interrupt::install()?;
         let gpu = globals.open_gpu_for_long()?;

@@ -35,10 +35,13 @@ impl Writer {
     pub fn check(held: &Dir, resume: bool, overwrite: bool) -> Result<()> {
         held.check(overwrite)?;
         let dir = held.root();
-        let used = StoredEval::meta_path(dir).exists();
+        let begun = StoredEval::meta_path(dir).exists();
+        // Completions are what took the time, also where their eval.json has gone.
+        let has_lines = |path: &Path| std::fs::metadata(path).is_ok_and(|m| m.len() > 0);
+        let used = begun || has_lines(&StoredEval::completions_path(dir));
         match (resume, overwrite) {
             (true, true) => Err(Error::user("--resume and --overwrite exclude each other")),
-            (true, false) if !used => Err(Error::user(format!(
+            (true, false) if !begun => Err(Error::user(format!(
                 "--resume: {} holds no evaluation to continue",
                 dir.display()
             ))),
@@ -360,5 +363,21 @@ mod tests {
         fs::write(dir.path().join("results.json"), "old").unwrap();
         open(other(|m| m.seed = 2), prompts(), (false, true)).unwrap();
         assert!(!dir.path().join("results.json").exists());
+    }
+
+    #[test]
+    fn completions_without_their_settings_are_not_removed_unasked() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |how| Writer::open(dir.path(), meta(), prompts(), how);
+        open((false, false)).unwrap().append(&answers(0..3)).unwrap();
+        fs::remove_file(StoredEval::meta_path(dir.path())).unwrap();
+        let bytes = || fs::read(StoredEval::completions_path(dir.path())).unwrap();
+        let before = bytes();
+        for how in [(false, false), (true, false)] {
+            assert_eq!(open(how).unwrap_err().exit_code(), 2);
+            assert_eq!(bytes(), before);
+        }
+        open((false, true)).unwrap();
+        assert!(bytes().is_empty());
     }
 }

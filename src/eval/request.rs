@@ -274,7 +274,14 @@ impl Job {
     /// As [`Writer::open`].
     pub fn writer(&mut self, dir: &Path, (resume, overwrite): (bool, bool)) -> Result<Writer> {
         let writer = Writer::open(dir, self.meta.clone(), self.prompts.clone(), (resume, overwrite))?;
-        self.meta = writer.eval().meta.clone();
+        let begun = writer.eval().meta.clone();
+        let asked = std::mem::replace(&mut self.meta, begun);
+        // The same weights may lie elsewhere now, or be named from another working directory.
+        let m = &mut self.meta;
+        (m.model, m.adapter) = (asked.model, asked.adapter);
+        (m.reward_model, m.reward_adapter) = (asked.reward_model, asked.reward_adapter);
+        (m.also_reward, m.also_reward_adapter) = (asked.also_reward, asked.also_reward_adapter);
+        m.prompts_file = asked.prompts_file;
         Ok(writer)
     }
 

@@ -16,7 +16,7 @@ use crate::tensor::DType;
 pub use crate::run::atomic::{write_atomic, write_atomic_with};
 
 /// Prefix of a directory that is being replaced.
-const REPLACED: &str = ".old-";
+pub(crate) const REPLACED: &str = ".old-";
 
 /// A directory that appears whole or not at all. Files are written into a hidden sibling, `.tmp-NAME`, which
 /// [`AtomicDir::commit`] renames; dropped without it, everything is removed. A leftover of a killed process is never
@@ -90,7 +90,7 @@ impl AtomicDir {
         self.committed = true;
         sync_parent(&self.target)?;
         if replaces {
-            fs::remove_dir_all(&old).map_err(Error::io(&old))?;
+            remove(&old).map_err(Error::io(&old))?;
         }
         Ok(())
     }
@@ -101,6 +101,14 @@ impl Drop for AtomicDir {
         if !self.committed {
             let _ = fs::remove_dir_all(&self.temporary);
         }
+    }
+}
+
+/// Removes what a directory has replaced, also where that was a file.
+fn remove(old: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(old)?.is_dir() {
+        true => fs::remove_dir_all(old),
+        false => fs::remove_file(old),
     }
 }
 
@@ -115,7 +123,7 @@ pub fn recover(target: &Path) -> Result<()> {
         return Ok(());
     }
     if target.exists() {
-        fs::remove_dir_all(&old).map_err(Error::io(&old))
+        remove(&old).map_err(Error::io(&old))
     } else {
         fs::rename(&old, target).map_err(Error::io(target))
     }

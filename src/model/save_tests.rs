@@ -69,6 +69,23 @@ fn a_full_disk_is_a_user_error() {
 }
 
 #[test]
+fn a_file_in_place_of_a_directory_is_replaced_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("step_1");
+    for _ in 0..2 {
+        fs::write(&target, "a file").unwrap();
+        let out = AtomicDir::create(&target).unwrap();
+        out.write("a", b"1").unwrap();
+        out.commit().unwrap();
+        assert_eq!(names(&target), ["a"]);
+        assert_eq!(names(dir.path()), ["step_1"]);
+        // As a kill between two renames leaves it.
+        fs::remove_dir_all(&target).unwrap();
+        fs::write(dir.path().join(".old-step_1"), "a file").unwrap();
+    }
+}
+
+#[test]
 fn directories_appear_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("checkpoints/step_1");

@@ -139,7 +139,10 @@ impl Store {
                 dir.display()
             )));
         }
-        if !resume && !overwrite && (begun || DERIVED.iter().any(|name| dir.join(name).exists())) {
+        // Lines are what took the time, also where their search.json has gone.
+        let has_lines = fs::metadata(dir.join(LINES)).is_ok_and(|m| m.len() > 0);
+        let used = begun || has_lines || DERIVED.iter().any(|name| dir.join(name).exists());
+        if !resume && !overwrite && used {
             return Err(Error::user(format!(
                 "{} already holds a search; continue it with --resume, replace it with --overwrite, or choose another --output",
                 dir.display()

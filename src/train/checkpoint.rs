@@ -167,6 +167,19 @@ impl RunDir {
         self.root.join("config.toml")
     }
 
+    /// The settings that a resumed run keeps: where the run's own file has gone, the newest checkpoint's copy.
+    ///
+    /// # Errors
+    /// The checkpoints cannot be listed.
+    pub fn settings(&self) -> Result<PathBuf> {
+        let own = self.config();
+        if own.exists() {
+            return Ok(own);
+        }
+        let mut copies = self.steps()?.into_iter().map(|step| self.step(step).join("config.toml"));
+        Ok(copies.find(|copy| copy.exists()).unwrap_or(own))
+    }
+
     /// Writes the resolved settings.
     ///
     /// # Errors
@@ -267,7 +280,13 @@ pub(super) fn damage(dir: &Path, depth: Depth) -> Option<String> {
     if let Some(step) = named.filter(|step| *step != state.step) {
         return Some(format!("its {STATE} is of step {}, not {step}", state.step));
     }
-    if checksums::present(dir) || depth == Depth::Sizes {
+    if depth == Depth::Sizes {
+        return None;
+    }
+    if !dir.join(ADAPTER).exists() && !dir.join(MODEL).exists() {
+        return Some(format!("it has neither {ADAPTER} nor {MODEL}"));
+    }
+    if checksums::present(dir) {
         return None;
     }
     let opens = || {
@@ -292,7 +311,9 @@ fn short(error: &Error, dir: &Path) -> String {
         };
     }
     let (text, place) = (error.to_string(), dir.display().to_string());
+    // It was written here.
     text.replace(&place, "")
+        .replace("; download it again", "")
         .trim_start_matches(['/', '\\'])
         .to_string()
 }
@@ -455,7 +476,18 @@ pub fn load(
         )));
     }
     continues(&state, seed, &model.gpu)?;
-    let weights = if dir.join(ADAPTER).exists() {
+    let adapter = dir.join(ADAPTER).exists();
+    if adapter != model.lora.is_some() {
+        let (trained, with) = match adapter {
+            true => ("an adapter", "without"),
+            false => ("every weight", "with"),
+        };
+        return Err(Error::user(format!(
+            "--resume: {} is of a run that trained {trained}: resume {with} --full",
+            dir.display()
+        )));
+    }
+    let weights = if adapter {
         same_adapter(dir, model)?;
         dir.join(ADAPTER)
     } else {
@@ -525,4 +557,28 @@ fn same_adapter(dir: &Path, model: &Model) -> Result<()> {
         "--resume: the run was started with {field} {had}, not {has}, and its lora_A.weight and lora_B.weight are of that; \
          resume with the settings the run was started with"
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn settings_are_the_runs_or_its_newest_checkpoints() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir {
+            root: dir.path().to_path_buf(),
+        };
+        assert_eq!(run.settings().unwrap(), run.config());
+        for step in [2, 10] {
+            fs::create_dir_all(run.step(step)).unwrap();
+            fs::write(run.step(step).join("config.toml"), "seed = 1").unwrap();
+        }
+        fs::create_dir(run.step(11)).unwrap();
+        assert_eq!(run.settings().unwrap(), run.step(10).join("config.toml"));
+        fs::write(run.config(), "seed = 1").unwrap();
+        assert_eq!(run.settings().unwrap(), run.config());
+    }
 }

@@ -132,7 +132,8 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
 
 /// The settings, with the data set of the run that is resumed.
 fn recorded(mut config: TrainConfig, options: &RunOptions) -> Result<TrainConfig> {
-    let of_run = options.output.join("config.toml");
+    let root = options.output.clone();
+    let of_run = RunDir { root }.settings()?;
     if options.resume && of_run.exists() {
         let stored = read_toml::<TrainFlags>(&of_run)?;
         config.prompt_set = config.prompt_set.or(stored.prompt_set);

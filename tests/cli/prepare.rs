@@ -53,6 +53,44 @@ fn files_and_manifest_appear_together_and_repeat() {
 }
 
 #[test]
+fn what_others_wrote_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let put = |name: &str, contents: &str| {
+        std::fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+        std::fs::write(at(name), contents).unwrap();
+    };
+    let hh = fixture("hh-rlhf.jsonl");
+    let run = |output: &str| {
+        let output = at(output);
+        tea(&["prepare", "--input", text(&hh), "--output", text(&output), "--overwrite"])
+    };
+    // A manifest of another program, which names its own files.
+    put("site/manifest.json", r#"{"inputs": [], "outputs": [{"file": "app.js"}]}"#);
+    put("site/app.js", "mine");
+    run("site").refused(&["is not empty", "no manifest.json"]);
+    assert_eq!(std::fs::read(at("site/app.js")).unwrap(), b"mine");
+    // Names that an interrupted prepare would leave.
+    for beside in [".tmp-data", ".old-data"] {
+        put(&format!("{beside}/notes.txt"), "mine");
+        run("data").refused(&[beside, "not written by this program"]);
+        assert_eq!(std::fs::read(at(beside).join("notes.txt")).unwrap(), b"mine");
+        std::fs::remove_dir_all(at(beside)).unwrap();
+        put(&format!("{beside}/prompts-train.jsonl"), "half");
+        assert_eq!(run("data").code, 0);
+        assert!(!at(beside).exists());
+    }
+    #[cfg(unix)]
+    {
+        std::fs::create_dir(at("disk")).unwrap();
+        std::os::unix::fs::symlink(at("disk"), at("link")).unwrap();
+        assert_eq!(run("link").code, 0);
+        assert!(std::fs::symlink_metadata(at("link")).unwrap().is_symlink());
+        assert!(at("disk/manifest.json").exists());
+    }
+}
+
+#[test]
 fn wrong_flags_and_files() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("data");

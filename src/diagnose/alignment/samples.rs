@@ -121,6 +121,13 @@ impl Store {
             pools: Vec::new(),
         };
         if overwrite || !settings.exists() {
+            // Samples are what took the time, also where their settings have gone.
+            if !overwrite && fs::metadata(store.samples()).is_ok_and(|m| m.len() > 0) {
+                return Err(Error::user(format!(
+                    "{}: samples without their settings.json; put it back, give --overwrite to replace them, or another --output",
+                    store.samples().display()
+                )));
+            }
             store.held.clear()?;
             let json = serde_json::to_vec_pretty(&store.meta).map_err(Error::internal)?;
             write_atomic(&settings, &json)?;

@@ -204,7 +204,7 @@ fn schema() -> Value {
 }
 
 /// Words with which servers refuse a parameter or its value.
-const COMPLAINTS: [&str; 35] = [
+const COMPLAINTS: [&str; 37] = [
     "not support",
     "n't support",
     "unsupported",
@@ -239,7 +239,9 @@ const COMPLAINTS: [&str; 35] = [
     "cannot be",
     "can't be",
     "failed to generate json",
-    "should be removed",
+    "should be",
+    "has to be",
+    "out of range",
 ];
 
 /// Words of a refusal that is about how long a question or an answer is.
@@ -301,7 +303,13 @@ fn before_lists(words: &str) -> &str {
         "available parameters",
         "supported fields",
     ];
-    let end = LISTS.iter().filter_map(|l| words.find(l)).min();
+    // "unsupported parameters: …" lists what is refused.
+    let within = |at: usize| words[..at].ends_with("un");
+    let starts = |list: &&str| {
+        let mut found = words.match_indices(*list).map(|(at, _)| at);
+        found.find(|at| !within(*at))
+    };
+    let end = LISTS.iter().filter_map(starts).min();
     &words[..end.unwrap_or(words.len())]
 }
 

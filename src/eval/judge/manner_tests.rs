@@ -100,6 +100,15 @@ fn refusals_of_known_servers_name_a_parameter() {
             ),
             Temperature,
         ),
+        // Those that say what a value would have to be.
+        (
+            openai(
+                "temperature (0.0) should be greater than 0 and less than or equal to 2",
+                None,
+                None,
+            ),
+            Temperature,
+        ),
         // A server that lists what it knows.
         (
             json!({"error": "unknown field `stream`, expected one of `model`, `messages`, `temperature`, `max_tokens`"}),
@@ -119,12 +128,12 @@ fn refusals_of_known_servers_name_a_parameter() {
             .collect();
         assert_eq!(found, [want], "{body}");
     }
-    let two = openai(
+    for two in [
         "Unrecognized request arguments supplied: max_tokens, temperature",
-        None,
-        None,
-    );
-    assert_eq!(refused(&Manner::default(), &two).len(), 2);
+        "Unsupported parameters: max_tokens, temperature. Supported parameters: messages, stream",
+    ] {
+        assert_eq!(refused(&Manner::default(), &openai(two, None, None)).len(), 2, "{two}");
+    }
 }
 
 #[test]

@@ -186,12 +186,37 @@ fn answered(lines: Vec<Judgement>) -> Vec<Judgement> {
         .collect()
 }
 
-/// Refuses settings that differ, naming the first.
+/// Refuses settings that differ, naming the first. Where the evaluations lie may change: `responses` tells what they hold.
 fn same(found: &JudgeMeta, asked: &JudgeMeta) -> Result<()> {
-    match journal::first_difference(found, asked, &["asked"])? {
+    let mut aside = vec!["asked"];
+    if found.responses == asked.responses {
+        aside.extend(["first", "second"]);
+    }
+    match journal::first_difference(found, asked, &aside)? {
         None => Ok(()),
         Some((name, old, new)) => Err(Error::user(format!(
             "these judgements were made with {name} = {old}, and this run has {new}: use the same settings or another --output"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn evaluations_may_lie_elsewhere_and_hold_nothing_else() {
+        let meta = |first: &str, responses: &str| -> JudgeMeta {
+            serde_json::from_value(json!({
+                "version": 1, "first": first, "second": "b", "responses": responses, "n": 4, "model": "m",
+                "endpoint": "http://127.0.0.1:1/v1/chat/completions", "seed": 1
+            }))
+            .unwrap()
+        };
+        same(&meta("a", "x"), &meta("../a", "x")).unwrap();
+        let error = same(&meta("a", "x"), &meta("../a", "y")).unwrap_err();
+        assert!(error.to_string().contains("first = \"a\""), "{error}");
     }
 }
