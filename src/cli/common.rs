@@ -164,7 +164,11 @@ fn read_or_gone(printed: std::io::Result<()>) -> Result<()> {
 pub(crate) fn kept(run: &RunDir) -> Result<PathBuf> {
     let (own, found) = (run.config(), run.settings()?);
     if found != own {
-        log::warn!("{} is missing: the run keeps the settings of {}", own.display(), found.display());
+        log::warn!(
+            "{} is missing: the run keeps the settings of {}",
+            own.display(),
+            found.display()
+        );
     }
     Ok(found)
 }

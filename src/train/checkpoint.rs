@@ -176,7 +176,10 @@ impl RunDir {
         if own.exists() {
             return Ok(own);
         }
-        let mut copies = self.steps()?.into_iter().map(|step| self.step(step).join("config.toml"));
+        let mut copies = self
+            .steps()?
+            .into_iter()
+            .map(|step| self.step(step).join("config.toml"));
         Ok(copies.find(|copy| copy.exists()).unwrap_or(own))
     }
 

@@ -63,10 +63,20 @@ fn what_others_wrote_stays() {
     let hh = fixture("hh-rlhf.jsonl");
     let run = |output: &str| {
         let output = at(output);
-        tea(&["prepare", "--input", text(&hh), "--output", text(&output), "--overwrite"])
+        tea(&[
+            "prepare",
+            "--input",
+            text(&hh),
+            "--output",
+            text(&output),
+            "--overwrite",
+        ])
     };
     // A manifest of another program, which names its own files.
-    put("site/manifest.json", r#"{"inputs": [], "outputs": [{"file": "app.js"}]}"#);
+    put(
+        "site/manifest.json",
+        r#"{"inputs": [], "outputs": [{"file": "app.js"}]}"#,
+    );
     put("site/app.js", "mine");
     run("site").refused(&["is not empty", "no manifest.json"]);
     assert_eq!(std::fs::read(at("site/app.js")).unwrap(), b"mine");

@@ -132,7 +132,11 @@ fn refusals_of_known_servers_name_a_parameter() {
         "Unrecognized request arguments supplied: max_tokens, temperature",
         "Unsupported parameters: max_tokens, temperature. Supported parameters: messages, stream",
     ] {
-        assert_eq!(refused(&Manner::default(), &openai(two, None, None)).len(), 2, "{two}");
+        assert_eq!(
+            refused(&Manner::default(), &openai(two, None, None)).len(),
+            2,
+            "{two}"
+        );
     }
 }
 
