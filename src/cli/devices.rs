@@ -101,6 +101,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
 
 fn inspect(mut report: AdapterReport, test: bool, tune: bool) -> Result<Device> {
     let gpu = open(&mut report);
+    gpu.as_ref().map_or(Ok(()), kernels::check_forced_name)?;
     let mut usable = report.unusable.is_none();
     let mut lanes = report.kind.lanes(GPU_LANES);
     let table: Vec<Entry> = kernels::table()

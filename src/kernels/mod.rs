@@ -67,6 +67,17 @@ pub fn check_forced(gpu: &Gpu) -> Result<()> {
     )))
 }
 
+/// As [`check_forced`], of names that no kernel has, on any adapter.
+///
+/// # Errors
+/// As [`check_forced`].
+pub fn check_forced_name(gpu: &Gpu) -> Result<()> {
+    match gpu.forced_variant() {
+        Some(forced) if !all_variants().contains(&forced) => check_forced(gpu),
+        _ => Ok(()),
+    }
+}
+
 /// The names of all variants of all ops, once each.
 fn all_variants() -> Vec<&'static str> {
     let attention = attention::VARIANTS.into_iter().chain(attention::decode::names());

@@ -82,6 +82,9 @@ pub(super) fn listed(dir: &Path) -> Vec<String> {
     read().map_or(Vec::new(), |sums| sums.files.into_keys().collect())
 }
 
+/// Bytes of weights that are hashed each time they are opened: an adapter's. Larger files are told by their sizes.
+pub const HASHED: u64 = 256 << 20;
+
 /// Whether a directory has checksums.
 pub fn present(dir: &Path) -> bool {
     dir.join(FILE).exists()
@@ -106,7 +109,7 @@ pub fn damage(dir: &Path, depth: Depth) -> Option<String> {
 
 /// Refuses a checkpoint that cannot be read as a model or adapter; a directory without checksums passes.
 ///
-/// Its weights must be of the sizes they were written with. Texts must be there: they may have been edited since. What only
+/// Its weights must be of the sizes they were written with and, up to [`HASHED`] bytes, what was written. Texts must be there: they may have been edited since. What only
 /// a resumed run reads may have been removed.
 ///
 /// # Errors
@@ -121,7 +124,11 @@ pub fn check_model(dir: &Path) -> Result<()> {
             let about = fs::metadata(dir.join(name)).ok().filter(|m| m.len() > 0);
             let text = !name.ends_with(".safetensors");
             let fine = name == OPTIMIZER || (text && about.is_some());
-            let what = || sum.damage(&dir.join(name), Depth::Sizes);
+            let depth = match sum.bytes <= HASHED {
+                true => Depth::Contents,
+                false => Depth::Sizes,
+            };
+            let what = || sum.damage(&dir.join(name), depth);
             if fine {
                 None
             } else {
@@ -210,6 +217,7 @@ mod tests {
         for (name, text, what) in [
             ("config.json", "", "config.json is empty"),
             ("model.safetensors", "ab", "model.safetensors has 2 bytes"),
+            ("model.safetensors", "abd", "model.safetensors is not what was written"),
         ] {
             let before = fs::read(at(name)).unwrap();
             fs::write(at(name), text).unwrap();
