@@ -331,7 +331,7 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
         .refused(&["--resume", "--kv-cache-dtype float32, not float16"]);
     place
         .run("train --output lora-parts --resume --steps 5 --full")
-        .refused(&["model.embed_tokens.weight"]);
+        .refused(&["step_4 is of a run that trained an adapter", "without --full"]);
     place
         .run("train --output lora-parts --resume --steps 5 --optim adamw_8bit")
         .refused(&["--resume", "--optim adamw, not adamw_8bit"]);

@@ -217,7 +217,11 @@ mod tests {
         for (name, text, what) in [
             ("config.json", "", "config.json is empty"),
             ("model.safetensors", "ab", "model.safetensors has 2 bytes"),
-            ("model.safetensors", "abd", "model.safetensors is not what was written"),
+            (
+                "model.safetensors",
+                "abd",
+                "model.safetensors is not what was written",
+            ),
         ] {
             let before = fs::read(at(name)).unwrap();
             fs::write(at(name), text).unwrap();
