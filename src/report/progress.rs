@@ -14,11 +14,12 @@ use super::console::{self, Bar, Stream};
 
 /// Time between plain lines where stderr is not a terminal: short while somebody may be watching a job
 /// begin, longer in the log of a long one.
-const PLAIN_EVERY: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(20)];
+const PLAIN_EVERY: [Duration; 2] = [Duration::from_secs(4), Duration::from_secs(20)];
 /// How long a job counts as young.
 const YOUNG: Duration = Duration::from_secs(300);
-/// Time between plain lines of a step that lasts, in a job that is no longer young.
-const STILL_EVERY: Duration = Duration::from_secs(60);
+/// Time between plain lines of a step that lasts, in a young job and a later one. Longer than that of steps, so that
+/// short steps speak for themselves.
+const STILL_EVERY: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
 /// How often the watching thread looks.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 
@@ -92,7 +93,7 @@ impl Progress {
     }
 
     /// Step `step` is done; `values` are shown after the count with three decimals, then the seconds since the last
-    /// call. Without a terminal: a line for the first and last step, and otherwise at most every 5 seconds in the
+    /// call. Without a terminal: a line for the first and last step, and otherwise at most every 4 seconds in the
     /// first 5 minutes, then every 20 seconds.
     pub fn step(&mut self, step: u64, values: &[(&str, f64)]) {
         let seconds = self.last_step.elapsed().as_secs_f64();
@@ -147,8 +148,7 @@ fn watch(form: Form, label: String, done: u64, total: u64) -> Option<Sender<Step
     };
     let every = move |young: bool| match form {
         Form::Bar(_) => WATCH_EVERY,
-        _ if young => PLAIN_EVERY[0],
-        _ => STILL_EVERY,
+        _ => STILL_EVERY[usize::from(!young)],
     };
     thread.spawn(move || watching(&steps, done, every, show)).ok()?;
     Some(told)
