@@ -21,7 +21,7 @@ help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build the release binary
-	$(CARGO) build --release --locked
+	@sh .ci/alive.sh $(CARGO) build --release --locked
 
 demo: build ## Train and evaluate the embedded models (installs a Vulkan driver if there is none)
 	@runner=$$(sh .ci/drivers.sh runner $(DRIVERS)/mesa26 $(BINARY)) && set -x && $$runner $(BINARY) $(DEMO)

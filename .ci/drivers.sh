@@ -152,7 +152,9 @@ CONF
   apt_quiet env APT_CONFIG="$work/apt.conf" apt-get -qq -y --no-install-recommends --download-only \
     -t trixie-backports install mesa-vulkan-drivers libvulkan1 spirv-tools ||
     die 'could not download the current Mesa: see above (the system Mesa works too, slower)'
-  for package in "$work"/cache/archives/*.deb; do dpkg-deb -x "$package" "$prefix/root"; done
+  for package in "$work"/cache/archives/*.deb; do
+    dotted /dev/null dpkg-deb -x "$package" "$prefix/root" || die "could not unpack $package: is the disk full?"
+  done
   libraries=$prefix/root/usr/lib/$triplet
   # trixie merges /lib into /usr/lib, but a package may still ship either
   [ -e "$libraries/$loader" ] || die "the unpacked Mesa has no $loader: delete $prefix and repeat"

@@ -252,6 +252,7 @@ fn show(args: &Args, config: TrainConfig, exam: &Exam<'_>) -> Result<()> {
     let mut judge = exam.judge(&config.reward_model)?;
     let base = exam.take(&config.model, None, &mut [&mut *judge, &mut DemoScore])?;
     still_wanted(&adapter)?;
+    tell("Sampled and scored the base policy. Now the trained one …");
     let trained = exam.take(&config.model, Some(&adapter), &mut [&mut *judge, &mut DemoScore])?;
     let alpha: Alpha = config.alpha.parse::<Alpha>().context("--alpha")?;
     let results = Results {
