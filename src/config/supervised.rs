@@ -45,8 +45,8 @@ pub struct SupervisedFlags {
     /// LoRA adapter to start from instead of a fresh one
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// Training data: a file (JSON Lines, JSON, CSV or Parquet), a directory[:SPLIT], or a data set of the hub
-    /// (OWNER/NAME[@REVISION][:SPLIT])
+    /// Training data: a file (JSON Lines, JSON, CSV or Parquet), a directory, or a data set of the hub, OWNER/NAME or
+    /// OWNER/NAME@REVISION; :SPLIT after a directory or data set chooses one of several
     #[arg(long, value_name = "FILE|DIR|ID")]
     pub data: Option<PathBuf>,
     /// Held-out data, as --data; without it a share of --data is held out

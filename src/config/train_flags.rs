@@ -45,7 +45,7 @@ pub struct TrainFlags {
     #[arg(long, value_name = "DIR")]
     pub reward_adapter: Option<PathBuf>,
     /// Training prompts: rows of {"prompt": text} or {"messages": […]} as JSON Lines, JSON, CSV or Parquet, plain, gzip or zstd; a
-    /// directory of such files, DIR[:SPLIT]; or a data set of the hub, ID[@REVISION][:SPLIT] (default: what models/aliases.toml names for the policy)
+    /// directory of such files, or a data set of the hub, ID or ID@REVISION; :SPLIT after either chooses one of several (default: what models/aliases.toml names for the policy)
     #[arg(long, value_name = "FILE|ID")]
     pub prompts: Option<PathBuf>,
     /// Leave out training prompts of more tokens (default: 512 for a data set, no limit for a JSON or CSV file)

@@ -160,8 +160,8 @@ impl WeightStore {
     }
 
     /// What tells these weights from others, cheaply: SHA-256 (hexadecimal) over the parts in the order of their files' names,
-    /// of each its size and its bytes. Of a part beyond [`WHOLE`] bytes only its beginning is taken, which holds the header,
-    /// and [`SAMPLES`] pieces at even distances: some 20 MB a file, whatever its size.
+    /// of each its size and its bytes. Of a part beyond 64 Mi bytes only its beginning is taken, which holds the header,
+    /// and 1,024 pieces at even distances: some 20 MB a file, whatever its size.
     pub fn fingerprint(&self) -> String {
         let mut parts: Vec<&Part> = self.parts.iter().collect();
         parts.sort_by_key(|part| part.name.rsplit(['/', '\\']).next());
