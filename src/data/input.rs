@@ -12,8 +12,8 @@ use super::parquet::Chunks;
 use super::place::Place;
 use super::row::Row;
 use super::{parquet, text};
-use crate::data::key::sha256_of;
 use crate::error::{Error, Result};
+use crate::run::checksums::sha256_of;
 
 /// Bytes of a read.
 const PIECE: usize = 1 << 18;

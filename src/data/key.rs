@@ -1,7 +1,5 @@
 //! What makes two prompts the same prompt: a hash of their content.
 
-use std::io::Read;
-
 use sha2::{Digest, Sha256};
 
 use super::message::PromptContent;
@@ -9,22 +7,10 @@ use super::message::PromptContent;
 /// SHA-256 of bytes, as lower-case hexadecimal.
 #[must_use]
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// As [`sha256_hex`], of what a reader gives, a piece at a time.
-pub(super) fn sha256_of(mut reader: impl Read) -> std::io::Result<String> {
-    let (mut hasher, mut piece) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match reader.read(&mut piece)? {
-            0 => return Ok(hex(&hasher.finalize())),
-            n => hasher.update(&piece[..n]),
-        }
-    }
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 impl PromptContent {

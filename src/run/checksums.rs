@@ -44,15 +44,18 @@ pub enum Depth {
 /// # Errors
 /// It cannot be read.
 pub fn sha256_file(path: &Path) -> io::Result<String> {
-    let (mut file, mut hasher) = (File::open(path)?, Sha256::new());
-    let mut buffer = vec![0; 1 << 20];
+    sha256_of(File::open(path)?)
+}
+
+/// SHA-256 of what a reader gives, as lower-case hexadecimal, a piece at a time.
+pub(crate) fn sha256_of(mut reader: impl Read) -> io::Result<String> {
+    let (mut hasher, mut piece) = (Sha256::new(), vec![0; 1 << 20]);
     loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            n => hasher.update(&buffer[..n]),
+        match reader.read(&mut piece)? {
+            0 => return Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()),
+            n => hasher.update(&piece[..n]),
         }
     }
-    Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }
 
 /// Writes the checksums of everything that is in a directory. Call it last, before the directory gets its name.
