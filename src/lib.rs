@@ -13,7 +13,8 @@
 //! | [`kernels`] | one file an op: record functions, float64 twins, test cases |
 //! | [`tensor`] | shape + dtype + buffer handle |
 //! | [`gpu`] | the only module that names `wgpu` |
-//! | [`run`] | a directory that a command writes: lock, marker, checksums, atomic writes |
+//! | [`run`] | a directory that a command writes: lock, marker, checksums |
+//! | [`file`] | every file that is read or written goes through here: what may be opened, the limits, whole or not at all |
 //! | [`config`], [`error`], [`rng`] | typed settings; the error type; counter-based random numbers |
 //!
 //! [`data`], [`text`], [`report`] and [`demo`] are CPU-only side rooms (data files and their records; tokenizers and chat
@@ -28,6 +29,7 @@ pub mod demo;
 pub mod diagnose;
 pub mod error;
 pub mod eval;
+pub mod file;
 pub mod gpu;
 pub mod kernels;
 pub mod model;

@@ -3,9 +3,9 @@
 use super::common::tell;
 use crate::data::prepare::{Format, Options, Prepared, ScoreField, Share, prepare};
 use crate::error::{Error, Result};
+use crate::file::write::{TEMPORARY, prefixed};
 use crate::model::save::{AtomicDir, REPLACED};
 use crate::report::console::{self, Stream};
-use crate::run::atomic::{TEMPORARY, prefixed};
 use crate::run::{Lock, MARKER, kinds, marker};
 use serde_json::Value;
 use std::path::{Path, PathBuf};

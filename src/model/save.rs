@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::store::HostTensor;
 use crate::error::{Error, Result};
-use crate::run::atomic::{TEMPORARY, prefixed, sync_parent, write_synced};
+use crate::file::write::{TEMPORARY, prefixed, sync_parent, write_synced};
 use crate::tensor::DType;
 
-pub use crate::run::atomic::{write_atomic, write_atomic_with};
+pub use crate::file::write::{write_atomic, write_atomic_with};
 
 /// Prefix of a directory that is being replaced.
 pub(crate) const REPLACED: &str = ".old-";

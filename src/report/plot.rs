@@ -9,7 +9,7 @@ use plotters::prelude::*;
 use super::axis::XScale;
 use super::draw::FONT;
 use crate::error::{Error, Result};
-use crate::run::atomic::{replace_atomic, write_atomic};
+use crate::file::write::{replace_atomic, write_atomic};
 
 const SIZE: (u32, u32) = (960, 600);
 

@@ -8,8 +8,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::atomic::write_atomic;
 use crate::error::{Error, Result};
+use crate::file::write::write_atomic;
 
 /// The file's name. Checkpoints of older versions have none.
 pub const FILE: &str = "checksums.json";

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::atomic::{TEMPORARY, write_atomic};
 use super::checksums;
 use super::kinds::{Inside, Kind, Tree, matches};
 use super::lock::Lock;
 use crate::error::{Context, Error, Result};
+use crate::file::write::{TEMPORARY, write_atomic};
 
 /// The file that says which command made a directory.
 pub const MARKER: &str = "tea-wgpu.json";

@@ -2,10 +2,8 @@
 //!
 //! [`Dir`] is the way in. It takes the directory's [`Lock`], refuses what another command or program made, writes the
 //! marker, and removes for `--overwrite` what this program wrote and nothing else. [`kinds`] is the one list of what
-//! each command writes. [`checksums`] says whether the files of a checkpoint are those that were written. [`atomic`]
-//! writes single files whole or not at all.
+//! each command writes. [`checksums`] says whether the files of a checkpoint are those that were written.
 
-pub mod atomic;
 pub mod checksums;
 mod dir;
 pub mod kinds;

@@ -14,7 +14,7 @@ use lexer::{Token, tokens};
 /// The one statement of the layers: every room (top-level module) with its height. A room may name rooms of lower
 /// height; rooms of equal height may name one another, in one direction only.
 ///
-/// `text`, `data`, `report` and `demo` are side rooms without a GPU: they stand on `run`, `config`, `error` and `rng`, and
+/// `text`, `data`, `report` and `demo` are side rooms without a GPU: they stand on `run`, `file`, `config`, `error` and `rng`, and
 /// everything from `model` upwards may use them. `text` reads the records of `data`.
 const ROOMS: &[(&str, u32)] = &[
     ("cli", 80),
@@ -37,6 +37,7 @@ const ROOMS: &[(&str, u32)] = &[
     ("demo", 10),
     ("run", 5),
     ("data", 5),
+    ("file", 1),
     ("config", 0),
     ("error", 0),
     ("rng", 0),
