@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Alpha, BonMeanParams, CatBonParams, ChowParams, GroupAdvantages, GroupContext, GrpoZParams, OracleParams,
-    PkpoParams, PrefixTeaParams, TailInfo, TeaGpdParams, TeaParams, bon_max_mean, bon_max_second, bon_mean,
-    cat_bon, check_finite, check_group_size, chow, grpo, grpo_z, oracle, pkpo, prefix_tea, tea, tea_gpd,
+    PkpoParams, PrefixTeaParams, Tail, TailInfo, TeaGpdParams, TeaParams, bon_max_mean, bon_max_second,
+    bon_mean, cat_bon, check_finite, check_group_size, chow, grpo, grpo_z, oracle, pkpo, prefix_tea, tea,
+    tea_gpd,
 };
 use crate::error::Result;
 
@@ -162,6 +163,37 @@ impl Rule {
             Self::Pkpo(params) => params.validate(m),
             Self::Oracle(params) => params.validate(),
         }
+    }
+
+    /// Chow's selection set of a group of `m`; empty for every other rule.
+    ///
+    /// # Errors
+    /// A user error: the context's selection does not fit the group.
+    pub fn selection(&self, m: usize, context: &GroupContext<'_>) -> Result<Vec<usize>> {
+        match self {
+            Self::Chow(params) => params.selection(m, context),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The tail of a group that the rule looks at, with its prediction; `None` where the rule has no tail.
+    ///
+    /// # Errors
+    /// As [`Rule::validate`].
+    pub fn tail(&self, rewards: &[f64]) -> Result<Option<TailInfo>> {
+        let m = rewards.len();
+        let (alpha, kappa) = match self {
+            Self::Tea(params) => (params.alpha, params.coefficients(m)?.kappa),
+            Self::PrefixTea(params) => (params.alpha, params.tea().coefficients(m)?.kappa),
+            Self::TeaGpd(params) => (params.alpha, params.coefficients(m)?.gaussian.kappa),
+            _ => return Ok(None),
+        };
+        Ok(Some(TailInfo::gaussian(
+            Tail::fit(rewards, alpha),
+            kappa,
+            alpha,
+            m,
+        )))
     }
 
     /// Advantages (m,) of one group of rewards (m,).

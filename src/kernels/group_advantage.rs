@@ -26,7 +26,7 @@ mod tests;
 mod twin;
 
 pub use coefficients::curve_steps;
-pub use reduce::{Reduced, reduce_groups};
+pub use reduce::{Reduced, narrow, reduce_groups};
 pub use rule::{GroupRule, MAX_GROUP, Prefix, pareto_shapes};
 pub use twin::twin;
 
@@ -142,6 +142,21 @@ impl GroupReducer {
             ordered: scratch("group_advantage/ordered", sorts)?,
             curve: scratch("group_advantage/curve", curves)?,
         })
+    }
+
+    /// Device memory that [`GroupReducer::new`] takes, in bytes.
+    ///
+    /// # Errors
+    /// As [`GroupReducer::new`].
+    pub fn bytes(rule: &GroupRule, capacity: usize, m: usize) -> Result<u64> {
+        let plan = rule.plan(m)?;
+        let scratch = match plan {
+            Plan::Curve(_) | Plan::Gpd(_) => 2,
+            Plan::Cat(_) => 1,
+            Plan::Tail(_) | Plan::Mean(_) => 0,
+        };
+        let tables = rule.table(m).len() + rule.shapes().len();
+        Ok((4 * (scratch * capacity * m + tables)) as u64)
     }
 
     /// Records the rule over `b.groups` groups.

@@ -123,8 +123,12 @@ fn check_selection(rule: &GroupRule, rewards: usize, m: usize, selection: &[bool
     Ok(())
 }
 
-/// Rewards as f32, group by group; `first` is the first group's number for the message.
-fn narrow(values: &[f64], m: usize, first: usize) -> Result<Vec<f32>> {
+/// Rewards as f32, group by group: as they are where f32 holds them, else as differences from the group's maximum, taken
+/// in float64. `first` is the first group's number for the message.
+///
+/// # Errors
+/// A user error: a reward that is not finite, or 1e16 below its group's best.
+pub fn narrow(values: &[f64], m: usize, first: usize) -> Result<Vec<f32>> {
     let mut out = Vec::with_capacity(values.len());
     for (g, group) in values.chunks_exact(m).enumerate() {
         let exact = group.iter().all(|r| f64::from(*r as f32) == *r);
