@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pass::{Baseline, Pass};
 use super::{GrpoZParams, RuleOptions, grpo_z, subsets};
 use crate::error::Result;
 
@@ -46,6 +47,18 @@ impl BonMeanParams {
     pub fn validate(&self, m: usize) -> Result<()> {
         subsets::check_size(self.size(m), 1, m)?;
         self.z_score().validate()
+    }
+
+    /// The reduction: with l rewards below a gap, the share of the subsets around one of them that lie below it whole.
+    pub(super) fn pass(&self, m: usize) -> Pass {
+        let shares = subsets::largest_shares(m, self.size(m));
+        let mut steps = vec![0.0; m];
+        steps[1..].copy_from_slice(&shares[..m - 1]);
+        Pass::Curve {
+            steps,
+            from: Baseline::Mean,
+            eps: Some(self.epsilon),
+        }
     }
 
     fn z_score(&self) -> GrpoZParams {

@@ -4,8 +4,8 @@
 //! group's maximum or by their differences, so rewards near 1e4 with a spread of 1e-2 are fine. All are
 //! permutation-equivariant up to ties, except Prefix-TEA and Chow, which use the sample index.
 //!
-//! To add a rule: one file with its formula, paper and degenerate cases, and one variant of [`Rule`]; the exhaustive
-//! matches of the registry ([`mod@rule`]) find the rest.
+//! To add a rule: one file with its formula, paper, degenerate cases and its GPU pass ([`mod@pass`]), and one variant of
+//! [`Rule`]; the exhaustive matches of the registry ([`mod@rule`]) find the rest.
 
 pub mod alpha;
 pub mod bon_max_mean;
@@ -18,10 +18,10 @@ pub mod grpo_z;
 mod last;
 pub mod oracle;
 pub mod pareto;
+pub mod pass;
 pub mod pkpo;
 pub mod prefix_tea;
 pub mod records;
-pub mod reduction;
 pub mod rule;
 pub mod subsets;
 pub mod tail;
@@ -39,6 +39,7 @@ pub use cat_bon::CatBonParams;
 pub use chow::ChowParams;
 pub use grpo_z::GrpoZParams;
 pub use oracle::OracleParams;
+pub use pass::Pass;
 pub use pkpo::PkpoParams;
 pub use prefix_tea::PrefixTeaParams;
 pub use rule::{Rule, RuleOptions};

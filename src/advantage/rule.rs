@@ -3,6 +3,7 @@
 use clap::builder::PossibleValue;
 use serde::{Deserialize, Serialize};
 
+use super::pass::Pass;
 use super::{
     Alpha, BonMeanParams, CatBonParams, ChowParams, GroupAdvantages, GroupContext, GrpoZParams, OracleParams,
     PkpoParams, PrefixTeaParams, Tail, TailInfo, TeaGpdParams, TeaParams, bon_max_mean, bon_max_second,
@@ -163,6 +164,36 @@ impl Rule {
             Self::Pkpo(params) => params.validate(m),
             Self::Oracle(params) => params.validate(),
         }
+    }
+
+    /// The GPU reduction of the rule over groups of `m`, with everything that depends on sizes alone, in float64.
+    ///
+    /// # Errors
+    /// A user error as [`Rule::validate`], or when `m` is above [`MAX_GROUP`](super::pass::MAX_GROUP).
+    pub fn pass(&self, m: usize) -> Result<Pass> {
+        self.validate(m)?;
+        let pass = match self {
+            Self::Tea(params) => params.pass(m, [(m, 1.0)])?,
+            Self::PrefixTea(params) => params.tea().pass(m, params.plan(m)?.terms())?,
+            Self::TeaGpd(params) => params.pass(m)?,
+            Self::Grpo => Pass::Centre {
+                factor: 1.0,
+                eps: None,
+            },
+            Self::GrpoZ(params) => Pass::Centre {
+                factor: 1.0,
+                eps: Some(params.epsilon),
+            },
+            Self::BonMaxMean => Pass::Best { second: false },
+            Self::BonMaxSecond => Pass::Best { second: true },
+            Self::BonMean(params) => params.pass(m),
+            Self::Chow(params) => ChowParams::pass(m, params.size(m)),
+            Self::CatBon(params) => params.pass(m),
+            Self::Pkpo(params) => params.pass(m),
+            Self::Oracle(params) => params.pass(m),
+        };
+        pass.check(m)?;
+        Ok(pass)
     }
 
     /// Chow's selection set of a group of `m`; empty for every other rule.

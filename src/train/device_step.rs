@@ -5,9 +5,7 @@ use crate::advantage::{GroupContext, Rule};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Readback, Recorder};
-use crate::kernels::group_advantage::{
-    GAUSSIAN_TAIL, GroupBuffers, GroupReducer, GroupRule, NO_SIGNAL, narrow,
-};
+use crate::kernels::group_advantage::{GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL, narrow};
 use crate::kernels::policy_loss::{LossConfig, PolicyLossArgs, TERMS, policy_loss, policy_loss_sums};
 use crate::model::plan::Plan;
 use crate::model::run::Packed;
@@ -44,9 +42,9 @@ impl Sizes {
     }
 
     /// Bytes of the buffers, but for the rule's own.
-    fn bytes(&self, chow: bool) -> u64 {
+    fn bytes(&self, selects: bool) -> u64 {
         let responses = self.groups * self.m;
-        let step = responses * (2 + usize::from(chow)) + self.groups;
+        let step = responses * (2 + usize::from(selects)) + self.groups;
         let batch = self.readouts * (3 + TERMS);
         (4 * (step + batch + self.reference + self.rows * TERMS)) as u64
     }
@@ -105,11 +103,11 @@ impl DeviceStep {
     pub fn new(gpu: &Gpu, rule: &Rule, c: &TrainConfig, readouts: usize) -> Result<Self> {
         let sizes = Sizes::of(c, readouts);
         let Sizes { groups, m, .. } = sizes;
-        let rule = rule.group_rule(m)?;
+        let pass = rule.pass(m)?;
         let alloc = |what: &str, elements: usize| gpu.alloc(&format!("step/{what}"), 4 * elements as u64);
-        let split = matches!(rule, GroupRule::Chow { .. });
+        let split = pass.selects();
         Ok(Self {
-            reducer: GroupReducer::new(gpu, &rule, groups, m)?,
+            reducer: GroupReducer::new(gpu, &pass, groups, m)?,
             rewards: alloc("rewards", groups * m)?,
             selection: split.then(|| alloc("selection", groups * m)).transpose()?,
             advantages: alloc("advantages", groups * m)?,
@@ -135,12 +133,12 @@ impl DeviceStep {
     /// The rule does not fit the group's size.
     pub fn plan(rule: &Rule, c: &TrainConfig, readouts: usize) -> Result<Plan> {
         let sizes = Sizes::of(c, readouts);
-        let rule = rule.group_rule(sizes.m)?;
+        let pass = rule.pass(sizes.m)?;
         let mut plan = Plan::default();
-        plan.add("step", sizes.bytes(matches!(rule, GroupRule::Chow { .. })));
+        plan.add("step", sizes.bytes(pass.selects()));
         plan.add(
             "group_advantage",
-            GroupReducer::bytes(&rule, sizes.groups, sizes.m)?,
+            GroupReducer::bytes(&pass, sizes.groups, sizes.m)?,
         );
         Ok(plan)
     }
