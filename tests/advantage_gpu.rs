@@ -77,8 +77,10 @@ fn rule_of(case: &Value) -> Rule {
 fn golden_cases_of_every_rule() {
     let gpu = open_gpu();
     let golden: Value = serde_json::from_str(include_str!("golden/advantages.json")).unwrap();
+    let more: Value = serde_json::from_str(include_str!("golden/more_rules.json")).unwrap();
+    let cases = |of: &Value| of["cases"].as_array().unwrap().clone();
     let mut seen = BTreeMap::<String, (usize, f64)>::new();
-    for case in golden["cases"].as_array().unwrap() {
+    for case in &[cases(&golden), cases(&more)].concat() {
         let rule = rule_of(case);
         let rewards = numbers(&case["rewards"]);
         let params = &case["params"];

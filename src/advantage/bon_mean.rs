@@ -45,17 +45,14 @@ impl BonMeanParams {
     /// # Errors
     /// A user error when K is outside 1 … m or ε is negative or not finite.
     pub fn validate(&self, m: usize) -> Result<()> {
-        subsets::check_size(self.size(m), 1, m)?;
+        subsets::check_size(self.size(m), 1..=m, m)?;
         self.z_score().validate()
     }
 
-    /// The reduction: with l rewards below a gap, the share of the subsets around one of them that lie below it whole.
+    /// The reduction over groups of `m`.
     pub(super) fn pass(&self, m: usize) -> Pass {
-        let shares = subsets::largest_shares(m, self.size(m));
-        let mut steps = vec![0.0; m];
-        steps[1..].copy_from_slice(&shares[..m - 1]);
         Pass::Curve {
-            steps,
+            steps: subsets::steps_of_max_at_k(m, self.size(m)).collect(),
             from: Baseline::Mean,
             eps: Some(self.epsilon),
         }

@@ -42,7 +42,7 @@ impl PkpoParams {
     /// # Errors
     /// A user error when K is outside 2 … m.
     pub fn validate(&self, m: usize) -> Result<()> {
-        subsets::check_size(self.size(m), 2, m)
+        subsets::check_size(self.size(m), 2..=m, m)
     }
 
     /// The reduction: with l rewards below a gap, the share of the subsets whose K − 1 others are all below.

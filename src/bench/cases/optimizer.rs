@@ -175,6 +175,10 @@ fn advantage_op(rule: &Rule) -> &'static str {
         Rule::Chow(_) => "advantage_chow",
         Rule::CatBon(_) => "advantage_cat-bon",
         Rule::Pkpo(_) => "advantage_pkpo",
+        Rule::MaxAtK(_) => "advantage_max-at-k",
+        Rule::TailRl => "advantage_tail-rl",
+        Rule::Rloo => "advantage_rloo",
+        Rule::Cvar(_) => "advantage_cvar",
         Rule::Oracle(_) => "advantage_oracle",
     }
 }

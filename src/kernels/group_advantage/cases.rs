@@ -2,8 +2,8 @@
 
 use super::{GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL};
 use crate::advantage::{
-    BonMeanParams, CatBonParams, ChowParams, GroupContext, GrpoZParams, OracleParams, PkpoParams,
-    PrefixTeaParams, Rule, TeaGpdParams, TeaParams,
+    BonMeanParams, CatBonParams, ChowParams, CvarParams, GroupContext, GrpoZParams, MaxAtKParams,
+    OracleParams, PkpoParams, PrefixTeaParams, Rule, TeaGpdParams, TeaParams,
 };
 use crate::kernels::harness::{Case, Gen, Slot, Tol};
 
@@ -30,7 +30,7 @@ const SIZES: [(usize, usize); 9] = [
 const FAINT: f64 = 1e-30;
 
 fn tails(m: usize) -> Vec<Rule> {
-    let mut rules = vec![Rule::Tea(TeaParams::DEFAULT)];
+    let mut rules = vec![Rule::Tea(TeaParams::DEFAULT), Rule::Cvar(CvarParams::DEFAULT)];
     let prefix_tea = Rule::PrefixTea(PrefixTeaParams::DEFAULT);
     if prefix_tea.validate(m).is_ok() {
         rules.push(prefix_tea);
@@ -43,6 +43,7 @@ fn means(m: usize) -> Vec<Rule> {
     vec![
         Rule::Grpo,
         Rule::GrpoZ(GrpoZParams::DEFAULT),
+        Rule::Rloo,
         Rule::BonMaxMean,
         Rule::BonMaxSecond,
         Rule::Chow(ChowParams { selection_size }),
@@ -66,6 +67,8 @@ fn curves(m: usize) -> Vec<Rule> {
         pkpo((m / 2).max(2)),
         oracle(1),
         oracle(128),
+        Rule::MaxAtK(MaxAtKParams::DEFAULT),
+        Rule::TailRl,
     ]
 }
 
