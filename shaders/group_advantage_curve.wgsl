@@ -1,8 +1,9 @@
 // advantages (G, M) and flags (G) from rewards (G, M) and the same rewards in ascending order (ordered), for the rules
-// that depend on a reward's rank: BoN mean, PKPO, oracle. Each is a curve over the sorted rewards s,
+// that depend on a reward's rank: BoN mean, PKPO, oracle, …. Each is a curve over the sorted rewards s,
 //     v_0 = 0,  v_i = v_{i−1} + steps[i]·(s_i − s_{i−1}),
 // whose steps (M) depend on sizes alone; all terms are ≥ 0, so nothing cancels and rewards near 1e4 keep their digits.
-// A = v at the reward's rank, minus the curve's mean (centred), over its standard deviation + eps (scaled).
+// A = v at the reward's rank, minus the baseline, over the curve's standard deviation + eps (scaled). The baseline is 0,
+// the curve's mean, or its value at a place between two ranks.
 // Equal rewards meet at the first of them: their gaps are 0. flags: 1 where the group gives no signal (every advantage
 // is 0). A lane sums a run of neighbouring ranks, the lanes' totals are added in order.
 // A workgroup a group; overwrites curve (G, M, scratch), advantages, flags.
@@ -14,7 +15,8 @@ const FAINT: f32 = 1e-30; // a curve no higher counts as flat: drivers may flush
 struct Params {
     groups: u32,
     m: u32,
-    centred: u32,
+    baseline: u32, // 0: the lowest value, 1: the mean, 2: the value at `place`
+    place: f32,
     scaled: u32,
     eps: f32,
     inverse_m: f32,
@@ -52,8 +54,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         curve[first + i] = below + within;
         sum += below + within;
     }
-    var mean = reduce_add(lane, sum) * p.inverse_m;
-    if p.centred == 0u { mean = 0.0; }
+    let mean = reduce_add(lane, sum) * p.inverse_m;
     var squares = 0.0;
     for (var i = start; i < end; i++) {
         let a = curve[first + i] - mean;
@@ -64,9 +65,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     if p.scaled != 0u { factor = 1.0 / (deviation + p.eps); }
     let signal = reduce_add(lane, total) > FAINT;
     storageBarrier();
+    var baseline = select(0.0, mean, p.baseline == 1u);
+    if p.baseline == 2u {
+        let under = min(u32(p.place), p.m - 1u);
+        let over = min(under + 1u, p.m - 1u);
+        let low = curve[first + under];
+        baseline = fma(p.place - f32(under), curve[first + over] - low, low);
+    }
     for (var i = lane; i < p.m; i += LANES) {
         let v = curve[first + count_below(first, rewards[first + i])];
-        advantages[first + i] = select(0.0, (v - mean) * factor, signal);
+        advantages[first + i] = select(0.0, (v - baseline) * factor, signal);
     }
     if lane == 0u { flags[g] = select(1u, 0u, signal); }
 }

@@ -79,8 +79,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let second = reduce_max(lane, other);
     var signal = reduce_max(lane, largest) > 0.0;
     if p.rule <= GRPO_Z {
-        var factor = 1.0;
-        if p.rule == GRPO_Z { factor = 1.0 / (deviation(first, top, mean, lane) + p.eps); }
+        var factor = p.star;
+        if p.rule == GRPO_Z { factor /= deviation(first, top, mean, lane) + p.eps; }
         for (var i = lane; i < p.m; i += LANES) {
             advantages[first + i] = select(0.0, ((rewards[first + i] - top) - mean) * factor, signal);
         }

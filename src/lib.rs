@@ -9,8 +9,9 @@
 //! | [`search`], [`diagnose`] | scaling-law guided search at test time, predicting best-of-N; diagnostics of estimators and rewards |
 //! | [`train`], [`eval`] | the training loops and checkpoints; judging policies, best-of-N statistics |
 //! | [`rollout`], [`reward`] | sampling from a policy; scoring what was sampled |
-//! | [`model`], [`advantage`], [`optim`] | transformer forward and backward; advantage rules; AdamW |
+//! | [`model`], [`optim`] | transformer forward and backward; AdamW |
 //! | [`kernels`] | one file an op: record functions, float64 twins, test cases |
+//! | [`advantage`] | advantage rules in float64: the twins of the group reductions |
 //! | [`tensor`] | shape + dtype + buffer handle |
 //! | [`gpu`] | the only module that names `wgpu` |
 //! | [`run`] | a directory that a command writes: lock, marker, checksums |

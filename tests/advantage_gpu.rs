@@ -10,10 +10,11 @@ use common::open_gpu;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde_json::Value;
+use tea_wgpu::advantage::pass::MAX_GROUP;
 use tea_wgpu::advantage::{
     Alpha, ChowParams, GroupContext, OracleParams, Rule, RuleOptions, TeaGpdParams, tea_gpd,
 };
-use tea_wgpu::kernels::group_advantage::{GroupRule, MAX_GROUP, reduce_groups};
+use tea_wgpu::kernels::group_advantage::reduce_groups;
 
 /// Of the advantage itself: the accuracy asked for.
 const OWN: f64 = 1e-4;
@@ -76,13 +77,15 @@ fn rule_of(case: &Value) -> Rule {
 fn golden_cases_of_every_rule() {
     let gpu = open_gpu();
     let golden: Value = serde_json::from_str(include_str!("golden/advantages.json")).unwrap();
+    let more: Value = serde_json::from_str(include_str!("golden/more_rules.json")).unwrap();
+    let cases = |of: &Value| of["cases"].as_array().unwrap().clone();
     let mut seen = BTreeMap::<String, (usize, f64)>::new();
-    for case in golden["cases"].as_array().unwrap() {
+    for case in &[cases(&golden), cases(&more)].concat() {
         let rule = rule_of(case);
         let rewards = numbers(&case["rewards"]);
         let params = &case["params"];
         if params["error"].is_string() {
-            let error = rule.group_rule(rewards.len()).unwrap_err();
+            let error = rule.pass(rewards.len()).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{rule} {params}: {error}");
             continue;
         }
@@ -93,9 +96,7 @@ fn golden_cases_of_every_rule() {
             key: [0, 0],
             selection: selection.as_deref(),
         };
-        let got = rule
-            .reduce_groups(&gpu, &rewards, rewards.len(), of_case)
-            .unwrap();
+        let got = reduce_groups(&gpu, &rule, &rewards, rewards.len(), of_case).unwrap();
         let want = numbers(&case["advantages"]);
         let error = worst(&got.advantages, &want);
         assert!(
@@ -139,10 +140,10 @@ fn every_rule_agrees_with_float64() {
         for rule in Rule::ALL {
             if rule.validate(m).is_err() {
                 refused += 1;
-                assert!(rule.group_rule(m).is_err(), "{rule} m={m}");
+                assert!(rule.pass(m).is_err(), "{rule} m={m}");
                 continue;
             }
-            let got = rule.reduce_groups(&gpu, &rewards, m, context).unwrap();
+            let got = reduce_groups(&gpu, &rule, &rewards, m, context).unwrap();
             for (g, group) in rewards.chunks_exact(m).enumerate() {
                 let want = rule.group_with(group, &context(g)).unwrap();
                 let error = worst(&got.advantages[g * m..(g + 1) * m], &want.advantages);
@@ -172,13 +173,13 @@ fn a_hundred_thousand_groups() {
     let (groups, m) = (100_000, 11);
     let rewards = draw(9, groups * m, 0.0, 1.0);
     for rule in Rule::ALL {
-        let all = rule.reduce_groups(&gpu, &rewards, m, context).unwrap();
+        let all = reduce_groups(&gpu, &rule, &rewards, m, context).unwrap();
         assert_eq!(all.advantages.len(), groups * m);
         assert_eq!(all.no_signal.len(), groups);
         for g in [0, 1, 65_534, 65_535, 99_999] {
             let at = g * m..(g + 1) * m;
             let own = &rewards[at.clone()];
-            let alone = rule.reduce_groups(&gpu, own, m, |_| context(g)).unwrap();
+            let alone = reduce_groups(&gpu, &rule, own, m, |_| context(g)).unwrap();
             assert_eq!(all.advantages[at], alone.advantages, "{rule} group {g}");
             assert_eq!(all.no_signal[g], alone.no_signal[0], "{rule} group {g}");
             let want = rule.group_with(own, &context(g)).unwrap();
@@ -197,7 +198,7 @@ fn large_calls_are_cut_into_dispatches() {
     for g in 0..groups {
         rewards[g * m + g] = 2.0 + g as f64;
     }
-    let all = reduce_groups(&gpu, &GroupRule::BonMaxSecond, &rewards, m, &[]).unwrap();
+    let all = reduce_groups(&gpu, &Rule::BonMaxSecond, &rewards, m, context).unwrap();
     assert_eq!(all.no_signal, vec![false; groups]);
     for g in 0..groups {
         let row = &all.advantages[g * m..(g + 1) * m];
@@ -210,7 +211,7 @@ fn large_calls_are_cut_into_dispatches() {
 fn bad_rewards_and_splits_are_refused() {
     let gpu = open_gpu();
     let refuse = |rule: &Rule, rewards: &[f64], m: usize, words: &str| {
-        let error = rule.reduce_groups(&gpu, rewards, m, context).unwrap_err();
+        let error = reduce_groups(&gpu, &rule, rewards, m, context).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{error}");
         assert!(error.to_string().contains(words), "{error}");
     };
@@ -230,12 +231,10 @@ fn bad_rewards_and_splits_are_refused() {
     };
     let rewards = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
     let chow = Rule::Chow(ChowParams::DEFAULT);
-    let error = chow.reduce_groups(&gpu, &rewards, 3, uneven).unwrap_err();
+    let error = reduce_groups(&gpu, &chow, &rewards, 3, uneven).unwrap_err();
     assert!(error.to_string().contains("group 1"), "{error}");
-    let rule = chow.group_rule(3).unwrap();
-    assert!(reduce_groups(&gpu, &rule, &rewards, 3, &[]).is_err(), "no split");
 
-    let none = Rule::Grpo.reduce_groups(&gpu, &[], 2, context).unwrap();
+    let none = reduce_groups(&gpu, &Rule::Grpo, &[], 2, context).unwrap();
     assert!(none.advantages.is_empty() && none.no_signal.is_empty());
 }
 
@@ -254,8 +253,8 @@ fn golden_cases_of_tea_gpd() {
             ..TeaGpdParams::DEFAULT
         };
         let (rewards, want) = (numbers(&case["rewards"]), numbers(&case["advantages"]));
-        let rule = settings.group_rule(rewards.len()).unwrap();
-        let got = reduce_groups(&gpu, &rule, &rewards, rewards.len(), &[]).unwrap();
+        let rule = Rule::TeaGpd(settings);
+        let got = reduce_groups(&gpu, &rule, &rewards, rewards.len(), context).unwrap();
         let error = worst(&got.advantages, &want);
         assert!(error <= 1.0, "{params} of {}: {error:.2}", rewards.len());
         let fallback = case["fallback"].as_bool().unwrap();
@@ -284,8 +283,8 @@ fn tea_gpd_agrees_with_float64() {
                 bon,
                 ..TeaGpdParams::DEFAULT
             };
-            let rule = settings.group_rule(m).unwrap();
-            let got = reduce_groups(&gpu, &rule, &rewards, m, &[]).unwrap();
+            let rule = Rule::TeaGpd(settings);
+            let got = reduce_groups(&gpu, &rule, &rewards, m, context).unwrap();
             for (g, group) in rewards.chunks_exact(m).enumerate() {
                 let want = tea_gpd::advantages(group, &settings).unwrap();
                 let error = worst(&got.advantages[g * m..(g + 1) * m], &want.advantages);

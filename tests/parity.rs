@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tea_wgpu::gpu::{Gpu, GpuOptions, Recorder};
 use tea_wgpu::kernels::linear::{self, Write};
 use tea_wgpu::kernels::pad4;
+use tea_wgpu::kernels::policy_loss::{LossConfig, PolicyLossArgs, TERMS, policy_loss};
 use tea_wgpu::model::batch::Batch;
 use tea_wgpu::model::forward::{Keys, Pass};
 use tea_wgpu::model::params::{Model, Trainable};
@@ -17,7 +18,7 @@ use tea_wgpu::model::spec::{Head, ModelSpec};
 use tea_wgpu::model::store::WeightStore;
 use tea_wgpu::model::workspace::{Shape, Workspace};
 use tea_wgpu::optim::{Optimizer, Settings};
-use tea_wgpu::train::loss::{self, LossConfig, bradley_terry};
+use tea_wgpu::train::loss::bradley_terry;
 
 const CAUSAL: [&str; 7] = [
     "llama_gqa",
@@ -405,26 +406,42 @@ fn ppo_and_kl_gradients_match() {
             max_completion_length: 1,
             responses: if estimator.is_some() { 1 } else { tokens },
         };
-        run::each_batch(&model, &ws, &groups(&sequences, &lens), true, &mut |rec, ran| {
-            let mut dlogp = vec![0.0f32; ran.logp.len()];
-            for (i, (s, _)) in ran.owners.iter().enumerate() {
-                let one = loss::sequence_loss(
-                    loss::Sequence {
-                        logp: &ran.sequence(i),
-                        logp_old: &old[*s],
-                        logp_ref: estimator.is_some().then_some(&reference[*s][..]),
-                        advantage: if estimator.is_some() { 0.0 } else { advantages[*s] },
-                    },
-                    &config,
-                );
-                for (r, d) in ran.batch.sequences[i].iter().zip(&one.dlogp) {
-                    dlogp[*r] = *d;
+        let zeros = vec![0.0; advantages.len()];
+        let of = if estimator.is_some() { &zeros } else { &advantages };
+        let of: Vec<f32> = of.iter().map(|a| *a as f32).collect();
+        let of = g.gpu.upload("advantages", &of).unwrap();
+        let mut on_device = |rec: &mut Recorder, packed: &run::Packed<'_, '_>| {
+            let p = packed.loaded.p;
+            let mut tokens = vec![(0.0f32, 0.0f32, 0u32, 0.0f32); p];
+            for ((s, _), readouts) in packed.owners.iter().zip(&packed.batch.sequences) {
+                let weight = config.weight(readouts.len()) as f32;
+                for (i, r) in readouts.iter().enumerate() {
+                    tokens[*r] = (old[*s][i], reference[*s][i], *s as u32, weight);
                 }
             }
-            ran.pass
-                .backward_log_probs(rec, ran.loaded, &dlogp, &ran.batch.tokens)
-        })
-        .unwrap();
+            let column = |f: fn(&(f32, f32, u32, f32)) -> f32| {
+                let values: Vec<f32> = tokens.iter().map(f).collect();
+                g.gpu.upload("loss", &values)
+            };
+            let owner: Vec<u32> = tokens.iter().map(|t| t.2).collect();
+            let own_reference = column(|t| t.1)?;
+            let args = PolicyLossArgs {
+                logp: ws.log_probs(),
+                logp_old: &column(|t| t.0)?,
+                logp_ref: estimator.is_some().then_some((&own_reference, 0)),
+                owner: &g.gpu.upload("loss", &owner)?,
+                weight: &column(|t| t.3)?,
+                advantages: &of,
+                dlogp: ws.coefficients(),
+                terms: &g.gpu.alloc("loss", (4 * TERMS * p) as u64)?,
+            };
+            packed.forward(rec, true)?;
+            policy_loss(rec, &args, &config, p)?;
+            packed
+                .pass
+                .backward_coefficients(rec, packed.loaded, &packed.batch.tokens)
+        };
+        run::each_packed(&model, &ws, &groups(&sequences, &lens), true, &mut on_device).unwrap();
         for t in model.trainable() {
             let off = relative_norm(
                 &t.grad.read_f32(&g.gpu).unwrap(),

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tea_wgpu::config::{FloatDtype, MatmulPrecision};
 use tea_wgpu::error::Error;
 use tea_wgpu::gpu::{Gpu, Recorder};
+use tea_wgpu::kernels::policy_loss::k3;
 use tea_wgpu::kernels::sample::SampleParams;
 use tea_wgpu::model::batch::Batch;
 use tea_wgpu::model::forward::{Keys, Pass};
@@ -19,7 +20,6 @@ use tea_wgpu::model::run::{self, Group};
 use tea_wgpu::model::spec::Proj;
 use tea_wgpu::rollout::{Completion, Finish, Job, SampleConfig, Sampler, SamplerShape};
 use tea_wgpu::tensor::DType;
-use tea_wgpu::train::loss::k3;
 
 const CAUSAL: [&str; 7] = [
     "llama_gqa",

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Golden, open_gpu, workspace};
 use serde_json::{Map, Value};
-use tea_wgpu::advantage::{ChowParams, Rule, RuleOptions};
+use tea_wgpu::advantage::{ChowParams, GroupContext, Rule, RuleOptions};
 use tea_wgpu::config::{Residency, TEMPLATE_DATE, TrainConfig, TrainFlags};
 use tea_wgpu::demo;
 use tea_wgpu::error::Result;
@@ -16,6 +16,7 @@ use tea_wgpu::optim::{Optimizer, Settings};
 use tea_wgpu::reward::{Item, Reward, RewardModel, RewardOptions, Scoring};
 use tea_wgpu::rollout::{Sampler, SamplerShape};
 use tea_wgpu::text::{HfFiles, PromptContent, Tokenizer};
+use tea_wgpu::train::device_step::DeviceStep;
 use tea_wgpu::train::rl::{Prompt, Trainer};
 use tea_wgpu::train::setup;
 
@@ -89,7 +90,7 @@ impl Run {
     fn timeless(&self) -> Vec<Map<String, Value>> {
         let mut out = self.metrics.clone();
         for m in &mut out {
-            m.retain(|k, _| !k.starts_with("time/") && k != "step_time");
+            m.retain(|k, _| !k.starts_with("time/") && k != "step_time" && !k.starts_with("host_waits"));
         }
         out
     }
@@ -105,6 +106,26 @@ impl Run {
 fn parameters(model: &Model) -> Vec<Vec<f32>> {
     let read = |p: tea_wgpu::model::params::Trainable| p.value.read_f32(&model.gpu).unwrap();
     model.trainable().into_iter().map(read).collect()
+}
+
+/// The device's advantages of the last step against the rule in float64.
+fn advantages_are_the_rule_s(gpu: &Gpu, trainer: &Trainer<'_>, step: u64) {
+    let (rewards, advantages) = trainer.device.read(gpu).unwrap();
+    let m = trainer.config.num_generations;
+    for (place, (rewards, got)) in (0u64..).zip(rewards.chunks(m).zip(advantages.chunks(m))) {
+        let rewards: Vec<f64> = rewards.iter().map(|r| f64::from(*r)).collect();
+        let context = GroupContext::at(trainer.config.seed, step + 1, place);
+        let want = trainer.rule.group_with(&rewards, &context).unwrap().advantages;
+        let peak = want.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+        for (got, want) in got.iter().zip(&want) {
+            let off = (f64::from(*got) - want).abs();
+            assert!(
+                off <= 1e-4 * want.abs() + 1e-6 * peak,
+                "{}: {got} {want}",
+                trainer.rule
+            );
+        }
+    }
 }
 
 /// Two steps judged by `f`.
@@ -176,12 +197,18 @@ fn run_with(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, reward: &mut
         prompts: &prompts,
         ws: &ws,
         sampler: Sampler::new(&model, shape).unwrap(),
+        device: DeviceStep::new(gpu, &rule, &config, ws.shape.readouts).unwrap(),
         optimizer: Optimizer::new(gpu, model.trainable(), settings).unwrap(),
         stop: vec![4, 200, 300],
     };
     let mut made = None;
     let step = |step| {
         let metrics = trainer.step(step, reward).unwrap();
+        advantages_are_the_rule_s(gpu, &trainer, step);
+        assert_eq!(
+            metrics["host_waits/update"], 1,
+            "one readback after the optimiser's step"
+        );
         let now = gpu.memory().allocations;
         assert_eq!(*made.get_or_insert(now), now, "allocated in step {step}");
         metrics
@@ -469,5 +496,18 @@ fn later_iterations_clip_and_stay_finite() {
         assert!(r.get(step, "clip_ratio/region_mean") > 0.0);
         assert_eq!(r.get(step, "mismatch_kl"), 0.0);
         assert!(r.get(step, "loss").is_finite());
+    }
+}
+
+#[test]
+fn every_rule_runs_on_the_device_inside_the_step() {
+    let gpu = open_gpu();
+    for rule in Rule::ALL.iter().filter(|rule| rule.trains()) {
+        let flags = TrainFlags {
+            num_generations: Some(12), // room for two prefixes
+            ..flags()
+        };
+        let run = run(&gpu, flags, *rule, Start::Fresh, parity);
+        assert!(run.get(0, "loss").is_finite(), "{rule}");
     }
 }

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pass::{Baseline, Pass};
 use super::{GrpoZParams, RuleOptions, grpo_z, subsets};
 use crate::error::Result;
 
@@ -44,8 +45,17 @@ impl BonMeanParams {
     /// # Errors
     /// A user error when K is outside 1 … m or ε is negative or not finite.
     pub fn validate(&self, m: usize) -> Result<()> {
-        subsets::check_size(self.size(m), 1, m)?;
+        subsets::check_size(self.size(m), 1..=m, m)?;
         self.z_score().validate()
+    }
+
+    /// The reduction over groups of `m`.
+    pub(super) fn pass(&self, m: usize) -> Pass {
+        Pass::Curve {
+            steps: subsets::steps_of_max_at_k(m, self.size(m)).collect(),
+            from: Baseline::Mean,
+            eps: Some(self.epsilon),
+        }
     }
 
     fn z_score(&self) -> GrpoZParams {

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pass::Pass;
 use super::{GrpoZParams, RuleOptions, grpo_z, subsets};
 use crate::error::{Error, Result};
 
@@ -45,6 +46,14 @@ impl CatBonParams {
             ));
         }
         self.z_score().validate()
+    }
+
+    /// The reduction over groups of `m`.
+    pub(super) fn pass(&self, m: usize) -> Pass {
+        Pass::Cat {
+            exponent: (self.bon.unwrap_or(m as u64) - 1) as f64,
+            eps: self.epsilon,
+        }
     }
 
     fn z_score(&self) -> GrpoZParams {

@@ -11,6 +11,7 @@
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
+use super::pass::Pass;
 use super::{GroupContext, RuleOptions, argmax, below_maximum};
 use crate::error::{Error, Result};
 use crate::rng::Stream;
@@ -56,6 +57,16 @@ impl ChowParams {
              (the default is half the group)",
             m.saturating_sub(1)
         )))
+    }
+
+    /// The reduction over groups of `m` whose selection set has `selected` samples.
+    pub fn pass(m: usize, selected: usize) -> Pass {
+        let all = m as f64;
+        Pass::Split {
+            selected,
+            star: all,
+            others: all / (m - selected) as f64 * tilt(selected),
+        }
     }
 
     /// The selection set of a group of `m`, ascending: the context's own, or one drawn from its seed.

@@ -4,8 +4,8 @@
 //! group's maximum or by their differences, so rewards near 1e4 with a spread of 1e-2 are fine. All are
 //! permutation-equivariant up to ties, except Prefix-TEA and Chow, which use the sample index.
 //!
-//! To add a rule: one file with its formula, paper and degenerate cases, and one variant of [`Rule`]; the exhaustive
-//! matches of the registry ([`mod@rule`]) find the rest.
+//! To add a rule: one file with its formula, paper, degenerate cases and its GPU pass ([`mod@pass`]), and one variant of
+//! [`Rule`]; the exhaustive matches of the registry ([`mod@rule`]) find the rest.
 
 pub mod alpha;
 pub mod bon_max_mean;
@@ -13,18 +13,22 @@ pub mod bon_max_second;
 pub mod bon_mean;
 pub mod cat_bon;
 pub mod chow;
+pub mod cvar;
 pub mod grpo;
 pub mod grpo_z;
 mod last;
+pub mod max_at_k;
 pub mod oracle;
 pub mod pareto;
+pub mod pass;
 pub mod pkpo;
 pub mod prefix_tea;
 pub mod records;
-pub mod reduction;
+pub mod rloo;
 pub mod rule;
 pub mod subsets;
 pub mod tail;
+pub mod tail_rl;
 pub mod tea;
 pub mod tea_gpd;
 
@@ -37,8 +41,11 @@ pub use alpha::Alpha;
 pub use bon_mean::BonMeanParams;
 pub use cat_bon::CatBonParams;
 pub use chow::ChowParams;
+pub use cvar::CvarParams;
 pub use grpo_z::GrpoZParams;
+pub use max_at_k::MaxAtKParams;
 pub use oracle::OracleParams;
+pub use pass::Pass;
 pub use pkpo::PkpoParams;
 pub use prefix_tea::PrefixTeaParams;
 pub use rule::{Rule, RuleOptions};

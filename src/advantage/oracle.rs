@@ -10,6 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pass::{Baseline, Pass};
 use super::{RuleOptions, subsets};
 use crate::error::{Error, Result};
 
@@ -40,6 +41,18 @@ impl OracleParams {
             return Ok(());
         }
         Err(Error::user("--bon is 0: the oracle draws at least 1 reward"))
+    }
+
+    /// The reduction: with l rewards below a gap, the share of N − 1 draws with replacement that are all below.
+    pub(super) fn pass(&self, m: usize) -> Pass {
+        let others = (self.bon - 1) as f64;
+        let mut steps: Vec<f64> = (0..m).map(|l| libm::pow(l as f64 / m as f64, others)).collect();
+        steps[0] = 0.0;
+        Pass::Curve {
+            steps,
+            from: Baseline::Mean,
+            eps: None,
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pass::{Baseline, Pass};
 use super::{RuleOptions, subsets};
 use crate::error::Result;
 
@@ -41,7 +42,18 @@ impl PkpoParams {
     /// # Errors
     /// A user error when K is outside 2 … m.
     pub fn validate(&self, m: usize) -> Result<()> {
-        subsets::check_size(self.size(m), 2, m)
+        subsets::check_size(self.size(m), 2..=m, m)
+    }
+
+    /// The reduction: with l rewards below a gap, the share of the subsets whose K − 1 others are all below.
+    pub(super) fn pass(&self, m: usize) -> Pass {
+        let mut steps = subsets::largest_shares(m, self.size(m));
+        steps[0] = 0.0;
+        Pass::Curve {
+            steps,
+            from: Baseline::Lowest,
+            eps: None,
+        }
     }
 }
 

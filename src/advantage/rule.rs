@@ -3,10 +3,12 @@
 use clap::builder::PossibleValue;
 use serde::{Deserialize, Serialize};
 
+use super::pass::Pass;
 use super::{
-    Alpha, BonMeanParams, CatBonParams, ChowParams, GroupAdvantages, GroupContext, GrpoZParams, OracleParams,
-    PkpoParams, PrefixTeaParams, TailInfo, TeaGpdParams, TeaParams, bon_max_mean, bon_max_second, bon_mean,
-    cat_bon, check_finite, check_group_size, chow, grpo, grpo_z, oracle, pkpo, prefix_tea, tea, tea_gpd,
+    Alpha, BonMeanParams, CatBonParams, ChowParams, CvarParams, GroupAdvantages, GroupContext, GrpoZParams,
+    MaxAtKParams, OracleParams, PkpoParams, PrefixTeaParams, Tail, TailInfo, TeaGpdParams, TeaParams,
+    bon_max_mean, bon_max_second, bon_mean, cat_bon, check_finite, check_group_size, chow, cvar, grpo,
+    grpo_z, max_at_k, oracle, pkpo, prefix_tea, rloo, tail_rl, tea, tea_gpd,
 };
 use crate::error::Result;
 
@@ -39,6 +41,14 @@ pub enum Rule {
     CatBon(CatBonParams),
     /// What a response adds to the maximum of K ([`mod@pkpo`]).
     Pkpo(PkpoParams),
+    /// What the maximum of K gains by a response ([`mod@max_at_k`]).
+    MaxAtK(MaxAtKParams),
+    /// The sum of max@k over every k ([`mod@tail_rl`]).
+    TailRl,
+    /// Rewards minus the mean of the others ([`mod@rloo`]).
+    Rloo,
+    /// TEA with κ = 0: the mean of the upper tail ([`mod@cvar`]).
+    Cvar(CvarParams),
     /// The empirical law's own best-of-N gradient, for diagnostics ([`mod@oracle`]).
     Oracle(OracleParams),
 }
@@ -78,6 +88,10 @@ impl Rule {
         Self::Chow(ChowParams::DEFAULT),
         Self::CatBon(CatBonParams::DEFAULT),
         Self::Pkpo(PkpoParams::DEFAULT),
+        Self::MaxAtK(MaxAtKParams::DEFAULT),
+        Self::TailRl,
+        Self::Rloo,
+        Self::Cvar(CvarParams::DEFAULT),
         Self::Oracle(OracleParams::DEFAULT),
     ];
 
@@ -95,6 +109,10 @@ impl Rule {
             Self::Chow(_) => "chow",
             Self::CatBon(_) => "cat-bon",
             Self::Pkpo(_) => "pkpo",
+            Self::MaxAtK(_) => "max-at-k",
+            Self::TailRl => "tail-rl",
+            Self::Rloo => "rloo",
+            Self::Cvar(_) => "cvar",
             Self::Oracle(_) => "oracle",
         }
     }
@@ -117,6 +135,12 @@ impl Rule {
             Self::Chow(_) => "best of a random half, corrected on the other half (arXiv 2412.15287)",
             Self::CatBon(_) => "z-scores weighted by best-of-N's density (arXiv 2604.24957)",
             Self::Pkpo(_) => "what a response adds to the best of K with it (arXiv 2505.15201)",
+            Self::MaxAtK(_) => {
+                "what the best of K gains by a response, centred: leave-one-out max@K (arXiv 2505.15201)"
+            }
+            Self::TailRl => "the sum of max@k over every k below the group's size (arXiv 2609.02987)",
+            Self::Rloo => "reward minus the mean of the others (arXiv 2402.14740)",
+            Self::Cvar(_) => "mean of the upper tail: TEA without extrapolation (arXiv 2605.10716)",
             Self::Oracle(_) => {
                 "best-of-N gradient of the group as a whole pool; for diagnostics, not for training (arXiv 2605.10716)"
             }
@@ -134,11 +158,18 @@ impl Rule {
             Self::Tea(params) => Self::Tea(params.with(options)),
             Self::PrefixTea(params) => Self::PrefixTea(params.with(options)),
             Self::TeaGpd(params) => Self::TeaGpd(params.with(options)),
-            Self::Grpo | Self::GrpoZ(_) | Self::BonMaxMean | Self::BonMaxSecond => self,
+            Self::Grpo
+            | Self::GrpoZ(_)
+            | Self::BonMaxMean
+            | Self::BonMaxSecond
+            | Self::TailRl
+            | Self::Rloo => self,
             Self::BonMean(params) => Self::BonMean(params.with(options)),
             Self::Chow(params) => Self::Chow(params.with(options)),
             Self::CatBon(params) => Self::CatBon(params.with(options)),
             Self::Pkpo(params) => Self::Pkpo(params.with(options)),
+            Self::MaxAtK(params) => Self::MaxAtK(params.with(options)),
+            Self::Cvar(params) => Self::Cvar(params.with(options)),
             Self::Oracle(params) => Self::Oracle(params.with(options)),
         }
     }
@@ -154,14 +185,85 @@ impl Rule {
             Self::Tea(params) => params.coefficients(m).map(drop),
             Self::PrefixTea(params) => params.validate(m),
             Self::TeaGpd(params) => params.coefficients(m).map(drop),
-            Self::Grpo | Self::BonMaxMean | Self::BonMaxSecond => Ok(()),
+            Self::Grpo
+            | Self::BonMaxMean
+            | Self::BonMaxSecond
+            | Self::TailRl
+            | Self::Rloo
+            | Self::Cvar(_) => Ok(()),
             Self::GrpoZ(params) => params.validate(),
             Self::BonMean(params) => params.validate(m),
             Self::Chow(params) => params.validate(m),
             Self::CatBon(params) => params.validate(),
             Self::Pkpo(params) => params.validate(m),
+            Self::MaxAtK(params) => params.validate(m),
             Self::Oracle(params) => params.validate(),
         }
+    }
+
+    /// The GPU reduction of the rule over groups of `m`, with everything that depends on sizes alone, in float64.
+    ///
+    /// # Errors
+    /// A user error as [`Rule::validate`], or when `m` is above [`MAX_GROUP`](super::pass::MAX_GROUP).
+    pub fn pass(&self, m: usize) -> Result<Pass> {
+        self.validate(m)?;
+        let pass = match self {
+            Self::Tea(params) => params.pass(m, [(m, 1.0)])?,
+            Self::PrefixTea(params) => params.tea().pass(m, params.plan(m)?.terms())?,
+            Self::TeaGpd(params) => params.pass(m)?,
+            Self::Grpo => Pass::Centre {
+                factor: 1.0,
+                eps: None,
+            },
+            Self::GrpoZ(params) => Pass::Centre {
+                factor: 1.0,
+                eps: Some(params.epsilon),
+            },
+            Self::BonMaxMean => Pass::Best { second: false },
+            Self::BonMaxSecond => Pass::Best { second: true },
+            Self::BonMean(params) => params.pass(m),
+            Self::Chow(params) => ChowParams::pass(m, params.size(m)),
+            Self::CatBon(params) => params.pass(m),
+            Self::Pkpo(params) => params.pass(m),
+            Self::MaxAtK(params) => params.pass(m),
+            Self::TailRl => tail_rl::pass(m),
+            Self::Rloo => rloo::pass(m),
+            Self::Cvar(params) => params.pass(m),
+            Self::Oracle(params) => params.pass(m),
+        };
+        pass.check(m)?;
+        Ok(pass)
+    }
+
+    /// Chow's selection set of a group of `m`; empty for every other rule.
+    ///
+    /// # Errors
+    /// A user error: the context's selection does not fit the group.
+    pub fn selection(&self, m: usize, context: &GroupContext<'_>) -> Result<Vec<usize>> {
+        match self {
+            Self::Chow(params) => params.selection(m, context),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The tail of a group that the rule looks at, with its prediction; `None` where the rule has no tail.
+    ///
+    /// # Errors
+    /// As [`Rule::validate`].
+    pub fn tail(&self, rewards: &[f64]) -> Result<Option<TailInfo>> {
+        let m = rewards.len();
+        let (alpha, kappa) = match self {
+            Self::Tea(params) => (params.alpha, params.coefficients(m)?.kappa),
+            Self::PrefixTea(params) => (params.alpha, params.tea().coefficients(m)?.kappa),
+            Self::TeaGpd(params) => (params.alpha, params.coefficients(m)?.gaussian.kappa),
+            _ => return Ok(None),
+        };
+        Ok(Some(TailInfo::gaussian(
+            Tail::fit(rewards, alpha),
+            kappa,
+            alpha,
+            m,
+        )))
     }
 
     /// Advantages (m,) of one group of rewards (m,).
@@ -211,6 +313,10 @@ impl Rule {
             }
             Self::CatBon(params) => (cat_bon::advantages(rewards, params), None),
             Self::Pkpo(params) => (pkpo::advantages(rewards, params), None),
+            Self::MaxAtK(params) => (max_at_k::advantages(rewards, params), None),
+            Self::TailRl => (tail_rl::advantages(rewards), None),
+            Self::Rloo => (rloo::advantages(rewards), None),
+            Self::Cvar(params) => (cvar::advantages(rewards, params), None),
             Self::Oracle(params) => (oracle::advantages(rewards, params), None),
         };
         Ok(GroupAdvantages {

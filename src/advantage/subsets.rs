@@ -46,12 +46,21 @@ pub fn max_at_k(rewards: &[f64], k: usize) -> Vec<f64> {
     out
 }
 
-/// Refuses a subset size outside `least ..= m`.
-pub(crate) fn check_size(k: usize, least: usize, m: usize) -> Result<()> {
-    if (least..=m).contains(&k) {
+/// Steps (m) of t over the ascending rewards: with l rewards below a gap, the share of the K-subsets around one of them
+/// that lie below it whole. Needs 1 ≤ K ≤ m.
+pub(crate) fn steps_of_max_at_k(m: usize, k: usize) -> impl Iterator<Item = f64> {
+    let shares = largest_shares(m, k).into_iter().take(m - 1);
+    std::iter::once(0.0).chain(shares)
+}
+
+/// Refuses a subset size that a rule does not take in a group of `m`.
+pub(crate) fn check_size(k: usize, sizes: std::ops::RangeInclusive<usize>, m: usize) -> Result<()> {
+    if sizes.contains(&k) {
         return Ok(());
     }
     Err(Error::user(format!(
-        "--max-at-k is {k}: subsets of a group of {m} rewards have {least} to {m} members here (the default is half the group)"
+        "--max-at-k is {k}: subsets of a group of {m} rewards have {} to {} members here (the default is half the group)",
+        sizes.start(),
+        sizes.end()
     )))
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::RuleOptions;
 use super::alpha::Alpha;
+use super::pass::{Pass, Prefix};
 use super::tail::{Tail, training_kappa};
 use crate::error::{Error, Result};
 
@@ -81,6 +82,26 @@ pub struct TeaCoefficients {
     pub inv_alpha: f64,
     /// Lower bound of ŝ.
     pub min_scale: f64,
+}
+
+impl TeaParams {
+    /// The reduction over groups of `m`, the tail taken over prefixes of (size, weight).
+    ///
+    /// # Errors
+    /// As [`TeaParams::coefficients`].
+    pub(super) fn pass(&self, m: usize, terms: impl IntoIterator<Item = (usize, f64)>) -> Result<Pass> {
+        let prefix = |(size, weight)| Prefix {
+            size,
+            k: self.alpha.tail_size(size),
+            weight,
+        };
+        Ok(Pass::Tail {
+            alpha: self.alpha.value(),
+            kappa: self.coefficients(m)?.kappa,
+            min_scale: self.min_scale,
+            prefixes: terms.into_iter().map(prefix).collect(),
+        })
+    }
 }
 
 /// Scores u (m,) of one group of rewards (m,): the positive part of ψ, zero outside the tail.

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::RuleOptions;
 use super::alpha::Alpha;
 use super::pareto::{ParetoCurve, gaussian_skewness, l_moments, shape_of};
+use super::pass::{Pass, pareto_shapes};
 use super::tail::Tail;
 use super::tea::{self, TeaCoefficients, TeaParams};
 use crate::error::{Error, Result};
@@ -88,6 +89,25 @@ impl TeaGpdParams {
             weight: n / (n + self.shrinkage),
             gaussian_skewness: gaussian_skewness(self.alpha),
             curve: ParetoCurve::new(self.alpha, self.bon),
+        })
+    }
+}
+
+impl TeaGpdParams {
+    /// The reduction over groups of `m`; κ_L is tabulated, 128 values a unit of ξ with their slopes.
+    ///
+    /// # Errors
+    /// As [`TeaGpdParams::coefficients`].
+    pub(super) fn pass(&self, m: usize) -> Result<Pass> {
+        let c = self.coefficients(m)?;
+        Ok(Pass::Gpd {
+            k: c.gaussian.tail_size,
+            alpha: self.alpha.value(),
+            kappa: c.gaussian.kappa,
+            min_scale: self.min_scale,
+            weight: c.weight,
+            gaussian_skewness: c.gaussian_skewness,
+            curve: pareto_shapes().map(|xi| c.curve.coefficient(xi)).collect(),
         })
     }
 }

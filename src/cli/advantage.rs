@@ -40,7 +40,7 @@ pub(crate) struct Args {
     /// Number of prefixes J of prefix-tea, at least the order (default 2)
     #[arg(long, value_name = "J")]
     prefixes: Option<usize>,
-    /// Subset size K of bon-mean and pkpo (default: half the group)
+    /// Subset size K of bon-mean, pkpo and max-at-k (default: half the group)
     #[arg(long, value_name = "K")]
     max_at_k: Option<usize>,
     /// Size of chow's selection set (default: half the group)

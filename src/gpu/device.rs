@@ -106,6 +106,8 @@ pub(super) struct Inner {
     pub(super) dummies: [wgpu::Buffer; 2],
     /// Dispatches, copies and clears recorded.
     commands: AtomicU64,
+    /// Times that the host waited for the device.
+    pub(super) waits: AtomicU64,
     pub(super) variant: Option<String>,
     pub(super) choices: RwLock<HashMap<u64, &'static str>>,
     pub(super) tune: Tune,
@@ -211,6 +213,7 @@ impl Gpu {
             profile,
             dummies,
             commands: AtomicU64::new(0),
+            waits: AtomicU64::new(0),
             variant: crate::config::variable("TEA_VARIANT"),
             choices: RwLock::default(),
             tune: options.tune,
@@ -335,6 +338,11 @@ impl Gpu {
     /// How many dispatches, copies and clears were recorded since the device was opened.
     pub fn commands_recorded(&self) -> u64 {
         self.0.commands.load(Ordering::Relaxed)
+    }
+
+    /// How many times the host has waited for the device, since it was opened.
+    pub fn host_waits(&self) -> u64 {
+        self.0.waits.load(Ordering::Relaxed)
     }
 
     /// How many pipelines were built since the device was opened.

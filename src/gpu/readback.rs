@@ -3,6 +3,7 @@
 use super::buffer::Buffer;
 use super::device::{Gpu, lock};
 use crate::error::{Error, Result};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
 
 /// A point in the order of what was submitted; see [`Recorder::submitted`](super::Recorder::submitted).
@@ -111,6 +112,7 @@ impl Gpu {
             submission_index: point.0.clone(),
             timeout: None,
         };
+        self.0.waits.fetch_add(1, Ordering::Relaxed);
         if let Err(e) = self.0.device.poll(wait) {
             return Err(self
                 .take_fault()

@@ -30,7 +30,7 @@ fn norm_case(sizes: &'static [usize], scale: f32) -> Case {
         .map(|(n, seed)| Gen::new(seed).uniform(*n, scale))
         .collect();
     let mut slots: Vec<Slot> = data.iter().map(|d| Slot::input(d)).collect();
-    slots.push(Slot::Out(1));
+    slots.push(Slot::InOut(vec![0.0]));
     let last = sizes.len();
     Case {
         name: format!("global_norm {sizes:?} scale={scale}"),

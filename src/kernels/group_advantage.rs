@@ -1,8 +1,8 @@
 //! Group reductions of the advantage rules: m rewards of one prompt → m advantages, many groups in one dispatch.
 //!
-//! The rules' formulas and papers are in `advantage/`, which is a layer above: a rule there gives its settings and the
-//! numbers that depend on sizes alone, computed once in float64, as a [`GroupRule`]. [`reduce_groups`] takes rewards from
-//! the CPU; [`GroupReducer`] records onto buffers that are on the GPU already.
+//! The rules' formulas and papers are in `advantage/`, which is a layer below: a rule there gives its [`Pass`], with the
+//! numbers that depend on sizes alone computed once in float64, and its float64 function is the twin. [`reduce_groups`]
+//! takes rewards from the CPU; [`GroupReducer`] records onto buffers that are on the GPU already.
 //!
 //! **Precision.** A reward counts from a reward of its own group (the maximum, the tail's threshold or its neighbour in
 //! sorted order), and that difference is the first thing computed: one rounding of the exact difference of the f32
@@ -14,23 +14,20 @@
 
 use super::reduce::{ROW_REDUCE, SORTABLE, lanes};
 use super::{Entry, fold};
+use crate::advantage::Pass;
 use crate::error::{Error, Result};
 use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder};
 
 mod cases;
 mod coefficients;
+mod plan;
 mod reduce;
-mod rule;
 #[cfg(test)]
 mod tests;
-mod twin;
 
-pub use coefficients::curve_steps;
-pub use reduce::{Reduced, reduce_groups};
-pub use rule::{GroupRule, MAX_GROUP, Prefix, pareto_shapes};
-pub use twin::twin;
+pub use reduce::{Reduced, narrow, reduce_groups};
 
-use rule::{CatParams, CurveParams, GpdParams, MeanParams, Plan, SortParams, TailParams};
+use plan::{CatParams, CurveParams, GpdParams, MeanParams, Plan, SortParams, TailParams, shapes, table};
 
 const ORDERED: &str = include_str!("../../shaders/shared/ordered.wgsl");
 
@@ -105,6 +102,7 @@ pub struct GroupBuffers<'a> {
 /// A rule made ready for groups of one size: coefficients uploaded, scratch allocated.
 pub struct GroupReducer {
     plan: Plan,
+    selects: bool,
     capacity: usize,
     m: usize,
     /// What the last pass reads besides rewards ([`GroupRule`] makes them).
@@ -120,8 +118,9 @@ impl GroupReducer {
     ///
     /// # Errors
     /// The rule does not fit groups of `m` or `m` is outside 2 to [`MAX_GROUP`] (bugs), or out of memory.
-    pub fn new(gpu: &Gpu, rule: &GroupRule, capacity: usize, m: usize) -> Result<Self> {
-        let plan = rule.plan(m)?;
+    pub fn new(gpu: &Gpu, pass: &Pass, capacity: usize, m: usize) -> Result<Self> {
+        pass.check(m)?;
+        let plan = Plan::new(pass, m);
         let bytes = (4 * capacity * m) as u64;
         let scratch = |label: &str, needed: bool| needed.then(|| gpu.alloc(label, bytes)).transpose();
         let (sorts, curves) = (
@@ -135,13 +134,29 @@ impl GroupReducer {
         };
         Ok(Self {
             plan,
+            selects: pass.selects(),
             capacity,
             m,
-            table: upload("group_advantage/table", rule.table(m))?,
-            shapes: upload("group_advantage/shapes", rule.shapes())?,
+            table: upload("group_advantage/table", table(pass, m))?,
+            shapes: upload("group_advantage/shapes", shapes(pass))?,
             ordered: scratch("group_advantage/ordered", sorts)?,
             curve: scratch("group_advantage/curve", curves)?,
         })
+    }
+
+    /// Device memory that [`GroupReducer::new`] takes, in bytes.
+    ///
+    /// # Errors
+    /// As [`GroupReducer::new`].
+    pub fn bytes(pass: &Pass, capacity: usize, m: usize) -> Result<u64> {
+        pass.check(m)?;
+        let scratch = match Plan::new(pass, m) {
+            Plan::Curve(_) | Plan::Gpd(_) => 2,
+            Plan::Cat(_) => 1,
+            Plan::Tail(_) | Plan::Mean(_) => 0,
+        };
+        let tables = table(pass, m).len() + shapes(pass).len();
+        Ok((4 * (scratch * capacity * m + tables)) as u64)
     }
 
     /// Records the rule over `b.groups` groups.
@@ -170,7 +185,7 @@ impl GroupReducer {
                 rec.dispatch(&TAIL, &lanes, &TailParams { groups, ..params }, &bindings, grid)
             }
             Plan::Mean(params) => {
-                if params.needs_selection() && b.selection.is_none() {
+                if self.selects && b.selection.is_none() {
                     return Err(Error::internal("group_advantage: Chow without a selection"));
                 }
                 let bindings = [rewards, b.selection.into(), advantages, flags];

@@ -29,6 +29,7 @@ mod linear_half;
 mod linear_kernels;
 pub mod linear_variants;
 pub mod philox;
+pub mod policy_loss;
 pub mod quant;
 pub(crate) mod reduce;
 pub mod rmsnorm;
@@ -129,6 +130,7 @@ pub fn table() -> Vec<Entry> {
     all.extend(head::entries());
     all.extend(linear::entries());
     all.extend(philox::entries());
+    all.extend(policy_loss::entries());
     all.extend(rmsnorm::entries());
     all.extend(rope::entries());
     all.extend(rows::entries());

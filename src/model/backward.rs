@@ -28,7 +28,17 @@ impl Pass<'_> {
         dlogp: &[f32],
         tokens: &[u32],
     ) -> Result<()> {
-        self.backward_log_probs_from(rec, batch, dlogp, 0)?;
+        rec.write(&self.ws.dlogp, 0, dlogp)?;
+        self.backward_coefficients(rec, batch, tokens)
+    }
+
+    /// As [`Pass::backward_log_probs`] with the coefficients that are in [`Workspace::coefficients`](super::workspace::Workspace::coefficients)
+    /// already: nothing is written from the host.
+    ///
+    /// # Errors
+    /// A GPU error.
+    pub fn backward_coefficients(&self, rec: &mut Recorder, batch: &Loaded, tokens: &[u32]) -> Result<()> {
+        self.backward_from(rec, batch, 0)?;
         self.backward_embedding(rec, self.ws.grads()?, tokens)
     }
 
@@ -43,11 +53,16 @@ impl Pass<'_> {
         dlogp: &[f32],
         first: usize,
     ) -> Result<()> {
+        rec.write(&self.ws.dlogp, 0, dlogp)?;
+        self.backward_from(rec, batch, first)
+    }
+
+    /// The backward pass from the coefficients in the workspace.
+    fn backward_from(&self, rec: &mut Recorder, batch: &Loaded, first: usize) -> Result<()> {
         let ws = self.ws;
         let (Some(hb), Some(dhidden), Head::CausalLm) = (&ws.head, &ws.dhidden, self.model.spec.head) else {
             return Err(Error::internal("no room for the vocabulary head's backward pass"));
         };
-        rec.write(&ws.dlogp, 0, dlogp)?;
         let param = self.model.head_param();
         let dw = param.grad.as_ref();
         head::gradient(

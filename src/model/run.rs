@@ -107,14 +107,52 @@ pub fn each_learned(
     each(model, ws, groups, Some(learned), (true, backward), f)
 }
 
-/// As [`each_batch`], or as [`each_learned`] where `learned` is given.
-fn each(
+/// A micro-batch on the device, not run yet.
+pub struct Packed<'a, 'p> {
+    /// The pass, for the backward call.
+    pub pass: &'a Pass<'p>,
+    /// The batch on the device.
+    pub loaded: &'a Loaded,
+    /// The batch on the host.
+    pub batch: &'a Batch,
+    /// (group, suffix) of each of the batch's sequences.
+    pub owners: &'a [(usize, usize)],
+}
+
+impl Packed<'_, '_> {
+    /// Records the forward pass and the log-probabilities of the readouts; `backward` says whether a backward pass follows.
+    ///
+    /// # Errors
+    /// A GPU error.
+    pub fn forward(&self, rec: &mut Recorder, backward: bool) -> Result<()> {
+        self.pass.forward_for(rec, self.loaded, &Keys::Packed, backward)?;
+        self.pass.log_probs(rec, self.loaded)
+    }
+}
+
+/// Hands each micro-batch of the groups to `f`, which runs it. The host does not wait for the device: what `f` records
+/// and writes is done in order.
+///
+/// # Errors
+/// A sequence that does not fit, a GPU error, or what `f` returns.
+pub fn each_packed(
+    model: &Model,
+    ws: &Workspace,
+    groups: &[Group<'_>],
+    adapter: bool,
+    f: &mut dyn FnMut(&mut Recorder, &Packed<'_, '_>) -> Result<()>,
+) -> Result<()> {
+    packed(model, ws, groups, None, adapter, f)
+}
+
+/// As [`each_packed`]; where `learned` is given, only those tokens are read out ([`each_learned`]).
+fn packed(
     model: &Model,
     ws: &Workspace,
     groups: &[Group<'_>],
     learned: Option<&[Vec<Range<usize>>]>,
-    (adapter, backward): (bool, bool),
-    f: &mut dyn FnMut(&mut Recorder, &Ran<'_, '_>) -> Result<()>,
+    adapter: bool,
+    f: &mut dyn FnMut(&mut Recorder, &Packed<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let pass = Pass { model, ws, adapter };
     let mut rec = Recorder::new(&model.gpu);
@@ -133,20 +171,39 @@ fn each(
             owners.extend(range.map(|s| (g, s)));
         }
         let loaded = ws.load(&mut rec, model, &mut batch)?;
-        pass.forward_for(&mut rec, &loaded, &Keys::Packed, backward)?;
-        pass.log_probs(&mut rec, &loaded)?;
-        rec.submit()?;
-        let logp = pass.read_log_probs(&loaded)?;
-        let ran = Ran {
+        let packed = Packed {
             pass: &pass,
             loaded: &loaded,
             batch: &batch,
             owners: &owners,
-            logp: &logp,
         };
-        f(&mut rec, &ran)?;
+        f(&mut rec, &packed)?;
     }
     rec.submit()
+}
+
+/// As [`each_batch`], or as [`each_learned`] where `learned` is given.
+fn each(
+    model: &Model,
+    ws: &Workspace,
+    groups: &[Group<'_>],
+    learned: Option<&[Vec<Range<usize>>]>,
+    (adapter, backward): (bool, bool),
+    f: &mut dyn FnMut(&mut Recorder, &Ran<'_, '_>) -> Result<()>,
+) -> Result<()> {
+    packed(model, ws, groups, learned, adapter, &mut |rec, packed| {
+        packed.forward(rec, backward)?;
+        rec.submit()?;
+        let logp = packed.pass.read_log_probs(packed.loaded)?;
+        let ran = Ran {
+            pass: packed.pass,
+            loaded: packed.loaded,
+            batch: packed.batch,
+            owners: packed.owners,
+            logp: &logp,
+        };
+        f(rec, &ran)
+    })
 }
 
 /// Log-probability of every suffix token: result `[group][suffix][token]`, natural log.

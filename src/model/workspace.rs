@@ -247,6 +247,21 @@ impl Workspace {
         &self.readout_rows
     }
 
+    /// Log-probabilities of the readouts (P) after a forward pass and its head.
+    pub fn log_probs(&self) -> &Buffer {
+        &self.logp
+    }
+
+    /// Entropies of the readouts (P), nats.
+    pub fn entropy(&self) -> &Buffer {
+        &self.entropy
+    }
+
+    /// dL/dlogp of the readouts (P), which the backward pass starts from.
+    pub fn coefficients(&self) -> &Buffer {
+        &self.dlogp
+    }
+
     /// Hidden states of the readouts (P, C) after a forward pass.
     pub fn hidden(&self) -> &Buffer {
         &self.hidden

@@ -101,6 +101,24 @@ impl Optimizer {
     /// # Errors
     /// A GPU error, or a gradient that is not finite (nothing is updated then).
     pub fn step(&mut self, rec: &mut Recorder) -> Result<f64> {
+        self.begin(rec);
+        self.record(rec)?;
+        rec.submit()?;
+        let norm = rec.gpu().clone().read::<f32>(&self.norm, 0, 1)?[0];
+        self.finish(norm, 1)
+    }
+
+    /// Forgets the norm of earlier steps: before the first [`Optimizer::record`] whose norm is read together with others'.
+    pub fn begin(&self, rec: &mut Recorder) {
+        rec.zero(&self.norm);
+    }
+
+    /// Records a step as [`Optimizer::step`] takes it, without waiting for the norm. Where the gradient is not finite, the
+    /// device leaves everything as it is, in this step and in those recorded after it.
+    ///
+    /// # Errors
+    /// A GPU error.
+    pub fn record(&mut self, rec: &mut Recorder) -> Result<()> {
         let grads: Vec<(&Buffer, usize)> = self
             .tensors
             .iter()
@@ -112,15 +130,6 @@ impl Optimizer {
             })
             .collect();
         adamw::global_norm(rec, &grads, &self.scratch, &self.norm)?;
-        rec.submit()?;
-        let gpu = rec.gpu().clone();
-        let norm = f64::from(gpu.read::<f32>(&self.norm, 0, 1)?[0]);
-        if !norm.is_finite() {
-            return Err(Error::user(
-                "the gradient is not finite: the last checkpoint is intact; lower --learning-rate or --max-grad-norm \
-                 and resume",
-            ));
-        }
         let hyper = AdamW {
             lr: self.settings.rate(self.steps),
             beta1: 0.9,
@@ -134,9 +143,28 @@ impl Optimizer {
             state.step(rec, t, (&self.norm, number), hyper)?;
         }
         self.zero_grad(rec);
-        rec.submit()?;
         self.steps += 1;
-        Ok(norm)
+        Ok(())
+    }
+
+    /// Where the last step's norm is, once it has run: one f32.
+    pub fn norm(&self) -> &Buffer {
+        &self.norm
+    }
+
+    /// What came of the last `steps` recorded steps, from the norm that the device holds after them.
+    ///
+    /// # Errors
+    /// A user error where a gradient was not finite: none of the steps from there on counts.
+    pub fn finish(&mut self, norm: f32, steps: u64) -> Result<f64> {
+        if norm.is_finite() {
+            return Ok(f64::from(norm));
+        }
+        self.steps -= steps;
+        Err(Error::user(
+            "the gradient is not finite: the last checkpoint is intact; lower --learning-rate or --max-grad-norm \
+             and resume",
+        ))
     }
 
     /// The learning rate the next step will use.

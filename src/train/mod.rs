@@ -5,6 +5,7 @@ pub mod base;
 mod cgroup;
 pub mod checkpoint;
 pub mod data;
+pub mod device_step;
 pub mod dtype;
 pub mod examples;
 pub mod fit;

@@ -4,12 +4,13 @@
 //! group's rewards to its advantages differs. The trainer does not know the rules.
 
 use super::data;
+use super::device_step::{DeviceStep, Report, Totals};
 use super::judged::{Asked, Clock, Judged};
-use super::loss::{LossConfig, Sequence, k3, sequence_loss};
-use crate::advantage::{GroupAdvantages, GroupContext, Rule};
+use crate::advantage::{GroupContext, Rule, TailInfo, check_finite};
 use crate::config::TrainConfig;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Recorder;
+use crate::kernels::policy_loss::LossConfig;
 use crate::model::params::Model;
 use crate::model::run::{self, Group};
 use crate::model::workspace::Workspace;
@@ -47,6 +48,8 @@ pub struct Trainer<'a> {
     pub ws: &'a Workspace,
     /// Buffers of sampling.
     pub sampler: Sampler,
+    /// Advantages, loss and sums on the device.
+    pub device: DeviceStep,
     /// AdamW.
     pub optimizer: Optimizer,
     /// Tokens that end a response.
@@ -58,19 +61,6 @@ struct Scored {
     prompts: Vec<usize>,
     completions: Vec<Vec<Completion>>,
     rewards: Vec<Vec<f64>>,
-    groups: Vec<GroupAdvantages>,
-}
-
-/// Sums over one pass through the step's tokens.
-#[derive(Default)]
-struct Totals {
-    loss: f64,
-    kl: f64,
-    entropy: f64,
-    tokens: usize,
-    clipped: (usize, usize),
-    mismatch: f64,
-    mismatch_max: f64,
 }
 
 impl Trainer<'_> {
@@ -80,25 +70,41 @@ impl Trainer<'_> {
     /// A non-finite reward or gradient, or a GPU error; nothing is updated then.
     pub fn step(&mut self, step: u64, reward: &mut dyn Reward) -> Result<Map<String, Value>> {
         let begun = Instant::now();
+        let waits = self.model.gpu.host_waits();
         let (scored, clock) = self.scored(step, reward)?;
-        let mut metrics = describe(&scored, reward.name());
-        let (totals, norm, rate) = self.update(&scored)?;
+        let sampled = self.model.gpu.host_waits();
+        let (report, rate) = self.update(step, &scored)?;
+        let updated = self.model.gpu.host_waits();
+        let iterations = self.config.num_iterations;
+        let norm = self.optimizer.finish(report.norm, iterations as u64)?;
+        dump(step + 1, &scored.rewards, &report.advantages);
+        let mut metrics = describe(&scored, &report, &self.rule, reward.name())?;
+        let per_iteration = report.batches.len() / iterations.max(1);
+        let (mut totals, mut passed) = (Totals::default(), Totals::default());
+        for (i, batch) in report.batches.iter().enumerate() {
+            passed.add(batch);
+            // What is not a share of all iterations' tokens is that of the first, on-policy one.
+            if i < per_iteration {
+                totals.add(batch);
+            }
+        }
         let whole = begun.elapsed().as_secs_f64();
-        let n = totals.tokens.max(1) as f64;
-        // Shares of all the tokens that all iterations went through.
-        let passed = n * self.config.num_iterations as f64;
+        let n = totals.tokens.max(1.0);
+        let share = |clipped: f64| clipped / passed.tokens.max(1.0);
         metrics.extend(object(json!({
             "loss": totals.loss,
             "kl": totals.kl / n,
             "entropy": totals.entropy / n,
             "grad_norm": norm,
             "learning_rate": rate,
-            "clip_ratio/low_mean": totals.clipped.0 as f64 / passed,
-            "clip_ratio/high_mean": totals.clipped.1 as f64 / passed,
-            "clip_ratio/region_mean": (totals.clipped.0 + totals.clipped.1) as f64 / passed,
+            "clip_ratio/low_mean": share(passed.clipped.0),
+            "clip_ratio/high_mean": share(passed.clipped.1),
+            "clip_ratio/region_mean": share(passed.clipped.0 + passed.clipped.1),
             "mismatch_kl": totals.mismatch / n,
             "mismatch_logp_max": totals.mismatch_max,
-            "num_tokens": totals.tokens,
+            "num_tokens": totals.tokens as u64,
+            "host_waits": updated - waits,
+            "host_waits/update": updated - sampled,
             "frac_groups_overlapped": clock.overlapped as f64 / scored.prompts.len().max(1) as f64,
             "time/sample": clock.sample,
             "time/reward": clock.reward,
@@ -129,27 +135,16 @@ impl Trainer<'_> {
             rewards,
             clock,
         } = self.sample_and_score(&asked, reward)?;
-        // As in sampling, the place in the step seeds a group, not the prompt's number.
-        let groups = (0u64..)
-            .zip(rewards.iter().zip(&prompts))
-            .map(|(place, (rewards, prompt))| {
-                let context = GroupContext::at(self.config.seed, step + 1, place);
-                self.rule
-                    .group_with(rewards, &context)
-                    .context(format!("prompt {}", prompt + 1))
-            })
-            .collect::<Result<_>>()?;
         let scored = Scored {
             prompts,
             completions,
             rewards,
-            groups,
         };
         Ok((scored, clock))
     }
 
-    /// `num_iterations` optimiser steps on the scored samples.
-    fn update(&mut self, scored: &Scored) -> Result<(Totals, f64, f64)> {
+    /// `num_iterations` optimiser steps on the scored samples, all recorded before the host waits for any of them.
+    fn update(&mut self, step: u64, scored: &Scored) -> Result<(Report, f64)> {
         let groups: Vec<Group<'_>> = scored
             .prompts
             .iter()
@@ -159,28 +154,32 @@ impl Trainer<'_> {
                 suffixes: group.iter().map(|c| &c.tokens[..]).collect(),
             })
             .collect();
-        let reference = self.reference_log_probs(&groups)?;
-        let mut first = None;
-        let (mut norm, mut rate) = (0.0, 0.0);
-        for iteration in 0..self.config.num_iterations {
-            let totals = self.gradients(scored, &groups, reference.as_deref(), iteration)?;
-            rate = self.optimizer.next_rate();
-            norm = self.optimizer.step(&mut Recorder::new(&self.model.gpu))?;
-            let first = first.get_or_insert_with(Totals::default);
-            if iteration == 0 {
-                *first = totals;
-            } else {
-                first.clipped.0 += totals.clipped.0;
-                first.clipped.1 += totals.clipped.1;
-            }
+        let mut rec = Recorder::new(&self.model.gpu);
+        // As in sampling, the place in the step seeds a group, not the prompt's number.
+        let context = |place| GroupContext::at(self.config.seed, step + 1, place);
+        for (rewards, prompt) in scored.rewards.iter().zip(&scored.prompts) {
+            check_finite(rewards).context(format!("prompt {}", prompt + 1))?;
         }
-        Ok((first.unwrap_or_default(), norm, rate))
+        self.device
+            .advantages(&mut rec, &self.rule, &scored.rewards, context)?;
+        self.optimizer.begin(&mut rec);
+        rec.submit()?;
+        if self.config.beta > 0.0 {
+            self.refer(&groups)?;
+        }
+        let mut rate = 0.0;
+        for iteration in 0..self.config.num_iterations {
+            self.gradients(scored, &groups, iteration)?;
+            rate = self.optimizer.next_rate();
+            self.optimizer.record(&mut rec)?;
+            rec.submit()?;
+        }
+        let report = self.device.report(&mut rec, self.optimizer.norm())?;
+        Ok((report, rate))
     }
 
-    fn reference_log_probs(&self, groups: &[Group<'_>]) -> Result<Option<Vec<Vec<Vec<f32>>>>> {
-        if self.config.beta == 0.0 {
-            return Ok(None);
-        }
+    /// The reference's log-probabilities of the step's tokens, which stay on the device.
+    fn refer(&mut self, groups: &[Group<'_>]) -> Result<()> {
         let model = match (self.reference, &self.model.lora) {
             (Some(reference), _) => reference,
             (None, Some(_)) => self.model,
@@ -190,17 +189,14 @@ impl Trainer<'_> {
                 ));
             }
         };
-        run::log_probs(model, self.ws, groups, false).map(Some)
+        run::each_packed(model, self.ws, groups, false, &mut |rec, packed| {
+            packed.forward(rec, false)?;
+            self.device.refer(rec, self.ws, packed.loaded.p)
+        })
     }
 
-    /// Adds the gradient of the step's loss to every trainable tensor.
-    fn gradients(
-        &self,
-        scored: &Scored,
-        groups: &[Group<'_>],
-        reference: Option<&[Vec<Vec<f32>>]>,
-        iteration: usize,
-    ) -> Result<Totals> {
+    /// Adds the gradient of the step's loss to every trainable tensor: forward, loss and backward of each micro-batch.
+    fn gradients(&mut self, scored: &Scored, groups: &[Group<'_>], iteration: usize) -> Result<()> {
         let c = self.config;
         let config = LossConfig {
             loss_type: c.loss_type,
@@ -210,51 +206,27 @@ impl Trainer<'_> {
             max_completion_length: c.max_completion_length,
             responses: scored.rewards.iter().map(Vec::len).sum(),
         };
-        let mut totals = Totals::default();
-        run::each_batch(self.model, self.ws, groups, true, &mut |rec, ran| {
-            let mut dlogp = vec![0.0f32; ran.logp.len()];
-            for (i, (g, s)) in ran.owners.iter().enumerate() {
-                let logp = ran.sequence(i);
-                let old = &scored.completions[*g][*s].logprobs;
-                let one = sequence_loss(
-                    Sequence {
-                        logp: &logp,
-                        logp_old: old,
-                        logp_ref: reference.map(|r| &r[*g][*s][..]),
-                        advantage: scored.groups[*g].advantages[*s],
-                    },
-                    &config,
-                );
-                for (readout, d) in ran.batch.sequences[i].iter().zip(&one.dlogp) {
-                    dlogp[*readout] = *d;
-                }
-                totals.add(&one, &logp, old);
-            }
-            totals.entropy += ran
+        let mut first = 0;
+        run::each_packed(self.model, self.ws, groups, true, &mut |rec, packed| {
+            let old = |g: usize, s: usize| &scored.completions[g][s].logprobs[..];
+            self.device.load(rec, packed, &config, old)?;
+            packed.forward(rec, true)?;
+            let tokens = packed.loaded.p;
+            self.device.loss(rec, self.ws, &config, (tokens, first))?;
+            first += tokens;
+            packed
                 .pass
-                .read_entropy(ran.loaded)?
-                .iter()
-                .map(|e| f64::from(*e))
-                .sum::<f64>();
-            ran.pass
-                .backward_log_probs(rec, ran.loaded, &dlogp, &ran.batch.tokens)
-        })?;
-        Ok(totals)
+                .backward_coefficients(rec, packed.loaded, &packed.batch.tokens)
+        })
     }
 }
 
-impl Totals {
-    fn add(&mut self, one: &super::loss::SequenceLoss, logp: &[f32], old: &[f32]) {
-        self.loss += one.loss;
-        self.kl += one.kl_sum;
-        self.tokens += logp.len();
-        self.clipped.0 += one.clipped.0;
-        self.clipped.1 += one.clipped.1;
-        for (a, b) in logp.iter().zip(old) {
-            let d = f64::from(*a) - f64::from(*b);
-            self.mismatch += k3(d);
-            self.mismatch_max = self.mismatch_max.max(d.abs());
-        }
+/// Rewards and advantages of every group, for whoever asks for them with `RUST_LOG=tea_wgpu::train::rl=trace`.
+fn dump(step: u64, rewards: &[Vec<f64>], advantages: &[f32]) {
+    let m = rewards.first().map_or(1, Vec::len);
+    for (group, (rewards, advantages)) in rewards.iter().zip(advantages.chunks(m)).enumerate() {
+        let line = json!({"step": step, "group": group, "rewards": rewards, "advantages": advantages});
+        log::trace!("{line}");
     }
 }
 
@@ -279,8 +251,8 @@ fn sd(values: &[f64]) -> f64 {
     mean(values.iter().map(|v| (v - m).powi(2))).sqrt()
 }
 
-/// What the samples and their rewards look like, under TRL's names.
-fn describe(s: &Scored, reward: &str) -> Map<String, Value> {
+/// What the samples, their rewards and their advantages look like, under TRL's names.
+fn describe(s: &Scored, report: &Report, rule: &Rule, reward: &str) -> Result<Map<String, Value>> {
     let rewards: Vec<f64> = s.rewards.iter().flatten().copied().collect();
     let completions: Vec<&Completion> = s.completions.iter().flatten().collect();
     let lengths: Vec<f64> = completions.iter().map(|c| c.tokens.len() as f64).collect();
@@ -290,19 +262,18 @@ fn describe(s: &Scored, reward: &str) -> Map<String, Value> {
         "reward": mean(rewards.iter().copied()),
         "reward_std": mean(s.rewards.iter().map(|g| sd(g))),
         "reward_max": mean(s.rewards.iter().map(|g| g.iter().copied().fold(f64::MIN, f64::max))),
-        "frac_reward_zero_std": share(s.groups.iter().filter(|g| g.zero_std).count(), s.groups.len()),
-        "frac_groups_no_signal": share(s.groups.iter().filter(|g| g.no_signal).count(), s.groups.len()),
+        "frac_reward_zero_std": share(s.rewards.iter().filter(|g| g.iter().all(|r| *r == g[0])).count(), s.rewards.len()),
+        "frac_groups_no_signal": share(report.no_signal.iter().filter(|f| **f).count(), s.rewards.len()),
         "completions/mean_length": mean(lengths.iter().copied()),
         "completions/min_length": lengths.iter().copied().fold(f64::MAX, f64::min),
         "completions/max_length": lengths.iter().copied().fold(0.0, f64::max),
         "completions/clipped_ratio": share(clipped, completions.len()),
     }));
-    let fitted: Vec<bool> = s.groups.iter().filter_map(|g| g.gaussian_tail).collect();
-    if !fitted.is_empty() {
-        let fell = fitted.iter().filter(|f| **f).count();
+    if matches!(rule, Rule::TeaGpd(_)) {
+        let fell = report.gaussian_tail.iter().filter(|f| **f).count();
         out.insert(
             "frac_groups_gaussian_tail".into(),
-            json!(share(fell, fitted.len())),
+            json!(share(fell, s.rewards.len())),
         );
     }
     // As TRL: the last part of a path or hub id.
@@ -316,7 +287,8 @@ fn describe(s: &Scored, reward: &str) -> Map<String, Value> {
         json!(mean(rewards.iter().copied())),
     );
     out.insert(format!("rewards/{reward}/std"), json!(sd(&rewards)));
-    let tails: Vec<_> = s.groups.iter().filter_map(|g| g.tail.as_ref()).collect();
+    let tails: Vec<Option<TailInfo>> = s.rewards.iter().map(|g| rule.tail(g)).collect::<Result<_>>()?;
+    let tails: Vec<TailInfo> = tails.into_iter().flatten().collect();
     if !tails.is_empty() {
         out.insert("tail/mu".into(), json!(mean(tails.iter().map(|t| t.tail.mu))));
         out.insert(
@@ -325,5 +297,5 @@ fn describe(s: &Scored, reward: &str) -> Map<String, Value> {
         );
         out.insert("tail/kappa".into(), json!(tails[0].kappa));
     }
-    out
+    Ok(out)
 }

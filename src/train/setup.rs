@@ -1,5 +1,6 @@
 //! From settings to loaded models, prompts and buffers.
 
+use super::device_step::DeviceStep;
 use super::dtype::parse_dtype;
 use super::fit::Fit;
 use super::prompts::{self, Limit};
@@ -246,6 +247,7 @@ impl Job {
             prompts: &self.prompts,
             ws,
             sampler: Sampler::new(model, self.sizes().sampler_shape(model.gpu.caps().max_binding))?,
+            device: DeviceStep::new(&model.gpu, &self.rule, c, ws.shape.readouts)?,
             optimizer: Optimizer::new(&model.gpu, model.trainable(), settings)?,
             stop: self.stop(),
         })

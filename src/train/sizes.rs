@@ -1,6 +1,7 @@
 //! What a run takes in memory, from its settings and its models' sizes; needs no weights, tokenizer or device.
 
 use super::activations::{self, Keeping};
+use super::device_step::DeviceStep;
 use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
 use super::fit::{Dtypes, Fit};
 use super::setup::{self, Job};
@@ -314,6 +315,8 @@ impl Sizes<'_> {
             }
         }
         plan.extend("training", &Plan::workspace(spec, self.shape()?));
+        let rule = setup::rule(c)?;
+        plan.extend("", &DeviceStep::plan(&rule, c, self.shape()?.readouts)?);
         plan.extend("sampling", &self.sampler_shape(cap).plan(spec));
         if let Some((reward, dtype)) = reward {
             let positions = self.reward_positions(reward.spec.max_position_embeddings);

@@ -62,6 +62,15 @@ fn max_at_k_rules_equal_enumerated_subsets() {
             let bon_mean = Rule::BonMean(BonMeanParams::DEFAULT).with(&options);
             // The reference divides differences of rounded means by a deviation that may be as small as ε.
             close(&bon_mean.advantages(&rewards).unwrap(), &want, 1e-10, "bon-mean");
+            if k < m {
+                let without = |i: usize| {
+                    let sets = subsets_of(m, k).into_iter().filter(move |s| !s.contains(&i));
+                    mean(&sets.map(|s| highest(&rewards, s)).collect::<Vec<_>>())
+                };
+                let want: Vec<f64> = (0..m).map(|i| t[i] - without(i)).collect();
+                let centred = Rule::MaxAtK(MaxAtKParams::DEFAULT).with(&options);
+                close(&centred.advantages(&rewards).unwrap(), &want, 1e-12, "max-at-k");
+            }
             if k == 1 {
                 continue;
             }
@@ -76,6 +85,32 @@ fn max_at_k_rules_equal_enumerated_subsets() {
             close(&pkpo.advantages(&rewards).unwrap(), &want, 1e-13, "pkpo");
         }
     }
+}
+
+#[test]
+fn tail_rl_is_the_sum_of_max_at_k_over_every_k() {
+    for rewards in groups() {
+        let m = rewards.len();
+        let mut want = vec![0.0; m];
+        for k in 1..m {
+            let rule = Rule::MaxAtK(MaxAtKParams { max_at_k: Some(k) });
+            let of_k = rule.advantages(&rewards).unwrap();
+            want.iter_mut().zip(of_k).for_each(|(sum, a)| *sum += a);
+        }
+        close(
+            &Rule::TailRl.advantages(&rewards).unwrap(),
+            &want,
+            1e-11,
+            "tail-rl",
+        );
+        let one = Rule::MaxAtK(MaxAtKParams { max_at_k: Some(1) });
+        let rloo = Rule::Rloo.advantages(&rewards).unwrap();
+        close(&one.advantages(&rewards).unwrap(), &rloo, 1e-13, "K = 1 is RLOO");
+    }
+    // On 0/1 rewards: (r − mean) / mean.
+    let wins = [0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0];
+    let want: Vec<f64> = wins.iter().map(|r| (r - 0.375) / 0.375).collect();
+    close(&Rule::TailRl.advantages(&wins).unwrap(), &want, 1e-13, "tail-rl");
 }
 
 #[test]

@@ -57,7 +57,9 @@ fn tables_of_kappa_expected_maxima_and_tilts() {
 fn advantages_of_every_rule() {
     let mut seen = std::collections::BTreeMap::<&str, usize>::new();
     let golden = golden();
-    for case in golden["cases"].as_array().unwrap() {
+    let more: Value = serde_json::from_str(include_str!("../../../tests/golden/more_rules.json")).unwrap();
+    let cases = |of: &Value| of["cases"].as_array().unwrap().clone();
+    for case in &[cases(&golden), cases(&more)].concat() {
         let rule = rule_of(case);
         let (rewards, want) = (numbers(&case["rewards"]), numbers(&case["advantages"]));
         if case["params"].get("error").is_some() {

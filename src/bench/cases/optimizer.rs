@@ -1,14 +1,14 @@
 //! AdamW over an adapter's size, and the advantage rules over many groups.
 
 use super::data::{Matrix, Worst, one, output};
-use crate::advantage::Rule;
+use crate::advantage::{GroupContext, Rule};
 use crate::bench::case::{BenchCase, Phase, Prepared, Rate, Wanted};
 use crate::bench::variants::{VariantName, forced, variants};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::adamw::{self, AdamW, AdamWArgs, NormScratch};
 use crate::kernels::adamw_8bit::{self, AdamW8bitArgs};
-use crate::kernels::group_advantage::{GroupBuffers, GroupReducer, twin};
+use crate::kernels::group_advantage::{GroupBuffers, GroupReducer};
 use crate::kernels::harness::Gen;
 use crate::model::params::LoraShape;
 use crate::model::plan::adapter_bytes;
@@ -175,6 +175,10 @@ fn advantage_op(rule: &Rule) -> &'static str {
         Rule::Chow(_) => "advantage_chow",
         Rule::CatBon(_) => "advantage_cat-bon",
         Rule::Pkpo(_) => "advantage_pkpo",
+        Rule::MaxAtK(_) => "advantage_max-at-k",
+        Rule::TailRl => "advantage_tail-rl",
+        Rule::Rloo => "advantage_rloo",
+        Rule::Cvar(_) => "advantage_cvar",
         Rule::Oracle(_) => "advantage_oracle",
     }
 }
@@ -199,16 +203,16 @@ fn advantage(rule: Rule, op: &'static str, variant: VariantName) -> BenchCase {
 
 fn advantage_prepared(gpu: &Gpu, rule: Rule, variant: VariantName) -> Result<Prepared> {
     let n = GROUPS * M;
-    let rule = rule.group_rule(M)?;
+    let pass = rule.pass(M)?;
     let rewards = Gen::new(64).uniform(n, 3.0);
     // Chow's split: the first half of each group selects.
     let split: Vec<u32> = (0..n).map(|i| u32::from(i % M < M / 2)).collect();
-    let chosen: Vec<bool> = split[..M].iter().map(|s| *s == 1).collect();
-    let reducer = GroupReducer::new(gpu, &rule, GROUPS, M)?;
+    let reducer = GroupReducer::new(gpu, &pass, GROUPS, M)?;
     let (rewards_buffer, selection) = (gpu.upload("bench", &rewards)?, gpu.upload("bench", &split)?);
     let (advantages, flags) = (output(gpu, n)?, output(gpu, GROUPS)?);
     let result = advantages.clone();
-    let chow = matches!(rule, crate::kernels::group_advantage::GroupRule::Chow { .. });
+    let chosen: Vec<usize> = (0..M / 2).collect();
+    let selects = pass.selects();
     Ok(Prepared {
         record: Box::new(move |rec| {
             let buffers = GroupBuffers {
@@ -226,8 +230,11 @@ fn advantage_prepared(gpu: &Gpu, rule: Rule, variant: VariantName) -> Result<Pre
             for group in [0, GROUPS / 2, GROUPS - 1] {
                 let range = group * M..(group + 1) * M;
                 let wide: Vec<f64> = rewards[range.clone()].iter().map(|r| f64::from(*r)).collect();
-                let split: &[bool] = if chow { &chosen } else { &[] };
-                let (want, _) = twin(&rule, &wide, split);
+                let context = GroupContext {
+                    selection: selects.then_some(&chosen),
+                    ..GroupContext::default()
+                };
+                let want = rule.group_with(&wide, &context)?.advantages;
                 for (got, want) in got[range].iter().zip(want) {
                     worst.add(*got, want);
                 }

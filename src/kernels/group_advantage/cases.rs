@@ -1,11 +1,12 @@
-//! Cases of the group reductions.
+//! Cases of the group reductions; the rules in float64 are the twins.
 
-use super::twin::twin;
-use super::{GroupBuffers, GroupReducer, GroupRule, Prefix};
+use super::{GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL};
+use crate::advantage::{
+    BonMeanParams, CatBonParams, ChowParams, CvarParams, GroupContext, GrpoZParams, MaxAtKParams,
+    OracleParams, PkpoParams, PrefixTeaParams, Rule, TeaGpdParams, TeaParams,
+};
 use crate::kernels::harness::{Case, Gen, Slot, Tol};
 
-/// κ(0.2, 128).
-const KAPPA: f64 = 2.555191260032;
 const EXACT: Tol = Tol {
     atol: 0.0,
     rtol: 0.0,
@@ -25,136 +26,119 @@ const SIZES: [(usize, usize); 9] = [
     (1, 4096),
 ];
 
-/// ⌈m/5⌉, at least 2.
-fn fifth(m: usize) -> usize {
-    m.div_ceil(5).clamp(2, m)
-}
+/// Below this a curve counts as flat in f32, and its group as one without signal.
+const FAINT: f64 = 1e-30;
 
-fn tea(m: usize) -> GroupRule {
-    GroupRule::tea(m, fifth(m), 0.2, KAPPA, 1e-8)
-}
-
-/// Prefix-TEA of order 2 over the first `size` samples and the whole group: w₁ + w₂ = 1, w₁·m/size + w₂ = 0.
-fn prefix_tea(m: usize, size: usize) -> GroupRule {
-    let x = m as f64 / size as f64;
-    let prefix = |size: usize, weight: f64| Prefix {
-        size,
-        k: fifth(size),
-        weight,
-    };
-    GroupRule::Tea {
-        alpha: 0.2,
-        kappa: KAPPA,
-        min_scale: 1e-8,
-        prefixes: vec![prefix(size, -x / (x - 1.0)), prefix(m, x / (x - 1.0))],
-    }
-}
-
-fn tails(m: usize) -> Vec<GroupRule> {
-    let mut rules = vec![tea(m)];
-    if m > 3 {
-        rules.push(prefix_tea(m, m / 2 + 1));
+fn tails(m: usize) -> Vec<Rule> {
+    let mut rules = vec![Rule::Tea(TeaParams::DEFAULT), Rule::Cvar(CvarParams::DEFAULT)];
+    let prefix_tea = Rule::PrefixTea(PrefixTeaParams::DEFAULT);
+    if prefix_tea.validate(m).is_ok() {
+        rules.push(prefix_tea);
     }
     rules
 }
 
-fn means(m: usize) -> Vec<GroupRule> {
+fn means(m: usize) -> Vec<Rule> {
+    let selection_size = Some(m.div_ceil(3));
     vec![
-        GroupRule::Grpo,
-        GroupRule::GrpoZ { eps: 1e-4 },
-        GroupRule::BonMaxMean,
-        GroupRule::BonMaxSecond,
-        GroupRule::Chow {
-            selected: m.div_ceil(3),
-            tilt: 7.25,
-        },
+        Rule::Grpo,
+        Rule::GrpoZ(GrpoZParams::DEFAULT),
+        Rule::Rloo,
+        Rule::BonMaxMean,
+        Rule::BonMaxSecond,
+        Rule::Chow(ChowParams { selection_size }),
     ]
 }
 
-fn curves(m: usize) -> Vec<GroupRule> {
-    let bon_mean = |subset| GroupRule::BonMean { subset, eps: 1e-4 };
+fn curves(m: usize) -> Vec<Rule> {
+    let bon_mean = |k| {
+        Rule::BonMean(BonMeanParams {
+            max_at_k: Some(k),
+            ..BonMeanParams::DEFAULT
+        })
+    };
+    let pkpo = |k| Rule::Pkpo(PkpoParams { max_at_k: Some(k) });
+    let oracle = |bon| Rule::Oracle(OracleParams { bon });
     vec![
         bon_mean(1),
         bon_mean(m / 2),
         bon_mean(m),
-        GroupRule::Pkpo { subset: 2 },
-        GroupRule::Pkpo {
-            subset: (m / 2).max(2),
-        },
-        GroupRule::Oracle { bon: 1 },
-        GroupRule::Oracle { bon: 128 },
+        pkpo(2),
+        pkpo((m / 2).max(2)),
+        oracle(1),
+        oracle(128),
+        Rule::MaxAtK(MaxAtKParams::DEFAULT),
+        Rule::TailRl,
     ]
 }
 
-fn cats(m: usize) -> Vec<GroupRule> {
-    [1, 16, m as u64]
-        .map(|bon| GroupRule::CatBon { bon, eps: 1e-4 })
-        .to_vec()
+fn cats(m: usize) -> Vec<Rule> {
+    let cat = |bon| {
+        Rule::CatBon(CatBonParams {
+            bon: Some(bon),
+            ..CatBonParams::DEFAULT
+        })
+    };
+    [1, 16, m as u64].map(cat).to_vec()
 }
 
-fn gpds(m: usize) -> Vec<GroupRule> {
-    // A smooth stand-in for κ_L of the right size; the true one is in the layer above.
-    let node = |xi: f64| (2.5 * libm::exp(1.3 * xi), 3.25 * libm::exp(1.3 * xi));
-    let rule = |k: usize, weight: f64| GroupRule::TeaGpd {
-        k,
-        alpha: 0.2,
-        kappa: KAPPA,
-        min_scale: 1e-8,
-        weight,
-        gaussian_skewness: 0.248,
-        curve: super::pareto_shapes().map(node).collect(),
+fn gpds(_: usize) -> Vec<Rule> {
+    let trusting = TeaGpdParams {
+        shrinkage: 0.0,
+        ..TeaGpdParams::DEFAULT
     };
-    let k = fifth(m);
-    vec![rule(k, k as f64 / (k as f64 + 20.0)), rule(k, 1.0)]
+    vec![Rule::TeaGpd(TeaGpdParams::DEFAULT), Rule::TeaGpd(trusting)]
 }
 
-/// A seeded split of every group, as Chow's rule asks; empty for the others.
-fn split(rule: &GroupRule, groups: usize, m: usize) -> Vec<bool> {
-    let GroupRule::Chow { selected, .. } = rule else {
-        return Vec::new();
-    };
-    let mut g = Gen::new(m as u64 + 1);
-    let group = |_| {
-        let mut chosen: Vec<bool> = (0..m).map(|i| i < *selected).collect();
-        for i in (1..m).rev() {
-            chosen.swap(i, g.below(1, i as u32 + 1)[0] as usize);
-        }
-        chosen
-    };
-    (0..groups).flat_map(group).collect()
+/// A seeded selection set of every group, as Chow's rule asks; empty for the others.
+fn splits(rule: &Rule, groups: usize, m: usize) -> Vec<Vec<usize>> {
+    let of = |g| rule.selection(m, &GroupContext::at(5, 1, g as u64));
+    (0..groups).map(|g| of(g).unwrap_or_default()).collect()
 }
 
-fn expected(rule: &GroupRule, rewards: &[f32], chosen: &[bool], m: usize) -> (Vec<f64>, Vec<f64>) {
+fn expected(rule: &Rule, rewards: &[f32], splits: &[Vec<usize>], m: usize) -> (Vec<f64>, Vec<f64>) {
     let (mut advantages, mut flags) = (Vec::new(), Vec::new());
-    for (g, group) in rewards.chunks_exact(m).enumerate() {
+    for (group, split) in rewards.chunks_exact(m).zip(splits) {
         let wide: Vec<f64> = group.iter().map(|r| f64::from(*r)).collect();
-        let of_group = if chosen.is_empty() {
-            &[]
-        } else {
-            &chosen[g * m..(g + 1) * m]
+        let context = GroupContext {
+            selection: (!split.is_empty()).then_some(split),
+            ..GroupContext::default()
         };
-        let (a, bits) = twin(rule, &wide, of_group);
-        advantages.extend(a);
+        // A rule that does not fit gives NaN, which no kernel equals.
+        let Ok(found) = rule.group_with(&wide, &context) else {
+            advantages.extend(vec![f64::NAN; m]);
+            flags.push(f64::NAN);
+            continue;
+        };
+        let peak = found.advantages.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+        let faint = peak <= FAINT;
+        let mut bits = if faint { NO_SIGNAL } else { 0 };
+        if found.gaussian_tail == Some(true) {
+            bits |= GAUSSIAN_TAIL;
+        }
+        advantages.extend(found.advantages.into_iter().map(|a| if faint { 0.0 } else { a }));
         flags.push(f64::from(f32::from_bits(bits)));
     }
     (advantages, flags)
 }
 
-fn case(what: &str, rule: GroupRule, rewards: Vec<f32>, m: usize) -> Case {
+fn case(what: &str, rule: Rule, rewards: Vec<f32>, m: usize) -> Case {
     let groups = rewards.len() / m;
-    let chosen = split(&rule, groups, m);
-    let words: Vec<u32> = chosen.iter().map(|s| u32::from(*s)).collect();
-    let twin_rule = rule.clone();
+    let chosen = splits(&rule, groups, m);
+    let mut words = vec![0u32; groups * m];
+    for (g, split) in chosen.iter().enumerate() {
+        split.iter().for_each(|i| words[g * m + i] = 1);
+    }
     Case {
-        name: format!("{what} G={groups} m={m} {}", short(&rule)),
+        name: format!("{what} G={groups} m={m} {rule:?}"),
         slots: vec![
             Slot::input(&rewards),
-            Slot::input(if words.is_empty() { &[0] } else { &words }),
+            Slot::input(&words),
             Slot::Out(groups * m),
             Slot::Out(groups),
         ],
         record: Box::new(move |rec, b| {
-            let reducer = GroupReducer::new(rec.gpu(), &rule, groups, m)?;
+            let reducer = GroupReducer::new(rec.gpu(), &rule.pass(m)?, groups, m)?;
             let buffers = GroupBuffers {
                 groups,
                 rewards: &b[0],
@@ -165,7 +149,7 @@ fn case(what: &str, rule: GroupRule, rewards: Vec<f32>, m: usize) -> Case {
             reducer.record(rec, &buffers)
         }),
         expect: Box::new(move || {
-            let (advantages, flags) = expected(&twin_rule, &rewards, &chosen, m);
+            let (advantages, flags) = expected(&rule, &rewards, &chosen, m);
             let why =
                 "f32 sums of up to 4096 terms, a variance and a power, relative to the largest advantage";
             let tol = Tol::of_peak(&advantages, 2e-5, why);
@@ -173,12 +157,6 @@ fn case(what: &str, rule: GroupRule, rewards: Vec<f32>, m: usize) -> Case {
         }),
         flops: (groups * m * 40) as f64,
     }
-}
-
-/// The rule without its tables.
-fn short(rule: &GroupRule) -> String {
-    let text = format!("{rule:?}");
-    text.split("curve").next().unwrap_or(&text).to_owned()
 }
 
 /// Rewards near 1e4 with a spread of a few 1e-2 (f32 keeps steps of 1e-3 there), groups of equal rewards, ties, 0 and 1.
@@ -197,7 +175,7 @@ fn awkward(m: usize) -> Vec<Vec<f32>> {
     ]
 }
 
-fn cases(rules: fn(usize) -> Vec<GroupRule>) -> Vec<Case> {
+fn cases(rules: fn(usize) -> Vec<Rule>) -> Vec<Case> {
     let mut all = Vec::new();
     for (groups, m) in SIZES {
         for rule in rules(m) {

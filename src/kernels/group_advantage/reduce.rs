@@ -1,6 +1,8 @@
 //! Rewards on the CPU in, advantages out.
 
-use super::{GAUSSIAN_TAIL, GroupBuffers, GroupReducer, GroupRule, NO_SIGNAL};
+use super::{GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL};
+use crate::advantage::chow::ChowParams;
+use crate::advantage::{GroupContext, Rule};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Recorder};
 
@@ -23,31 +25,48 @@ pub struct Reduced {
 }
 
 /// Advantages of the groups of `m` in `rewards (G, m)` by `rule`, on the GPU: as many dispatches as the sizes need, the
-/// same bits however the groups are batched.
+/// same bits however the groups are batched. `context` gives each group's (only Chow's split uses it).
 ///
-/// `selection (G, m)` is Chow's split (true in the selection set), empty for other rules. A group whose rewards f32 holds
-/// exactly, as reward models give them, goes up as it is; any other goes up as differences from its maximum, taken in
-/// float64: both keep every difference to 6e-8 of the distance from the group's best. Rewards that become equal by that
-/// rounding count as ties.
+/// Against [`Rule::group_with`] in float64: within 1e-4 of each advantage, and 1e-6 of the group's largest where it is a
+/// small difference of large rewards. A group whose rewards f32 holds exactly, as reward models give them, goes up as it
+/// is; any other goes up as differences from its maximum, taken in float64: both keep every difference to 6e-8 of the
+/// distance from the group's best. Rewards that become equal by that rounding count as ties.
 ///
 /// # Errors
-/// A user error: a reward that is not finite, or 1e16 below its group's best (naming group and sample), or a split of
-/// the wrong size. Sizes the rule cannot take are bugs (the rules of `advantage/` refuse them first); else GPU errors.
-pub fn reduce_groups(
+/// A user error as [`Rule::pass`]; a reward that is not finite, or 1e16 below its group's best (naming group and sample);
+/// rewards that are no whole groups; splits of unequal sizes. Else GPU errors.
+pub fn reduce_groups<'a>(
     gpu: &Gpu,
-    rule: &GroupRule,
+    rule: &Rule,
     rewards: &[f64],
     m: usize,
-    selection: &[bool],
+    context: impl Fn(usize) -> GroupContext<'a>,
 ) -> Result<Reduced> {
-    rule.check(m)?;
+    let mut pass = rule.pass(m)?;
     if !rewards.len().is_multiple_of(m) {
-        return Err(Error::internal(format!(
-            "group_advantage: {} rewards in groups of {m}",
+        return Err(Error::user(format!(
+            "{} rewards are no whole number of groups of {m}",
             rewards.len()
         )));
     }
-    check_selection(rule, rewards.len(), m, selection)?;
+    let mut selection = Vec::new();
+    if pass.selects() {
+        selection = vec![false; rewards.len()];
+        let mut size = 0;
+        for g in 0..rewards.len() / m {
+            let chosen = rule.selection(m, &context(g))?;
+            if g == 0 {
+                size = chosen.len();
+                pass = ChowParams::pass(m, size);
+            } else if chosen.len() != size {
+                return Err(Error::user(format!(
+                    "group {g}: the selection set has {} samples where the first group's has {size}: they must be alike",
+                    chosen.len()
+                )));
+            }
+            chosen.iter().for_each(|i| selection[g * m + i] = true);
+        }
+    }
     let groups = rewards.len() / m;
     let mut out = Reduced {
         advantages: Vec::with_capacity(rewards.len()),
@@ -58,7 +77,7 @@ pub fn reduce_groups(
         return Ok(out);
     }
     let capacity = groups.min((REWARDS_PER_DISPATCH / m).max(1));
-    let reducer = GroupReducer::new(gpu, rule, capacity, m)?;
+    let reducer = GroupReducer::new(gpu, &pass, capacity, m)?;
     let words = (4 * capacity * m) as u64;
     let input = gpu.alloc("group_advantage/rewards", words)?;
     let split = (!selection.is_empty())
@@ -101,30 +120,12 @@ impl Reduced {
     }
 }
 
-/// Every group must have Chow's number of selected samples.
-fn check_selection(rule: &GroupRule, rewards: usize, m: usize, selection: &[bool]) -> Result<()> {
-    let GroupRule::Chow { selected, .. } = rule else {
-        return Ok(());
-    };
-    if selection.len() != rewards {
-        return Err(Error::internal(format!(
-            "group_advantage: a split of {} samples for {rewards} rewards",
-            selection.len()
-        )));
-    }
-    for (g, split) in selection.chunks_exact(m).enumerate() {
-        let count = split.iter().filter(|s| **s).count();
-        if count != *selected {
-            return Err(Error::user(format!(
-                "group {g}: the selection set has {count} samples where the rule is set to {selected} for every group"
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// Rewards as f32, group by group; `first` is the first group's number for the message.
-fn narrow(values: &[f64], m: usize, first: usize) -> Result<Vec<f32>> {
+/// Rewards as f32, group by group: as they are where f32 holds them, else as differences from the group's maximum, taken
+/// in float64. `first` is the first group's number for the message.
+///
+/// # Errors
+/// A user error: a reward that is not finite, or 1e16 below its group's best.
+pub fn narrow(values: &[f64], m: usize, first: usize) -> Result<Vec<f32>> {
     let mut out = Vec::with_capacity(values.len());
     for (g, group) in values.chunks_exact(m).enumerate() {
         let exact = group.iter().all(|r| f64::from(*r as f32) == *r);
