@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::store::StoredEval;
 use super::weights;
-use crate::config::{FloatDtype, MatmulPrecision};
+use crate::config::{FloatDtype, MatmulPrecision, range};
 use crate::error::{Context, Error, Result};
 use crate::text::journal::first_difference;
 
@@ -207,6 +207,7 @@ impl EvalMeta {
                 path.display()
             )));
         }
+        range::check_settings(&meta).context(path.display())?;
         Ok(meta)
     }
 
