@@ -45,8 +45,8 @@ const ROWS: u64 = u32::MAX as u64;
 const HELD: u64 = 1 << 20;
 /// Members of a group, and groups of a step.
 const GROUP: u64 = 1 << 16;
-/// Of float settings: what is left of float32 when such numbers are multiplied.
-const LARGE: f64 = 1e30;
+/// The largest number that is multiplied in float32: some room is left below the largest float32.
+pub const LARGE: f64 = 1e30;
 /// Seconds in a day.
 const DAY: f64 = 86_400.0;
 
@@ -368,4 +368,120 @@ pub fn check_product(counts: &[(&str, u64)], most: u64, what: &str) -> Result<()
         "{} make more than {most} {what}, which are in memory together; lower one of them",
         named.join(" × ")
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::config::{SupervisedFlags, TrainFlags, overlay, read_toml};
+
+    /// Settings from a file, checked.
+    fn checked<T: serde::de::DeserializeOwned + Serialize>(text: &str) -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.toml");
+        std::fs::write(&path, text).unwrap();
+        check_settings(&read_toml::<T>(&path)?)
+    }
+
+    #[test]
+    fn settings_of_a_file_keep_to_the_ranges_of_flags() {
+        for (text, part) in [
+            (
+                "num_generations = 1",
+                "--num-generations is 1; it must be a whole number from 2 to 65536",
+            ),
+            ("steps = 0", "--steps is 0"),
+            ("steps = -1", "steps = -1"),
+            ("seed = 9223372036854775808", "--seed is 9223372036854775808"),
+            ("lora_rank = 4294967296", "--lora-rank is 4294967296"),
+            ("bon = 9223372036854775807", "--bon is 9223372036854775807"),
+            ("beta = nan", "--beta is NaN"),
+            ("beta = -inf", "--beta is -inf"),
+            ("learning_rate = 1e31", "to 1e30"),
+            ("temperature = 1e-7", "0, or a number from 1e-6 to 1000000"),
+            ("top_p = 0", "above 0, up to 1"),
+            ("min_p = 1.0", "from 0, below 1"),
+        ] {
+            let error = checked::<TrainFlags>(text).unwrap_err();
+            assert!(error.to_string().contains(part), "{text}: {error}");
+            assert_eq!(error.exit_code(), 2, "{text}");
+        }
+        checked::<TrainFlags>(
+            "seed = 9223372036854775807\ntemperature = 0\nsave_steps = 4611686018427387904",
+        )
+        .unwrap();
+        let error = checked::<SupervisedFlags>("eval_fraction = 1.0")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("--eval-fraction is 1; it must be a number from 0, below 1"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn every_number_of_a_settings_file_has_a_range() {
+        fn numbers<T: clap::Args>() -> Vec<String> {
+            let whole = |t: &clap::builder::ValueParser| {
+                t.type_id() == std::any::TypeId::of::<usize>()
+                    || t.type_id() == std::any::TypeId::of::<u64>()
+                    || t.type_id() == std::any::TypeId::of::<u32>()
+                    || t.type_id() == std::any::TypeId::of::<f64>()
+            };
+            let command = T::augment_args(clap::Command::new("settings"));
+            let args = command.get_arguments();
+            args.filter(|a| whole(a.get_value_parser()))
+                .map(|a| a.get_id().to_string())
+                .collect()
+        }
+        let all = [numbers::<TrainFlags>(), numbers::<SupervisedFlags>()].concat();
+        assert!(all.len() > 40, "{all:?}");
+        for name in all {
+            assert!(of(&[], &name).is_some(), "{name} has no range");
+        }
+    }
+
+    #[test]
+    fn a_number_that_toml_cannot_hold_is_the_users() {
+        let flags = TrainFlags {
+            seed: Some(u64::MAX),
+            ..TrainFlags::default()
+        };
+        for error in [
+            overlay(&TrainFlags::default(), &flags).unwrap_err(),
+            flags.resolve(&|_| Some("judge".into())).unwrap_err(),
+        ] {
+            assert!(
+                error.to_string().contains("--seed is 18446744073709551615"),
+                "{error}"
+            );
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn a_commands_own_range_goes_before_the_shared_one() {
+        let least = |path: &[&str], name| match of(path, name).unwrap().bounds {
+            Bounds::Whole(least, _) => least,
+            _ => unreachable!("whole"),
+        };
+        assert_eq!(least(&["search"], "samples"), 4);
+        assert_eq!(least(&["search", "predict"], "samples"), 4);
+        assert_eq!(least(&["eval"], "samples"), 1);
+        assert_eq!(least(&["bench", "rollout"], "lora_rank"), 0);
+        assert_eq!(least(&["bench", "train"], "lora_rank"), 1);
+        assert_eq!(least(&["bench", "train"], "num_generations"), 1);
+        assert!(of(&["train"], "model").is_none());
+    }
+
+    #[test]
+    fn products_are_refused_with_their_factors() {
+        check_product(&[("--a", 1 << 20), ("--b", 4)], 1 << 22, "things").unwrap();
+        for b in [5, u64::MAX] {
+            let error = check_product(&[("--a", 1 << 20), ("--b", b)], 1 << 22, "things").unwrap_err();
+            let said = format!("--a 1048576 × --b {b} make more than 4194304 things");
+            assert!(error.to_string().starts_with(&said), "{error}");
+        }
+    }
 }

@@ -599,4 +599,30 @@ mod tests {
         fs::write(run.config(), "seed = 1").unwrap();
         assert_eq!(run.settings().unwrap(), run.config());
     }
+
+    #[test]
+    fn counters_that_no_run_reaches_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = |step: &str, position: &str| {
+            let text = format!(
+                "{{\"kind\":\"train\",\"step\":{step},\"optimizer_steps\":1,\"data_position\":{position},\"seed\":1,\
+                 \"device\":\"d\"}}"
+            );
+            fs::write(dir.path().join(STATE), text).unwrap();
+            read_state(dir.path())
+        };
+        assert_eq!(state("9007199254740992", "0").unwrap().step, MOST_COUNTED);
+        for (step, position, part) in [
+            ("18446744073709551615", "0", "step is 18446744073709551615"),
+            ("1", "9007199254740993", "data_position is 9007199254740993"),
+            ("-1", "0", "-1"),
+        ] {
+            let error = state(step, position).unwrap_err();
+            assert!(
+                error.to_string().contains(part) && error.to_string().contains(STATE),
+                "{error}"
+            );
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
 }
