@@ -605,7 +605,10 @@ fn a_plan_refuses_what_training_would_in_the_same_words() {
         ("lora_alpha = -1.0", "--lora-alpha is -1"),
         ("seed = 9223372036854775808", "seed"),
         ("max_completion_length = 2147483647", "context"),
-        ("lora_rank = 3\nactivation_memory = 1", "--activation-memory 1"),
+        (
+            "activation_memory = 1\nmax_completion_length = 8",
+            "--activation-memory 1",
+        ),
     ];
     for (text, part) in settings {
         place.write("bad.toml", &format!("{text}\n"));
@@ -635,10 +638,8 @@ fn a_plan_refuses_what_training_would_in_the_same_words() {
         }
     }
     // A run that is too large for the memory is planned, and what `train` says of it is said beside the plan.
-    let (needs, models) = (
-        "this run needs",
-        "--base-dtype f32 --reward-dtype f32 --reward-residency resident",
-    );
+    let needs = "this run needs";
+    let models = "--base-dtype f32 --reward-dtype f32 --reward-residency resident --max-completion-length 8";
     let run = |line: &str| {
         let mut command = place.command(BIN);
         command

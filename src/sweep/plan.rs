@@ -323,7 +323,10 @@ mod tests {
                 "[[method]]\nname = \"half\"\nkv_cache_dtype = \"float16\"\n",
                 "kv_cache_dtype is float16, elsewhere float32",
             ),
-            ("[eval]\nsamples = 0\n", "--samples is 0; it must be a whole number"),
+            (
+                "[eval]\nsamples = 0\n",
+                "--samples is 0; it must be a whole number",
+            ),
             ("[eval]\nsample = 1\n", "sample"),
             ("[train]\nmodel = \"llama-1b\"\n", "[eval]: no prompts"),
         ];

@@ -97,7 +97,7 @@ fn alignment_refuses_what_cannot_be_measured() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("a");
     align(&out, &["--group-sizes", "13"]).refused(&["--group-sizes 13", "--samples (12)"]);
-    align(&out, &["--group-sizes", "1"]).refused(&["--group-sizes 1"]);
+    align(&out, &["--group-sizes", "1"]).refused(&["'1' for '--group-sizes", "from 2 to"]);
     tea(&[
         "diagnose",
         "alignment",
