@@ -598,7 +598,7 @@ fn a_plan_refuses_what_training_would_in_the_same_words() {
         ("validation_samples = 65537", "--validation-samples"),
         ("bon = 9007199254740993", "--bon"),
         ("top_k = 4294967295", "--allow-biased-sampling"),
-        ("temperature = 1e-300", "0, or a number from 1e-6"),
+        ("temperature = 1e-300", "0, or a number from 1e-4"),
         ("learning_rate = 1e308", "--learning-rate"),
         ("beta = nan", "--beta is NaN"),
         ("epsilon = inf", "--epsilon is inf"),

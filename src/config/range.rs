@@ -199,7 +199,7 @@ pub const RANGES: &[Range] = &[
     whole("steps", 1, ROWS, "a step's number is part of its random numbers"),
     other(
         "temperature",
-        Bounds::ZeroOr(1e-6, 1e6),
+        Bounds::ZeroOr(1e-4, 1e6),
         "logits are divided by it in float32",
     ),
     real("timeout", 0.0, DAY, "it is in seconds, and a day is long"),
@@ -399,7 +399,7 @@ mod tests {
             ("beta = nan", "--beta is NaN"),
             ("beta = -inf", "--beta is -inf"),
             ("learning_rate = 1e31", "to 1e30"),
-            ("temperature = 1e-7", "0, or a number from 1e-6 to 1000000"),
+            ("temperature = 1e-5", "0, or a number from 1e-4 to 1000000"),
             ("top_p = 0", "above 0, up to 1"),
             ("min_p = 1.0", "from 0, below 1"),
         ] {
