@@ -328,6 +328,31 @@ fn wrong_files_and_changed_settings_are_refused_before_anything_runs() {
         &["also_reward", "nowhere-else"],
     );
     refused(SWEEP, "--resamples 0", &["--resamples"]);
+    for (number, parts) in [
+        ("samples = 0", ["[eval]: --samples is 0", "from 1 to"]),
+        (
+            "samples = 1099511627776",
+            ["[eval]: --samples is 1099511627776", "from 1 to"],
+        ),
+        ("samples = 8\nseed = -1", ["sweep.toml:", "seed = -1"]),
+        (
+            "samples = 8\nrollout_batch = 9223372036854775807",
+            ["[eval]", "--rollout-batch"],
+        ),
+    ] {
+        refused(&with("samples = 8", number), "", &parts);
+    }
+    let steps = with("steps = 4", "steps = 4294967296");
+    refused(&steps, "--dry-run", &["sweep.toml", "--steps is 4294967296"]);
+    // Lists of values multiply: what comes out is counted before it is made.
+    let list: Vec<String> = (1..=64).map(|n| n.to_string()).collect();
+    let grid = ["beta", "epsilon", "min_scale"].map(|key| format!("{key} = [{}]\n", list.join(", ")));
+    let grid = with("[[method]]", &format!("[[method]]\n{}", grid.concat()));
+    refused(
+        &grid,
+        "--dry-run",
+        &["[[method]] 1", "× min_scale 64 make more than 65536"],
+    );
     // What another sweep left is not mixed with this one.
     let run = place.at("out/runs/tea-seed1");
     std::fs::create_dir_all(&run).unwrap();

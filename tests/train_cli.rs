@@ -514,7 +514,10 @@ fn settings_are_checked_before_anything_runs() {
             "--advantage chow --selection-size 64",
             &["--selection-size is 64"],
         ),
-        ("--advantage cat-bon --bon 0", &["--bon is 0"]),
+        (
+            "--advantage cat-bon --bon 0",
+            &["'0' for '--bon <N>'", "from 1 to"],
+        ),
         ("--kl-estimator k9", &["--kl-estimator", "k9"]),
         (
             "--reward-residency gone",
@@ -522,7 +525,10 @@ fn settings_are_checked_before_anything_runs() {
         ),
         ("--optim sgd", &["--optim", "sgd", "adamw_8bit"]),
         ("--steps 0", &["--steps"]),
-        ("--learning-rate nan", &["--learning-rate is NaN"]),
+        (
+            "--learning-rate nan",
+            &["'nan' for '--learning-rate", "from 0 to"],
+        ),
         ("--config infinite.toml", &["--beta is inf"]),
         ("--seed 9300000000000000000", &["--seed"]),
         ("--base-dtype f13", &["--base-dtype", "f13"]),
@@ -567,6 +573,91 @@ fn settings_are_checked_before_anything_runs() {
             .refused(&[parts]);
         assert!(!place.at("out").exists());
     }
+}
+
+/// What `plan` and `train` say to a setting: the same, by a flag and by a file.
+#[test]
+fn a_plan_refuses_what_training_would_in_the_same_words() {
+    let place = Place::new();
+    // Counts whose product alone is too large.
+    let two = "prompts_per_step = 65536\nnum_generations = 128";
+    let settings = [
+        ("num_generations = 1", "--num-generations is 1; it must be"),
+        ("num_generations = 65537", "from 2 to 65536"),
+        ("prompts_per_step = 4294967296", "--prompts-per-step"),
+        (two, "--prompts-per-step 65536 × --num-generations 128"),
+        ("max_completion_length = 2147483648", "--max-completion-length"),
+        ("max_prompt_length = 0", "--max-prompt-length"),
+        ("steps = 4611686018427387904", "--steps"),
+        ("token_budget = 4294967296", "--token-budget"),
+        ("rollout_batch = 1099511627776", "--rollout-batch"),
+        ("lora_rank = 65537", "--lora-rank"),
+        ("num_iterations = 1099511627776", "--num-iterations"),
+        ("save_steps = 0", "--save-steps"),
+        ("validation_size = 1099511627776", "--validation-size"),
+        ("validation_samples = 65537", "--validation-samples"),
+        ("bon = 9007199254740993", "--bon"),
+        ("top_k = 4294967295", "--allow-biased-sampling"),
+        ("temperature = 1e-300", "0, or a number from 1e-4"),
+        ("learning_rate = 1e308", "--learning-rate"),
+        ("beta = nan", "--beta is NaN"),
+        ("epsilon = inf", "--epsilon is inf"),
+        ("lora_alpha = -1.0", "--lora-alpha is -1"),
+        ("seed = 9223372036854775808", "seed"),
+        ("max_completion_length = 2147483647", "context"),
+        (
+            "activation_memory = 1\nmax_completion_length = 8",
+            "--activation-memory 1",
+        ),
+    ];
+    for (text, part) in settings {
+        place.write("bad.toml", &format!("{text}\n"));
+        let flags: Vec<String> = text
+            .lines()
+            .map(|line| {
+                let (key, value) = line.split_once(" = ").unwrap();
+                format!("--{}={value}", key.replace('_', "-"))
+            })
+            .collect();
+        for given in ["--config bad.toml".to_string(), flags.join(" ")] {
+            let plan = place.run(&format!("plan {MODELS} {given}"));
+            let train = place.run(&format!("train {MODELS} --output out {given}"));
+            assert_eq!(
+                (plan.code, train.code),
+                (Some(2), Some(2)),
+                "{given}: {}",
+                train.stderr
+            );
+            assert_eq!(plan.stderr, train.stderr, "{given}");
+            let named = match given.starts_with("--config") {
+                true => part,
+                false => flags[0].split('=').next().unwrap(),
+            };
+            assert!(train.stderr.contains(named), "{given}: {named}: {}", train.stderr);
+            assert!(!place.at("out").exists(), "{given}");
+        }
+    }
+    // A run that is too large for the memory is planned, and what `train` says of it is said beside the plan.
+    let needs = "this run needs";
+    let models = "--base-dtype f32 --reward-dtype f32 --reward-residency resident --max-completion-length 8";
+    let run = |line: &str| {
+        let mut command = place.command(BIN);
+        command
+            .args(line.split_whitespace())
+            .env("TEA_MEMORY_LIMIT", "1000000");
+        Ended::from(command.output().unwrap())
+    };
+    let plan = run(&format!("plan {MODELS} {models} --json"));
+    let train = run(&format!("train {MODELS} {models} --output out"));
+    assert_eq!((plan.code, train.code), (Some(0), Some(2)), "{}", train.stderr);
+    let said = |ended: &Ended| {
+        let from = ended.stderr.find(needs).unwrap();
+        let end = ended.stderr[from..].find(" free").unwrap();
+        ended.stderr[from..from + end].to_string()
+    };
+    assert_eq!(said(&plan), said(&train));
+    let shown: Value = serde_json::from_str(&plan.stdout).unwrap();
+    assert_eq!(shown["free"], 1_000_000);
 }
 
 /// A run that measures kernel variants, with a cache of its own: bits as without, a file that is used, and mended when damaged.

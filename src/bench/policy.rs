@@ -1,6 +1,7 @@
 //! What is measured end to end: a model with an adapter, made-up prompts, and the process's own memory.
 
 use super::output::Row;
+use crate::config::range;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::init::random_model;
@@ -187,6 +188,20 @@ pub fn at_least_one(flags: &[(&str, usize)]) -> Result<()> {
         Some((flag, _)) => Err(Error::user(format!("{flag} must be at least 1"))),
         None => Ok(()),
     }
+}
+
+/// Refuses more made-up tokens than memory should hold: `prompts` times `responses`, each of `tokens`.
+///
+/// # Errors
+/// A user error with the numbers.
+pub fn check_tokens(prompts: usize, responses: usize, tokens: usize) -> Result<()> {
+    let all = [("prompts", prompts as u64), ("responses", responses as u64)];
+    range::check_product(&all, range::RESPONSES, "responses")?;
+    let all = [
+        ("responses", (prompts * responses) as u64),
+        ("tokens of each", tokens as u64),
+    ];
+    range::check_product(&all, range::TOKENS_HELD, "tokens")
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! the share of places that decoded a token, the tokens prefilled, and the most pages of the cache in use.
 
 use super::output::Row;
-use super::policy::{Policy, at_least_one};
+use super::policy::{Policy, at_least_one, check_tokens};
 use super::timing::Clock;
 use crate::config::FloatDtype;
 use crate::error::Result;
@@ -57,7 +57,15 @@ impl Settings {
             ("--max-completion-length", self.max_completion_length),
             ("--repetitions", self.repetitions),
             ("--token-budget", self.token_budget),
-        ])
+        ])?;
+        let most = |all: &[usize]| all.iter().copied().max().unwrap_or(0);
+        check_tokens(1, 1, most(&self.prefill))?;
+        check_tokens(most(&self.decode), 1, self.decode_length)?;
+        check_tokens(
+            self.batch,
+            self.num_generations,
+            self.prompt_length + self.max_completion_length,
+        )
     }
 }
 

@@ -3,7 +3,7 @@
 use super::judged::{Judge, Rounds, When};
 use super::memory::{self, Held};
 use super::output::Row;
-use super::policy::{Policy, at_least_one};
+use super::policy::{Policy, at_least_one, check_tokens};
 use super::timing::{Clock, median};
 use crate::config::{ActivationMemory, FloatDtype, Optim, Schedule};
 use crate::error::{Error, Result};
@@ -61,7 +61,12 @@ impl Settings {
             ("--max-completion-length", self.max_completion_length),
             ("--repetitions", self.repetitions),
             ("--token-budget", self.token_budget),
-        ])
+        ])?;
+        check_tokens(
+            self.batch,
+            self.num_generations,
+            self.prompt_length + self.max_completion_length,
+        )
     }
 
     /// Rows that the step's sequences take when a group's prompt is computed once.

@@ -55,7 +55,7 @@ struct Common {
     #[arg(short, long, value_enum, default_value = "md", value_name = "FORM")]
     output: Form,
     /// Samples of each measurement; the median is reported
-    #[arg(short, long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short, long, default_value_t = 5, value_name = "N")]
     repetitions: u16,
     /// Write the run to this file, as JSON, for a later --compare
     #[arg(long, value_name = "FILE")]

@@ -6,8 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Globals;
+use crate::config::range::check_settings;
 use crate::config::{FloatDtype, MatmulPrecision, Paths, overlay, read_toml};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
 use crate::model::alias::is_alias;
@@ -185,7 +186,8 @@ pub(crate) fn layered<T: Serialize + DeserializeOwned + Default + Paths>(
 ) -> Result<T> {
     let read = |path: Option<&Path>| -> Result<Option<T>> {
         let mut settings = path.map(read_toml::<T>).transpose()?;
-        if let Some(settings) = &mut settings {
+        if let (Some(settings), Some(path)) = (&mut settings, path) {
+            check_settings(settings).context(path.display())?;
             settings.anchor(&is_alias);
         }
         Ok(settings)
@@ -231,7 +233,6 @@ pub(crate) fn check_ids<'a>(
     file: &Path,
     records: impl Iterator<Item = &'a [u32]>,
 ) -> Result<()> {
-    use crate::error::Context;
     for (i, tokens) in records.enumerate() {
         crate::model::workspace::check_tokens(&source.spec, tokens).context(format!(
             "{}: record {}",

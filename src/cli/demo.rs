@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Globals;
 use super::demo_data::COMPLETION;
 use crate::advantage::Alpha;
-use crate::config::{Residency, TrainConfig, TrainFlags};
+use crate::config::{Residency, TrainConfig, TrainFlags, range};
 use crate::demo::{self, EVAL_SEED, Example, Kind};
 use crate::error::{Context, Error, Result};
 use crate::eval::bootstrap::told;
@@ -122,9 +122,11 @@ impl Summary {
 
 impl Args {
     fn config(&self) -> Result<TrainConfig> {
-        if self.samples == 0 || self.prompts == 0 {
-            return Err(Error::user("--samples and --prompts must be at least 1"));
-        }
+        let all = [
+            ("--prompts", self.prompts as u64),
+            ("--samples", self.samples as u64),
+        ];
+        range::check_product(&all, range::RESPONSES, "responses")?;
         TrainFlags {
             steps: Some(self.steps),
             seed: Some(self.seed),

@@ -4,9 +4,9 @@ use super::common::tell;
 use std::path::{Path, PathBuf};
 
 use super::Globals;
-use crate::config::TEMPLATE_DATE;
+use crate::config::{TEMPLATE_DATE, range};
 use crate::demo::{self, Example, Preference, SampledGroup, Split};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::eval::run::{Policy, PolicyOptions, Response, Sampling};
 use crate::kernels::sample::SampleParams;
 use crate::model::init::{random_tensors, write_model};
@@ -62,6 +62,9 @@ pub(crate) struct Args {
     rollout_batch: usize,
 }
 
+/// Parameters of the random model, which is made in memory as float32: 4 GiB of them.
+const MOST_PARAMETERS: u64 = 1 << 30;
+
 /// Sizes of the random model.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Size of the random model")]
@@ -93,24 +96,15 @@ pub(crate) use crate::demo::COMPLETION;
 
 impl Args {
     fn validate(&self) -> Result<()> {
-        if !(0.0..=1.0).contains(&self.noise) {
-            return Err(Error::user(format!(
-                "--noise is {}; it must be between 0 and 1",
-                self.noise
-            )));
+        for (flag, prompts) in [("--train", self.train), ("--validation", self.validation)] {
+            let pairs = [(flag, prompts as u64), ("--pairs", self.pairs as u64)];
+            range::check_product(&pairs, range::RESPONSES, "pairs")?;
+            if self.samples_from.is_some() {
+                let all = [(flag, prompts as u64), ("--samples", self.samples as u64)];
+                range::check_product(&all, range::RESPONSES, "responses")?;
+            }
         }
-        let counts = [
-            ("--train", self.train),
-            ("--validation", self.validation),
-            ("--held-out", self.held_out),
-            ("--pairs", self.pairs),
-            ("--samples", self.samples),
-            ("--rollout-batch", self.rollout_batch),
-        ];
-        match counts.iter().find(|(_, n)| *n == 0) {
-            Some((flag, _)) => Err(Error::user(format!("{flag} must be at least 1"))),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -143,6 +137,8 @@ impl ModelArgs {
             bos_token_id: None,
         };
         spec.validate("the random model")?;
+        let parameters = spec.num_parameters() as u64;
+        range::check_product(&[("the sizes", parameters)], MOST_PARAMETERS, "parameters")?;
         Ok(spec)
     }
 }

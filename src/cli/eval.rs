@@ -6,7 +6,7 @@ use super::Globals;
 use super::common::{KvCacheFlag, Lines, PrecisionFlag, SampleFlags};
 use crate::advantage::Alpha;
 use crate::config::Residency;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::eval::Bootstrap;
 use crate::eval::checkpoint::Trained;
 use crate::eval::record::Writer;
@@ -189,16 +189,6 @@ impl Args {
     /// The flags, checked.
     fn request(&self) -> Result<Request> {
         let s = &self.sampling;
-        let counts = [
-            ("--samples", self.samples),
-            ("--num-prompts", self.num_prompts.unwrap_or(1)),
-            ("--max-completion-length", s.max_completion_length.unwrap_or(1)),
-            ("--rollout-batch", s.rollout_batch),
-            ("--token-budget", s.token_budget),
-        ];
-        if let Some((flag, _)) = counts.iter().find(|(_, n)| *n == 0) {
-            return Err(Error::user(format!("{flag} must be at least 1")));
-        }
         let dtype = |asked: Option<DType>| asked.map(|d| d.to_string());
         Ok(Request {
             asked: Asked::Flags,

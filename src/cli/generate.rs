@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Globals;
 use super::common::{KvCacheFlag, Lines, PrecisionFlag, SampleFlags, TOKEN_BUDGET};
-use crate::config::{Residency, TEMPLATE_DATE};
+use crate::config::{Residency, TEMPLATE_DATE, range};
 use crate::data::Id;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -96,19 +96,14 @@ impl Args {
     }
 
     fn sample_params(&self) -> Result<SampleParams> {
-        let params = self.draw.params()?;
-        let counts = [
-            (
-                if self.best_of.is_some() { "--best-of" } else { "-n" },
-                self.samples(),
-            ),
-            ("--max-completion-length", self.max_completion_length.unwrap_or(1)),
-            ("--rollout-batch", self.rollout_batch),
-        ];
-        match counts.iter().find(|(_, n)| *n == 0) {
-            Some((flag, _)) => Err(Error::user(format!("{flag} must be at least 1"))),
-            None => Ok(params),
-        }
+        self.draw.params()
+    }
+
+    /// Refuses more completions than memory should hold: all are printed at the end.
+    fn check_total(&self, records: &[PromptRecord]) -> Result<()> {
+        let flag = if self.best_of.is_some() { "--best-of" } else { "-n" };
+        let all = [("prompts", records.len() as u64), (flag, self.samples() as u64)];
+        range::check_product(&all, range::RESPONSES, "completions")
     }
 
     fn records(&self) -> Result<Vec<PromptRecord>> {
@@ -148,6 +143,7 @@ struct Line<'a> {
 pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     let params = args.sample_params()?;
     let records = args.records()?;
+    args.check_total(&records)?;
     let mut source = Source::open_causal(&args.model)?;
     let tokenizer = source.tokenizer()?;
     let jobs = jobs(args, &records, &tokenizer)?;

@@ -52,7 +52,7 @@ pub(crate) struct Args {
     ///
     /// A judge that thinks can spend all of them before its answer begins. Without this option the
     /// limit is then raised, to at most 16384, and a warning says so. A limit that is given is kept.
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "TOKENS")]
     max_tokens: Option<u32>,
     /// Most seconds for one answer
     #[arg(

@@ -21,6 +21,7 @@ mod judge;
 mod logprobs;
 mod models;
 mod prepare;
+mod ranges;
 mod score;
 mod search;
 mod search_predict;
@@ -28,10 +29,11 @@ mod supervised;
 mod sweep;
 mod train;
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::variable;
 use crate::error::{Error, Result};
@@ -48,6 +50,15 @@ struct Cli {
     globals: Globals,
     #[command(subcommand)]
     command: Command,
+}
+
+impl Cli {
+    /// The command line, with every number in its range.
+    fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut command = ranges::bounded(Self::command());
+        let matches = command.try_get_matches_from_mut(words)?;
+        Self::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
+    }
 }
 
 /// Flags that every subcommand takes.
@@ -199,7 +210,7 @@ fn log_style() -> env_logger::WriteStyle {
 pub fn main() -> ExitCode {
     console::catch_panics();
     interrupt::outlive_limits();
-    let ended = match Cli::try_parse() {
+    let ended = match Cli::read(std::env::args_os()) {
         Ok(cli) => run(cli),
         Err(usage) if usage.use_stderr() => {
             let text = usage.render();
@@ -259,7 +270,6 @@ fn run(cli: Cli) -> Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn every_command_parses_and_shows_an_example() {

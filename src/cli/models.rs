@@ -61,18 +61,6 @@ pub(crate) struct ModelFlags {
 }
 
 impl ModelFlags {
-    /// Refuses sizes of 0.
-    pub(crate) fn check(&self) -> Result<()> {
-        let counts = [
-            ("--rollout-batch", self.rollout_batch),
-            ("--token-budget", self.token_budget),
-        ];
-        match counts.iter().find(|(_, n)| *n == 0) {
-            Some((flag, _)) => Err(Error::user(format!("{flag} must be at least 1"))),
-            None => Ok(()),
-        }
-    }
-
     /// The judge's name: asked for, or the policy's default.
     pub(crate) fn reward_name(&self) -> Result<String> {
         let default = || default_reward(&self.model);

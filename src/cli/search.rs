@@ -10,7 +10,7 @@ use super::demo_data::COMPLETION;
 use super::models::ModelFlags;
 use super::search_predict;
 use crate::advantage::Alpha;
-use crate::config::TINY;
+use crate::config::{TINY, range};
 use crate::demo;
 use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
@@ -143,15 +143,6 @@ impl SearchArgs {
             return Err(Error::user(
                 "--temperature 0 gives one response again and again; a search needs a positive temperature",
             ));
-        }
-        self.models.check()?;
-        let counts = [
-            ("--max-completion-length", self.max_completion_length),
-            ("--num-prompts", self.num_prompts),
-            ("--prefix-tokens", self.prefix_tokens),
-        ];
-        if let Some((flag, _)) = counts.iter().find(|(_, n)| *n == Some(0)) {
-            return Err(Error::user(format!("{flag} must be at least 1")));
         }
         let settings = Settings {
             schedule: Schedule::new(self.budget.unwrap_or(0), asked)?,
@@ -303,6 +294,11 @@ fn search(globals: &Globals, args: &SearchArgs) -> Result<()> {
     }
     let (settings, sampling) = args.settings()?;
     let records = args.records()?;
+    let all = [
+        ("prompts", records.len() as u64),
+        ("--budget", settings.schedule.budget as u64),
+    ];
+    range::check_product(&all, range::EVALUATED, "responses")?;
     let length = args.length(&records)?;
     let meta = args.meta(&settings, &sampling, &records, length)?;
     let open = || Store::open(dir, &meta, args.resume);

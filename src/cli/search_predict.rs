@@ -56,9 +56,6 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.resamples == 0 {
-        return Err(Error::user("--resamples must be at least 1"));
-    }
     let held = args.output.as_deref().map(|dir| Dir::hold(dir, &kinds::PREDICT));
     let held = held.transpose()?;
     if let Some(held) = &held {

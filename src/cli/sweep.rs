@@ -39,7 +39,7 @@ pub(crate) struct Args {
     #[arg(long)]
     dry_run: bool,
     /// Resamples of prompts behind every interval
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1000)]
     resamples: u32,
 }
 

@@ -104,7 +104,7 @@ impl Args {
 
 impl PlanArgs {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
-        let mut run = Outline::open(self.settings.resolve(None)?)?;
+        let mut outline = Outline::open(self.settings.resolve(None)?)?;
         // Without an adapter the plan is that of the smallest one the program runs on.
         let (cap, have) = match globals.open_gpu() {
             Ok(gpu) => (gpu.caps().max_binding, memory::free(&gpu)?),
@@ -114,14 +114,17 @@ impl PlanArgs {
                 (PORTABLE_BINDING, None)
             }
         };
-        run.choose_dtypes(cap, have)?;
-        let (plan, least) = run.plan(cap)?;
-        let dtypes = [&run.config.base_dtype, &run.config.reward_dtype];
-        let residency = if run.streams_reward() {
+        outline.choose_dtypes(cap, have)?;
+        let (plan, least) = outline.plan(cap)?;
+        let dtypes = [&outline.config.base_dtype, &outline.config.reward_dtype];
+        let residency = if outline.streams_reward() {
             "stream"
         } else {
             "resident"
         };
+        if let Some(short) = memory::short(&plan, have) {
+            log::warn!("{short}: `train` would refuse it. Lower {}", run::LOWER);
+        }
         let ratio = plan.total() as f64 / least.total() as f64;
         if self.json {
             let rows = |plan: &Plan| -> serde_json::Map<String, serde_json::Value> {
@@ -130,7 +133,7 @@ impl PlanArgs {
             };
             let text = serde_json::json!({
                 "bytes": rows(&plan), "total": plan.total(), "base_dtype": dtypes[0], "reward_dtype": dtypes[1], "reward_residency": residency,
-                "formula_bytes": rows(&least), "formula_total": least.total(), "plan_over_formula": ratio,
+                "free": have, "formula_bytes": rows(&least), "formula_total": least.total(), "plan_over_formula": ratio,
             });
             say(format_args!(
                 "{}",

@@ -9,6 +9,7 @@ mod memory;
 mod optim;
 mod paths;
 mod precision;
+pub mod range;
 mod residency;
 mod supervised;
 mod train;
@@ -47,10 +48,17 @@ pub fn variable(name: &str) -> Option<String> {
 /// `upper`'s settings over `lower`'s: a setting left open above is taken from below.
 ///
 /// # Errors
-/// A type that does not serialise to a map (a bug).
+/// A whole number of 2⁶³ or more; a type that does not serialise to a map (a bug).
 pub fn overlay<T: Serialize + DeserializeOwned>(lower: &T, upper: &T) -> Result<T> {
     // TOML and not JSON in between: it leaves out what is open, and it has NaN and infinity, which validation refuses.
-    let table = |t: &T| toml::Table::try_from(t).map_err(Error::internal);
+    let table = |t: &T| {
+        let too_large = |e| {
+            range::check_settings(t)
+                .err()
+                .unwrap_or_else(|| Error::internal(e))
+        };
+        toml::Table::try_from(t).map_err(too_large)
+    };
     let mut merged = table(lower)?;
     merged.extend(table(upper)?);
     merged.try_into().map_err(Error::internal)
@@ -74,24 +82,6 @@ pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
             e.message()
         ))
     })
-}
-
-/// Refuses a count of 0, by its flag.
-fn at_least_one(counts: &[(&str, u64)]) -> Result<()> {
-    match counts.iter().find(|(_, v)| *v == 0) {
-        Some((flag, _)) => Err(Error::user(format!("{flag} must be at least 1"))),
-        None => Ok(()),
-    }
-}
-
-/// Refuses a number that is negative, infinite or none at all, by its flag.
-fn not_negative(numbers: &[(&str, f64)]) -> Result<()> {
-    match numbers.iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
-        Some((flag, v)) => Err(Error::user(format!(
-            "{flag} is {v}; it must be a finite number of at least 0"
-        ))),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,7 @@
 //! Settings of `sft` and `reward`.
 
 use super::memory::one_of;
-use super::{
-    ActivationMemory, DataSet, FloatDtype, MatmulPrecision, Optim, TEMPLATE_DATE, at_least_one, not_negative,
-};
+use super::{ActivationMemory, DataSet, FloatDtype, MatmulPrecision, Optim, TEMPLATE_DATE, range};
 use crate::error::{Context, Error, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -95,7 +93,7 @@ pub struct SupervisedFlags {
     #[arg(long)]
     pub lora_alpha: Option<f64>,
     /// Seed of everything random in the run
-    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(long)]
     pub seed: Option<u64>,
     /// Steps between checkpoints
     #[arg(long)]
@@ -278,33 +276,13 @@ impl SupervisedConfig {
     /// # Errors
     /// The first one out of range, by the flag's name.
     pub fn validate(&self) -> Result<()> {
-        at_least_one(&[
-            ("--steps", self.steps.unwrap_or(1)),
-            ("--batch-size", self.batch_size as u64),
-            ("--lora-rank", self.lora_rank as u64),
-            ("--save-steps", self.save_steps),
-            ("--eval-steps", self.eval_steps),
-            ("--token-budget", self.token_budget as u64),
-            ("--max-length", self.max_length as u64),
-        ])?;
-        not_negative(&[
-            ("--learning-rate", self.learning_rate),
-            ("--weight-decay", self.weight_decay),
-            ("--max-grad-norm", self.max_grad_norm),
-            ("--lora-alpha", self.lora_alpha),
-        ])?;
+        range::check_settings(self)?;
         one_of(self.activation_memory, self.no_checkpointing)?;
         if self.dtype.is_half() && self.activation_memory.is_none() && !self.no_checkpointing {
             return Err(Error::user(
                 "--dtype float16 is the type of activations that are kept for backward passes, and none are: give --no-checkpointing or \
                  --activation-memory with it, or leave it out",
             ));
-        }
-        if !(0.0..1.0).contains(&self.eval_fraction) {
-            return Err(Error::user(format!(
-                "--eval-fraction is {}; it must be in [0, 1)",
-                self.eval_fraction
-            )));
         }
         if self.full && (self.head_only || self.adapter.is_some()) {
             return Err(Error::user("--full excludes --head-only and --adapter"));

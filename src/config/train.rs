@@ -3,8 +3,7 @@
 use super::memory::one_of;
 use super::train_flags::{KlEstimator, LossType, TrainFlags};
 use super::{
-    ActivationMemory, DataSet, FloatDtype, MatmulPrecision, Optim, Residency, TEMPLATE_DATE, TINY,
-    at_least_one, not_negative,
+    ActivationMemory, DataSet, FloatDtype, MatmulPrecision, Optim, Residency, TEMPLATE_DATE, TINY, range,
 };
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -196,54 +195,17 @@ impl TrainConfig {
     /// # Errors
     /// The first one out of range, by the flag's name.
     pub fn validate(&self) -> Result<()> {
-        at_least_one(&[
-            ("--prompts-per-step", self.prompts_per_step as u64),
-            ("--steps", self.steps),
-            ("--max-completion-length", self.max_completion_length as u64),
-            ("--num-iterations", self.num_iterations as u64),
-            ("--lora-rank", self.lora_rank as u64),
-            ("--save-steps", self.save_steps),
-            ("--max-prompt-length", self.max_prompt_length.unwrap_or(1) as u64),
-            ("--validation-size", self.validation_size as u64),
-            ("--validation-samples", self.validation_samples as u64),
-            ("--validation-top", self.validation_top as u64),
-            ("--validation-steps", self.validation_steps),
-            ("--token-budget", self.token_budget as u64),
-            ("--rollout-batch", self.rollout_batch as u64),
-        ])?;
+        range::check_settings(self)?;
         one_of(self.activation_memory, self.no_checkpointing)?;
-        if self.num_generations < 2 {
-            return Err(Error::user(format!(
-                "--num-generations is {}; a group needs at least 2 responses to compare",
-                self.num_generations
-            )));
-        }
+        let step = [
+            ("--prompts-per-step", self.prompts_per_step as u64),
+            ("--num-generations", self.num_generations as u64),
+        ];
+        range::check_product(&step, range::RESPONSES, "responses of a step")?;
         if self.validation_top > self.validation_samples {
             return Err(Error::user(format!(
                 "--validation-top {} of --validation-samples {} responses: it must not be more",
                 self.validation_top, self.validation_samples
-            )));
-        }
-        not_negative(&[
-            ("--beta", self.beta),
-            ("--learning-rate", self.learning_rate),
-            ("--weight-decay", self.weight_decay),
-            ("--max-grad-norm", self.max_grad_norm),
-            ("--epsilon", self.epsilon),
-            ("--min-scale", self.min_scale),
-            ("--lora-alpha", self.lora_alpha),
-            ("--temperature", self.temperature),
-        ])?;
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(Error::user(format!(
-                "--top-p is {}; it must be in (0, 1]",
-                self.top_p
-            )));
-        }
-        if !(0.0..1.0).contains(&self.min_p) {
-            return Err(Error::user(format!(
-                "--min-p is {}; it must be in [0, 1)",
-                self.min_p
             )));
         }
         let own = self.temperature == 1.0 && self.top_p == 1.0 && self.top_k == 0 && self.min_p == 0.0;

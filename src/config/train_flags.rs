@@ -156,7 +156,7 @@ pub struct TrainFlags {
     #[arg(long)]
     pub lora_alpha: Option<f64>,
     /// Seed of everything random in the run
-    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(long)]
     pub seed: Option<u64>,
     /// Steps between checkpoints
     #[arg(long)]

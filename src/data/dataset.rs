@@ -9,6 +9,7 @@ use super::json::parse_python_json;
 use super::message::{ASSISTANT, Message, PromptContent};
 use super::record::Record;
 use super::row::Row;
+use crate::config::range::LARGE;
 use crate::error::{Error, Result, warn_once};
 
 /// The columns that a conversation may stand in.
@@ -338,11 +339,17 @@ impl Record for GradientRecord {
                 tokens.len()
             )));
         }
+        let weight = row.number("weight")?;
+        if weight.abs() > LARGE {
+            return Err(Error::user(format!(
+                "\"weight\" is {weight:e}, but must be from -{LARGE:e} to {LARGE:e}: gradients are float32"
+            )));
+        }
         Ok(Self {
             id: row.id()?,
             tokens,
             prompt_len,
-            weight: row.number("weight")?,
+            weight,
         })
     }
 }

@@ -326,6 +326,14 @@ fn gradient_lines() {
             "\"prompt_len\" must be a whole number",
         ),
         (
+            r#"{"tokens": [1, 2], "prompt_len": 18446744073709551615, "weight": 1}"#,
+            "\"prompt_len\" is 18446744073709551615",
+        ),
+        (
+            r#"{"tokens": [1, 2], "prompt_len": 1, "weight": -1e308}"#,
+            "\"weight\" is -1e308, but must be from -1e30 to 1e30",
+        ),
+        (
             r#"{"tokens": [1, 2], "prompt_len": 1, "weight": "1"}"#,
             "\"weight\" must be a finite number",
         ),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::store::StoredEval;
 use super::weights;
-use crate::config::{FloatDtype, MatmulPrecision};
+use crate::config::{FloatDtype, MatmulPrecision, range};
 use crate::error::{Context, Error, Result};
 use crate::text::journal::first_difference;
 
@@ -207,6 +207,12 @@ impl EvalMeta {
                 path.display()
             )));
         }
+        // Evaluations of older versions have seeds of 64 bits, which nothing is allocated by.
+        let sizes = Self {
+            seed: 0,
+            ..meta.clone()
+        };
+        range::check_settings(&sizes).context(path.display())?;
         Ok(meta)
     }
 

@@ -8,7 +8,7 @@ use super::record::Writer;
 use super::run::{Policy, PolicyOptions, Sampling};
 use super::store::{StoredPrompt, VERSION};
 use super::weights::Hashes;
-use crate::config::{FloatDtype, MatmulPrecision, Residency, TEMPLATE_DATE, TINY, TrainConfig};
+use crate::config::{FloatDtype, MatmulPrecision, Residency, TEMPLATE_DATE, TINY, TrainConfig, range};
 use crate::demo;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -144,6 +144,11 @@ impl Request {
         let base = run.map_or_else(|| model.clone(), |c| c.model.clone());
         let (reward_model, reward_adapter) = self.judge(run, &base)?;
         let (prompts, prompts_file) = self.prompts(&base)?;
+        let all = [
+            ("prompts", prompts.len() as u64),
+            (&self.asked.name("--samples"), self.samples as u64),
+        ];
+        range::check_product(&all, range::EVALUATED, "responses")?;
         let scored = self.also_true_score && self.prompts.is_none() && reward_model != TRUE_SCORE;
         let also_reward = self.also_reward.as_deref().map(canonical);
         let also_reward = also_reward.or_else(|| scored.then(|| TRUE_SCORE.to_string()));

@@ -170,6 +170,41 @@ fn a_damaged_evaluation_is_refused_with_its_line() {
     write(dir.path(), |text| text);
     fs::write(StoredEval::prompts_path(dir.path()), "").unwrap();
     refused(dir.path(), &["prompts.jsonl", "0 prompts"]);
+    // Numbers that something would be allocated by.
+    for (from, to, parts) in [
+        (
+            "\"samples\":2",
+            "\"samples\":1099511627776",
+            ["eval.json", "--samples is 1099511627776"],
+        ),
+        (
+            "\"samples\":2",
+            "\"samples\":18446744073709551615",
+            ["eval.json", "--samples is 18446744073709551615"],
+        ),
+        (
+            "\"num_prompts\":3",
+            "\"num_prompts\":9223372036854775808",
+            ["eval.json", "--num-prompts"],
+        ),
+        (
+            "\"max_completion_length\":8",
+            "\"max_completion_length\":4294967296",
+            ["eval.json", "--max-completion-length"],
+        ),
+        (
+            "\"temperature\":0.7",
+            "\"temperature\":1e38",
+            ["eval.json", "--temperature"],
+        ),
+    ] {
+        write(dir.path(), |text| text);
+        let path = StoredEval::meta_path(dir.path());
+        let meta = serde_json::to_string(&meta(3, 2, true)).unwrap();
+        assert!(meta.contains(from), "{meta}");
+        fs::write(path, meta.replacen(from, to, 1)).unwrap();
+        refused(dir.path(), &parts);
+    }
     fs::write(StoredEval::meta_path(dir.path()), "{\"version\":9}").unwrap();
     refused(dir.path(), &["version 9"]);
 }

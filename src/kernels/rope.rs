@@ -8,6 +8,7 @@ use super::{Entry, fold};
 use crate::config::FloatDtype;
 use crate::error::Result;
 use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder};
+use std::ops::Range;
 
 static APPLY: Kernel = Kernel::portable(
     "rope_apply",
@@ -47,6 +48,9 @@ struct Params {
     sign: f32,
 }
 
+/// Positions whose turns are on the host at once.
+const TOGETHER: usize = 1 << 16;
+
 /// Cosines and sines of every position, computed in float64 (WGSL promises only 2⁻¹¹ for its own).
 #[derive(Debug, Clone)]
 pub struct RopeTable {
@@ -59,8 +63,8 @@ pub struct RopeTable {
 }
 
 /// (positions, D/4) of two cosines and their two sines.
-pub(super) fn turns(inv_freq: &[f64], positions: usize) -> Vec<f32> {
-    let pairs = (0..positions).flat_map(|p| inv_freq.chunks(2).map(move |f| (p as f64, f)));
+pub(super) fn turns(inv_freq: &[f64], positions: Range<usize>) -> Vec<f32> {
+    let pairs = positions.flat_map(|p| inv_freq.chunks(2).map(move |f| (p as f64, f)));
     // libm, not the platform's: the same bits everywhere.
     pairs
         .flat_map(|(p, f)| {
@@ -82,8 +86,15 @@ impl RopeTable {
     /// # Errors
     /// Out of memory.
     pub fn new(gpu: &Gpu, inv_freq: &[f64], positions: usize) -> Result<Self> {
+        // Four numbers for every two frequencies. A table that is too large is refused before it is computed.
+        let row = 8 * inv_freq.len() as u64;
+        let buffer = gpu.alloc("rope/turns", positions as u64 * row)?;
+        for from in (0..positions).step_by(TOGETHER) {
+            let part = turns(inv_freq, from..positions.min(from + TOGETHER));
+            gpu.write(&buffer, from as u64 * row, &part);
+        }
         Ok(Self {
-            turns: gpu.upload("rope/turns", &turns(inv_freq, positions))?,
+            turns: buffer,
             positions,
             half: inv_freq.len(),
         })
@@ -238,6 +249,19 @@ mod tests {
         for (got, want) in last.iter().zip(want) {
             assert!((f64::from(*got) - want).abs() < 6e-8);
         }
+    }
+
+    /// A table is computed in parts, and one that is too large not at all.
+    #[test]
+    fn a_table_has_one_row_for_each_position_whatever_its_parts() {
+        let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+        let (freq, positions) = ([0.5, 1e-4], TOGETHER + 3);
+        let table = RopeTable::new(&gpu, &freq, positions).unwrap();
+        let read: Vec<f32> = gpu.read(&table.turns, 0, 4 * positions).unwrap();
+        assert_eq!(read, turns(&freq, 0..positions));
+        let error = RopeTable::new(&gpu, &freq, 1 << 40).unwrap_err();
+        assert!(error.to_string().contains("rope/turns"), "{error}");
+        assert_eq!(error.exit_code(), 2);
     }
 
     /// Sampling puts the bits into the cache that training attends to.

@@ -100,7 +100,7 @@ impl Data {
         let meta: Vec<u32> = self.positions.iter().flat_map(|p| [7, 8, 9, *p]).collect();
         [
             Slot::input(&meta),
-            Slot::input(&turns(&inv_freq(self.shape.head_dim), POSITIONS)),
+            Slot::input(&turns(&inv_freq(self.shape.head_dim), 0..POSITIONS)),
         ]
     }
 

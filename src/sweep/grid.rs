@@ -1,7 +1,7 @@
 //! A method's table as runs: every combination of its lists, every seed.
 
-use super::plan::{Method, Run};
-use crate::config::{TrainFlags, overlay};
+use super::plan::{MOST_RUNS, Method, Run};
+use crate::config::{TrainFlags, overlay, range};
 use crate::error::{Context, Error, Result};
 use crate::train::setup::{self, default_reward};
 
@@ -38,6 +38,11 @@ pub(super) fn expand(table: &toml::Table) -> Result<Vec<(String, toml::Table)>> 
                 "{key} = []: a grid needs at least one value"
             )));
         }
+        let combinations = [
+            ("the lists before", all.len() as u64),
+            (key.as_str(), values.len() as u64),
+        ];
+        range::check_product(&combinations, MOST_RUNS, "combinations")?;
         let with = |(suffix, t): &(String, toml::Table), v: &toml::Value| {
             let mut t = t.clone();
             t.insert(key.clone(), v.clone());

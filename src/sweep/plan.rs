@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::grid::{expand, flags, method};
-use crate::config::{TINY, TrainConfig, read_toml};
+use crate::config::{TINY, TrainConfig, range, read_toml};
 use crate::error::{Context, Error, Result};
 
 /// The name of the base policy's evaluation; no method may have it.
@@ -26,6 +26,9 @@ struct File {
     #[serde(default)]
     eval: EvalSettings,
 }
+
+/// Runs of a sweep: far more than are ever finished, and few enough to be listed.
+pub(super) const MOST_RUNS: u64 = 1 << 16;
 
 fn one_seed() -> Vec<u64> {
     vec![1]
@@ -109,6 +112,10 @@ impl Sweep {
                 "seeds is empty: give at least one, as in seeds = [1, 2, 3]",
             ));
         }
+        file.seeds
+            .iter()
+            .try_for_each(|s| range::check("seed", *s))
+            .context("seeds")?;
         let distinct: BTreeSet<u64> = file.seeds.iter().copied().collect();
         if distinct.len() < file.seeds.len() {
             return Err(Error::user("seeds: each may be given once"));
@@ -117,7 +124,13 @@ impl Sweep {
         let mut methods = Vec::new();
         for (i, table) in file.method.iter().enumerate() {
             let place = format!("[[method]] {}", i + 1);
-            for (name, table) in expand(table).context(&place)? {
+            let table = expand(table).context(&place)?;
+            let runs = [
+                ("the methods so far", (methods.len() + table.len()) as u64),
+                ("seeds", file.seeds.len() as u64),
+            ];
+            range::check_product(&runs, MOST_RUNS, "runs").context(&place)?;
+            for (name, table) in table {
                 methods.push(method(name, &table, &shared, &file.seeds).context(&place)?);
             }
         }
@@ -197,16 +210,7 @@ impl Sweep {
                 "[eval]: no prompts; give held-out ones, as in prompts = \"held-out.jsonl\"",
             ));
         }
-        for (key, value) in [
-            ("num_prompts", self.eval.num_prompts),
-            ("samples", self.eval.samples),
-            ("rollout_batch", self.eval.rollout_batch),
-        ] {
-            if value == Some(0) {
-                return Err(Error::user(format!("[eval]: {key} must be at least 1")));
-            }
-        }
-        Ok(())
+        range::check_settings(&self.eval).context("[eval]")
     }
 }
 
@@ -319,7 +323,10 @@ mod tests {
                 "[[method]]\nname = \"half\"\nkv_cache_dtype = \"float16\"\n",
                 "kv_cache_dtype is float16, elsewhere float32",
             ),
-            ("[eval]\nsamples = 0\n", "samples must be at least 1"),
+            (
+                "[eval]\nsamples = 0\n",
+                "--samples is 0; it must be a whole number",
+            ),
             ("[eval]\nsample = 1\n", "sample"),
             ("[train]\nmodel = \"llama-1b\"\n", "[eval]: no prompts"),
         ];

@@ -25,6 +25,9 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+/// The most that a counter can be: they are multiplied with settings, and metrics hold float64.
+const MOST_COUNTED: u64 = 1 << 53;
+
 /// The trainer's counters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
@@ -453,9 +456,21 @@ pub fn save_model(out: &AtomicDir, model: &Model, origin: &Origin<'_>) -> Result
 pub fn read_state(dir: &Path) -> Result<TrainerState> {
     let at = dir.join(STATE);
     let text = std::fs::read_to_string(&at).map_err(Error::io(&at))?;
-    serde_json::from_str(&text)
+    let state: TrainerState = serde_json::from_str(&text)
         .map_err(Error::user)
-        .context(at.display())
+        .context(at.display())?;
+    let counters = [
+        ("step", state.step),
+        ("optimizer_steps", state.optimizer_steps),
+        ("data_position", state.data_position),
+    ];
+    match counters.iter().find(|(_, n)| *n > MOST_COUNTED) {
+        Some((name, n)) => Err(Error::user(format!(
+            "{}: {name} is {n}, which no run reaches: the file is damaged",
+            at.display()
+        ))),
+        None => Ok(state),
+    }
 }
 
 /// Puts a checkpoint's weights and moments back and returns its counters.
@@ -583,5 +598,31 @@ mod tests {
         assert_eq!(run.settings().unwrap(), run.step(10).join("config.toml"));
         fs::write(run.config(), "seed = 1").unwrap();
         assert_eq!(run.settings().unwrap(), run.config());
+    }
+
+    #[test]
+    fn counters_that_no_run_reaches_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = |step: &str, position: &str| {
+            let text = format!(
+                "{{\"kind\":\"train\",\"step\":{step},\"optimizer_steps\":1,\"data_position\":{position},\"seed\":1,\
+                 \"device\":\"d\"}}"
+            );
+            fs::write(dir.path().join(STATE), text).unwrap();
+            read_state(dir.path())
+        };
+        assert_eq!(state("9007199254740992", "0").unwrap().step, MOST_COUNTED);
+        for (step, position, part) in [
+            ("18446744073709551615", "0", "step is 18446744073709551615"),
+            ("1", "9007199254740993", "data_position is 9007199254740993"),
+            ("-1", "0", "-1"),
+        ] {
+            let error = state(step, position).unwrap_err();
+            assert!(
+                error.to_string().contains(part) && error.to_string().contains(STATE),
+                "{error}"
+            );
+            assert_eq!(error.exit_code(), 2);
+        }
     }
 }

@@ -39,14 +39,20 @@ fn on_host(root: &Path) -> Option<u64> {
 /// # Errors
 /// A user error with the plan.
 pub fn fits(plan: &Plan, have: Option<u64>, lower: &str) -> Result<()> {
-    match have {
-        Some(have) if plan.total() > have => Err(Error::user(format!(
-            "this run needs {:.1} MiB of memory and the device has {:.1} MiB free:\n{plan}\nLower {lower}",
-            mib(plan.total()),
-            mib(have),
-        ))),
-        _ => Ok(()),
+    match short(plan, have) {
+        Some(short) => Err(Error::user(format!("{short}:\n{plan}\nLower {lower}"))),
+        None => Ok(()),
     }
+}
+
+/// What a plan of more than `have` bytes needs and what there is, in words; `None` where it fits or that is not known.
+pub fn short(plan: &Plan, have: Option<u64>) -> Option<String> {
+    let have = have.filter(|have| plan.total() > *have)?;
+    Some(format!(
+        "this run needs {:.1} MiB of memory and the device has {:.1} MiB free",
+        mib(plan.total()),
+        mib(have),
+    ))
 }
 
 /// Bytes as MiB.

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 /// What kind of checkpoint this loop writes.
 const KIND: &str = "train";
 /// What makes a run smaller.
-const LOWER: &str = "--token-budget, --num-generations, --max-completion-length, --rollout-batch or --activation-memory, choose \
+pub const LOWER: &str = "--token-budget, --num-generations, --max-completion-length, --rollout-batch or --activation-memory, choose \
                      a smaller --base-dtype or --reward-dtype, or --reward-residency stream";
 
 /// How to run.
@@ -165,7 +165,7 @@ fn continues(state: &TrainerState, data: &Identity, c: &TrainConfig) -> Result<(
         )));
     }
     let per = c.prompts_per_step as u64;
-    if state.data_position != state.step * per {
+    if state.step.checked_mul(per) != Some(state.data_position) {
         return Err(Error::user(format!(
             "--resume: the run was started with --prompts-per-step {}, not {per}: which prompts a step draws follows from it; \
              resume with the settings the run was started with",

@@ -7,7 +7,7 @@ use super::prompts::{self, Limit};
 use super::rl::{Prompt, Trainer};
 use super::sizes::Sizes;
 use crate::advantage::{Alpha, Rule, RuleOptions};
-use crate::config::{Residency, Schedule, TrainConfig};
+use crate::config::{Residency, Schedule, TrainConfig, range};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::alias::alias;
@@ -106,6 +106,11 @@ impl Job {
             positions = positions.max(validation.positions(&source, length)?);
             judging = validation.prompts;
             judging.truncate(config.validation_size);
+            let all = [
+                ("validation prompts", judging.len() as u64),
+                ("--validation-samples", config.validation_samples as u64),
+            ];
+            range::check_product(&all, range::RESPONSES, "responses of a validation")?;
         }
         let fit = Fit::of(&config);
         Ok(Self {

@@ -97,7 +97,7 @@ fn alignment_refuses_what_cannot_be_measured() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("a");
     align(&out, &["--group-sizes", "13"]).refused(&["--group-sizes 13", "--samples (12)"]);
-    align(&out, &["--group-sizes", "1"]).refused(&["--group-sizes 1"]);
+    align(&out, &["--group-sizes", "1"]).refused(&["'1' for '--group-sizes", "from 2 to"]);
     tea(&[
         "diagnose",
         "alignment",
@@ -106,7 +106,7 @@ fn alignment_refuses_what_cannot_be_measured() {
         "--output",
         text(&out),
     ])
-    .refused(&["--num-prompts must be at least 1"]);
+    .refused(&["'0' for '--num-prompts <N>'", "from 1 to"]);
     align(&out, &["--model", "no/such/model"]).refused(&["--reward-model"]);
     let few = jsonl(dir.path(), [json!({"prompt": "Sort: b a"})]);
     align(&out, &["--prompts", text(&few)]).refused(&["--num-prompts 2", "1 prompts"]);

@@ -199,7 +199,7 @@ fn an_interrupted_evaluation_ends_in_the_same_bytes() {
 fn what_cannot_be_evaluated_is_refused_before_anything_is_written() {
     let place = Place::new();
     for (flags, parts) in [
-        ("--samples 0", &["--samples must be at least 1"][..]),
+        ("--samples 0", &["'0' for '--samples <N>'", "from 1 to"][..]),
         ("--top-p 0", &["--top-p"]),
         ("--temperature -1", &["--temperature"]),
         ("--alpha 0.7", &["--alpha"]),

@@ -111,6 +111,11 @@ fn wrong_flags_and_files() {
     };
     run(&hh, &["--validation", "1.5"]).refused(&["--validation", "1.5"]);
     run(&hh, &["--heldout", "x"]).refused(&["--heldout", "\"x\""]);
+    for count in ["18446744073709551615", "4294967296"] {
+        run(&hh, &["--validation", count]).refused(&["--validation", count, "at most 4294967295"]);
+    }
+    let most = ["--validation", "4294967295", "--heldout", "4294967295"];
+    run(&hh, &most).refused(&["--heldout 4294967295", "different prompts"]);
     run(&hh, &["--heldout", "100"]).refused(&["--heldout 100", "different prompts"]);
     run(&hh, &["--heldout", "2", "--core", "5"]).refused(&["--core 5"]);
     run(&hh, &["--format", "csv"]).refused(&["--format", "csv"]);

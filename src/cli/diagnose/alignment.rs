@@ -185,7 +185,6 @@ impl Args {
 
     fn alignment_run(&self) -> Result<AlignmentRun> {
         let models = &self.models;
-        models.check()?;
         let tiny = if models.model == TINY { 24 } else { 256 };
         Ok(AlignmentRun {
             model: models.model.clone(),

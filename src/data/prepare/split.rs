@@ -50,11 +50,14 @@ impl FromStr for Share {
 
     fn from_str(text: &str) -> Result<Self> {
         let fraction = |part: &f64| (0.0..1.0).contains(part);
-        match (text.parse(), text.parse().ok().filter(fraction)) {
+        // Counts of all parts are added.
+        let count = text.parse::<u32>().map(|n| n as usize);
+        match (count, text.parse().ok().filter(fraction)) {
             (Ok(n), _) => Ok(Self::Count(n)),
             (_, Some(part)) => Ok(Self::Fraction(part)),
             _ => Err(Error::user(format!(
-                "\"{text}\" is neither a number of prompts (500) nor a share of all (0.05)"
+                "\"{text}\" is neither a number of prompts (500, at most {}) nor a share of all (0.05)",
+                u32::MAX
             ))),
         }
     }
