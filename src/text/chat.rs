@@ -274,6 +274,10 @@ impl Context {
 }
 
 #[cfg(test)]
+#[path = "chat_hostile_tests.rs"]
+mod hostile_tests;
+
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;

@@ -45,7 +45,7 @@ fn print(out: &mut Output<'_>, value: &Value) -> Result<(), Error> {
         work::make_text(text.len())?;
         return out.write_str(text).map_err(Error::from);
     }
-    work::check_nesting(value)?;
+    work::go_through(value)?;
     write!(Paid(out), "{}", Printed(value)).map_err(Error::from)
 }
 
@@ -283,7 +283,7 @@ fn tojson(
         item,
         key,
     };
-    work::check_nesting(&value)?;
+    work::go_through(&value)?;
     writer.value(&value, 0)?;
     Ok(writer.out.into_string())
 }

@@ -199,12 +199,10 @@ impl Weaver {
                 Stmt::WithBlock(Spanned::new(ast::WithBlock { assignments, body }, s.span()))
             }
             Stmt::Set(s) => {
-                let mut owners = Vec::new();
-                owners_of(&s.target, &mut owners);
-                let mut expr = self.expr(&s.expr);
-                if !owners.is_empty() {
-                    expr = apply(ops::STORE, expr, owners);
-                }
+                let expr = match sets_attributes(&s.target) {
+                    true => self.paid(ops::STORE, &s.expr),
+                    false => self.expr(&s.expr),
+                };
                 let target = target(&s.target);
                 Stmt::Set(Spanned::new(ast::Set { target, expr }, s.span()))
             }
@@ -431,18 +429,24 @@ impl Weaver {
             Expr::Call(e) => Expr::Call(self.call(e)),
             Expr::List(e) => {
                 let items = self.list(&e.items);
-                nest(&e.items, Expr::List(Spanned::new(ast::List { items }, span)))
+                nest(
+                    e.items.iter(),
+                    Expr::List(Spanned::new(ast::List { items }, span)),
+                )
             }
             Expr::Tuple(e) => {
                 let items = self.list(&e.items);
-                nest(&e.items, Expr::Tuple(Spanned::new(ast::Tuple { items }, span)))
+                nest(
+                    e.items.iter(),
+                    Expr::Tuple(Spanned::new(ast::Tuple { items }, span)),
+                )
             }
             Expr::Map(e) => {
                 let map = ast::Map {
                     keys: e.keys.iter().map(|key| self.paid(ops::READ, key)).collect(),
                     values: self.list(&e.values),
                 };
-                nest(&e.values, Expr::Map(Spanned::new(map, span)))
+                nest(e.keys.iter().chain(&e.values), Expr::Map(Spanned::new(map, span)))
             }
         }
     }
@@ -477,8 +481,11 @@ impl Weaver {
 }
 
 /// A list or map behind the check of its nesting, unless only constants are in it.
-fn nest<'a>(items: &[Expr<'a>], whole: Expr<'a>) -> Expr<'a> {
-    match items.iter().all(|item| matches!(item, Expr::Const(_))) {
+fn nest<'a, 'e>(mut items: impl Iterator<Item = &'e Expr<'a>>, whole: Expr<'a>) -> Expr<'a>
+where
+    'a: 'e,
+{
+    match items.all(|item| matches!(item, Expr::Const(_))) {
         true => whole,
         false => apply(ops::NEST, whole, Vec::new()),
     }
@@ -506,12 +513,12 @@ fn target<'a>(expr: &Expr<'a>) -> Expr<'a> {
     }
 }
 
-/// The objects whose attributes an assignment sets.
-fn owners_of<'a>(to: &Expr<'a>, owners: &mut Vec<Expr<'a>>) {
+/// Whether an assignment changes an object.
+fn sets_attributes(to: &Expr<'_>) -> bool {
     match to {
-        Expr::GetAttr(e) => owners.push(target(&e.expr)),
-        Expr::List(e) => e.items.iter().for_each(|item| owners_of(item, owners)),
-        Expr::Tuple(e) => e.items.iter().for_each(|item| owners_of(item, owners)),
-        _ => {}
+        Expr::Var(_) => false,
+        Expr::List(e) => e.items.iter().any(sets_attributes),
+        Expr::Tuple(e) => e.items.iter().any(sets_attributes),
+        _ => true,
     }
 }

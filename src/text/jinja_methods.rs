@@ -55,6 +55,8 @@ fn pay(value: &Value, method: &str, args: &[Value]) -> Result<(), Error> {
             make_texts(n, s.len())
         }
         "format" => jinja_ops::format_work(s, args),
+        // Places are counted in characters.
+        "find" | "rfind" | "index" | "rindex" | "count" => read_texts(s.len(), args.len()),
         "startswith" | "endswith" => read_texts(args.first().and_then(Value::len).unwrap_or(0), s.len()),
         _ => Ok(()),
     }
@@ -363,6 +365,9 @@ fn title(s: &str) -> String {
 
 /// `s[start:end]`, and how many characters come before it.
 fn part(s: &str, start: Option<i64>, end: Option<i64>) -> (usize, &str) {
+    if start.is_none() && end.is_none() {
+        return (0, s);
+    }
     let n = s.chars().count() as i64;
     let place = |at: i64| (if at < 0 { n.saturating_add(at) } else { at }).clamp(0, n) as usize;
     let (start, end) = (place(start.unwrap_or(0)), place(end.unwrap_or(n)));

@@ -2,7 +2,7 @@
 //! puts in place of minijinja's.
 
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind, ValueOrKwargs};
-use minijinja::{Environment, Error, ErrorKind, State, Value, functions, tests};
+use minijinja::{Environment, Error, ErrorKind, State, Value, functions};
 
 use super::jinja_filters::invalid;
 use super::jinja_work::{
@@ -19,7 +19,7 @@ pub(super) const READ: &str = "tea_read";
 pub(super) const CHARACTERS: &str = "tea_characters";
 /// A new list or map.
 pub(super) const NEST: &str = "tea_nest";
-/// A value that becomes an attribute of the objects that follow.
+/// A value that becomes an attribute of a namespace.
 pub(super) const STORE: &str = "tea_store";
 /// A value that a loop keeps.
 pub(super) const KEEP: &str = "tea_keep";
@@ -62,8 +62,14 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     environment.add_filter(READ, |value: &Value| go_through(value).map(|_| value.clone()));
     environment.add_filter(CHARACTERS, characters);
     environment.add_filter(NEST, |value: &Value| check_nesting(value).map(|()| value.clone()));
-    environment.add_filter(STORE, store);
-    environment.add_filter(KEEP, |value: &Value| store(value, Rest(Vec::new())));
+    environment.add_filter(STORE, |value: &Value| {
+        work::check_stored(value).map(|()| value.clone())
+    });
+    environment.add_filter(KEEP, |value: &Value| {
+        work::check_stored(value)?;
+        go_through(value)?;
+        check_nesting(value).map(|()| value.clone())
+    });
     environment.add_filter(SOLID, solid);
     environment.add_filter(ADD, plus);
     environment.add_filter(MUL, times);
@@ -99,24 +105,6 @@ fn characters(value: &Value) -> Result<Value, Error> {
     if matches!(value.kind(), ValueKind::String | ValueKind::Iterable) {
         look_at(value)?;
     }
-    Ok(value.clone())
-}
-
-/// Checks what is stored: nothing may end up inside of itself, because printing and comparing would
-/// not end and it would never be freed. A loop variable keeps values where nobody sees them.
-fn store(value: &Value, owners: Rest<Value>) -> Result<Value, Error> {
-    work::visit(value, 0, &mut |inside| {
-        spend(1)?;
-        if let Some(object) = inside.as_object() {
-            if owners.iter().any(|owner| tests::is_sameas(inside, owner)) {
-                return Err(invalid("a namespace cannot be stored inside of itself"));
-            }
-            if object.type_name().ends_with("::Loop") {
-                return Err(invalid("a loop variable cannot be stored"));
-            }
-        }
-        Ok(0)
-    })?;
     Ok(value.clone())
 }
 
@@ -234,7 +222,7 @@ fn whole_number(value: &Value) -> Option<i128> {
 
 fn pprint(value: &Value) -> Result<String, Error> {
     use std::fmt::Write as _;
-    check_nesting(value)?;
+    go_through(value)?;
     let mut out = work::PaidText::default();
     write!(out, "{value:#?}").map_err(Error::from)?;
     Ok(out.into_string())
@@ -315,7 +303,13 @@ fn pay(name: &str, args: &[Value]) -> Result<(), Error> {
     match name {
         // These look at the outside only, or pay for themselves.
         "default" | "d" | "length" | "count" | "first" | "last" | "tojson" | "items" | "abs" | "round"
-        | "int" | "float" | "bool" | "reverse" | "pprint" | "replace" | "indent" => look_at(value),
+        | "bool" | "reverse" | "pprint" | "replace" | "indent" => look_at(value),
+        "int" | "float" => {
+            for arg in args {
+                go_through(arg)?;
+            }
+            make_text(value.as_str().map_or(0, str::len))
+        }
         "list" | "batch" | "slice" => {
             look_at(value)?;
             make_items(value.len().unwrap_or(0))?;

@@ -11,16 +11,19 @@ use std::fmt;
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 
+use super::jinja_filters::invalid;
 use crate::file::limits::{self, Limit};
 
 /// Steps of an item that a list or a map gets.
 pub(super) const ITEM: u64 = 4;
+/// Steps of a value inside of another that is gone through.
+const NODE: u64 = 8;
 /// Bytes of new text for a step.
 const MADE: u64 = 8;
 /// Bytes of text that is looked through for a step.
-const READ: u64 = 64;
+const READ: u64 = 16;
 /// Steps that each byte of the conversation adds to the budget.
-const STEPS_PER_BYTE: u64 = 8;
+const STEPS_PER_BYTE: u64 = 16;
 
 thread_local! {
     static LEFT: Cell<u64> = const { Cell::new(0) };
@@ -112,23 +115,45 @@ fn is_container(value: &Value) -> bool {
 /// Pays for going through all of a value. Returns its size in bytes, as far as it is counted.
 ///
 /// # Errors
-/// The budget does not suffice, or the value is nested deeper than the limit. Only values that
-/// passed here may be stored: dropping, printing and comparing use the stack level by level.
+/// The budget does not suffice.
 pub(super) fn go_through(value: &Value) -> Result<usize, Error> {
-    visit(value, 0, &mut |value| {
-        let bytes = value.as_str().map_or(8, str::len);
-        read_text(bytes)?;
-        Ok(bytes)
+    visit(value, 0, &mut |value| match value.as_str() {
+        Some(text) => read_text(text.len()).map(|()| text.len()),
+        None => spend(NODE).map(|()| 8),
     })
 }
 
-/// As [`go_through`] without the texts: for the check of nesting.
+/// Checks that a new list or map is nested no deeper than the limit, and holds no namespace and no
+/// loop variable.
+///
+/// Dropping, printing and comparing use the stack level by level. What changes could end up inside
+/// of itself: it would never be freed.
 pub(super) fn check_nesting(value: &Value) -> Result<(), Error> {
-    visit(value, 0, &mut |_| spend(1).map(|()| 0)).map(|_| ())
+    visit(value, 0, &mut |inside| {
+        spend(NODE)?;
+        if std::ptr::eq(inside, value) {
+            return Ok(0);
+        }
+        check_stored(inside).map(|()| 0)
+    })
+    .map(|_| ())
+}
+
+/// Checks that a value may be part of another.
+pub(super) fn check_stored(value: &Value) -> Result<(), Error> {
+    let name = value.as_object().map_or("", |object| object.type_name());
+    let what = match name.rsplit("::").next() {
+        Some("Namespace") => "a namespace",
+        Some("Loop") => "a loop variable",
+        _ => return Ok(()),
+    };
+    Err(invalid(format!(
+        "{what} cannot be put into a list, a dict or a namespace"
+    )))
 }
 
 /// Calls `see` for a value and everything inside of it; the sum of what it returns.
-pub(super) fn visit(
+fn visit(
     value: &Value,
     depth: u64,
     see: &mut impl FnMut(&Value) -> Result<usize, Error>,
@@ -218,8 +243,6 @@ pub(super) fn write_value(out: &mut PaidText, value: &Value) -> Result<(), Error
     if let Some(text) = value.as_str() {
         return out.push_str(text);
     }
-    if is_container(value) {
-        check_nesting(value)?;
-    }
+    go_through(value)?;
     fmt::Write::write_fmt(out, format_args!("{value}")).map_err(Error::from)
 }
