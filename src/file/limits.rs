@@ -137,8 +137,27 @@ pub const SETTINGS_FILE: Limit = Limit::bytes("size of a settings file", 64 << 2
 /// Nesting of JSON and TOML.
 pub const NESTING: Limit = Limit::levels("nesting", 128);
 
+/// The text of a chat template.
+pub const TEMPLATE_SIZE: Limit = Limit::bytes("size of a chat template", 1 << 20);
+/// A chat template's expressions, each operator, filter, name or open bracket of which is a level; and `elif`s of an `if`.
+pub const TEMPLATE_NESTING: Limit = Limit::levels("nesting of an expression", 1000);
+/// What one rendering of a chat template may do. Each byte of the conversation adds eight steps.
+pub const TEMPLATE_STEPS: Limit = Limit::count("work of one rendering", 16 << 20, "steps");
+/// A text that a chat template makes, the prompt among them.
+pub const TEMPLATE_TEXT: Limit = Limit::bytes("length of a text", 32 << 20);
+/// Lists and dicts that a chat template puts into one another.
+pub const TEMPLATE_VALUES: Limit = Limit::levels("nesting of a value", 200);
+
 /// Every limit, in the order of `docs/reference/limits.md`.
-pub const ALL: &[&Limit] = &[&SETTINGS_FILE, &NESTING];
+pub const ALL: &[&Limit] = &[
+    &SETTINGS_FILE,
+    &NESTING,
+    &TEMPLATE_SIZE,
+    &TEMPLATE_NESTING,
+    &TEMPLATE_STEPS,
+    &TEMPLATE_TEXT,
+    &TEMPLATE_VALUES,
+];
 
 #[cfg(test)]
 mod tests {

@@ -8,9 +8,12 @@ use minijinja::{Environment, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use super::{jinja, jinja_source};
+use super::jinja_compile::{Compiled, kept};
+use super::{jinja, jinja_source, jinja_work as work};
 use crate::data::Message;
 use crate::error::{Error, Result};
+use crate::file::guard::guard;
+use crate::file::limits;
 
 /// The date a template's `strftime_now` sees.
 ///
@@ -84,6 +87,7 @@ impl From<TemplateDate> for String {
 /// `documents` as `None`, and the special tokens as variables. `{% generation %}` blocks are rendered as plain text.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    compiled: Compiled<'static>,
     /// What messages call it: the file it came from.
     name: String,
     source: String,
@@ -113,14 +117,10 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::new`].
     pub fn named(name: &str, source: &str, vars: Vec<(String, String)>) -> Result<Self> {
-        let mut environment = jinja::environment()?;
-        let text = jinja_source::rewrite(source)
-            .map_err(|e| Error::user(format!("{name}: the chat template does not parse: {e}")))?;
-        environment
-            .add_template_owned(name.to_owned(), text)
-            .map_err(|e| Error::user(jinja::explain_syntax(&e, name)))?;
+        let text = rewritten(name, source)?;
         Ok(Self {
-            environment,
+            environment: jinja::environment(),
+            compiled: compiled(kept(name), kept(&text))?,
             name: name.to_owned(),
             source: source.to_owned(),
             vars,
@@ -161,10 +161,7 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         date: TemplateDate,
     ) -> Result<String> {
-        let messages: Value = messages
-            .iter()
-            .map(|m| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]))
-            .collect();
+        let messages = values_of(messages);
         let tools = tools.map_or_else(|| ().into(), jinja::from_json);
         self.fill(messages, tools, add_generation_prompt, date)
     }
@@ -185,22 +182,100 @@ impl ChatTemplate {
     }
 
     fn fill(&self, messages: Value, tools: Value, open: bool, date: TemplateDate) -> Result<String> {
-        let mut context: Vec<(String, Value)> = vec![
-            ("messages".to_owned(), messages),
-            ("tools".to_owned(), tools),
-            ("documents".to_owned(), Value::from(())),
-            ("add_generation_prompt".to_owned(), open.into()),
-            ("strftime_now".to_owned(), jinja::strftime_now(date)),
-        ];
-        for (key, token) in &self.vars {
-            context.push((key.clone(), token.as_str().into()));
-        }
-        self.environment
-            .get_template(&self.name)
-            .and_then(|template| template.render(Value::from_pairs(context)))
-            .map_err(|e| Error::user(jinja::explain(&e, &self.name)))
+        let vars = self
+            .vars
+            .iter()
+            .map(|(key, token)| (key.as_str(), token.as_str()));
+        let context = Context {
+            messages,
+            tools,
+            open,
+            date,
+        };
+        context.render(&self.name, &self.compiled, &self.environment, vars)
     }
 }
+
+/// Renders a template once: for a template that is not kept.
+///
+/// # Errors
+/// As [`ChatTemplate::named`] and [`ChatTemplate::render`].
+pub fn render_once(source: &str, messages: &[Message], date: TemplateDate) -> Result<String> {
+    let name = "chat template";
+    let text = rewritten(name, source)?;
+    let compiled = compiled(name, &text)?;
+    let context = Context {
+        messages: values_of(messages),
+        tools: ().into(),
+        open: true,
+        date,
+    };
+    context.render(name, &compiled, &jinja::environment(), [])
+}
+
+/// The template for minijinja.
+fn rewritten(name: &str, source: &str) -> Result<String> {
+    limits::TEMPLATE_SIZE.check(name, source.len())?;
+    jinja_source::rewrite(source).map_err(|fault| match fault {
+        jinja_source::Fault::Syntax(e) => {
+            Error::user(format!("{name}: the chat template does not parse: {e}"))
+        }
+        jinja_source::Fault::Nesting(line) => limits::TEMPLATE_NESTING.exceeded(format_args!(
+            "{name}:{line}: the chat template is nested too deeply"
+        )),
+    })
+}
+
+fn compiled<'a>(name: &'a str, text: &'a str) -> Result<Compiled<'a>> {
+    Compiled::new(name, text, &jinja::syntax()?)?.map_err(|e| Error::user(jinja::explain_syntax(&e, name)))
+}
+
+fn values_of(messages: &[Message]) -> Value {
+    messages
+        .iter()
+        .map(|m| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]))
+        .collect()
+}
+
+/// What a template is rendered with.
+struct Context {
+    messages: Value,
+    tools: Value,
+    open: bool,
+    date: TemplateDate,
+}
+
+impl Context {
+    fn render<'a, 'v>(
+        self,
+        name: &str,
+        compiled: &Compiled<'a>,
+        environment: &Environment<'a>,
+        vars: impl IntoIterator<Item = (&'v str, &'v str)>,
+    ) -> Result<String> {
+        let input = work::size(&self.messages).saturating_add(work::size(&self.tools));
+        let mut context: Vec<(&str, Value)> = vec![
+            ("messages", self.messages),
+            ("tools", self.tools),
+            ("documents", Value::from(())),
+            ("add_generation_prompt", self.open.into()),
+            ("strftime_now", jinja::strftime_now(self.date)),
+        ];
+        context.extend(vars.into_iter().map(|(key, token)| (key, token.into())));
+        guard(format_args!("{name}: the chat template"), || {
+            work::begin(input);
+            let text = compiled
+                .render(environment, Value::from_pairs(context))
+                .map_err(|e| jinja::explain(&e, name))?;
+            limits::TEMPLATE_TEXT.check(format_args!("{name}: the prompt"), text.len())?;
+            Ok(text)
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "chat_hostile_tests.rs"]
+mod hostile_tests;
 
 #[cfg(test)]
 mod tests {

@@ -5,31 +5,48 @@ use std::fmt::{self, Write as _};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
 
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, Value};
 use minijinja_contrib::globals;
 
 use super::chat::TemplateDate;
-use super::{jinja_filters, jinja_methods};
+use super::jinja_filters::invalid;
+use super::jinja_work::{self as work, Paid, PaidText};
+use super::{jinja_filters, jinja_methods, jinja_ops};
 use crate::data::json::python_constant;
 use crate::error;
 
 /// An environment with transformers' settings, filters and functions.
-pub(super) fn environment() -> error::Result<Environment<'static>> {
+pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build()
-        .map_err(error::Error::internal)?;
-    environment.set_syntax(syntax);
+    // Else a debug build would keep the values around an error.
+    environment.set_debug(false);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(jinja_methods::call);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("joiner", globals::joiner);
     environment.add_filter("tojson", tojson);
     jinja_filters::add(&mut environment);
-    environment.set_formatter(|out, _, value| write!(out, "{}", Printed(value)).map_err(Error::from));
-    Ok(environment)
+    jinja_ops::add(&mut environment);
+    environment.set_formatter(|out, _, value| print(out, value));
+    environment
+}
+
+/// The syntax of transformers' environment.
+pub(super) fn syntax() -> error::Result<SyntaxConfig> {
+    SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build()
+        .map_err(error::Error::internal)
+}
+
+fn print(out: &mut Output<'_>, value: &Value) -> Result<(), Error> {
+    if let Some(text) = value.as_str() {
+        work::make_text(text.len())?;
+        return out.write_str(text).map_err(Error::from);
+    }
+    work::go_through(value)?;
+    write!(Paid(out), "{}", Printed(value)).map_err(Error::from)
 }
 
 /// What a template says about a conversation that it does not take, by `raise_exception`.
@@ -45,7 +62,7 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 fn raise_exception(message: &Value) -> Result<Value, Error> {
-    let refusal = Refusal(message.to_string());
+    let refusal = Refusal(work::text_of(message)?);
     Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(refusal))
 }
 
@@ -111,27 +128,58 @@ pub(super) fn from_json(value: &serde_json::Value) -> Value {
 
 /// `strftime_now(format)` at a fixed date.
 pub(super) fn strftime_now(date: TemplateDate) -> Value {
-    Value::from_function(move |format: String| -> Result<String, Error> {
-        let mut text = String::new();
-        write!(text, "{}", date.date_time().format(&format)).map_err(|_| {
+    Value::from_function(move |format: &str| -> Result<String, Error> {
+        if format.len() > MAX_FORMAT {
+            return Err(invalid("strftime_now: the format is too long"));
+        }
+        let mut text = PaidText::default();
+        write!(text, "{}", date.date_time().format(format)).map_err(|_| {
             Error::new(
                 ErrorKind::InvalidOperation,
                 format!("strftime_now: the format {format:?} is not supported"),
             )
         })?;
-        Ok(text)
+        Ok(text.into_string())
     })
 }
 
+/// Longest format of a date, in bytes.
+const MAX_FORMAT: usize = 1 << 10;
+
 /// What went wrong while rendering: the conversation's fault where the template says so, else the
 /// template's.
-pub(super) fn explain(error: &Error, template: &str) -> String {
+pub(super) fn explain(error: &Error, template: &str) -> error::Error {
+    if let Some(limit) = work::ended() {
+        return limit.exceeded(format_args!(
+            "{}: the chat template asks for too much, which is its fault and not the conversation's",
+            place(error, template)
+        ));
+    }
+    error::Error::user(explanation(error, template))
+}
+
+/// Most characters of what a template says that an error repeats.
+const MAX_SAID: usize = 1000;
+
+/// A text that may be long, cut.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(MAX_SAID) {
+        Some((at, _)) => {
+            let left = text[at..].chars().count();
+            format!("{}… ({left} more characters)", &text[..at])
+        }
+        None => text.to_owned(),
+    }
+}
+
+fn explanation(error: &Error, template: &str) -> String {
     let mut chain = String::new();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(Refusal(message)) = cause.downcast_ref() {
             return format!(
-                "the chat template refuses this conversation: {message} ({})",
+                "the chat template refuses this conversation: {} ({})",
+                cut(message),
                 place(error, template)
             );
         }
@@ -141,6 +189,14 @@ pub(super) fn explain(error: &Error, template: &str) -> String {
     let detail = error
         .detail()
         .map_or_else(|| error.kind().to_string(), |d| format!("{}: {d}", error.kind()));
+    let [detail, chain] = [detail, chain].map(|text| cut(&text));
+    if matches!(error.kind(), ErrorKind::TemplateNotFound | ErrorKind::BadInclude) {
+        return format!(
+            "{}: the chat template asks for another file ({detail}). A chat template stands alone: put one without \
+             include, import and extends into chat_template.jinja beside the model",
+            place(error, template)
+        );
+    }
     if matches!(
         error.kind(),
         ErrorKind::UnknownFilter
@@ -167,8 +223,9 @@ pub(super) fn explain_syntax(error: &Error, template: &str) -> String {
         .detail()
         .map_or_else(|| error.kind().to_string(), str::to_owned);
     format!(
-        "{}: the chat template does not parse: {detail}",
-        place(error, template)
+        "{}: the chat template does not parse: {}",
+        place(error, template),
+        cut(&detail)
     )
 }
 
@@ -219,22 +276,23 @@ fn tojson(
         }
     };
     let mut writer = JsonWriter {
-        out: String::new(),
+        out: PaidText::default(),
         ascii,
         indent,
         sort_keys,
         item,
         key,
     };
+    work::go_through(&value)?;
     writer.value(&value, 0)?;
-    Ok(writer.out)
+    Ok(writer.out.into_string())
 }
 
 /// Widest indentation of JSON, in spaces.
 const MAX_INDENT: i64 = 64;
 
 struct JsonWriter {
-    out: String,
+    out: PaidText,
     ascii: bool,
     indent: Option<String>,
     sort_keys: bool,
@@ -245,8 +303,10 @@ struct JsonWriter {
 impl JsonWriter {
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         match value.kind() {
-            ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::None => self.out.push_str("null")?,
+            ValueKind::Bool => self
+                .out
+                .push_str(if value.is_true() { "true" } else { "false" })?,
             ValueKind::Number => {
                 let text = float_of(value).map_or_else(|| value.to_string(), python_float);
                 self.out.push_str(match text.as_str() {
@@ -254,12 +314,12 @@ impl JsonWriter {
                     "-inf" => "-Infinity",
                     "nan" => "NaN",
                     other => other,
-                });
+                })?;
             }
-            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
+            ValueKind::String => self.string(value.as_str().unwrap_or_default())?,
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();
-                self.list(['[', ']'], items.len(), depth, |w, i| {
+                self.list(["[", "]"], items.len(), depth, |w, i| {
                     w.value(&items[i], depth + 1)
                 })?;
             }
@@ -268,18 +328,18 @@ impl JsonWriter {
                 if self.sort_keys {
                     keys.sort();
                 }
-                self.list(['{', '}'], keys.len(), depth, |w, i| {
+                self.list(["{", "}"], keys.len(), depth, |w, i| {
                     match keys[i].as_str() {
-                        Some(key) => w.string(key),
+                        Some(key) => w.string(key)?,
                         None => {
                             // Python quotes None, truth values and numbers as JSON writes them.
-                            w.out.push('"');
+                            w.out.push_str("\"")?;
                             w.value(&keys[i], depth + 1)?;
-                            w.out.push('"');
+                            w.out.push_str("\"")?;
                         }
                     }
                     let separator = w.key.clone();
-                    w.out.push_str(&separator);
+                    w.out.push_str(&separator)?;
                     w.value(&value.get_item(&keys[i])?, depth + 1)
                 })?;
             }
@@ -295,53 +355,55 @@ impl JsonWriter {
 
     fn list(
         &mut self,
-        [open, close]: [char; 2],
+        [open, close]: [&str; 2],
         len: usize,
         depth: usize,
         mut write: impl FnMut(&mut Self, usize) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.out.push(open);
+        self.out.push_str(open)?;
         for i in 0..len {
             if i > 0 {
                 let separator = self.item.clone();
-                self.out.push_str(&separator);
+                self.out.push_str(&separator)?;
             }
-            self.line(depth + 1);
+            self.line(depth + 1)?;
             write(self, i)?;
         }
         if len > 0 {
-            self.line(depth);
+            self.line(depth)?;
         }
-        self.out.push(close);
+        self.out.push_str(close)
+    }
+
+    fn line(&mut self, depth: usize) -> Result<(), Error> {
+        if let Some(indent) = &self.indent {
+            work::make_texts(depth, indent.len())?;
+            self.out.push_str(&format!("\n{}", indent.repeat(depth)))?;
+        }
         Ok(())
     }
 
-    fn line(&mut self, depth: usize) {
-        if let Some(indent) = &self.indent {
-            self.out.push('\n');
-            self.out.extend(std::iter::repeat_n(indent.as_str(), depth));
-        }
-    }
-
-    fn string(&mut self, text: &str) {
-        self.out.push('"');
+    fn string(&mut self, text: &str) -> Result<(), Error> {
+        let mut out = String::with_capacity(text.len() + 2);
+        out.push('"');
         for c in text.chars() {
             match c {
-                '"' => self.out.push_str("\\\""),
-                '\\' => self.out.push_str("\\\\"),
-                '\n' => self.out.push_str("\\n"),
-                '\r' => self.out.push_str("\\r"),
-                '\t' => self.out.push_str("\\t"),
-                '\u{8}' => self.out.push_str("\\b"),
-                '\u{c}' => self.out.push_str("\\f"),
+                '"' => out.push_str("\\\""),
+                '\\' => out.push_str("\\\\"),
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '\t' => out.push_str("\\t"),
+                '\u{8}' => out.push_str("\\b"),
+                '\u{c}' => out.push_str("\\f"),
                 c if c < ' ' || (self.ascii && c > '~') => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
-                        let _ = write!(self.out, "\\u{unit:04x}");
+                        let _ = write!(out, "\\u{unit:04x}");
                     }
                 }
-                c => self.out.push(c),
+                c => out.push(c),
             }
         }
-        self.out.push('"');
+        out.push('"');
+        self.out.push_str(&out)
     }
 }

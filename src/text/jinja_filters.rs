@@ -4,6 +4,7 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
 use super::jinja_source;
+use super::jinja_work::{make_text, make_texts, text_of};
 
 /// Puts them into an environment.
 pub(super) fn add(environment: &mut Environment<'static>) {
@@ -26,7 +27,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     environment.add_filter("truncate", truncate);
 }
 
-fn invalid(message: impl Into<String>) -> Error {
+pub(super) fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
@@ -87,7 +88,9 @@ fn replace(
 ) -> Result<String, Error> {
     let count = count.or(kwargs.get("count")?);
     kwargs.assert_all_used()?;
-    let [text, old, new] = [value, old, new].map(ToString::to_string);
+    let [text, old, new] = [text_of(value)?, text_of(old)?, text_of(new)?];
+    make_text(text.len())?;
+    make_texts(text.matches(&old).count(), new.len())?;
     Ok(match count.and_then(|n| usize::try_from(n).ok()) {
         Some(n) => text.replacen(&old, &new, n),
         None => text.replace(&old, &new),
@@ -109,7 +112,7 @@ fn indent(
     let first = first.or(kwargs.get("first")?).unwrap_or(false);
     let blank = blank.or(kwargs.get("blank")?).unwrap_or(false);
     kwargs.assert_all_used()?;
-    let text = value.to_string();
+    let text = text_of(value)?;
     let indent = match width.as_str() {
         Some(text) => text.to_owned(),
         None => match width.as_usize() {
@@ -117,9 +120,10 @@ fn indent(
             _ => return Err(invalid(format!("indent: a width of {width}"))),
         },
     };
-    let lines: Vec<&str> = text.split('\n').collect();
+    make_text(text.len())?;
+    make_texts(text.matches('\n').count() + 1, indent.len())?;
     let mut out = String::with_capacity(text.len());
-    for (i, line) in lines.iter().enumerate() {
+    for (i, line) in text.split('\n').enumerate() {
         if i > 0 {
             out.push('\n');
         }
@@ -200,9 +204,12 @@ fn float(value: &Value, other: Option<Value>, kwargs: Kwargs) -> Result<Value, E
 }
 
 /// Markupsafe's escapes.
-fn escape(value: &Value) -> String {
+fn escape(value: &Value) -> Result<String, Error> {
+    let text = text_of(value)?;
+    // The longest escape.
+    make_texts(text.matches(['&', '<', '>', '\'', '"']).count(), 5)?;
     let mut out = String::new();
-    for c in value.to_string().chars() {
+    for c in text.chars() {
         match c {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
@@ -212,14 +219,14 @@ fn escape(value: &Value) -> String {
             c => out.push(c),
         }
     }
-    out
+    Ok(out)
 }
 
 /// How many runs of letters, digits and underscores.
-fn wordcount(value: &Value) -> usize {
-    let text = value.to_string();
+fn wordcount(value: &Value) -> Result<usize, Error> {
+    let text = text_of(value)?;
     let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
-    words.filter(|word| !word.is_empty()).count()
+    Ok(words.filter(|word| !word.is_empty()).count())
 }
 
 /// At most `length` characters, whole words unless `killwords`; up to `leeway` more are left alone.
@@ -235,7 +242,8 @@ fn truncate(
     let end: String = end.or(kwargs.get("end")?).unwrap_or_else(|| "...".to_owned());
     let leeway = kwargs.get::<Option<usize>>("leeway")?.unwrap_or(5);
     kwargs.assert_all_used()?;
-    let text = value.to_string();
+    let text = text_of(value)?;
+    make_text(end.len())?;
     let n = end.chars().count();
     if length < n {
         return Err(invalid(format!(

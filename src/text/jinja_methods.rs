@@ -4,13 +4,16 @@ use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
-use super::jinja_source;
+use super::jinja_filters::invalid;
+use super::jinja_work::{go_through, look_at, make_items, make_text, make_texts, read_texts};
+use super::{jinja_ops, jinja_source};
 
 /// Longest text that padding makes.
 const MAX_WIDTH: usize = 1 << 20;
 
 /// The method callback: what minijinja-contrib lacks or does unlike Python, then minijinja-contrib.
 pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    pay(value, method, args)?;
     if method == jinja_source::SLICE {
         return slice(value, args);
     }
@@ -20,14 +23,43 @@ pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value
         ValueKind::Seq | ValueKind::Iterable => sequence(value, method, args)?,
         _ => None,
     };
-    match own {
-        Some(value) => Ok(value),
-        None => pycompat::unknown_method_callback(state, value, method, args),
-    }
+    jinja_ops::settle(match own {
+        Some(value) => value,
+        None => pycompat::unknown_method_callback(state, value, method, args)?,
+    })
 }
 
-fn invalid(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, message.into())
+/// Pays for what a method will do.
+fn pay(value: &Value, method: &str, args: &[Value]) -> Result<(), Error> {
+    look_at(value)?;
+    for arg in args {
+        go_through(arg)?;
+    }
+    let text = |at: usize| args.get(at).and_then(Value::as_str).unwrap_or_default();
+    let Some(s) = value.as_str() else {
+        // These compare with the items.
+        if matches!(method, "index" | "count") {
+            go_through(value)?;
+        }
+        return Ok(());
+    };
+    match method {
+        jinja_source::SLICE => make_items(s.len()),
+        "strip" | "lstrip" | "rstrip" => read_texts(s.len(), text(0).len()),
+        "replace" => {
+            make_text(s.len())?;
+            make_texts(s.matches(text(0)).count(), text(1).len())
+        }
+        "join" => {
+            let n = args.first().and_then(Value::len).unwrap_or(0);
+            make_texts(n, s.len())
+        }
+        "format" => jinja_ops::format_work(s, args),
+        // Places are counted in characters.
+        "find" | "rfind" | "index" | "rindex" | "count" => read_texts(s.len(), args.len()),
+        "startswith" | "endswith" => read_texts(args.first().and_then(Value::len).unwrap_or(0), s.len()),
+        _ => Ok(()),
+    }
 }
 
 /// Python's white space: Unicode's and four separators.
@@ -94,6 +126,8 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
             let (keep, kwargs): (Option<bool>, Kwargs) = from_args(args)?;
             let keep = keep.or(kwargs.get("keepends")?).unwrap_or(false);
             kwargs.assert_all_used()?;
+            // As many lines as line ends at most.
+            make_items(s.matches(is_line_end).count() + 1)?;
             lines(s, keep).into_iter().map(Value::from).collect()
         }
         "partition" | "rpartition" => {
@@ -232,6 +266,12 @@ fn split(s: &str, from_right: bool, args: &[Value]) -> Result<Value, Error> {
     let most = most.or(kwargs.get("maxsplit")?).unwrap_or(-1);
     kwargs.assert_all_used()?;
     let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let cuts = match sep {
+        Some("") => 0,
+        Some(sep) => s.matches(sep).count(),
+        None => s.matches(is_space).count(),
+    };
+    make_items(cuts.min(most).saturating_add(1))?;
     let parts: Vec<&str> = match sep {
         Some("") => return Err(invalid("empty separator")),
         Some(sep) if from_right => {
@@ -283,17 +323,18 @@ fn words(s: &str, most: usize, from_right: bool) -> Vec<&str> {
     parts
 }
 
+fn is_line_end(c: char) -> bool {
+    matches!(
+        c,
+        '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}'
+    )
+}
+
 /// `str.splitlines`.
 fn lines(s: &str, keep: bool) -> Vec<&str> {
-    let is_end = |c: char| {
-        matches!(
-            c,
-            '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}'
-        )
-    };
     let mut lines = Vec::new();
     let mut rest = s;
-    while let Some(at) = rest.find(is_end) {
+    while let Some(at) = rest.find(is_line_end) {
         let width = match &rest[at..] {
             tail if tail.starts_with("\r\n") => 2,
             tail => tail.chars().next().map_or(1, char::len_utf8),
@@ -324,6 +365,9 @@ fn title(s: &str) -> String {
 
 /// `s[start:end]`, and how many characters come before it.
 fn part(s: &str, start: Option<i64>, end: Option<i64>) -> (usize, &str) {
+    if start.is_none() && end.is_none() {
+        return (0, s);
+    }
     let n = s.chars().count() as i64;
     let place = |at: i64| (if at < 0 { n.saturating_add(at) } else { at }).clamp(0, n) as usize;
     let (start, end) = (place(start.unwrap_or(0)), place(end.unwrap_or(n)));
@@ -355,5 +399,6 @@ fn padding(s: &str, width: usize, fill: char) -> Result<String, Error> {
         return Err(invalid(format!("a text padded to {width} characters")));
     }
     let n = width.saturating_sub(s.chars().count());
+    make_texts(n, fill.len_utf8())?;
     Ok(std::iter::repeat_n(fill, n).collect())
 }

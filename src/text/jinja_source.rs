@@ -1,5 +1,7 @@
 //! A template's text, rewritten where Jinja2 and minijinja read it differently.
 
+use crate::file::limits;
+
 /// Rewrites a template for minijinja so that it means what it means to Jinja2.
 ///
 /// Every line end becomes `\n`. `{% generation %}` … `{% endgeneration %}`, which mark the
@@ -8,19 +10,73 @@
 /// method call. What a loop runs over goes through a filter that refuses None, which minijinja
 /// takes for an empty list.
 ///
+/// Nesting is checked here, before a parser that takes stack for each level: see [`Depth`].
+///
 /// # Errors
-/// An escape that needs Python's table of character names, with its line.
-pub(super) fn rewrite(source: &str) -> Result<String, String> {
+/// An escape that needs Python's table of character names, with its line; or too deep a nesting.
+pub(super) fn rewrite(source: &str) -> Result<String, Fault> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut reader = Rewriter {
         rest: &source,
         out: String::with_capacity(source.len()),
+        depth: Depth::default(),
+        branches: Vec::new(),
+        too_deep: false,
     };
-    match reader.data() {
+    let result = reader.data();
+    let line = reader.out.matches('\n').count() + 1;
+    match result {
         Ok(()) => Ok(reader.out),
-        Err(what) => {
-            let line = reader.out.matches('\n').count() + 1;
-            Err(format!("line {line}: {what}"))
+        Err(_) if reader.too_deep => Err(Fault::Nesting(line)),
+        Err(what) => Err(Fault::Syntax(format!("line {line}: {what}"))),
+    }
+}
+
+/// What is wrong with a template.
+#[derive(Debug, PartialEq)]
+pub(super) enum Fault {
+    /// It means nothing, with the line.
+    Syntax(String),
+    /// It is nested beyond [`limits::TEMPLATE_NESTING`], at this line.
+    Nesting(usize),
+}
+
+/// How deep the syntax tree of an expression can become: chains of operators, filters and
+/// attributes make it as deep as nested brackets do.
+///
+/// Each open bracket holds how many words and signs came since its last comma. The sum over all
+/// open brackets bounds the depth.
+#[derive(Default)]
+struct Depth {
+    open: Vec<usize>,
+    sum: usize,
+}
+
+impl Depth {
+    fn add(&mut self, n: usize) {
+        self.sum += n;
+        match self.open.last_mut() {
+            Some(count) => *count += n,
+            None => self.open.push(n),
+        }
+    }
+
+    /// A comma: what comes next stands beside what was.
+    fn next(&mut self) {
+        if let Some(count) = self.open.last_mut() {
+            self.sum -= std::mem::take(count);
+        }
+    }
+
+    fn open(&mut self) {
+        self.add(1);
+        self.open.push(0);
+    }
+
+    fn close(&mut self) {
+        if self.open.len() > 1 {
+            self.next();
+            self.open.pop();
         }
     }
 }
@@ -31,9 +87,17 @@ pub(super) const ITERABLE: &str = "tea_iterable";
 /// The method that slices with a step become.
 pub(super) const SLICE: &str = "tea_slice";
 
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
 struct Rewriter<'a> {
     rest: &'a str,
     out: String,
+    depth: Depth,
+    /// The `elif`s of each open `if`.
+    branches: Vec<usize>,
+    too_deep: bool,
 }
 
 impl<'a> Rewriter<'a> {
@@ -60,8 +124,23 @@ impl<'a> Rewriter<'a> {
                 continue;
             }
             self.copy(2);
+            self.depth = Depth::default();
             if tag == "{%" {
                 let word = self.copy_to_word();
+                match word {
+                    "if" => self.branches.push(0),
+                    "elif" => {
+                        if let Some(n) = self.branches.last_mut() {
+                            *n += 1;
+                            let n = *n;
+                            self.check_depth(n)?;
+                        }
+                    }
+                    "endif" => {
+                        self.branches.pop();
+                    }
+                    _ => {}
+                }
                 match word {
                     "raw" => {
                         self.raw();
@@ -151,6 +230,15 @@ impl<'a> Rewriter<'a> {
                 break;
             }
             match c {
+                ',' | ':' => self.depth.next(),
+                '(' | '[' | '{' => self.depth.open(),
+                ')' | ']' | '}' => self.depth.close(),
+                // A word counts where it begins.
+                c if c.is_whitespace() || (is_word(c) && self.out.ends_with(is_word)) => {}
+                _ => self.depth.add(1),
+            }
+            self.check_depth(self.depth.sum)?;
+            match c {
                 '"' | '\'' => {
                     self.string(c)?;
                     continue;
@@ -178,6 +266,11 @@ impl<'a> Rewriter<'a> {
         Ok(self.out[start..].to_owned())
     }
 
+    fn check_depth(&mut self, depth: usize) -> Result<(), String> {
+        self.too_deep |= depth as u64 > limits::TEMPLATE_NESTING.most();
+        if self.too_deep { Err(String::new()) } else { Ok(()) }
+    }
+
     /// Makes a method call of a slice with a step, `[a:b:c]` without its last bracket: minijinja's
     /// counts differ from Python's where the step is negative.
     fn slice(&mut self, at: usize, first: usize, second: usize) {
@@ -198,7 +291,7 @@ impl<'a> Rewriter<'a> {
 
     /// Which of `ends` comes next; a word counts only where it stands alone.
     fn end_here<'e>(&self, ends: &[&'e str]) -> Option<&'e str> {
-        let in_word = |c: char| c.is_alphanumeric() || c == '_';
+        let in_word = is_word;
         ends.iter().copied().find(|end| {
             let Some(after) = self.rest.strip_prefix(end) else {
                 return false;
@@ -349,7 +442,10 @@ mod tests {
             );
         }
         let error = rewrite("\n{{ '\\N{BULLET}' }}").unwrap_err();
-        assert!(error.starts_with("line 2: \\N{…}"), "{error}");
+        assert!(
+            matches!(&error, Fault::Syntax(e) if e.starts_with("line 2: \\N{…}")),
+            "{error:?}"
+        );
         same(r#"{{ "unclosed \"#);
     }
 }

@@ -11,9 +11,12 @@ pub mod chat;
 pub mod format;
 pub mod gguf_vocab;
 mod jinja;
+mod jinja_compile;
 mod jinja_filters;
 mod jinja_methods;
+mod jinja_ops;
 mod jinja_source;
+mod jinja_work;
 pub mod journal;
 pub mod tokenizer;
 
