@@ -10,6 +10,7 @@ use crate::eval::judge::{Endpoint, JudgeResult, JudgeSettings, MAX_TOKENS, MOST_
 use crate::eval::store::StoredEval;
 use crate::model::save::write_atomic;
 use crate::run::{Dir, kinds};
+use crate::words;
 
 /// Have a language model compare the best responses of two evaluations, through any OpenAI-compatible server
 ///
@@ -156,7 +157,7 @@ fn markdown(r: &JudgeResult) -> String {
         "Best of {} responses to each of {} prompts, judged by {}\n\n{}\n",
         r.settings.n,
         r.prompts,
-        r.settings.model,
+        words::markdown(&r.settings.model),
         table(r).markdown()
     );
     // Each valid judgement is a prompt.

@@ -31,6 +31,7 @@ mod train;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use clap::error::ContextValue;
 use clap::{Parser, Subcommand};
 
 use crate::config::variable;
@@ -38,7 +39,9 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions, Tune};
 use crate::kernels::{self, tune};
 use crate::report::console::{self, Stream};
+use crate::report::logger;
 use crate::train::interrupt;
+use crate::words::{self, secret};
 
 /// Post-train language models for best-of-N on any Vulkan, Metal or DX12 GPU
 #[derive(Debug, Parser)]
@@ -138,16 +141,7 @@ impl Globals {
                 false
             }
         });
-        // A second call in one process (tests) keeps the first logger.
-        drop(
-            env_logger::Builder::new()
-                .parse_filters(asked.as_deref().unwrap_or(filter))
-                .format_timestamp(None)
-                .format_target(false)
-                .target(env_logger::Target::Pipe(Box::new(console::Log)))
-                .write_style(log_style())
-                .try_init(),
-        );
+        logger::start(asked.as_deref().unwrap_or(filter), log_style());
     }
 }
 
@@ -198,17 +192,12 @@ fn log_style() -> env_logger::WriteStyle {
 /// has code 2, `--help` and `--version` have 0.
 pub fn main() -> ExitCode {
     console::catch_panics();
+    secret::keep_environment();
     interrupt::outlive_limits();
     let ended = match Cli::try_parse() {
         Ok(cli) => run(cli),
         Err(usage) if usage.use_stderr() => {
-            let text = usage.render();
-            let text = if coloured() {
-                text.ansi().to_string()
-            } else {
-                text.to_string()
-            };
-            console::line(Stream::Err, text.trim_end());
+            wrong_usage(usage);
             console::flush();
             return ExitCode::from(2);
         }
@@ -217,12 +206,40 @@ pub fn main() -> ExitCode {
     let code = match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            console::line(Stream::Err, format_args!("error: {error}"));
+            // A line of a file's name or a server's answer does not pass for one of ours.
+            let text = error.to_string().replace('\n', "\n    ");
+            console::line(Stream::Err, format_args!("error: {text}"));
             ExitCode::from(error.exit_code())
         }
     };
     console::flush();
     code
+}
+
+/// Says what is wrong with the command line. Arguments that clap repeats are escaped, and colours are left out where one
+/// holds what is escaped, since they could not be told from its own.
+fn wrong_usage(mut usage: clap::Error) {
+    let held: Vec<_> = usage
+        .context()
+        .map(|(kind, value)| (kind, value.clone()))
+        .collect();
+    for (kind, value) in held {
+        let value = match value {
+            ContextValue::String(text) => ContextValue::String(words::piece(&text)),
+            ContextValue::Strings(texts) => {
+                ContextValue::Strings(texts.iter().map(|text| words::piece(text)).collect())
+            }
+            _ => continue,
+        };
+        usage.insert(kind, value);
+    }
+    let odd = std::env::args_os().any(|arg| words::piece(&arg.to_string_lossy()) != arg.to_string_lossy());
+    let text = usage.render();
+    if coloured() && !odd {
+        console::styled(Stream::Err, text.ansi().to_string().trim_end());
+    } else {
+        console::line(Stream::Err, text.to_string().trim_end());
+    }
 }
 
 /// Runs the subcommand.

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::words::{csv_cell, markdown};
+
 /// A column's side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
@@ -157,17 +159,17 @@ impl Table {
         }
     }
 
-    /// Markdown with padded columns.
+    /// Markdown with padded columns; names and texts in it are [`markdown`].
     pub fn markdown(&self) -> String {
-        let escape = |text: String| text.replace('|', "\\|").replace('\n', " ");
+        let names: Vec<String> = self.columns.iter().map(|(name, _)| markdown(name)).collect();
         let cells: Vec<Vec<String>> = self
             .rows
             .iter()
-            .map(|row| row.iter().map(|c| escape(c.shown())).collect())
+            .map(|row| row.iter().map(|c| markdown(&c.shown())).collect())
             .collect();
         let width = |c: usize| {
             let longest = cells.iter().map(|row| row[c].chars().count()).max().unwrap_or(0);
-            longest.max(self.columns[c].0.chars().count()).max(3)
+            longest.max(names[c].chars().count()).max(3)
         };
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
         let mut out = String::new();
@@ -182,7 +184,7 @@ impl Table {
             }
             out += "|\n";
         };
-        line(self.columns.iter().map(|(name, _)| name.clone()).collect());
+        line(names.clone());
         let rule = |c: usize| match self.columns[c].1 {
             Align::Left => "-".repeat(widths[c]),
             Align::Right => format!("{}:", "-".repeat(widths[c] - 1)),
@@ -192,15 +194,8 @@ impl Table {
         out
     }
 
-    /// CSV (RFC 4180 quoting, newline ends); a column with an interval becomes `name`, `name_low`, `name_high`.
+    /// CSV (RFC 4180 quoting, newline ends, no [formulas](csv_cell)); a column with an interval becomes `name`, `name_low`, `name_high`.
     pub fn csv(&self) -> String {
-        let quote = |text: &str| {
-            if text.contains([',', '"', '\n', '\r']) {
-                format!("\"{}\"", text.replace('"', "\"\""))
-            } else {
-                text.to_string()
-            }
-        };
         let is_interval = |c: usize| {
             self.rows
                 .iter()
@@ -210,9 +205,10 @@ impl Table {
         let mut lines = Vec::with_capacity(self.rows.len() + 1);
         let mut header = Vec::new();
         for ((name, _), wide) in self.columns.iter().zip(&wide) {
-            header.push(quote(name));
+            header.push(csv_cell(name).into_owned());
             if *wide {
-                header.extend([quote(&format!("{name}_low")), quote(&format!("{name}_high"))]);
+                let ends = ["low", "high"].map(|end| format!("{name}_{end}"));
+                header.extend(ends.iter().map(|name| csv_cell(name).into_owned()));
             }
         }
         lines.push(header.join(","));
@@ -222,7 +218,7 @@ impl Table {
                 match cell {
                     Cell::Number { value, .. } => fields.push(value.to_string()),
                     Cell::Interval { mean, .. } => fields.push(mean.to_string()),
-                    other => fields.push(quote(&other.shown())),
+                    other => fields.push(csv_cell(&other.shown()).into_owned()),
                 }
                 match cell {
                     Cell::Interval {
