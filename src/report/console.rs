@@ -256,7 +256,7 @@ pub fn styled(stream: Stream, line: impl std::fmt::Display) {
 /// A message as people may be shown it: of bounded size, without keys, and with everything escaped that a terminal would
 /// act on.
 pub fn plain(message: impl std::fmt::Display) -> String {
-    shown(&words::bounded(secret::masked(message.to_string())))
+    shown(&words::joined(secret::masked(message.to_string())))
 }
 
 /// A text of any size as people may be shown it, on a terminal: as [`plain`], whole.
@@ -389,6 +389,25 @@ mod tests {
         assert_eq!(read.len(), 1 + 8 + 2);
         let note = format!("Err ({lost} lines left out: nobody read them)\n");
         assert_eq!(read[read.len() - 2..], [note, "Err after".to_string()]);
+    }
+
+    #[test]
+    fn a_message_is_plain_short_and_without_keys() {
+        secret::keep("sk-console-12345678");
+        let said = plain(format_args!(
+            "\u{1b}[31m{} sk-console-12345678",
+            "y".repeat(1 << 20)
+        ));
+        assert!(
+            said.starts_with("\\u001b[31myy") && said.ends_with("yy [key]"),
+            "{said}"
+        );
+        assert!(
+            said.len() < words::MESSAGE && said.contains("more bytes"),
+            "{said}"
+        );
+        // What is asked for is shown whole.
+        assert_eq!(shown(&"\u{7}".repeat(10_000)).len(), 60_000);
     }
 
     /// A stream that another program made non-blocking, as terminals and pipes of job runners are.

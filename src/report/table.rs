@@ -326,4 +326,43 @@ mod tests {
         assert_eq!(value[0]["reward"]["high"], 1.25);
         assert_eq!(value[2]["n"], Value::Null);
     }
+
+    /// What file names and models can be called.
+    const HOSTILE: &str = "=A|<b>\u{1b}[31m\n`x` [y](http://z)";
+
+    #[test]
+    fn a_name_is_text_in_every_format() {
+        let mut table = Table::new([(HOSTILE, Align::Left), ("-x", Align::Right)]);
+        table.push(vec![HOSTILE.into(), Cell::from("-0.5")]);
+        let name = "=A\\|&lt;b&gt;\\u001b[31m \\`x\\` [y\\](http://z)";
+        let text = table.markdown();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert_eq!(lines[2], format!("| {name} | -0.5 |"));
+        assert!(lines[0].starts_with(&format!("| {name} |")), "{text}");
+        assert!(
+            lines
+                .iter()
+                .all(|l| l.chars().count() == lines[0].chars().count()),
+            "{text}"
+        );
+        let csv = table.csv();
+        assert!(
+            csv.starts_with("\"'=A|<b>") && csv.contains(",\"'-x\"\n"),
+            "{csv}"
+        );
+        assert!(csv.ends_with(",-0.5\n"), "{csv}");
+        assert_eq!(table.json()[0][HOSTILE], HOSTILE);
+    }
+
+    #[test]
+    fn numbers_that_json_has_not_are_null() {
+        let mut table = Table::new([("x", Align::Right)]);
+        table.push(vec![Cell::Number {
+            value: f64::NAN,
+            digits: 2,
+        }]);
+        let value: Value = serde_json::from_str(&table.render(Format::Json)).unwrap();
+        assert_eq!(value, json!([{"x": null}]));
+    }
 }

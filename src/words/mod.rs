@@ -100,10 +100,19 @@ pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
 
 /// A message of bounded size: every line at most [`LINE`] bytes, the whole at most [`MESSAGE`].
 pub fn bounded(text: String) -> String {
-    if text.len() <= LINE {
+    lines(text, LINE)
+}
+
+/// As [`bounded`], of a message put together from such: a line has room for some of them, so that what a cut counts stays.
+pub fn joined(text: String) -> String {
+    lines(text, MESSAGE / 2)
+}
+
+fn lines(text: String, most: usize) -> String {
+    if text.len() <= most {
         return text;
     }
-    let lines: Vec<Cow<'_, str>> = text.split('\n').map(|line| cut(line, LINE)).collect();
+    let lines: Vec<Cow<'_, str>> = text.split('\n').map(|line| cut(line, most)).collect();
     let text = lines.join("\n");
     // The words that tell of a cut are no part of the measure.
     match text.len() > MESSAGE + LINE {
@@ -258,8 +267,12 @@ mod tests {
             "{}",
             said.len()
         );
-        let ten = "y".repeat(LINE) + "\n" + &"z".repeat(LINE);
-        assert_eq!(bounded(ten.clone()), ten);
+        let two = "y".repeat(LINE) + "\n" + &"z".repeat(LINE);
+        assert_eq!(bounded(two.clone()), two);
+        // A message within another keeps its number.
+        let said = joined(format!("{}: {}", "p".repeat(900), bounded("m".repeat(1 << 20))));
+        assert!(said.contains(" … 1,047,552 more bytes … "), "{said}");
+        assert!(joined("j".repeat(1 << 20)).len() < MESSAGE);
     }
 
     #[test]

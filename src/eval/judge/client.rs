@@ -1,5 +1,6 @@
 //! A chat-completions endpoint and everything that can go wrong with it.
 
+use std::io::Read;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -381,15 +382,17 @@ impl Client {
                 "the answer is compressed ({encoding}), which was not asked for"
             ));
         }
-        let read = response
-            .body_mut()
-            .with_config()
-            .limit(BODY_LIMIT)
-            .lossy_utf8(true);
-        read.read_to_string().map_err(|e| match e {
-            ureq::Error::BodyExceedsLimit(_) => format!("the answer has more than {} MiB", BODY_LIMIT >> 20),
-            e => format!("the answer broke off: {}", self.fault(&e)),
-        })
+        // ureq's own limit counts bytes before they are decompressed, should it do that after all.
+        let mut bytes = Vec::new();
+        let reader = response.body_mut().as_reader();
+        reader
+            .take(BODY_LIMIT + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|e| format!("the answer broke off: {}", self.fault(&ureq::Error::from(e))))?;
+        if bytes.len() as u64 > BODY_LIMIT {
+            return Err(format!("the answer has more than {} MiB", BODY_LIMIT >> 20));
+        }
+        Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
     }
 
     /// What a failed exchange is about.
