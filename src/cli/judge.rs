@@ -101,6 +101,7 @@ impl Args {
                         ))
                     })
             });
+        self.check_key_env()?;
         let endpoint = Endpoint {
             url: self.endpoint.clone(),
             model: self.model.clone(),
@@ -133,6 +134,19 @@ impl Args {
             &settings,
         )?;
         self.report(&result)
+    }
+
+    /// Refuses a key where the name of its variable belongs: messages would show it.
+    fn check_key_env(&self) -> Result<()> {
+        let name = self.api_key_env.as_str();
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let is_name = name.chars().all(word) && !name.starts_with(|c: char| c.is_ascii_digit());
+        if is_name && !name.is_empty() && !name.starts_with("hf_") {
+            return Ok(());
+        }
+        Err(Error::user(
+            "--api-key-env takes the name of an environment variable, such as OPENAI_API_KEY, and not the key itself",
+        ))
     }
 
     fn report(&self, result: &JudgeResult) -> Result<()> {

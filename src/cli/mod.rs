@@ -233,12 +233,24 @@ fn wrong_usage(mut usage: clap::Error) {
         };
         usage.insert(kind, value);
     }
-    let odd = std::env::args_os().any(|arg| words::piece(&arg.to_string_lossy()) != arg.to_string_lossy());
+    let args: Vec<String> = std::env::args_os()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    let odd: Vec<&str> = args
+        .iter()
+        .flat_map(|arg| [Some(arg.as_str()), arg.split_once('=').map(|(_, value)| value)])
+        .flatten()
+        .filter(|arg| words::piece(arg) != *arg)
+        .collect();
     let text = usage.render();
-    if coloured() && !odd {
+    if coloured() && odd.is_empty() {
         console::styled(Stream::Err, text.ansi().to_string().trim_end());
     } else {
-        console::line(Stream::Err, text.to_string().trim_end());
+        // The parser of a value may repeat it too.
+        let text = odd.iter().fold(text.to_string(), |text, arg| {
+            text.replace(arg, &words::piece(arg))
+        });
+        console::line(Stream::Err, text.trim_end());
     }
 }
 

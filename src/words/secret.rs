@@ -13,8 +13,8 @@ const VARIABLES: [&str; 4] = [
     "HUGGING_FACE_HUB_TOKEN",
     "HUGGINGFACE_HUB_TOKEN",
 ];
-/// Variables that hold addresses of proxies, with their passwords.
-const PROXIES: [&str; 3] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
+/// Variables that hold addresses, with their passwords.
+const ADDRESSES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "HF_ENDPOINT"];
 
 /// The forms of every known key, long ones first.
 static FORMS: RwLock<Vec<String>> = RwLock::new(Vec::new());
@@ -41,7 +41,7 @@ pub fn keep_environment() {
         .iter()
         .filter_map(|name| value(name))
         .for_each(|key| keep(&key));
-    for name in PROXIES {
+    for name in ADDRESSES {
         for address in [value(name), value(&name.to_lowercase())].into_iter().flatten() {
             if let Some(password) = password_of(&address) {
                 keep(password);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_no_keys_and_proxies_have_passwords() {
+    fn words_are_no_keys_and_addresses_have_passwords() {
         keep("EMPTY");
         assert_eq!(masked("EMPTY".into()), "EMPTY");
         assert_eq!(password_of("http://me:pass@host:3128"), Some("pass"));

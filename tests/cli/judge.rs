@@ -77,6 +77,9 @@ fn judge_says_what_to_do_when_it_cannot() {
     ask(&other, &down, &[]).refused(&["prompt 1", "same"]);
     ask(&two, "127.0.0.1:80", &[]).refused(&["--endpoint", "http://"]);
     ask(&two, "http://u:secret@h", &[]).refused(&["--api-key-env"]);
+    let run = ask(&two, &down, &["--api-key-env", "sk-hidden-1234"]);
+    run.refused(&["--api-key-env", "name of an environment variable"]);
+    assert!(!run.err.contains("sk-hidden"), "{}", run.err);
     ask(&two, &down, &["--n", "3"]).refused(&["--n 3", "2 samples"]);
     ask(&two, &down, &["--timeout", "0"]).refused(&["--timeout"]);
     ask(&two, &down, &["--timeout", "-1"]).refused(&["--timeout"]);
