@@ -10,6 +10,7 @@ use ureq::http::Response;
 use ureq::{Agent, Body};
 
 use super::manner::{self, Manner, Parameter, Sent};
+use super::question::{Answer, parse};
 use crate::error::{Error, Result};
 use crate::rng::{Stream, seed_for};
 use crate::words::secret;
@@ -443,6 +444,18 @@ fn status_within(body: &str) -> Option<u16> {
     let code = value.pointer("/error/code")?.as_u64()?;
     let code = u16::try_from(code).ok().filter(|c| (400..600).contains(c))?;
     value.get("choices").is_none().then_some(code)
+}
+
+/// The verdict of a server's whole answer, which anybody may have written.
+///
+/// # Errors
+/// What is wrong with it, or what it says is wrong with the question.
+pub fn read_answer(body: &[u8]) -> Result<Answer, String> {
+    let body = String::from_utf8_lossy(body);
+    if let Some(status) = status_within(&body) {
+        return Err(format!("HTTP {status}{}", said(&body)));
+    }
+    parse(&content(&body)?.0)
 }
 
 /// Whether an answer that was cut has not begun: it is empty, or still within the model's thoughts.

@@ -14,7 +14,7 @@ mod question;
 mod result;
 mod store;
 
-pub use client::{Client, Endpoint, Reply, completions_url};
+pub use client::{Client, Endpoint, Reply, completions_url, read_answer};
 pub use manner::{Manner, Sent};
 pub use question::{Answer, Side, parse};
 pub use result::{JudgeResult, summarise, table};
