@@ -16,7 +16,8 @@ use crate::words;
 ///
 /// For each prompt the best of n responses of either evaluation, by its stored reward, is shown to the judge in a random, seeded
 /// order. OUTPUT gets judge.json, judgements.jsonl (prompt by prompt, so --resume loses nothing), results.json and results.md.
-/// Wins are E1's. The key is read from the environment and is never stored or shown.
+/// Wins are E1's. The key is read from the environment and is never stored or shown, at any level
+/// of the log. A server that sends questions on to another address is not followed.
 ///
 /// A parameter that the server refuses (max_tokens, temperature, response_format, stream) is
 /// replaced or left out for the rest of the run. A warning says so, and judge.json and the results
@@ -56,6 +57,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
     /// Most seconds for one answer
+    ///
+    /// A wait that the server asks for is no longer either, and never longer than 120 seconds.
     #[arg(
         long,
         value_name = "SECONDS",

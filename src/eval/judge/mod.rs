@@ -46,7 +46,7 @@ pub const MAX_TOKENS: u32 = 512;
 /// answers.
 pub const MOST_TOKENS: u32 = 16_384;
 /// Bytes that are kept of a judge's words: an answer of [`MOST_TOKENS`] fits.
-const KEPT: usize = 256 << 10;
+const KEPT: usize = 64 << 10;
 /// Begins the reason of a judgement whose answer never began.
 const SPENT: &str = "the judge spent all";
 
