@@ -61,7 +61,7 @@ fn is_hidden(before: Option<char>, c: char, after: Option<char>) -> bool {
         '\u{200c}' | '\u{200d}' => !(foreign(before) && foreign(after)),
         // A variation of the character before, of which there is one.
         '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}' => {
-            !foreign(before) || before.is_some_and(|b| is_variation(b))
+            !foreign(before) || before.is_some_and(is_variation)
         }
         // Marks of direction, their overrides and isolates.
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
@@ -88,8 +88,11 @@ pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     let (head, tail) = (most - most / 4, most / 4);
-    let head = text.floor_char_boundary(head);
-    let tail = text.ceil_char_boundary(text.len() - tail);
+    let boundary = |at: &usize| text.is_char_boundary(*at);
+    let head = (0..=head).rev().find(boundary).unwrap_or(0);
+    let tail = (text.len() - tail..text.len())
+        .find(boundary)
+        .unwrap_or(text.len());
     Cow::Owned(format!(
         "{} … {} more bytes … {}",
         &text[..head],
