@@ -5,6 +5,8 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use crate::words;
+
 /// Result with this crate's [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -82,14 +84,14 @@ pub fn warn_once(message: impl Display) {
 }
 
 impl Error {
-    /// An error the user can mend.
+    /// An error the user can mend. Of a message that quotes a text without end the middle is left out.
     pub fn user(message: impl Display) -> Self {
-        Self::User(message.to_string())
+        Self::User(words::bounded(message.to_string()))
     }
 
     /// A row of a data file that is of no use.
     pub fn unusable(message: impl Display) -> Self {
-        Self::Unusable(message.to_string())
+        Self::Unusable(words::bounded(message.to_string()))
     }
 
     /// Whether it is about a row that may be left out.
@@ -103,7 +105,7 @@ impl Error {
 
     /// A bug.
     pub fn internal(message: impl Display) -> Self {
-        Self::Internal(message.to_string())
+        Self::Internal(words::bounded(message.to_string()))
     }
 
     /// A failed file operation on `path`; use as `.map_err(Error::io(path))`.
@@ -133,7 +135,7 @@ pub trait Context<T> {
 impl<T> Context<T> for Result<T> {
     fn context(self, context: impl Display) -> Result<T> {
         self.map_err(|source| Error::Context {
-            context: context.to_string(),
+            context: words::bounded(context.to_string()),
             source: Box::new(source),
         })
     }

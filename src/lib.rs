@@ -17,6 +17,7 @@
 //! | [`run`] | a directory that a command writes: lock, marker, checksums |
 //! | [`file`] | every file that is read or written goes through here: what may be opened, the limits, whole or not at all |
 //! | [`config`], [`error`], [`rng`] | typed settings; the error type; counter-based random numbers |
+//! | [`words`] | text of others within messages, tables and terminals; keys that nothing shows |
 //!
 //! [`data`], [`text`], [`report`] and [`demo`] are CPU-only side rooms (data files and their records; tokenizers and chat
 //! templates; metrics, tables and plots; the procedural instruction set of the embedded demo).
@@ -45,3 +46,4 @@ pub mod sweep;
 pub mod tensor;
 pub mod text;
 pub mod train;
+pub mod words;

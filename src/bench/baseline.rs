@@ -3,6 +3,7 @@
 use super::output::{Form, Header, Row, number, render};
 use crate::error::{Error, Result};
 use crate::report::{Align, Cell, Table};
+use crate::words::markdown;
 use serde::Deserialize;
 use serde_json::json;
 use std::path::Path;
@@ -118,7 +119,13 @@ pub fn report(old: &Baseline, header: &Header, rows: &[Row], form: Form) -> Resu
         cells.push(verdict(c.verdict).into());
         table.push(cells);
     }
-    let of = |h: &Header| format!("{}, {} ({}), {}", h.date, h.adapter, h.driver, h.version);
+    // A header is read from a file.
+    let of = |h: &Header| {
+        markdown(&format!(
+            "{}, {} ({}), {}",
+            h.date, h.adapter, h.driver, h.version
+        ))
+    };
     let mut out = format!("old: {}\nnew: {}\n", of(&old.header), of(header));
     if (&old.header.adapter, &old.header.driver) != (&header.adapter, &header.driver) {
         out += "the two were measured on different adapters or drivers\n";

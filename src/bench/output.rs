@@ -5,6 +5,7 @@ use super::timing::{Clock, deviation, mean, median};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterReport, ProfileRow};
 use crate::report::{Align, Cell, Table};
+use crate::words::{csv_cell, markdown};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -184,7 +185,7 @@ fn shown(value: Option<&Value>) -> String {
     }
 }
 
-fn markdown(header: &Header, rows: &[Row]) -> String {
+fn table(header: &Header, rows: &[Row]) -> String {
     let extra = columns(rows);
     let fixed = ["model", "backend", "driver", "dtype", "test", "variant"];
     let mut heads: Vec<(String, Align)> = fixed.iter().map(|n| ((*n).to_string(), Align::Left)).collect();
@@ -223,8 +224,8 @@ fn markdown(header: &Header, rows: &[Row]) -> String {
             .collect();
         out += &format!(
             "- {}: {}\n",
-            names.join(" "),
-            r.skipped.as_deref().unwrap_or_default()
+            markdown(&names.join(" ")),
+            markdown(r.skipped.as_deref().unwrap_or_default())
         );
     }
     out
@@ -234,7 +235,12 @@ fn markdown(header: &Header, rows: &[Row]) -> String {
 fn preface(h: &Header) -> String {
     let mut out = format!(
         "tea-wgpu {} bench {}, {}\nadapter: {} ({}); driver: {}\n",
-        h.version, h.command, h.date, h.adapter, h.backend, h.driver
+        h.version,
+        h.command,
+        h.date,
+        markdown(&h.adapter),
+        h.backend,
+        markdown(&h.driver)
     );
     if h.checked {
         out += "this is a debug build: shaders carry bounds and loop checks; numbers to keep come from a release build\n";
@@ -284,28 +290,18 @@ fn csv(header: &Header, rows: &[Row]) -> String {
         "skipped",
     ];
     let names: Vec<&str> = fixed.into_iter().chain(extra).collect();
-    let quote = |text: String| {
-        if text.contains([',', '"', '\n']) {
-            format!("\"{}\"", text.replace('"', "\"\""))
-        } else {
-            text
-        }
-    };
     let plain = |value: Option<&Value>| match value {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(s)) => s.clone(),
         Some(other) => other.to_string(),
     };
-    let mut lines = vec![
-        names
-            .iter()
-            .map(|n| quote((*n).to_string()))
-            .collect::<Vec<_>>()
-            .join(","),
-    ];
+    let mut lines = vec![names.iter().map(|n| csv_cell(n)).collect::<Vec<_>>().join(",")];
     for row in rows {
         let value = object(header, row);
-        let cells: Vec<String> = names.iter().map(|n| quote(plain(value.get(*n)))).collect();
+        let cells: Vec<String> = names
+            .iter()
+            .map(|n| csv_cell(&plain(value.get(*n))).into_owned())
+            .collect();
         lines.push(cells.join(","));
     }
     lines.join("\n") + "\n"
@@ -317,7 +313,7 @@ fn csv(header: &Header, rows: &[Row]) -> String {
 /// A number that JSON cannot hold (a bug).
 pub fn render(header: &Header, rows: &[Row], form: Form) -> Result<String> {
     Ok(match form {
-        Form::Md => markdown(header, rows),
+        Form::Md => table(header, rows),
         Form::Csv => csv(header, rows),
         Form::Json => {
             let all = json!({"header": header, "rows": rows});

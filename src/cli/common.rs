@@ -1,5 +1,7 @@
 //! What several subcommands share: where lines go, how sequences are sized.
 
+use std::borrow::Cow;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -105,7 +107,7 @@ impl Lines {
     pub(crate) fn finish(self, path: Option<&Path>) -> Result<()> {
         match path {
             Some(path) => write_atomic(path, &self.0),
-            None => to_stdout(&self.0),
+            None => to_stdout(&self.for_reader()),
         }
     }
 
@@ -113,27 +115,38 @@ impl Lines {
     pub(crate) fn finish_beside(self, directory: Option<&Path>) -> Result<()> {
         match directory {
             Some(_) => self.tell(),
-            None => to_stdout(&self.0)?,
+            None => to_stdout(&self.for_reader())?,
         }
         Ok(())
     }
 
-    /// Prints everything, which is in files too: as [`tell`].
+    /// Prints everything, which is in files too: it neither fails nor waits, whatever becomes of
+    /// standard output.
     pub(crate) fn tell(self) {
-        let text = String::from_utf8_lossy(&self.0);
-        tell(text.strip_suffix('\n').unwrap_or(&text));
+        let bytes = self.for_reader();
+        let text = String::from_utf8_lossy(&bytes);
+        console::styled(Stream::Out, text.strip_suffix('\n').unwrap_or(&text));
+    }
+
+    /// What a terminal would act on is escaped where standard output is one, as models and data files can hold it. Other
+    /// readers get the bytes as they are.
+    fn for_reader(&self) -> Cow<'_, [u8]> {
+        match std::io::stdout().is_terminal() {
+            true => Cow::Owned(console::shown(&String::from_utf8_lossy(&self.0)).into_bytes()),
+            false => Cow::Borrowed(&self.0),
+        }
     }
 }
 
 /// Prints a line that the command was asked for on standard output: to lose it is an error.
 pub(crate) fn say(words: impl std::fmt::Display) -> Result<()> {
-    to_stdout(format!("{words}\n").as_bytes())
+    to_stdout(format!("{}\n", console::shown(&words.to_string())).as_bytes())
 }
 
 /// Prints a line about what is in files: it neither fails nor waits, whatever becomes of standard
 /// output.
 pub(crate) fn tell(words: impl std::fmt::Display) {
-    console::line(Stream::Out, words);
+    console::styled(Stream::Out, console::shown(&words.to_string()));
 }
 
 /// Prints help or the version.

@@ -28,6 +28,7 @@ use crate::train::checkpoint::RunDir;
 use crate::train::interrupt;
 use crate::train::run::{RunOptions, train};
 use crate::train::setup::default_reward;
+use crate::words;
 
 /// Train the embedded policy for best-of-N and compare it with where it started
 ///
@@ -345,7 +346,7 @@ fn markdown(r: &Results<'_>) -> String {
         share(r.trained.truncated),
         r.seconds.training,
         r.seconds.evaluation,
-        r.device
+        words::markdown(&r.device)
     );
     text
 }

@@ -10,12 +10,14 @@ use crate::eval::judge::{Endpoint, JudgeResult, JudgeSettings, MAX_TOKENS, MOST_
 use crate::eval::store::StoredEval;
 use crate::model::save::write_atomic;
 use crate::run::{Dir, kinds};
+use crate::words;
 
 /// Have a language model compare the best responses of two evaluations, through any OpenAI-compatible server
 ///
 /// For each prompt the best of n responses of either evaluation, by its stored reward, is shown to the judge in a random, seeded
 /// order. OUTPUT gets judge.json, judgements.jsonl (prompt by prompt, so --resume loses nothing), results.json and results.md.
-/// Wins are E1's. The key is read from the environment and is never stored or shown.
+/// Wins are E1's. The key is read from the environment and is never stored or shown, at any level
+/// of the log. A server that sends questions on to another address is not followed.
 ///
 /// A parameter that the server refuses (max_tokens, temperature, response_format, stream) is
 /// replaced or left out for the rest of the run. A warning says so, and judge.json and the results
@@ -55,6 +57,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TOKENS")]
     max_tokens: Option<u32>,
     /// Most seconds for one answer
+    ///
+    /// A wait that the server asks for is no longer either, and never longer than 120 seconds.
     #[arg(
         long,
         value_name = "SECONDS",
@@ -100,6 +104,7 @@ impl Args {
                         ))
                     })
             });
+        self.check_key_env()?;
         let endpoint = Endpoint {
             url: self.endpoint.clone(),
             model: self.model.clone(),
@@ -134,6 +139,19 @@ impl Args {
         self.report(&result)
     }
 
+    /// Refuses a key where the name of its variable belongs: messages would show it.
+    fn check_key_env(&self) -> Result<()> {
+        let name = self.api_key_env.as_str();
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let is_name = name.chars().all(word) && !name.starts_with(|c: char| c.is_ascii_digit());
+        if is_name && !name.is_empty() && !name.starts_with("hf_") {
+            return Ok(());
+        }
+        Err(Error::user(
+            "--api-key-env takes the name of an environment variable, such as OPENAI_API_KEY, and not the key itself",
+        ))
+    }
+
     fn report(&self, result: &JudgeResult) -> Result<()> {
         let json = serde_json::to_string_pretty(result).map_err(Error::internal)? + "\n";
         let text = markdown(result);
@@ -156,7 +174,7 @@ fn markdown(r: &JudgeResult) -> String {
         "Best of {} responses to each of {} prompts, judged by {}\n\n{}\n",
         r.settings.n,
         r.prompts,
-        r.settings.model,
+        words::markdown(&r.settings.model),
         table(r).markdown()
     );
     // Each valid judgement is a prompt.

@@ -33,6 +33,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use clap::error::ContextValue;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::variable;
@@ -40,7 +41,9 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions, Tune};
 use crate::kernels::{self, tune};
 use crate::report::console::{self, Stream};
+use crate::report::logger;
 use crate::train::interrupt;
+use crate::words::{self, secret};
 
 /// Post-train language models for best-of-N on any Vulkan, Metal or DX12 GPU
 #[derive(Debug, Parser)]
@@ -149,16 +152,7 @@ impl Globals {
                 false
             }
         });
-        // A second call in one process (tests) keeps the first logger.
-        drop(
-            env_logger::Builder::new()
-                .parse_filters(asked.as_deref().unwrap_or(filter))
-                .format_timestamp(None)
-                .format_target(false)
-                .target(env_logger::Target::Pipe(Box::new(console::Log)))
-                .write_style(log_style())
-                .try_init(),
-        );
+        logger::start(asked.as_deref().unwrap_or(filter), log_style());
     }
 }
 
@@ -209,17 +203,12 @@ fn log_style() -> env_logger::WriteStyle {
 /// has code 2, `--help` and `--version` have 0.
 pub fn main() -> ExitCode {
     console::catch_panics();
+    secret::keep_environment();
     interrupt::outlive_limits();
     let ended = match Cli::read(std::env::args_os()) {
         Ok(cli) => run(cli),
         Err(usage) if usage.use_stderr() => {
-            let text = usage.render();
-            let text = if coloured() {
-                text.ansi().to_string()
-            } else {
-                text.to_string()
-            };
-            console::line(Stream::Err, text.trim_end());
+            wrong_usage(usage);
             console::flush();
             return ExitCode::from(2);
         }
@@ -228,12 +217,52 @@ pub fn main() -> ExitCode {
     let code = match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            console::line(Stream::Err, format_args!("error: {error}"));
+            // A line of a file's name or a server's answer does not pass for one of ours.
+            let text = error.to_string().replace('\n', "\n    ");
+            console::line(Stream::Err, format_args!("error: {text}"));
             ExitCode::from(error.exit_code())
         }
     };
     console::flush();
     code
+}
+
+/// Says what is wrong with the command line. Arguments that clap repeats are escaped, and colours are left out where one
+/// holds what is escaped, since they could not be told from its own.
+fn wrong_usage(mut usage: clap::Error) {
+    let held: Vec<_> = usage
+        .context()
+        .map(|(kind, value)| (kind, value.clone()))
+        .collect();
+    for (kind, value) in held {
+        let value = match value {
+            ContextValue::String(text) => ContextValue::String(words::piece(&text)),
+            ContextValue::Strings(texts) => {
+                ContextValue::Strings(texts.iter().map(|text| words::piece(text)).collect())
+            }
+            _ => continue,
+        };
+        usage.insert(kind, value);
+    }
+    let args: Vec<String> = std::env::args_os()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    let odd: Vec<&str> = args
+        .iter()
+        .flat_map(|arg| [Some(arg.as_str()), arg.split_once('=').map(|(_, value)| value)])
+        .flatten()
+        .filter(|arg| words::piece(arg) != *arg)
+        .collect();
+    let text = usage.render();
+    if coloured() && odd.is_empty() {
+        console::styled(Stream::Err, text.ansi().to_string().trim_end());
+    } else {
+        // The parser of a value may repeat it too.
+        let text = odd.iter().fold(text.to_string(), |text, arg| {
+            text.replace(arg, &words::piece(arg))
+        });
+        console::line(Stream::Err, text.trim_end());
+    }
 }
 
 /// Runs the subcommand.

@@ -30,6 +30,7 @@ use crate::tensor::DType;
 use crate::text::{Formatter, PromptContent, PromptRecord, sha256_hex};
 use crate::train::prompts::{self, Purpose};
 use crate::train::{interrupt, memory};
+use crate::words;
 
 /// Search for each prompt's best response within a budget of N, guided by the tails of its rewards
 ///
@@ -333,14 +334,17 @@ fn markdown(results: &Results<'_>) -> String {
     let adapter = m.adapter.as_ref();
     let what = format!(
         "Policy {}{}, judged by {}; tail share {}, predictor {}, seed {}, up to {} tokens a response, on {}.",
-        m.model,
-        adapter.map_or(String::new(), |a| format!(" with {}", a.display())),
-        m.reward_model,
+        words::markdown(&m.model),
+        adapter.map_or(String::new(), |a| format!(
+            " with {}",
+            words::markdown(&a.display().to_string())
+        )),
+        words::markdown(&m.reward_model),
         m.alpha,
         m.predictor.name(),
         m.seed,
         m.max_completion_length,
-        results.device
+        words::markdown(&results.device)
     );
     results.summary.markdown(&what)
 }

@@ -16,6 +16,7 @@ use crate::advantage::tail::kappa;
 use crate::error::{Error, Result};
 use crate::model::save::write_atomic;
 use crate::report::{Align, Plot, Series, Table};
+use crate::words::markdown;
 
 /// Decimals of rewards.
 const DIGITS: usize = 3;
@@ -110,11 +111,13 @@ impl Results {
         let m = &self.meta;
         let mut text = format!(
             "# Best of n of {}{}\n\n{} samples of each of {} prompts ({}, seed {}). {}\n",
-            m.model,
-            m.adapter.as_ref().map_or(String::new(), |a| format!(" with {a}")),
+            markdown(&m.model),
+            m.adapter
+                .as_ref()
+                .map_or(String::new(), |a| format!(" with {}", markdown(a))),
             m.samples,
             m.num_prompts,
-            m.prompts_file,
+            markdown(&m.prompts_file),
             m.seed,
             told(m.num_prompts, "bootstrap over prompts")
         );
@@ -123,7 +126,11 @@ impl Results {
                 Judge::Main => "",
                 Judge::Also => " (second judge)",
             };
-            text += &format!("\n## {}{what}\n\n{}", curve.reward, curve.table().markdown());
+            text += &format!(
+                "\n## {}{what}\n\n{}",
+                markdown(&curve.reward),
+                curve.table().markdown()
+            );
         }
         text += &format!(
             "\nMean length {:.1} tokens, cut off {:.1}%. {}\n",

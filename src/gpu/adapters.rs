@@ -3,6 +3,7 @@
 use super::pipeline::{Coop, Kernel};
 use crate::error::{Error, Result};
 use crate::file::guard::guarded;
+use crate::words::piece;
 use serde::Serialize;
 
 /// What kind of processor an adapter is; the order is the order of preference.
@@ -243,11 +244,11 @@ pub(super) fn report(index: usize, adapter: &wgpu::Adapter) -> AdapterReport {
     }
     AdapterReport {
         index,
-        name: info.name.clone(),
+        name: piece(&info.name),
         backend: format!("{:?}", info.backend),
         kind: kind(info.device_type),
-        driver: info.driver.clone(),
-        driver_info: info.driver_info.clone(),
+        driver: piece(&info.driver),
+        driver_info: piece(&info.driver_info),
         max_binding_bytes: limits.max_storage_buffer_binding_size,
         max_buffer_bytes: limits.max_buffer_size,
         max_storage_buffers: limits.max_storage_buffers_per_shader_stage,

@@ -6,6 +6,8 @@
 //! is left out, the number of lines left out is written where they are missing, and a failed write
 //! is forgotten. What a command was asked to print as its result does not come here: losing it is
 //! an error (`cli::common`).
+//!
+//! It is also the one place where lines are made safe to show ([`plain`]).
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::{BTreeMap, VecDeque};
@@ -14,6 +16,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
+
+use crate::words::{self, secret};
 
 /// Bytes of lines that wait at most.
 const CAPACITY: usize = 1 << 20;
@@ -239,9 +243,25 @@ fn console() -> &'static Console {
     CONSOLE.get_or_init(|| Console::start(Terminal::default()))
 }
 
-/// Writes a line, some time soon; never waits and never fails.
+/// Writes a line, some time soon; never waits and never fails. It is written [`plain`].
 pub fn line(stream: Stream, line: impl std::fmt::Display) {
+    styled(stream, plain(line));
+}
+
+/// As [`line`], for text that holds our own colours: what others have said in it is plain already.
+pub fn styled(stream: Stream, line: impl std::fmt::Display) {
     console().push(Message::Text(stream, format!("{line}\n")));
+}
+
+/// A message as people may be shown it: of bounded size, without keys, and with everything escaped that a terminal would
+/// act on.
+pub fn plain(message: impl std::fmt::Display) -> String {
+    shown(&words::joined(secret::masked(message.to_string())))
+}
+
+/// A text of any size as people may be shown it, on a terminal: as [`plain`], whole.
+pub fn shown(text: &str) -> String {
+    words::visible(text).into_owned()
 }
 
 /// Changes a progress bar, some time soon.
@@ -283,6 +303,7 @@ pub struct Log;
 
 impl Write for Log {
     fn write(&mut self, record: &[u8]) -> Result<usize> {
+        // The logger has made it plain and put colours before it.
         let text = String::from_utf8_lossy(record).into_owned();
         console().push(Message::Text(Stream::Err, text));
         Ok(record.len())
@@ -368,6 +389,25 @@ mod tests {
         assert_eq!(read.len(), 1 + 8 + 2);
         let note = format!("Err ({lost} lines left out: nobody read them)\n");
         assert_eq!(read[read.len() - 2..], [note, "Err after".to_string()]);
+    }
+
+    #[test]
+    fn a_message_is_plain_short_and_without_keys() {
+        secret::keep("sk-console-12345678");
+        let said = plain(format_args!(
+            "\u{1b}[31m{} sk-console-12345678",
+            "y".repeat(1 << 20)
+        ));
+        assert!(
+            said.starts_with("\\u001b[31myy") && said.ends_with("yy [key]"),
+            "{said}"
+        );
+        assert!(
+            said.len() < words::MESSAGE && said.contains("more bytes"),
+            "{said}"
+        );
+        // What is asked for is shown whole.
+        assert_eq!(shown(&"\u{7}".repeat(10_000)).len(), 60_000);
     }
 
     /// A stream that another program made non-blocking, as terminals and pipes of job runners are.

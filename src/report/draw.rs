@@ -8,6 +8,7 @@ use plotters::style::{FontStyle, register_font};
 use super::axis::{Axis, x_tick};
 use super::plot::{Plot, PlotPoint};
 use crate::error::{Error, Result};
+use crate::words;
 
 /// The compiled-in font's name.
 pub(super) const FONT: &str = "dejavu-sans";
@@ -39,7 +40,7 @@ impl Plot {
         let text = |size: i32| (FONT, size).into_font().color(&INK);
         area.fill(&WHITE).map_err(drawing)?;
         let mut chart = ChartBuilder::on(area)
-            .caption(&self.title, text(23))
+            .caption(shown(&self.title), text(23))
             .margin(18)
             .margin_right(30)
             .x_label_area_size(52)
@@ -56,8 +57,8 @@ impl Plot {
         let scale = self.x_scale;
         chart
             .configure_mesh()
-            .x_desc(&self.x_label)
-            .y_desc(&self.y_label)
+            .x_desc(shown(&self.x_label))
+            .y_desc(shown(&self.y_label))
             .axis_desc_style(text(17))
             .label_style(text(15))
             .x_label_formatter(&move |x| x_tick(scale, *x))
@@ -78,7 +79,7 @@ impl Plot {
                     colour.stroke_width(if points.len() <= DENSE { 3 } else { 2 }),
                 ))
                 .map_err(drawing)?
-                .label(&series.label)
+                .label(shown(&series.label))
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 26, y)], colour.stroke_width(4)));
             if points.len() <= DENSE {
                 let dots = points.iter().map(|p| Circle::new((p.x, p.y), 4, colour.filled()));
@@ -135,6 +136,11 @@ fn band(points: &[PlotPoint], colour: RGBColor) -> Option<Polygon<(f64, f64)>> {
     let upper = ends.iter().map(|&(x, _, high)| (x, high));
     let lower = ends.iter().rev().map(|&(x, low, _)| (x, low));
     (ends.len() >= 2).then(|| Polygon::new(upper.chain(lower).collect::<Vec<_>>(), colour.mix(0.18).filled()))
+}
+
+/// A text in a plot: one line, not longer than a plot is wide, of characters that XML has. The backend of SVG escapes markup.
+fn shown(text: &str) -> String {
+    words::cut(&words::piece(text), 256).into_owned()
 }
 
 fn register() -> Result<()> {

@@ -3,6 +3,7 @@
 mod axis;
 pub mod console;
 mod draw;
+pub mod logger;
 pub mod metrics;
 pub mod plot;
 pub mod progress;

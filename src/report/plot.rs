@@ -304,4 +304,27 @@ mod tests {
                 .contains("plot.png")
         );
     }
+
+    #[test]
+    fn svg_is_xml_whatever_the_names_are() {
+        let name = "\0\u{1b}[31m</text><script>alert(1)</script>&\"'\u{202e}\u{fffe}\n\u{b}";
+        let series = vec![Series::line(name, [(1.0, 1.0), (2.0, 3.0)])];
+        let svg = Plot::over_steps(name, name, series).svg().unwrap();
+        let allowed = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
+        assert!(svg.chars().all(allowed), "{svg}");
+        assert!(!svg.contains("<script") && !svg.contains('\u{202e}'), "{svg}");
+        assert_eq!(svg.matches("&lt;/text&gt;&lt;script&gt;").count(), 3, "{svg}");
+        // Every ampersand begins one of the five entities of XML.
+        let entities = ["lt;", "gt;", "amp;", "quot;", "apos;"];
+        for (at, _) in svg.match_indices('&') {
+            assert!(
+                entities.iter().any(|e| svg[at + 1..].starts_with(e)),
+                "{}",
+                &svg[at..at + 8]
+            );
+        }
+        assert_eq!(svg.matches("<text").count(), svg.matches("</text>").count());
+        let long = Plot::over_steps("t".repeat(1 << 20), "y", vec![Series::line("s", [(1.0, 1.0)])]);
+        assert!(long.svg().unwrap().len() < 100_000);
+    }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::console::{self, Bar, Stream};
+use crate::words;
 
 /// Time between plain lines where stderr is not a terminal: short while somebody may be watching a job
 /// begin, longer in the log of a long one.
@@ -51,6 +52,8 @@ enum Form {
 impl Progress {
     /// Starts at step `done` of `total`; `label` names the job.
     pub fn new(label: &str, done: u64, total: u64) -> Self {
+        // A bar and a line of progress are one line, whatever the job is named after.
+        let label = &words::piece(label);
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let form = if total > 0 && std::io::stderr().is_terminal() {
             let id = NEXT.fetch_add(1, Ordering::Relaxed);

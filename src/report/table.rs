@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::words::{csv_cell, markdown};
+
 /// A column's side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
@@ -157,17 +159,17 @@ impl Table {
         }
     }
 
-    /// Markdown with padded columns.
+    /// Markdown with padded columns; names and texts in it are [`markdown`].
     pub fn markdown(&self) -> String {
-        let escape = |text: String| text.replace('|', "\\|").replace('\n', " ");
+        let names: Vec<String> = self.columns.iter().map(|(name, _)| markdown(name)).collect();
         let cells: Vec<Vec<String>> = self
             .rows
             .iter()
-            .map(|row| row.iter().map(|c| escape(c.shown())).collect())
+            .map(|row| row.iter().map(|c| markdown(&c.shown())).collect())
             .collect();
         let width = |c: usize| {
             let longest = cells.iter().map(|row| row[c].chars().count()).max().unwrap_or(0);
-            longest.max(self.columns[c].0.chars().count()).max(3)
+            longest.max(names[c].chars().count()).max(3)
         };
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
         let mut out = String::new();
@@ -182,7 +184,7 @@ impl Table {
             }
             out += "|\n";
         };
-        line(self.columns.iter().map(|(name, _)| name.clone()).collect());
+        line(names.clone());
         let rule = |c: usize| match self.columns[c].1 {
             Align::Left => "-".repeat(widths[c]),
             Align::Right => format!("{}:", "-".repeat(widths[c] - 1)),
@@ -192,15 +194,8 @@ impl Table {
         out
     }
 
-    /// CSV (RFC 4180 quoting, newline ends); a column with an interval becomes `name`, `name_low`, `name_high`.
+    /// CSV (RFC 4180 quoting, newline ends, no [formulas](csv_cell)); a column with an interval becomes `name`, `name_low`, `name_high`.
     pub fn csv(&self) -> String {
-        let quote = |text: &str| {
-            if text.contains([',', '"', '\n', '\r']) {
-                format!("\"{}\"", text.replace('"', "\"\""))
-            } else {
-                text.to_string()
-            }
-        };
         let is_interval = |c: usize| {
             self.rows
                 .iter()
@@ -210,9 +205,10 @@ impl Table {
         let mut lines = Vec::with_capacity(self.rows.len() + 1);
         let mut header = Vec::new();
         for ((name, _), wide) in self.columns.iter().zip(&wide) {
-            header.push(quote(name));
+            header.push(csv_cell(name).into_owned());
             if *wide {
-                header.extend([quote(&format!("{name}_low")), quote(&format!("{name}_high"))]);
+                let ends = ["low", "high"].map(|end| format!("{name}_{end}"));
+                header.extend(ends.iter().map(|name| csv_cell(name).into_owned()));
             }
         }
         lines.push(header.join(","));
@@ -222,7 +218,7 @@ impl Table {
                 match cell {
                     Cell::Number { value, .. } => fields.push(value.to_string()),
                     Cell::Interval { mean, .. } => fields.push(mean.to_string()),
-                    other => fields.push(quote(&other.shown())),
+                    other => fields.push(csv_cell(&other.shown()).into_owned()),
                 }
                 match cell {
                     Cell::Interval {
@@ -329,5 +325,44 @@ mod tests {
         assert_eq!(value[1], json!({"n": 64, "method": "base", "reward": 2.0 / 3.0}));
         assert_eq!(value[0]["reward"]["high"], 1.25);
         assert_eq!(value[2]["n"], Value::Null);
+    }
+
+    /// What file names and models can be called.
+    const HOSTILE: &str = "=A|<b>\u{1b}[31m\n`x` [y](http://z)";
+
+    #[test]
+    fn a_name_is_text_in_every_format() {
+        let mut table = Table::new([(HOSTILE, Align::Left), ("-x", Align::Right)]);
+        table.push(vec![HOSTILE.into(), Cell::from("-0.5")]);
+        let name = "=A\\|&lt;b&gt;\\u001b[31m \\`x\\` [y\\](http://z)";
+        let text = table.markdown();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert_eq!(lines[2], format!("| {name} | -0.5 |"));
+        assert!(lines[0].starts_with(&format!("| {name} |")), "{text}");
+        assert!(
+            lines
+                .iter()
+                .all(|l| l.chars().count() == lines[0].chars().count()),
+            "{text}"
+        );
+        let csv = table.csv();
+        assert!(
+            csv.starts_with("\"'=A|<b>") && csv.contains(",\"'-x\"\n"),
+            "{csv}"
+        );
+        assert!(csv.ends_with(",-0.5\n"), "{csv}");
+        assert_eq!(table.json()[0][HOSTILE], HOSTILE);
+    }
+
+    #[test]
+    fn numbers_that_json_has_not_are_null() {
+        let mut table = Table::new([("x", Align::Right)]);
+        table.push(vec![Cell::Number {
+            value: f64::NAN,
+            digits: 2,
+        }]);
+        let value: Value = serde_json::from_str(&table.render(Format::Json)).unwrap();
+        assert_eq!(value, json!([{"x": null}]));
     }
 }

@@ -5,6 +5,7 @@ use crate::eval::Interval;
 use crate::eval::bootstrap::told;
 use crate::eval::compare::tables;
 use crate::report::{Align, Cell, Plot, PlotPoint, Series, Table};
+use crate::words::markdown;
 
 /// Decimals shown.
 const DIGITS: usize = 3;
@@ -75,7 +76,7 @@ impl Report {
             )
         );
         for note in &self.notes {
-            text += &format!("\nNote: {note}.\n");
+            text += &format!("\nNote: {}.\n", markdown(note));
         }
         for (i, judged) in self.judges.iter().enumerate() {
             let role = if i == 0 {
@@ -85,14 +86,14 @@ impl Report {
             };
             text += &format!(
                 "\n## {} ({role})\n\n{}",
-                judged.reward,
+                markdown(&judged.reward),
                 judged.summary(self.baseline.as_deref()).markdown()
             );
         }
         if !self.failed.is_empty() {
             text += "\n## Failed, and so missing above\n\n";
             for line in &self.failed {
-                text += &format!("- {line}\n");
+                text += &format!("- {}\n", markdown(line));
             }
         }
         text

@@ -305,3 +305,62 @@ fn wrong_usage_ends_with_two_and_help_with_zero() {
         assert_eq!(tea(args).code, 0);
     }
 }
+
+/// Whether nothing in it acts on a terminal or passes for a line of the program's own.
+fn is_plain(text: &str) -> bool {
+    !text
+        .chars()
+        .any(|c| (c.is_control() && c != '\n') || c == '\u{202e}')
+        && !text.lines().any(|line| line.starts_with("[WARN ] forged"))
+}
+
+#[test]
+fn text_of_others_is_escaped_in_messages() {
+    const NAME: &str = "a\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}\n[WARN ] forged";
+    let dir = tempfile::tempdir().unwrap();
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny");
+    let missing = dir.path().join(NAME);
+    let mut runs = vec![
+        // What clap repeats.
+        tea(&[NAME]),
+        tea(&["logprobs", &format!("--{NAME}")]),
+        tea(&["generate", "--max-completion-length", NAME]),
+        tea(&["train", "--base-dtype", NAME]),
+        // What we repeat.
+        tea(&["logprobs", "--model", text(&tiny), "--input", text(&missing)]),
+        tea(&["logprobs", "--model", NAME, "--input", text(&missing)]),
+        tea(&["devices", "--device", NAME]),
+        logprobs_of(&format!("{}\n", json!({NAME: 1}))),
+    ];
+    let config = dir.path().join("config.toml");
+    std::fs::write(&config, "steps = \"\u{1b}[31m\u{202e}\"\nx\u{1b} = 1\n").unwrap();
+    runs.push(tea(&[
+        "train",
+        "--config",
+        text(&config),
+        "--output",
+        text(&missing),
+    ]));
+    for run in runs {
+        assert_eq!(run.code, 2, "{}", run.err);
+        assert!(is_plain(&run.err), "{:?}", run.err);
+    }
+    let mut noisy = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"));
+    noisy.args(["logprobs", "--model", text(&tiny), "--input", text(&missing)]);
+    noisy
+        .env("RUST_LOG", NAME)
+        .env("TEA_DEVICE", NAME)
+        .env("TEA_TUNE", NAME);
+    let run = finish(&mut noisy);
+    assert!(run.code == 2 && is_plain(&run.err), "{:?}", run.err);
+}
+
+#[test]
+fn a_message_has_an_end() {
+    let endless = "x".repeat(100_000);
+    let run = tea(&["logprobs", "--model", &endless, "--input", "in.jsonl"]);
+    assert!(run.code == 2 && run.err.len() < 10_000, "{}", run.err.len());
+    let run = tea(&["generate", "--max-completion-length", &endless]);
+    assert!(run.code == 2 && run.err.len() < 10_000, "{}", run.err.len());
+    run.refused(&["98,976 more bytes"]);
+}

@@ -77,9 +77,73 @@ fn judge_says_what_to_do_when_it_cannot() {
     ask(&other, &down, &[]).refused(&["prompt 1", "same"]);
     ask(&two, "127.0.0.1:80", &[]).refused(&["--endpoint", "http://"]);
     ask(&two, "http://u:secret@h", &[]).refused(&["--api-key-env"]);
+    let run = ask(&two, &down, &["--api-key-env", "sk-hidden-1234"]);
+    run.refused(&["--api-key-env", "name of an environment variable"]);
+    assert!(!run.err.contains("sk-hidden"), "{}", run.err);
     ask(&two, &down, &["--n", "3"]).refused(&["--n 3", "2 samples"]);
     ask(&two, &down, &["--timeout", "0"]).refused(&["--timeout"]);
     ask(&two, &down, &["--timeout", "-1"]).refused(&["--timeout"]);
     ask(&two, &down, &["--concurrency", "0"]).refused(&["--concurrency"]);
     ask(dir.path(), &down, &[]).refused(&["eval.json"]);
+}
+
+/// A server that refuses every key and repeats it.
+fn echo() -> String {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = [0; 4096];
+            let n = stream.read(&mut head).unwrap_or(0);
+            let said = json!({"error": {"message": format!("\u{1b}[31mnot {}", String::from_utf8_lossy(&head[..n]))}});
+            let said = said.to_string();
+            let answer = format!(
+                "HTTP/1.1 401 No\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{said}",
+                said.len()
+            );
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    url
+}
+
+#[test]
+fn no_level_of_the_log_shows_a_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (
+        evaluation(dir.path(), "one", &["a"]),
+        evaluation(dir.path(), "two", &["a"]),
+    );
+    let url = echo();
+    let args = [
+        "judge",
+        text(&one),
+        text(&two),
+        "--endpoint",
+        &url,
+        "--model",
+        "m",
+        "--api-key-env",
+    ];
+    for (name, level) in [
+        ("OPENAI_API_KEY", "trace"),
+        ("ANOTHER_KEY", "trace"),
+        ("ANOTHER_KEY", "trace,ureq=trace,ureq_proto=trace,rustls=trace"),
+        ("ANOTHER_KEY", "warn"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"));
+        let command = command.args(args).arg(name).env(name, "sk-hidden-12345678");
+        let run = finish(
+            command
+                .env("RUST_LOG", level)
+                .env("HF_TOKEN", "hf_hidden12345678"),
+        );
+        run.refused(&["refuses the key", "[key]"]);
+        assert!(
+            !run.err.contains("hidden") && !run.err.contains('\u{1b}'),
+            "{}",
+            run.err
+        );
+    }
 }

@@ -41,6 +41,7 @@ const ROOMS: &[(&str, u32)] = &[
     ("config", 0),
     ("error", 0),
     ("rng", 0),
+    ("words", 0),
 ];
 
 /// Why the edge `from` → `to` is wrong although `to` is lower, if it is.

@@ -364,6 +364,43 @@ fn runs_show_their_budgets_and_what_is_unmatched() {
     }
 }
 
+/// Directories, models and rewards of other people's evaluations are called what they like.
+#[test]
+fn no_name_is_markup_in_a_report() {
+    const NAME: &str = "=x|<img src=x onerror=alert(1)>`[a](http://b)\u{1b}[31m\u{202e}\n# head";
+    let mut odd = plain(NAME, 8);
+    odd.eval.meta.model = NAME.into();
+    let mut entries = [odd, plain("b", 8)];
+    for entry in &mut entries {
+        entry.eval.meta.reward_model = NAME.into();
+    }
+    let report = super::report(&entries, &Options::default()).unwrap();
+    let text = report.render(Format::Md).unwrap();
+    assert!(text.contains("&lt;img src=x"), "{text}");
+    for (part, why) in [
+        ("<img", "HTML"),
+        ("](http", "a link"),
+        ("\u{1b}", "an escape sequence"),
+        ("\u{202e}", "a change of direction"),
+        ("\n# head", "a heading"),
+    ] {
+        let found = text
+            .match_indices(part)
+            .any(|(at, _)| !text[..at].ends_with('\\'));
+        assert!(!found, "{why}: {text}");
+    }
+    let csv = report.render(Format::Csv).unwrap();
+    let begins = |start: &str| {
+        csv.lines()
+            .any(|line| line.split(',').any(|cell| cell.starts_with(start)))
+    };
+    assert!(!begins("=") && !begins("\"=") && csv.contains("\"'=x|"), "{csv}");
+    let json: serde_json::Value = serde_json::from_str(&report.render(Format::Json).unwrap()).unwrap();
+    assert_eq!(json["comparison"]["baseline"], NAME);
+    let svg = report.frontier().svg().unwrap();
+    assert!(!svg.contains('\u{1b}') && !svg.contains("<img"), "{svg}");
+}
+
 #[test]
 fn labels_are_the_shortest_ends_that_differ() {
     let names = |dirs: &[&str]| short_names(&dirs.iter().map(PathBuf::from).collect::<Vec<_>>());

@@ -10,6 +10,7 @@ use crate::eval::bootstrap::told;
 use crate::eval::store::Judge;
 use crate::model::save::write_atomic;
 use crate::report::{Align, Cell, Format, Plot, Table};
+use crate::words::markdown;
 
 /// Decimals of rewards.
 const DIGITS: usize = 3;
@@ -63,7 +64,7 @@ impl Report {
         let mut text = format!(
             "# Best of n on {} prompts under {}\n\n{} Baseline: {}.\n",
             self.prompts,
-            c.reward,
+            markdown(&c.reward),
             told(
                 self.prompts,
                 &format!(
@@ -71,13 +72,13 @@ impl Report {
                     self.resamples, self.bootstrap_seed
                 )
             ),
-            c.baseline
+            markdown(&c.baseline)
         );
         for note in &self.notes {
-            text += &format!("\nNote: {note}.\n");
+            text += &format!("\nNote: {}.\n", markdown(note));
         }
         let mut section =
-            |title: &str, table: &Table| text += &format!("\n## {title}\n\n{}", table.markdown());
+            |title: &str, table: &Table| text += &format!("\n## {}\n\n{}", markdown(title), table.markdown());
         section("Best of n", &c.values(DIGITS));
         section(
             &format!("Difference to {} [95%]", c.baseline),

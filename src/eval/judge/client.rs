@@ -1,19 +1,26 @@
 //! A chat-completions endpoint and everything that can go wrong with it.
 
+use std::io::Read;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::RngExt;
 use serde_json::{Value, json};
-use ureq::Agent;
+use ureq::http::Response;
+use ureq::{Agent, Body};
 
 use super::manner::{self, Manner, Parameter, Sent};
+use super::question::{Answer, parse};
 use crate::error::{Error, Result};
 use crate::rng::{Stream, seed_for};
+use crate::words::secret;
 
+/// Shorter keys are words, which addresses may hold.
+const LEAST_KEY: usize = 8;
 /// Most bytes of an answer.
 const BODY_LIMIT: u64 = 4 << 20;
-/// Longest wait between two tries, whatever the server asks for.
+/// Longest wait between two tries, whatever the server asks for; it is also waited no longer than
+/// for an answer.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 /// Purpose of the stream that draws jitter.
 const JITTER: u32 = 0x7177_e500;
@@ -55,8 +62,9 @@ pub enum Reply {
 
 /// Why a try failed.
 enum Failure {
-    /// Worth another try, after this long if the server says so.
-    Passing(String, Option<Duration>),
+    /// Worth another try, after this many seconds (not negative, not infinite) if the server says
+    /// so.
+    Passing(String, Option<f64>),
     /// No other try can mend it.
     Final(Error),
     /// This request is refused.
@@ -88,7 +96,8 @@ pub fn completions_url(address: &str) -> Result<String> {
         .or_else(|| address.strip_prefix("https://"))
         .unwrap_or_default();
     let host = rest.split('/').next().unwrap_or_default();
-    if host.is_empty() || address.contains(['?', '#', ' ']) {
+    let plain = address.bytes().all(|b| b.is_ascii_graphic());
+    if host.is_empty() || !plain || address.contains(['?', '#']) {
         return Err(Error::user(
             "--endpoint must be the address of an OpenAI-compatible server, such as http://127.0.0.1:8080 or \
              https://api.openai.com/v1",
@@ -127,12 +136,23 @@ impl Client {
                 endpoint.key_env
             )));
         }
+        if let Some(key) = &endpoint.key {
+            secret::keep(key);
+            if key.len() >= LEAST_KEY && url.contains(key.as_str()) {
+                return Err(Error::user(format!(
+                    "--endpoint holds the key in {}, which would be stored with the results: give the address alone",
+                    endpoint.key_env
+                )));
+            }
+        }
         let agent = Agent::config_builder()
             .timeout_global(Some(endpoint.timeout))
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .user_agent(concat!("tea-wgpu/", env!("CARGO_PKG_VERSION")))
+            // A few bytes can hold gigabytes: the body is read as it comes, see `text_of`.
+            .accept_encoding("identity")
             .build()
             .new_agent();
         Ok(Self {
@@ -207,10 +227,25 @@ impl Client {
                         return Err(self.gave_up(&why, failures + 1));
                     }
                     let doubled = self.endpoint.backoff.saturating_mul(1 << failures.min(16));
-                    let own = doubled.mul_f64(jitter.random_range(0.5..1.5));
-                    let wait = wait.unwrap_or(own).min(LONGEST_WAIT);
+                    let own = doubled.min(LONGEST_WAIT).mul_f64(jitter.random_range(0.5..1.5));
+                    let asked = wait.map(|seconds| (seconds, LONGEST_WAIT.min(self.endpoint.timeout)));
+                    let wait = match asked {
+                        Some((seconds, most)) => Duration::from_secs_f64(seconds.min(most.as_secs_f64())),
+                        None => own.min(LONGEST_WAIT),
+                    };
+                    let longer = match asked {
+                        Some((seconds, most)) if seconds > most.as_secs_f64() => {
+                            format!(
+                                " (the server asks for {seconds:.0} s; no wait is longer than --timeout or {LONGEST_WAIT:?})"
+                            )
+                        }
+                        _ => String::new(),
+                    };
                     if why != last {
-                        log::warn!("judge: {why}; trying again in {:.1} s", wait.as_secs_f64());
+                        log::warn!(
+                            "judge: {why}; trying again in {:.1} s{longer}",
+                            wait.as_secs_f64()
+                        );
                     }
                     (failures, last) = (failures + 1, why);
                     std::thread::sleep(wait);
@@ -272,25 +307,23 @@ impl Client {
         }
         let mut response = request
             .send(body.as_bytes())
-            .map_err(|e| Failure::Passing(self.clean(&e.to_string()), None))?;
+            .map_err(|e| Failure::Passing(self.clean(&self.fault(&e)), None))?;
         let status = response.status().as_u16();
         let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
         let wait = header("retry-after")
             .and_then(|v| v.trim().parse::<f64>().ok())
-            .filter(|s| s.is_finite() && *s >= 0.0)
-            .map(|s| Duration::from_secs_f64(s.min(LONGEST_WAIT.as_secs_f64())));
-        let text = response
-            .body_mut()
-            .with_config()
-            .limit(BODY_LIMIT)
-            .lossy_utf8(true)
-            .read_to_string()
-            .map_err(|e| {
-                Failure::Passing(
-                    format!("the answer broke off: {}", self.clean(&e.to_string())),
-                    None,
-                )
-            });
+            .filter(|s| s.is_finite() && *s >= 0.0);
+        if (300..400).contains(&status) {
+            let to = header("location").map_or_else(String::new, |to| format!(" to {}", self.clean(to)));
+            return Err(Failure::Final(Error::user(format!(
+                "{} sends on{to} (HTTP {status}). Questions and the key go to --endpoint alone: give it the new address, if you \
+                 trust that",
+                self.url
+            ))));
+        }
+        let text = self
+            .text_of(&mut response)
+            .map_err(|why| Failure::Passing(self.clean(&why), None));
         if status == 200 {
             let text = text?;
             if let Some(status) = status_within(&text) {
@@ -304,7 +337,7 @@ impl Client {
         Err(self.refusal(status, &text.unwrap_or_default(), wait, manner))
     }
 
-    fn refusal(&self, status: u16, body: &str, wait: Option<Duration>, manner: &Manner) -> Failure {
+    fn refusal(&self, status: u16, body: &str, wait: Option<f64>, manner: &Manner) -> Failure {
         let said = self.clean(&said(body));
         // llama.cpp's server answers with 500, others with 501, where a parameter is unknown.
         if matches!(status, 400 | 422 | 500 | 501) {
@@ -327,7 +360,7 @@ impl Client {
             401 | 403 => Failure::Final(Error::user(format!(
                 "{url} refuses the key in {env} (HTTP {status}{said}): set a valid one, or name another variable with --api-key-env"
             ))),
-            404 | 405 | 300..=399 => Failure::Final(Error::user(format!(
+            404 | 405 => Failure::Final(Error::user(format!(
                 "{url} is no chat-completions page, or does not know the model {:?} (HTTP {status}{said}): check --endpoint and \
                  --model",
                 self.endpoint.model
@@ -341,12 +374,53 @@ impl Client {
         }
     }
 
-    /// A message without the key, should a server or library repeat it, and of bounded length.
-    fn clean(&self, text: &str) -> String {
+    /// The body, as text; what is not UTF-8 is replaced.
+    fn text_of(&self, response: &mut Response<Body>) -> Result<String, String> {
+        let encoding = response.headers().get("content-encoding");
+        let encoding = encoding.map(|e| e.to_str().unwrap_or("unreadable").trim());
+        if let Some(encoding) = encoding.filter(|e| !e.is_empty() && !e.eq_ignore_ascii_case("identity")) {
+            return Err(format!(
+                "the answer is compressed ({encoding}), which was not asked for"
+            ));
+        }
+        // ureq's own limit counts bytes before they are decompressed, should it do that after all.
+        let mut bytes = Vec::new();
+        let reader = response.body_mut().as_reader();
+        reader
+            .take(BODY_LIMIT + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|e| format!("the answer broke off: {}", self.fault(&ureq::Error::from(e))))?;
+        if bytes.len() as u64 > BODY_LIMIT {
+            return Err(format!("the answer has more than {} MiB", BODY_LIMIT >> 20));
+        }
+        Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
+    }
+
+    /// What a failed exchange is about.
+    fn fault(&self, error: &ureq::Error) -> String {
+        match error {
+            ureq::Error::Timeout(_) => {
+                format!(
+                    "no whole answer within {} s (--timeout)",
+                    self.endpoint.timeout.as_secs_f64()
+                )
+            }
+            other => other.to_string(),
+        }
+    }
+
+    /// A text without the key, should a server repeat it.
+    pub(super) fn without_key(&self, text: String) -> String {
         let text = match &self.endpoint.key {
             Some(key) if !key.is_empty() => text.replace(key.as_str(), "[key]"),
-            _ => text.to_string(),
+            _ => text,
         };
+        secret::masked(text)
+    }
+
+    /// A message of a server or library without the key, and of bounded length.
+    fn clean(&self, text: &str) -> String {
+        let text = self.without_key(text.to_string());
         match text.char_indices().nth(300) {
             Some((end, _)) => format!("{}…", &text[..end]),
             None => text,
@@ -370,6 +444,18 @@ fn status_within(body: &str) -> Option<u16> {
     let code = value.pointer("/error/code")?.as_u64()?;
     let code = u16::try_from(code).ok().filter(|c| (400..600).contains(c))?;
     value.get("choices").is_none().then_some(code)
+}
+
+/// The verdict of a server's whole answer, which anybody may have written.
+///
+/// # Errors
+/// What is wrong with it, or what it says is wrong with the question.
+pub fn read_answer(body: &[u8]) -> Result<Answer, String> {
+    let body = String::from_utf8_lossy(body);
+    if let Some(status) = status_within(&body) {
+        return Err(format!("HTTP {status}{}", said(&body)));
+    }
+    parse(&content(&body)?.0)
 }
 
 /// Whether an answer that was cut has not begun: it is empty, or still within the model's thoughts.

@@ -46,6 +46,8 @@ pub(super) enum Act {
     Status(u16, &'static str, String),
     /// These bytes, then the connection is closed.
     Bytes(String),
+    /// As `Bytes`, of bytes that are no text.
+    Raw(Vec<u8>),
     /// No answer for this long.
     Hang(Duration),
 }
@@ -133,6 +135,7 @@ pub(super) fn serve(
         ),
         Act::Status(status, more, body) => whole(status, more, &body),
         Act::Bytes(bytes) => bytes,
+        Act::Raw(bytes) => return (&stream).write_all(&bytes),
         Act::Hang(time) => {
             std::thread::sleep(time);
             return Ok(());

@@ -578,3 +578,171 @@ fn the_key_is_sent_and_never_shown_or_stored() {
         &["wants a key", "JUDGE_KEY", "--api-key-env"],
     );
 }
+
+/// One thread, and no patience beyond what a test has.
+fn alone() -> JudgeSettings {
+    JudgeSettings {
+        concurrency: 1,
+        ..settings(None, false)
+    }
+}
+
+#[test]
+fn what_is_compressed_or_has_no_end_is_not_read() {
+    let answers = [
+        ("Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", "gzip"),
+        (
+            "Content-Encoding: BR\r\nContent-Length: 3\r\n\r\nabc",
+            "compressed (BR)",
+        ),
+        ("Content-Length: 18446744073709551616\r\n\r\n{}", "content-length"),
+        (
+            "Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n{}",
+            "chunk length",
+        ),
+    ];
+    let mut answers: Vec<(String, &str)> = answers.map(|(a, why)| (a.to_string(), why)).into();
+    answers.push((
+        format!("Connection: close\r\n\r\n{}", " ".repeat(5 << 20)),
+        "more than 4 MiB",
+    ));
+    answers.push((
+        format!("X: {}\r\n\r\n{{}}", "x".repeat(1 << 20)),
+        "header is too big",
+    ));
+    for (answer, why) in answers {
+        let server = Server::start(move |_, _| Act::Bytes(format!("HTTP/1.1 200 OK\r\n{answer}")));
+        let endpoint = Endpoint {
+            retries: 0,
+            ..server.endpoint()
+        };
+        refused(run(&eval("good", 1), &eval("bad", 1), endpoint, &alone()), &[why]);
+        assert!(
+            server.seen()[0]
+                .head
+                .to_lowercase()
+                .contains("accept-encoding: identity")
+        );
+    }
+    // A few kilobytes that hold more than an answer may have.
+    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut bomb, &vec![b' '; 64 << 20]).unwrap();
+    let bomb = bomb.finish().unwrap();
+    let server = Server::start(move |_, _| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: ";
+        let head = format!("{head}{}\r\n\r\n", bomb.len());
+        Act::Raw([head.as_bytes(), &bomb].concat())
+    });
+    let endpoint = Endpoint {
+        retries: 0,
+        ..server.endpoint()
+    };
+    let said = refused(run(&eval("good", 1), &eval("bad", 1), endpoint, &alone()), &[]);
+    // Where another crate switches decompression on, what comes out is counted.
+    assert!(
+        said.contains("more than 4 MiB") || said.contains("compressed"),
+        "{said}"
+    );
+    let server = Server::start(|_, _| {
+        let body = json!({"choices": [{"message": {"content": "{\"winner\": \"A\"}"}}]}).to_string();
+        Act::Status(200, "Content-Encoding: identity\r\n", body)
+    });
+    run(&eval("good", 1), &eval("bad", 1), server.endpoint(), &alone()).unwrap();
+}
+
+#[test]
+fn no_server_names_a_wait_without_end() {
+    for seconds in [
+        "1000000000000000000",
+        "1e308",
+        "18446744073709551616",
+        "-1",
+        "nan",
+        "inf",
+    ] {
+        let head = format!("Retry-After: {seconds}\r\n");
+        let head: &'static str = Box::leak(head.into_boxed_str());
+        let server = Server::start(move |n, _| match n {
+            0 => Act::Status(429, head, String::new()),
+            _ => verdict("A"),
+        });
+        let endpoint = Endpoint {
+            timeout: Duration::from_millis(500),
+            ..server.endpoint()
+        };
+        let begun = Instant::now();
+        run(&eval("good", 1), &eval("bad", 1), endpoint, &alone()).unwrap();
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{seconds}: {:?}",
+            begun.elapsed()
+        );
+    }
+}
+
+#[test]
+fn a_server_that_sends_on_is_not_followed() {
+    let other = Server::start(|_, _| verdict("A"));
+    for status in [301, 302, 303, 307, 308] {
+        let head = format!("Location: {}/v1/chat/completions\r\n", other.url);
+        let head: &'static str = Box::leak(head.into_boxed_str());
+        let server = Server::start(move |_, _| Act::Status(status, head, String::new()));
+        let endpoint = Endpoint {
+            key: Some("sk-sent-on-1234".into()),
+            ..server.endpoint()
+        };
+        let result = run(&eval("good", 1), &eval("bad", 1), endpoint, &alone());
+        let words = format!("HTTP {status}");
+        refused(result, &[&words, "sends on to", &other.url, "--endpoint"]);
+    }
+    assert!(other.seen().is_empty());
+}
+
+#[test]
+fn a_key_that_the_server_repeats_is_kept_nowhere() {
+    const KEY: &str = "sk-repeated-12345678";
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(|_, seen| {
+        let text = seen.messages()[1]["content"].as_str().unwrap();
+        match text.contains("prompt 1\n") {
+            true => Act::Say(format!("I was given {KEY} and will not answer")),
+            false => Act::Say(json!({"winner": "A", "reason": format!("Bearer {KEY}")}).to_string()),
+        }
+    });
+    let endpoint = |url: String| Endpoint {
+        key: Some(KEY.into()),
+        url,
+        ..server.endpoint()
+    };
+    let output = settings(Some(dir.path()), false);
+    let r = run(
+        &eval("good", 3),
+        &eval("bad", 3),
+        endpoint(server.url.clone()),
+        &output,
+    )
+    .unwrap();
+    assert_eq!((r.wins + r.losses, r.invalid), (2, 1));
+    let mut files = 0;
+    for file in std::fs::read_dir(dir.path()).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        assert!(!text.contains("repeated"), "{text}");
+        files += usize::from(text.contains("[key]"));
+    }
+    assert_eq!(files, 1, "the judgements say that a key was there");
+    let within = format!("{}/{KEY}/v1", server.url);
+    let said = refused(
+        run(&eval("good", 1), &eval("bad", 1), endpoint(within), &alone()),
+        &["--endpoint", "JUDGE_KEY"],
+    );
+    assert!(!said.contains("repeated"), "{said}");
+}
+
+#[test]
+fn an_answer_of_braces_costs_its_length() {
+    let server = Server::start(|_, _| Act::Say("{\"a\":".repeat(100_000)));
+    let begun = Instant::now();
+    let result = run(&eval("good", 1), &eval("bad", 1), server.endpoint(), &alone());
+    refused(result, &["no judgement is valid", "no JSON object"]);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}

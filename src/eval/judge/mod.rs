@@ -9,11 +9,12 @@
 
 mod client;
 mod manner;
+mod object;
 mod question;
 mod result;
 mod store;
 
-pub use client::{Client, Endpoint, Reply, completions_url};
+pub use client::{Client, Endpoint, Reply, completions_url, read_answer};
 pub use manner::{Manner, Sent};
 pub use question::{Answer, Side, parse};
 pub use result::{JudgeResult, summarise, table};
@@ -31,6 +32,7 @@ use crate::error::{Context, Error, Result};
 use crate::report::Progress;
 use crate::rng::{Stream, seed_for};
 use crate::text::{PromptContent, sha256_hex};
+use crate::words;
 
 /// Purpose of the stream that draws positions.
 const POSITIONS: u32 = 0x90b1_7100;
@@ -43,6 +45,8 @@ pub const MAX_TOKENS: u32 = 512;
 /// What they are raised to, unless a number is asked for, for a judge that spends them before it
 /// answers.
 pub const MOST_TOKENS: u32 = 16_384;
+/// Bytes that are kept of a judge's words: an answer of [`MOST_TOKENS`] fits.
+const KEPT: usize = 64 << 10;
 /// Begins the reason of a judgement whose answer never began.
 const SPENT: &str = "the judge spent all";
 
@@ -167,10 +171,13 @@ fn judge_one(client: &Client, pair: &Pair) -> Result<Judgement> {
                     (Side::A, true) | (Side::B, false) => Winner::First,
                     (Side::A, false) | (Side::B, true) => Winner::Second,
                 };
-                (out.confidence, out.reason, out.raw) = (answer.confidence, answer.reason, None);
+                let reason = client.without_key(words::cut(&answer.reason, KEPT).into_owned());
+                (out.confidence, out.reason, out.raw) = (answer.confidence, reason, None);
                 return Ok(out);
             }
             Err(why) => {
+                let text = client.without_key(words::cut(&text, KEPT).into_owned());
+                let why = client.without_key(why);
                 out.reason = match cut {
                     true => format!("{why} (the answer was cut: raise --max-tokens)"),
                     false => why,

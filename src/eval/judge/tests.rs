@@ -189,3 +189,35 @@ fn addresses_become_completions_pages() {
         assert!(!error.to_string().contains("u:p"), "{error}");
     }
 }
+
+#[test]
+fn a_body_is_a_verdict_or_says_what_it_is() {
+    let body =
+        |content: &str| serde_json::json!({"choices": [{"message": {"content": content}}]}).to_string();
+    let whole = body("so: {\"winner\": \"tie\", \"confidence\": 0.5, \"reason\": \"é\"}");
+    assert_eq!(read_answer(whole.as_bytes()).unwrap().side, Side::Tie);
+    for (bytes, why) in [
+        (&b"<html>"[..], "not JSON"),
+        (b"\xff\xfe{", "not JSON"),
+        (
+            b"{\"error\": {\"code\": 429, \"message\": \"slow down\"}}",
+            "HTTP 429: slow down",
+        ),
+        (b"{\"choices\": []}", "choices[0].message"),
+        (b"{\"choices\": [{\"message\": {\"content\": 1}}]}", "not a text"),
+    ] {
+        let said = read_answer(bytes).unwrap_err();
+        assert!(said.contains(why), "{said}");
+    }
+    let long = body(&format!("{{\"winner\": \"{}\"}}", "x".repeat(1 << 20)));
+    assert!(read_answer(long.as_bytes()).unwrap_err().len() < 2000);
+    // Every cut and every changed byte is an answer or an error.
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone().into_bytes();
+        drop(read_answer(&bytes[..at]));
+        for byte in [0, b'"', b'{', b'\\', 0xff] {
+            bytes[at] = byte;
+            drop(read_answer(&bytes));
+        }
+    }
+}
