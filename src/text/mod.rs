@@ -15,7 +15,9 @@ mod jinja_filters;
 mod jinja_methods;
 mod jinja_source;
 pub mod journal;
+mod pipeline;
 pub mod tokenizer;
+mod tokenizer_file;
 
 pub use crate::data::json;
 pub use crate::data::{
