@@ -148,7 +148,7 @@ pub const MERGES: Limit = Limit::count("merges of a vocabulary", 16 << 20, "merg
 /// Text of the merges that are found for a SentencePiece vocabulary.
 pub const MERGES_TEXT: Limit = Limit::bytes("text of the merges of a vocabulary", 512 << 20);
 /// Text that is looked up while those merges are found: the squares of the tokens' lengths.
-pub const SPLITS_TEXT: Limit = Limit::bytes("splits of a vocabulary's tokens", 8 << 30);
+pub const SPLITS_TEXT: Limit = Limit::bytes("splits of a vocabulary's tokens", 2 << 30);
 /// Added and special tokens of a tokenizer.
 pub const ADDED_TOKENS: Limit = Limit::count("added tokens", 1 << 20, "tokens");
 /// Text of the added and special tokens, which becomes a tree with a node per byte.

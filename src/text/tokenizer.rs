@@ -237,7 +237,8 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let encode = || watched(|| self.inner.encode_fast(text, add_special));
         let encoding = guard(self.file, || {
-            encode().map_err(|e| Error::user(format!("this text cannot be tokenised: {e}")))
+            encode()
+                .map_err(|e| Error::user(format!("{}: this text cannot be tokenised: {e}", self.file)))
         })?;
         let around = |id: Option<u32>| id.filter(|_| add_special);
         Ok(around(self.prepend)

@@ -20,7 +20,7 @@ use tokenizers::{AddedToken, TokenizerBuilder, TokenizerImpl};
 use super::pipeline::{Decode, Normalize, PostProcess, PreTokenize, watched};
 use crate::error::{Context, Error, Result};
 use crate::file::guard::guard;
-use crate::file::limits;
+use crate::file::limits::{self, Limit};
 
 /// The text ↔ ids engine: the `tokenizers` crate's, with steps that are watched.
 pub(super) type Engine = TokenizerImpl<ModelWrapper, Normalize, PreTokenize, PostProcess, Decode>;
@@ -149,8 +149,12 @@ impl Fault {
         E::custom(text)
     }
 
-    fn check<T, E: de::Error>(&self, checked: Result<T>) -> Result<T, E> {
-        checked.map_err(|e| self.set(e))
+    /// Checks what is counted while it is read: how much more there is, is not known.
+    fn check<E: de::Error>(&self, limit: &Limit, place: &str, found: usize) -> Result<(), E> {
+        match found as u64 > limit.most() {
+            true => Err(self.set(limit.exceeded(place))),
+            false => Ok(()),
+        }
     }
 }
 
@@ -256,8 +260,7 @@ impl<'de> Visitor<'de> for AddedSeed<'_> {
         let mut added: Vec<Declared> = Vec::new();
         while let Some(token) = seq.next_element()? {
             added.push(token);
-            self.0
-                .check(limits::ADDED_TOKENS.check("added_tokens", added.len()))?;
+            self.0.check(&limits::ADDED_TOKENS, "added_tokens", added.len())?;
         }
         Ok(added)
     }
@@ -350,8 +353,7 @@ impl<'de> Visitor<'de> for VocabSeed<'_> {
                 ))));
             }
             vocab.insert(token, id);
-            self.0
-                .check(limits::VOCABULARY.check("model", vocab.len()))?;
+            self.0.check(&limits::VOCABULARY, "model", vocab.len())?;
         }
         Ok(Tokens::Ids(vocab))
     }
@@ -368,9 +370,8 @@ impl<'de> Visitor<'de> for VocabSeed<'_> {
             }
             text += token.len();
             vocab.push((token, score));
-            self.0
-                .check(limits::VOCABULARY.check("model", vocab.len()))?;
-            self.0.check(limits::UNIGRAM_TEXT.check("model", text))?;
+            self.0.check(&limits::VOCABULARY, "model", vocab.len())?;
+            self.0.check(&limits::UNIGRAM_TEXT, "model", text)?;
         }
         Ok(Tokens::Scores(vocab))
     }
@@ -397,7 +398,7 @@ impl<'de> Visitor<'de> for MergesSeed<'_> {
         let mut merges = Merges::new();
         while let Some(merge) = seq.next_element::<Merge>()? {
             merges.extend(merge.0);
-            self.0.check(limits::MERGES.check("model", merges.len()))?;
+            self.0.check(&limits::MERGES, "model", merges.len())?;
         }
         Ok(merges)
     }
