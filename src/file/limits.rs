@@ -154,12 +154,12 @@ pub const ADDED_TOKENS: Limit = Limit::count("added tokens", 1 << 20, "tokens");
 /// Text of the added and special tokens, which becomes a tree with a node per byte.
 pub const ADDED_TOKENS_TEXT: Limit = Limit::bytes("text of the added tokens", 8 << 20);
 /// Steps of a tokenizer's normalizer, pre-tokenizer, post-processor or decoder.
-pub const TOKENIZER_STEPS: Limit = Limit::count("steps", 1024, "steps");
+pub const TOKENIZER_STEPS: Limit = Limit::count("steps", 512, "steps");
 /// The text of those steps.
 pub const TOKENIZER_STEPS_SIZE: Limit = Limit::bytes("size of the steps", 16 << 20);
 /// Regular expressions of a tokenizer's steps: characters times repetitions.
 pub const TOKENIZER_PATTERNS: Limit =
-    Limit::count("regular expressions", 64 << 10, "characters and repetitions");
+    Limit::count("regular expressions", 32 << 10, "characters and repetitions");
 /// Text that a tokenizer's steps make of another that is more than eight times shorter.
 pub const GROWN_TEXT: Limit = Limit::bytes("text that a tokenizer makes of a short one", 16 << 20);
 

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::models::ModelWrapper;
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::{self, NormalizerWrapper, Prepend, Replace as ReplaceNormalizer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
@@ -367,7 +367,9 @@ fn byte_level(vocab: &GgufVocab) -> Result<(Engine, bool)> {
         .with_model(ModelWrapper::from(bpe))
         .with_normalizer(pre.nfc.then(|| Normalize::new(vec![normalizers::NFC.into()])))
         .with_pre_tokenizer(Some(PreTokenize::new(steps)))
-        .with_decoder(Some(Decode::new(vec![ByteLevel::new(false, false, false).into()])))
+        .with_decoder(Some(Decode::new(vec![
+            ByteLevel::new(false, false, false).into(),
+        ])))
         .build()
         .map_err(Error::internal)?;
     Ok((inner, pre.add_bos))

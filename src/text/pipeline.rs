@@ -4,16 +4,19 @@
 //! make a long text of a short one, and the next step of that, so each is asked before it runs.
 
 use std::cell::RefCell;
+use std::sync::OnceLock;
 
+use fancy_regex::{Regex, RegexBuilder, RuntimeError};
 use serde_json::Value;
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::normalizers::precompiled::Precompiled;
 use tokenizers::normalizers::replace::{Replace, ReplacePattern};
+use tokenizers::pattern::{Invert, Pattern};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::{
-    Decoder, Encoding, NormalizedString, Normalizer, NormalizerWrapper, PostProcessor, PreTokenizedString,
-    PreTokenizer,
+    Decoder, Encoding, NormalizedString, Normalizer, NormalizerWrapper, Offsets, PostProcessor,
+    PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
 };
 
 use crate::error::{Context, Error, Result};
@@ -35,6 +38,15 @@ const TEMPLATE_TOKENS: usize = 1 << 16;
 /// A text may become this many times longer without being counted: no real step makes more of it.
 const ORDINARY: usize = 8;
 
+/// The steps of backtracking that a search is given at first, and those of one that needs more (as the crate has it).
+/// Patterns of real tokenizers hardly go back.
+const EASY: usize = 10_000;
+const HARD: usize = 1_000_000;
+
+/// How many searches of one call may be hard ones, and one more for every so many bytes of text.
+const HARD_SEARCHES: usize = 32;
+const HARD_EVERY: usize = 1000;
+
 type CrateResult<T> = tokenizers::Result<T>;
 
 /// What the texts of one call have become so far.
@@ -44,6 +56,8 @@ struct Watch {
     read: usize,
     /// The bytes that came out.
     made: usize,
+    /// Searches that went back often.
+    hard: usize,
     /// The first step that would have made too much: the crate drops what a normaliser returns.
     fault: Option<String>,
 }
@@ -173,22 +187,189 @@ fn pattern_size(pattern: &str) -> u64 {
     size
 }
 
+/// A regular expression of a step. One that goes back again and again is given up with an error; the crate's own ends
+/// its search there and says nothing, up to a second later for every character.
+#[derive(Debug)]
+struct Search {
+    pattern: String,
+    easy: Regex,
+    /// Made when it is first needed.
+    hard: OnceLock<Regex>,
+}
+
+impl Search {
+    fn new(section: &str, pattern: &str) -> Result<Self> {
+        let easy = RegexBuilder::new(pattern).backtrack_limit(EASY).build();
+        Ok(Self {
+            pattern: pattern.to_owned(),
+            easy: easy.map_err(|e| unreadable(section, &e.to_string()))?,
+            hard: OnceLock::new(),
+        })
+    }
+
+    /// The first match that begins at `at` or after it.
+    fn find(&self, text: &str, at: usize) -> CrateResult<Option<(usize, usize)>> {
+        let range = |found: Option<fancy_regex::Match<'_>>| found.map(|m| (m.start(), m.end()));
+        if let Ok(found) = self.easy.find_from_pos(text, at) {
+            return Ok(range(found));
+        }
+        let hard = WATCH.with_borrow_mut(|watch| {
+            watch.hard += 1;
+            watch.hard
+        });
+        if hard > HARD_SEARCHES + text.len() / HARD_EVERY {
+            return Err("a regular expression of the file goes back too often on this text".into());
+        }
+        let regex = match self.hard.get() {
+            Some(regex) => regex,
+            None => {
+                let regex = RegexBuilder::new(&self.pattern).backtrack_limit(HARD).build()?;
+                self.hard.get_or_init(|| regex)
+            }
+        };
+        match regex.find_from_pos(text, at) {
+            Ok(found) => Ok(range(found)),
+            // A run of a million spaces: the crate, too, takes the rest as it is.
+            Err(fancy_regex::Error::RuntimeError(RuntimeError::StackOverflow)) => Ok(None),
+            Err(_) => Err(
+                "a regular expression of the file goes back more than a million times on this text".into(),
+            ),
+        }
+    }
+}
+
+impl Pattern for &Search {
+    /// Every match and what lies between, as the crate has it: no empty match directly after another.
+    fn find_matches(&self, text: &str) -> CrateResult<Vec<(Offsets, bool)>> {
+        if text.is_empty() {
+            return Ok(vec![((0, 0), false)]);
+        }
+        let mut pieces = Vec::with_capacity(text.len());
+        let (mut at, mut done, mut last) = (0, 0, None);
+        while at <= text.len() {
+            let Some((start, end)) = self.find(text, at)? else {
+                break;
+            };
+            at = end;
+            if start == end {
+                at += text[end..].chars().next().map_or(1, char::len_utf8);
+                if last == Some(end) {
+                    continue;
+                }
+            }
+            last = Some(end);
+            if done != start {
+                pieces.push(((done, start), false));
+            }
+            pieces.push(((start, end), true));
+            done = end;
+        }
+        if done != text.len() {
+            pieces.push(((done, text.len()), false));
+        }
+        Ok(pieces)
+    }
+}
+
+/// The regular expression of a step of the kind `kind`.
+fn regex_of(section: &str, kind: &str, step: &Value) -> Result<Option<Search>> {
+    let named = step.get("type").and_then(Value::as_str) == Some(kind);
+    match step
+        .get("pattern")
+        .and_then(|p| p.get("Regex"))
+        .and_then(Value::as_str)
+    {
+        Some(pattern) if named => Search::new(section, pattern).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// A replacement by regular expression, of a normalizer or a decoder.
+#[derive(Debug)]
+struct Substitute {
+    search: Search,
+    content: String,
+}
+
+impl Substitute {
+    fn read(section: &str, step: &Value) -> Result<Option<Self>> {
+        let Some(search) = regex_of(section, "Replace", step)? else {
+            return Ok(None);
+        };
+        let content = step.get("content").and_then(Value::as_str);
+        let content = content.ok_or_else(|| unreadable(section, "missing field `content`"))?;
+        Ok(Some(Self {
+            search,
+            content: content.to_owned(),
+        }))
+    }
+
+    /// The length of a text after it, without making it.
+    fn length(&self, text: &str) -> CrateResult<usize> {
+        let pieces = (&self.search).find_matches(text)?;
+        let length = |(at, matched): &(Offsets, bool)| match matched {
+            true => self.content.len(),
+            false => at.1 - at.0,
+        };
+        Ok(pieces.iter().map(length).sum())
+    }
+
+    fn apply(&self, text: &str) -> CrateResult<String> {
+        let mut new = String::new();
+        for ((start, end), matched) in (&self.search).find_matches(text)? {
+            new.push_str(if matched { &self.content } else { &text[start..end] });
+        }
+        Ok(new)
+    }
+}
+
 /// The steps that make a text uniform before it is cut.
 #[derive(Debug, Default)]
 pub(super) struct Normalize(Vec<NormalizeStep>);
 
 #[derive(Debug)]
-struct NormalizeStep {
-    step: NormalizerWrapper,
-    /// The longest text that a character map puts in place of a character.
-    longest: usize,
+enum NormalizeStep {
+    Plain(NormalizerWrapper),
+    /// A character map, and the longest text that it puts in place of a character.
+    Map(Precompiled, usize),
+    Substitute(Substitute),
+}
+
+impl NormalizeStep {
+    /// The most bytes that it may make of a text, by its length alone. A normal form of Unicode counts when it is made.
+    fn most(&self, length: usize) -> usize {
+        match self {
+            Self::Plain(NormalizerWrapper::Replace(step)) => (length + 1) * step.content.len().max(1),
+            Self::Substitute(step) => (length + 1) * step.content.len().max(1),
+            Self::Plain(NormalizerWrapper::Prepend(step)) => length + step.prepend.len(),
+            Self::Map(_, longest) => length * longest.max(&1),
+            Self::Plain(_) => length,
+        }
+    }
+
+    /// The bytes that it makes of a text.
+    fn exact(&self, text: &str) -> CrateResult<usize> {
+        match self {
+            Self::Plain(NormalizerWrapper::Replace(step)) => replaced_length(step, text),
+            Self::Substitute(step) => step.length(text),
+            Self::Map(map, _) => Ok(mapped_length(map, text)),
+            Self::Plain(_) => Ok(self.most(text.len())),
+        }
+    }
+
+    fn run(&self, text: &mut NormalizedString) -> CrateResult<()> {
+        match self {
+            Self::Plain(step) => step.normalize(text),
+            Self::Substitute(step) => text.replace(&step.search, &step.content),
+            Self::Map(map, _) => map.normalize(text),
+        }
+    }
 }
 
 impl Normalize {
     /// Steps that this program made itself.
     pub(super) fn new(steps: Vec<NormalizerWrapper>) -> Self {
-        let steps = steps.into_iter().map(|step| NormalizeStep { step, longest: 0 });
-        Self(steps.collect())
+        Self(steps.into_iter().map(NormalizeStep::Plain).collect())
     }
 
     /// The steps of a file's `normalizer`.
@@ -205,52 +386,33 @@ impl Normalize {
             all.push(match (value.get("type").and_then(Value::as_str), map) {
                 (Some("Precompiled") | None, Some(map)) => {
                     let (map, longest) = character_map(map.as_str().unwrap_or("")).context(name)?;
-                    NormalizeStep {
-                        step: map.into(),
-                        longest,
-                    }
+                    NormalizeStep::Map(map, longest)
                 }
-                _ => NormalizeStep {
-                    step: step(name, value)?,
-                    longest: 0,
+                _ => match Substitute::read(name, &value)? {
+                    Some(substitute) => NormalizeStep::Substitute(substitute),
+                    None => NormalizeStep::Plain(step(name, value)?),
                 },
             });
         }
         Ok(Some(Self(all)))
     }
 
-    fn run(&self, text: &mut NormalizedString) -> Result<CrateResult<()>> {
-        let start = text.get().len();
+    fn run(&self, text: &mut NormalizedString) -> CrateResult<()> {
         let (read, made) = WATCH.with_borrow_mut(|watch| {
-            watch.read += start;
+            watch.read += text.get().len();
             (watch.read, watch.made)
         });
-        for (at, NormalizeStep { step, longest }) in self.0.iter().enumerate() {
+        for (at, step) in self.0.iter().enumerate() {
             let place = || format!("normalizer, step {}", at + 1);
-            let before = text.get();
-            let most = match step {
-                NormalizerWrapper::Replace(replace) => (before.len() + 1) * replace.content.len().max(1),
-                NormalizerWrapper::Prepend(prepend) => before.len() + prepend.prepend.len(),
-                NormalizerWrapper::Precompiled(_) => before.len() * longest.max(&1),
-                // A normal form of Unicode; it is checked when it is made.
-                _ => before.len(),
-            };
             // Only where it may be too much is it counted.
-            if check_growth("", read, made + most).is_err() {
-                let exact = match step {
-                    NormalizerWrapper::Replace(replace) => replaced_length(replace, before)?,
-                    NormalizerWrapper::Precompiled(map) => mapped_length(map, before),
-                    _ => most,
-                };
-                check_growth(&place(), read, made + exact)?;
+            if check_growth("", read, made + step.most(text.get().len())).is_err() {
+                check_growth(&place(), read, made + step.exact(text.get())?)?;
             }
-            if let Err(e) = step.normalize(text) {
-                return Ok(Err(e));
-            }
+            step.run(text)?;
             check_growth(&place(), read, made + text.get().len())?;
         }
         WATCH.with_borrow_mut(|watch| watch.made += text.get().len());
-        Ok(Ok(()))
+        Ok(())
     }
 }
 
@@ -260,22 +422,19 @@ impl Normalizer for Normalize {
             text.clear();
             return Ok(());
         }
-        self.run(text).unwrap_or_else(|fault| {
-            let said = fault.to_string();
-            WATCH.with_borrow_mut(|watch| watch.fault = Some(said.clone()));
+        self.run(text).inspect_err(|fault| {
+            WATCH.with_borrow_mut(|watch| watch.fault = Some(fault.to_string()));
             text.clear();
-            Err(said.into())
         })
     }
 }
 
 /// The length of a text after a replacement, without making it.
-fn replaced_length(replace: &Replace, text: &str) -> Result<usize> {
+fn replaced_length(replace: &Replace, text: &str) -> CrateResult<usize> {
     let pattern = serde_json::to_value(replace).map(|mut v| v["pattern"].take());
-    let pattern: ReplacePattern = pattern.and_then(serde_json::from_value).map_err(Error::internal)?;
-    let with = |content: &str| -> Result<usize> {
-        let short = Replace::new(pattern.clone(), content).map_err(Error::user)?;
-        let texts = short.decode_chain(vec![text.to_owned()]).map_err(Error::user)?;
+    let pattern: ReplacePattern = pattern.and_then(serde_json::from_value)?;
+    let with = |content: &str| -> CrateResult<usize> {
+        let texts = Replace::new(pattern.clone(), content)?.decode_chain(vec![text.to_owned()])?;
         Ok(texts.iter().map(String::len).sum())
     };
     let kept = with("")?;
@@ -353,29 +512,43 @@ fn decode_base64(text: &str) -> Option<Vec<u8>> {
 
 /// The steps that cut a text into words.
 #[derive(Debug)]
-pub(super) struct PreTokenize(Vec<PreTokenizerWrapper>);
+pub(super) struct PreTokenize(Vec<PreTokenizeStep>);
+
+#[derive(Debug)]
+enum PreTokenizeStep {
+    Plain(PreTokenizerWrapper),
+    Split {
+        search: Search,
+        behavior: SplitDelimiterBehavior,
+        invert: bool,
+    },
+}
 
 impl PreTokenize {
     /// Steps that this program made itself.
     pub(super) fn new(steps: Vec<PreTokenizerWrapper>) -> Self {
-        Self(steps)
+        Self(steps.into_iter().map(PreTokenizeStep::Plain).collect())
     }
 
-    /// The steps of a file's `pre_tokenizer`.
-    pub(super) fn read(section: Value) -> Result<Option<Self>> {
+    /// The steps of a file's `pre_tokenizer`: there is always such a list, since it also stops what a normalizer could
+    /// not finish.
+    pub(super) fn read(section: Value) -> Result<Self> {
         let name = "pre_tokenizer";
-        if section.is_null() {
-            return Ok(None);
-        }
         let mut patterns = Patterns::default();
-        let mut all: Vec<PreTokenizerWrapper> = Vec::new();
-        for value in steps(name, "pretokenizers", section)? {
+        let (mut all, mut lengthening) = (Vec::new(), 0);
+        for mut value in steps(name, "pretokenizers", section)? {
             patterns.count(name, &value)?;
-            all.push(step(name, value)?);
-        }
-        let mut lengthening = 0;
-        for step in &all {
-            match step {
+            if let Some(search) = regex_of(name, "Split", &value)? {
+                let mut field = |key: &str| value.get_mut(key).map(Value::take).unwrap_or_default();
+                all.push(PreTokenizeStep::Split {
+                    search,
+                    behavior: step(name, field("behavior"))?,
+                    invert: step(name, field("invert"))?,
+                });
+                continue;
+            }
+            let step: PreTokenizerWrapper = step(name, value)?;
+            match &step {
                 PreTokenizerWrapper::FixedLength(fixed) if fixed.length == 0 => {
                     return Err(Error::user(format!(
                         "{name}: FixedLength cuts pieces of length 0; its length must be at least 1"
@@ -384,6 +557,7 @@ impl PreTokenize {
                 PreTokenizerWrapper::ByteLevel(_) | PreTokenizerWrapper::Metaspace(_) => lengthening += 1,
                 _ => {}
             }
+            all.push(PreTokenizeStep::Plain(step));
         }
         if lengthening > LENGTHENING {
             return Err(Error::user(format!(
@@ -391,13 +565,26 @@ impl PreTokenize {
                  {LENGTHENING} are the most"
             )));
         }
-        Ok(Some(Self(all)))
+        Ok(Self(all))
     }
 }
 
 impl PreTokenizer for PreTokenize {
     fn pre_tokenize(&self, text: &mut PreTokenizedString) -> CrateResult<()> {
-        self.0.iter().try_for_each(|step| step.pre_tokenize(text))
+        if let Some(fault) = WATCH.with_borrow(|watch| watch.fault.clone()) {
+            return Err(fault.into());
+        }
+        self.0.iter().try_for_each(|step| match step {
+            PreTokenizeStep::Plain(step) => step.pre_tokenize(text),
+            PreTokenizeStep::Split {
+                search,
+                behavior,
+                invert: false,
+            } => text.split(|_, piece| piece.split(search, *behavior)),
+            PreTokenizeStep::Split { search, behavior, .. } => {
+                text.split(|_, piece| piece.split(Invert(search), *behavior))
+            }
+        })
     }
 }
 
@@ -497,12 +684,18 @@ impl PostProcessor for PostProcess {
 
 /// The steps that make a text of tokens again.
 #[derive(Debug)]
-pub(super) struct Decode(Vec<DecoderWrapper>);
+pub(super) struct Decode(Vec<DecodeStep>);
+
+#[derive(Debug)]
+enum DecodeStep {
+    Plain(DecoderWrapper),
+    Substitute(Substitute),
+}
 
 impl Decode {
     /// Steps that this program made itself.
     pub(super) fn new(steps: Vec<DecoderWrapper>) -> Self {
-        Self(steps)
+        Self(steps.into_iter().map(DecodeStep::Plain).collect())
     }
 
     /// The steps of a file's `decoder`.
@@ -515,7 +708,10 @@ impl Decode {
         let mut all = Vec::new();
         for value in steps(name, "decoders", section)? {
             patterns.count(name, &value)?;
-            all.push(step(name, value)?);
+            all.push(match Substitute::read(name, &value)? {
+                Some(substitute) => DecodeStep::Substitute(substitute),
+                None => DecodeStep::Plain(step(name, value)?),
+            });
         }
         Ok(Some(Self(all)))
     }
@@ -531,24 +727,33 @@ impl Decoder for Decode {
         let read = size(&tokens).max(64 * tokens.len());
         for (at, step) in self.0.iter().enumerate() {
             let place = || format!("decoder, step {}", at + 1);
-            if let DecoderWrapper::Replace(replace) = step {
-                let before = size(&tokens) + tokens.len();
-                let most = before.saturating_mul(replace.content.len().max(1));
-                if check_growth("", read, most).is_err() {
-                    let exact = tokens
-                        .iter()
-                        .try_fold(0, |sum: usize, token| -> Result<usize> {
-                            Ok(sum.saturating_add(replaced_length(replace, token)?))
-                        })?;
-                    check_growth(&place(), read, exact)?;
-                }
+            let content = match step {
+                DecodeStep::Substitute(step) => step.content.len(),
+                DecodeStep::Plain(DecoderWrapper::Replace(step)) => step.content.len(),
+                DecodeStep::Plain(_) => 0,
+            };
+            let most = (size(&tokens) + tokens.len()).saturating_mul(content);
+            if check_growth("", read, most).is_err() {
+                let exact = tokens.iter().try_fold(0usize, |sum, token| {
+                    let length = match step {
+                        DecodeStep::Substitute(step) => step.length(token)?,
+                        DecodeStep::Plain(DecoderWrapper::Replace(step)) => replaced_length(step, token)?,
+                        DecodeStep::Plain(_) => token.len(),
+                    };
+                    CrateResult::Ok(sum.saturating_add(length))
+                })?;
+                check_growth(&place(), read, exact)?;
             }
             tokens = match step {
-                DecoderWrapper::Strip(strip) => {
+                DecodeStep::Plain(DecoderWrapper::Strip(strip)) => {
                     let strip = |token: String| stripped(&token, strip.content, strip.start, strip.stop);
                     tokens.into_iter().map(strip).collect()
                 }
-                step => step.decode_chain(tokens)?,
+                DecodeStep::Plain(step) => step.decode_chain(tokens)?,
+                DecodeStep::Substitute(step) => {
+                    let new = tokens.iter().map(|token| step.apply(token));
+                    new.collect::<CrateResult<_>>()?
+                }
             };
             check_growth(&place(), read, size(&tokens))?;
         }
@@ -573,3 +778,7 @@ fn stripped(token: &str, content: char, start: usize, stop: usize) -> String {
     }
     rest.to_owned()
 }
+
+#[cfg(test)]
+#[path = "pipeline_tests.rs"]
+mod tests;

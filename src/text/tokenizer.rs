@@ -237,8 +237,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let encode = || watched(|| self.inner.encode_fast(text, add_special));
         let encoding = guard(self.file, || {
-            encode()
-                .map_err(|e| Error::user(format!("{}: this text cannot be tokenised: {e}", self.file)))
+            encode().map_err(|e| Error::user(format!("{}: this text cannot be tokenised: {e}", self.file)))
         })?;
         let around = |id: Option<u32>| id.filter(|_| add_special);
         Ok(around(self.prepend)
@@ -270,7 +269,7 @@ impl Tokenizer {
             }
         }
         guard(self.file, || {
-            self.inner.decode(ids, skip_special).map_err(|e| said(&e))
+            watched(|| self.inner.decode(ids, skip_special)).map_err(|e| said(&e))
         })
     }
 
@@ -475,11 +474,7 @@ impl SpecialTokens {
 
 /// Makes each of the tokens one id that no merge cuts. A token that is not in the vocabulary gets the next id, as in
 /// transformers, where the model's embedding has a row for it (`rows`, of `config.json`); else it stays text.
-fn add_tokens(
-    inner: &mut Engine,
-    tokens: impl Iterator<Item = AddedToken>,
-    rows: Option<u64>,
-) -> Result<()> {
+fn add_tokens(inner: &mut Engine, tokens: impl Iterator<Item = AddedToken>, rows: Option<u64>) -> Result<()> {
     let added = inner.get_added_vocabulary().get_vocab();
     let after = added.values().max().map_or(0, |id| u64::from(*id) + 1);
     let mut next = (inner.get_vocab_size(false) as u64).max(after);
@@ -564,11 +559,7 @@ fn same_flags(a: &AddedToken, b: &AddedToken) -> bool {
 
 /// Adds the tokens of `added_tokens_decoder` (id → token) that `tokenizer.json` lacks, or has with
 /// other flags: then those of `added_tokens_decoder` count, as in transformers.
-fn add_declared_tokens(
-    inner: &mut Engine,
-    config: &Object,
-    specials: &SpecialTokens,
-) -> Result<()> {
+fn add_declared_tokens(inner: &mut Engine, config: &Object, specials: &SpecialTokens) -> Result<()> {
     let Some(declared) = config.get("added_tokens_decoder").and_then(Value::as_object) else {
         return Ok(());
     };

@@ -87,7 +87,7 @@ fn build(bytes: &[u8]) -> Result<Read> {
     let mut engine = TokenizerBuilder::new()
         .with_model(model.build().map_err(|e| unreadable(&e))?)
         .with_normalizer(normalizer)
-        .with_pre_tokenizer(pre_tokenizer)
+        .with_pre_tokenizer(Some(pre_tokenizer))
         .with_post_processor(post_processor)
         .with_decoder(decoder)
         .build()
