@@ -494,7 +494,7 @@ fn decode_base64(text: &str) -> Option<Vec<u8>> {
             _ => return None,
         })
     };
-    if text.len() % 4 != 0 {
+    if !text.len().is_multiple_of(4) {
         return None;
     }
     let digits = text.strip_suffix("==").or(text.strip_suffix('=')).unwrap_or(text);

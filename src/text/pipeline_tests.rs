@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::file::guard::guarded;
 use crate::text::tokenizer::tests::TINY;
 use crate::text::{HfFiles, Tokenizer};
 
@@ -101,17 +102,17 @@ fn files_are_read_as_the_crate_reads_them() {
             "aba\n\nab<s>abba ",
             "éé a é",
         ] {
-            let want = crates.encode_fast(text, true);
-            match (ours.encode(text, true), want) {
-                (Ok(ids), Ok(want)) => {
-                    assert_eq!(ids, want.get_ids(), "{file} {text:?}");
-                    assert_eq!(
-                        ours.decode(&ids, false).unwrap(),
-                        crates.decode(&ids, false).unwrap(),
-                        "{file} {text:?}"
-                    );
-                }
-                (ours, want) => assert!(ours.is_err() && want.is_err(), "{file} {text:?}"),
+            // Where the crate panics (empty matches put its offsets out of step), ours is an error.
+            let want = guarded(|| crates.encode_fast(text, true));
+            let ours_of = ours.encode(text, true);
+            let Ok(Ok(want)) = want else {
+                assert!(ours_of.is_err(), "{file} {text:?}");
+                continue;
+            };
+            let ids = ours_of.unwrap();
+            assert_eq!(ids, want.get_ids(), "{file} {text:?}");
+            if let Ok(Ok(want)) = guarded(|| crates.decode(&ids, false)) {
+                assert_eq!(ours.decode(&ids, false).unwrap(), want, "{file} {text:?}");
             }
         }
     }
