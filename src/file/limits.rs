@@ -147,6 +147,31 @@ pub const TEMPLATE_STEPS: Limit = Limit::count("work of one rendering", 16 << 20
 pub const TEMPLATE_TEXT: Limit = Limit::bytes("length of a text", 32 << 20);
 /// Lists and dicts that a chat template puts into one another.
 pub const TEMPLATE_VALUES: Limit = Limit::levels("nesting of a value", 200);
+/// `tokenizer.json`, read whole.
+pub const TOKENIZER_FILE: Limit = Limit::bytes("size of a tokenizer", 256 << 20);
+/// Tokens of a model's vocabulary.
+pub const VOCABULARY: Limit = Limit::count("vocabulary", 4 << 20, "tokens");
+/// Text of a Unigram vocabulary, which becomes a tree with a node per byte.
+pub const UNIGRAM_TEXT: Limit = Limit::bytes("text of a Unigram vocabulary", 16 << 20);
+/// Merges of a BPE model.
+pub const MERGES: Limit = Limit::count("merges of a vocabulary", 16 << 20, "merges");
+/// Text of the merges that are found for a SentencePiece vocabulary.
+pub const MERGES_TEXT: Limit = Limit::bytes("text of the merges of a vocabulary", 512 << 20);
+/// Text that is looked up while those merges are found: the squares of the tokens' lengths.
+pub const SPLITS_TEXT: Limit = Limit::bytes("splits of a vocabulary's tokens", 2 << 30);
+/// Added and special tokens of a tokenizer.
+pub const ADDED_TOKENS: Limit = Limit::count("added tokens", 1 << 20, "tokens");
+/// Text of the added and special tokens, which becomes a tree with a node per byte.
+pub const ADDED_TOKENS_TEXT: Limit = Limit::bytes("text of the added tokens", 8 << 20);
+/// Steps of a tokenizer's normalizer, pre-tokenizer, post-processor or decoder.
+pub const TOKENIZER_STEPS: Limit = Limit::count("steps", 512, "steps");
+/// The text of those steps.
+pub const TOKENIZER_STEPS_SIZE: Limit = Limit::bytes("size of the steps", 16 << 20);
+/// Regular expressions of a tokenizer's steps: characters times repetitions.
+pub const TOKENIZER_PATTERNS: Limit =
+    Limit::count("regular expressions", 32 << 10, "characters and repetitions");
+/// Text that a tokenizer's steps make of another that is more than eight times shorter.
+pub const GROWN_TEXT: Limit = Limit::bytes("text that a tokenizer makes of a short one", 16 << 20);
 
 /// Every limit, in the order of `docs/reference/limits.md`.
 pub const ALL: &[&Limit] = &[
@@ -157,6 +182,18 @@ pub const ALL: &[&Limit] = &[
     &TEMPLATE_STEPS,
     &TEMPLATE_TEXT,
     &TEMPLATE_VALUES,
+    &TOKENIZER_FILE,
+    &VOCABULARY,
+    &UNIGRAM_TEXT,
+    &MERGES,
+    &MERGES_TEXT,
+    &SPLITS_TEXT,
+    &ADDED_TOKENS,
+    &ADDED_TOKENS_TEXT,
+    &TOKENIZER_STEPS,
+    &TOKENIZER_STEPS_SIZE,
+    &TOKENIZER_PATTERNS,
+    &GROWN_TEXT,
 ];
 
 #[cfg(test)]

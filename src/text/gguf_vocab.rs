@@ -2,17 +2,24 @@
 
 use std::collections::HashMap;
 
+use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::{self, NormalizerWrapper, Prepend, Replace as ReplaceNormalizer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior, decoders};
+use tokenizers::{AddedToken, SplitDelimiterBehavior, TokenizerBuilder, decoders};
 
 use super::chat::ChatTemplate;
+use super::pipeline::{Decode, Normalize, PreTokenize};
 use super::tokenizer::{Parts, Tokenizer};
+use super::tokenizer_file::{Engine, add_all, check_merges};
 use crate::error::{Context, Error, Result, warn_once};
+use crate::file::guard::guard;
+use crate::file::limits;
+
+/// What messages begin with.
+const PLACE: &str = "GGUF tokenizer";
 
 /// The tokenizer metadata of a GGUF file, as plain data; field by field the key `tokenizer.ggml.NAME`.
 #[derive(Clone, Debug, Default)]
@@ -139,10 +146,14 @@ impl Tokenizer {
     /// # Errors
     /// A user error for an unknown tokenizer model or pre-tokenizer, or metadata that does not fit together.
     pub fn from_gguf(vocab: &GgufVocab) -> Result<Self> {
-        vocab.check().context("GGUF tokenizer")?;
+        guard(PLACE, || Self::of_gguf(vocab))
+    }
+
+    fn of_gguf(vocab: &GgufVocab) -> Result<Self> {
+        vocab.check().context(PLACE)?;
         let (mut inner, add_bos) = match vocab.model.as_str() {
             "gpt2" => byte_level(vocab)?,
-            "llama" => sentence_piece(vocab).context("GGUF tokenizer")?,
+            "llama" => sentence_piece(vocab).context(PLACE)?,
             other => {
                 return Err(Error::user(format!(
                     "the GGUF file's tokenizer model {other:?} (tokenizer.ggml.model) is not supported; supported are gpt2 and \
@@ -155,10 +166,7 @@ impl Tokenizer {
             matches!(kind, UNKNOWN | CONTROL | USER_DEFINED)
                 .then(|| AddedToken::from(vocab.tokens[id].as_str(), kind != USER_DEFINED).normalized(false))
         });
-        inner
-            .add_tokens(added)
-            .map_err(Error::user)
-            .context("GGUF tokenizer")?;
+        add_all(&mut inner, added.collect()).context(PLACE)?;
         let ends = (0..vocab.tokens.len())
             .filter(|&id| vocab.kind(id) == CONTROL)
             .filter(|&id| END_TOKENS.contains(&vocab.tokens[id].as_str()))
@@ -179,6 +187,8 @@ impl Tokenizer {
         Ok(Self::from_parts(
             inner,
             Parts {
+                file: PLACE,
+                longest: vocab.tokens.iter().map(String::len).max().unwrap_or(0),
                 prepend: vocab.bos.filter(|_| vocab.add_bos.unwrap_or(add_bos)),
                 append: vocab.eos.filter(|_| vocab.add_eos.unwrap_or(false)),
                 bos: vocab.bos,
@@ -202,6 +212,8 @@ impl GgufVocab {
                 "the file has no tokens (tokenizer.ggml.tokens): it is not a language model with its tokenizer",
             ));
         }
+        limits::VOCABULARY.check("tokenizer.ggml.tokens", n)?;
+        limits::MERGES.check("tokenizer.ggml.merges", self.merges.len())?;
         if !self.token_types.is_empty() && self.token_types.len() != n {
             return Err(Error::user(format!(
                 "{n} tokens but {} token types: the file is damaged",
@@ -279,12 +291,23 @@ impl GgufVocab {
     /// Token text → id. Of a text that occurs twice the first id counts.
     fn vocab(&self) -> Vocab {
         let mut vocab = Vocab::default();
+        let mut twice = Vec::new();
         for (id, token) in self.tokens.iter().enumerate() {
             if let Some(first) = vocab.get(token) {
-                log::warn!("GGUF tokenizer: ids {first} and {id} are both {token:?}");
+                twice.push((*first, id));
             } else {
                 vocab.insert(token.clone(), id as u32);
             }
+        }
+        if let Some((first, id)) = twice.first() {
+            log::warn!(
+                "{PLACE}: ids {first} and {id} are both {:?}{}",
+                self.tokens[*id],
+                match twice.len() {
+                    1 => String::new(),
+                    n => format!(", and {} more tokens are there twice", n - 1),
+                }
+            );
         }
         vocab
     }
@@ -302,7 +325,7 @@ impl GgufVocab {
 }
 
 /// Model `gpt2`: byte-level BPE; the second value says whether BOS is added by default.
-fn byte_level(vocab: &GgufVocab) -> Result<(tokenizers::Tokenizer, bool)> {
+fn byte_level(vocab: &GgufVocab) -> Result<(Engine, bool)> {
     let pre = pre_tokenizer(vocab.pre_name())?;
     let merges = vocab
         .merges
@@ -322,13 +345,14 @@ fn byte_level(vocab: &GgufVocab) -> Result<(tokenizers::Tokenizer, bool)> {
             "GGUF tokenizer: model gpt2 without merges (tokenizer.ggml.merges): the file is damaged",
         ));
     }
+    let ids = vocab.vocab();
+    check_merges(&ids, &merges, "").context(PLACE)?;
     let bpe = BPE::builder()
-        .vocab_and_merges(vocab.vocab(), merges)
+        .vocab_and_merges(ids, merges)
         .ignore_merges(pre.ignore_merges)
         .build()
         .map_err(Error::user)
-        .context("GGUF tokenizer")?;
-    let mut inner = tokenizers::Tokenizer::new(bpe);
+        .context(PLACE)?;
     let mut steps = Vec::new();
     if pre.digits {
         steps.push(Digits::new(true).into());
@@ -339,18 +363,20 @@ fn byte_level(vocab: &GgufVocab) -> Result<(tokenizers::Tokenizer, bool)> {
         steps.push(split.map_err(Error::internal)?.into());
     }
     steps.push(ByteLevel::new(false, false, false).into());
-    inner.with_pre_tokenizer(Some(Sequence::new(steps)));
-    inner.with_decoder(Some(ByteLevel::new(false, false, false)));
-    if pre.nfc {
-        inner
-            .with_normalizer(Some(normalizers::NFC))
-            .map_err(Error::internal)?;
-    }
+    let inner = TokenizerBuilder::new()
+        .with_model(ModelWrapper::from(bpe))
+        .with_normalizer(pre.nfc.then(|| Normalize::new(vec![normalizers::NFC.into()])))
+        .with_pre_tokenizer(Some(PreTokenize::new(steps)))
+        .with_decoder(Some(Decode::new(vec![
+            ByteLevel::new(false, false, false).into(),
+        ])))
+        .build()
+        .map_err(Error::internal)?;
     Ok((inner, pre.add_bos))
 }
 
 /// Model `llama`: SentencePiece BPE (Kudo and Richardson, arXiv 1808.06226) with bytes as fallback; BOS by default.
-fn sentence_piece(vocab: &GgufVocab) -> Result<(tokenizers::Tokenizer, bool)> {
+fn sentence_piece(vocab: &GgufVocab) -> Result<(Engine, bool)> {
     if vocab.scores.len() != vocab.tokens.len() {
         return Err(Error::user(format!(
             "{} tokens but {} scores: the file is damaged",
@@ -360,13 +386,13 @@ fn sentence_piece(vocab: &GgufVocab) -> Result<(tokenizers::Tokenizer, bool)> {
     }
     let ids = vocab.vocab();
     let mut bpe = BPE::builder()
-        .vocab_and_merges(ids, score_merges(vocab))
+        .vocab_and_merges(ids, score_merges(vocab)?)
         .fuse_unk(true)
         .byte_fallback(true);
     if let Some(unknown) = (0..vocab.tokens.len()).find(|&id| vocab.kind(id) == UNKNOWN) {
         bpe = bpe.unk_token(vocab.tokens[unknown].clone());
     }
-    let mut inner = tokenizers::Tokenizer::new(bpe.build().map_err(Error::user)?);
+    let bpe = bpe.build().map_err(Error::user)?;
     let prefix = vocab.add_space_prefix.unwrap_or(true);
     let mut steps: Vec<NormalizerWrapper> = Vec::new();
     if prefix {
@@ -374,9 +400,7 @@ fn sentence_piece(vocab: &GgufVocab) -> Result<(tokenizers::Tokenizer, bool)> {
     }
     let spaces = ReplaceNormalizer::new(" ".to_owned(), "▁").map_err(Error::internal)?;
     steps.push(spaces.into());
-    inner
-        .with_normalizer(Some(normalizers::Sequence::new(steps)))
-        .map_err(Error::internal)?;
+    let normalizer = Normalize::new(steps);
     let spaces = ReplaceNormalizer::new("▁".to_owned(), " ").map_err(Error::internal)?;
     let mut steps: Vec<decoders::DecoderWrapper> = vec![
         spaces.into(),
@@ -386,27 +410,41 @@ fn sentence_piece(vocab: &GgufVocab) -> Result<(tokenizers::Tokenizer, bool)> {
     if prefix {
         steps.push(decoders::strip::Strip::new(' ', 1, 0).into());
     }
-    inner.with_decoder(Some(decoders::sequence::Sequence::new(steps)));
+    let inner = TokenizerBuilder::new()
+        .with_model(ModelWrapper::from(bpe))
+        .with_normalizer(Some(normalizer))
+        .with_decoder(Some(Decode::new(steps)))
+        .build()
+        .map_err(Error::internal)?;
     Ok((inner, true))
 }
 
 /// SentencePiece merges the pair whose result scores highest. As ranked merges: every split of a token into two tokens,
 /// by descending score of the whole, then by descending length of the left and of the right part, which is the order
 /// transformers gives its converted tokenizers.
-fn score_merges(vocab: &GgufVocab) -> Merges {
+///
+/// A vocabulary of a, aa, aaa, … has as many splits as the square of its length, so both the looking and what is found
+/// are bounded.
+fn score_merges(vocab: &GgufVocab) -> Result<Merges> {
     let normal: HashMap<&str, usize> = (0..vocab.tokens.len())
         .filter(|&id| vocab.kind(id) == 1)
         .map(|id| (vocab.tokens[id].as_str(), id))
         .collect();
     let mut merges: Vec<(f32, &str, &str)> = Vec::new();
+    let (mut looked, mut text) = (0u64, 0);
     for (id, token) in vocab.tokens.iter().enumerate() {
         if vocab.kind(id) != 1 {
             continue;
         }
+        looked = looked.saturating_add((token.len() as u64).saturating_pow(2));
+        limits::SPLITS_TEXT.check("tokenizer.ggml.tokens", looked)?;
         for (cut, _) in token.char_indices().skip(1) {
             let (left, right) = token.split_at(cut);
             if normal.contains_key(left) && normal.contains_key(right) {
                 merges.push((vocab.scores[id], left, right));
+                text += token.len();
+                limits::MERGES.check("tokenizer.ggml.tokens", merges.len())?;
+                limits::MERGES_TEXT.check("tokenizer.ggml.tokens", text)?;
             }
         }
     }
@@ -416,10 +454,8 @@ fn score_merges(vocab: &GgufVocab) -> Merges {
             .then_with(|| chars(b.1).cmp(&chars(a.1)))
             .then_with(|| chars(b.2).cmp(&chars(a.2)))
     });
-    merges
-        .into_iter()
-        .map(|(_, left, right)| (left.to_owned(), right.to_owned()))
-        .collect()
+    let owned = |(_, left, right): (f32, &str, &str)| (left.to_owned(), right.to_owned());
+    Ok(merges.into_iter().map(owned).collect())
 }
 
 #[cfg(test)]

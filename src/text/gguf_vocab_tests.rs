@@ -247,3 +247,24 @@ fn what_does_not_fit_is_named() {
     });
     assert!(e.starts_with("GGUF chat template"), "{e}");
 }
+
+#[test]
+fn splits_of_long_tokens_are_bounded() {
+    let of = |tokens: Vec<String>| GgufVocab {
+        token_types: vec![1; tokens.len()],
+        scores: vec![0.0; tokens.len()],
+        tokens,
+        model: "llama".to_owned(),
+        add_space_prefix: Some(false),
+        ..GgufVocab::default()
+    };
+    // Every cut of every token is a merge.
+    let nested: Vec<String> = (1..=100).map(|n| "a".repeat(n)).collect();
+    let tokenizer = Tokenizer::from_gguf(&of(nested)).unwrap();
+    assert_eq!(tokenizer.encode(&"a".repeat(50), false).unwrap().len(), 1);
+    let e = error(&of(vec!["a".repeat(60_000)]));
+    assert!(
+        e.starts_with("GGUF tokenizer: ") && e.contains("splits of a vocabulary's tokens: 3.4 GiB"),
+        "{e}"
+    );
+}

@@ -18,7 +18,9 @@ mod jinja_ops;
 mod jinja_source;
 mod jinja_work;
 pub mod journal;
+mod pipeline;
 pub mod tokenizer;
+mod tokenizer_file;
 
 pub use crate::data::json;
 pub use crate::data::{

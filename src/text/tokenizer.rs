@@ -1,15 +1,19 @@
 //! Text ↔ token ids, with the special tokens and the chat template a model ships.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use serde_json::Value;
 use tokenizers::AddedToken;
 
 use super::chat::ChatTemplate;
+use super::pipeline::{PostProcess, watched};
+use super::tokenizer_file::{self, Engine, Read, add_all};
 use crate::data::json::parse_object;
 use crate::error::{Context, Error, Result};
+use crate::file::guard::guard;
+use crate::file::{limits, open};
 
 /// The files of a Hugging Face model directory that define its tokenizer.
 ///
@@ -41,11 +45,16 @@ impl HfFiles<'static> {
     pub fn read(dir: &Path) -> Result<Self> {
         let optional = |name: &str| -> Result<Option<Cow<'static, [u8]>>> {
             let path = dir.join(name);
-            match std::fs::read(&path) {
-                Ok(bytes) => Ok(Some(bytes.into())),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                Err(e) => Err(Error::io(&path)(e)),
+            match std::fs::metadata(&path) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                Err(e) => return Err(Error::io(&path)(e)),
+                Ok(_) => {}
             }
+            let limit = match name {
+                tokenizer_file::FILE => &limits::TOKENIZER_FILE,
+                _ => &limits::SETTINGS_FILE,
+            };
+            Ok(Some(open::read(&path, limit)?.into()))
         };
         let tokenizer_json = optional("tokenizer.json")?.ok_or_else(|| {
             let others = ["tokenizer.model", "tekken.json", "vocab.json", "merges.txt"];
@@ -78,7 +87,11 @@ impl HfFiles<'static> {
 /// truncation and padding stored in the file are ignored.
 #[derive(Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Engine,
+    /// What messages call the file that defines it.
+    file: &'static str,
+    /// The bytes of its longest token.
+    longest: usize,
     /// Put before every text encoded with `add_special` (GGUF; Hugging Face files say it in their post-processor).
     prepend: Option<u32>,
     /// As `prepend`, after it.
@@ -91,6 +104,8 @@ pub struct Tokenizer {
 
 /// What [`Tokenizer::from_parts`] needs beside the text ↔ ids engine.
 pub(super) struct Parts {
+    pub(super) file: &'static str,
+    pub(super) longest: usize,
     pub(super) prepend: Option<u32>,
     pub(super) append: Option<u32>,
     pub(super) bos: Option<u32>,
@@ -108,14 +123,10 @@ impl Tokenizer {
     /// # Errors
     /// A user error that names the file which is not what it should be.
     pub fn from_hf(files: &HfFiles<'_>) -> Result<Self> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(&files.tokenizer_json)
-            .map_err(|e| Error::user(format!("not a tokenizer file this version can read: {e}")))
-            .context("tokenizer.json")?;
-        inner
-            .with_truncation(None)
-            .map_err(Error::user)
-            .context("tokenizer.json")?
-            .with_padding(None);
+        let Read {
+            engine: mut inner,
+            longest,
+        } = tokenizer_file::read(&files.tokenizer_json)?;
         let config = object(files.tokenizer_config.as_deref(), "tokenizer_config.json")?;
         let map = object(files.special_tokens_map.as_deref(), "special_tokens_map.json")?;
         let generation = object(files.generation_config.as_deref(), "generation_config.json")?;
@@ -132,9 +143,7 @@ impl Tokenizer {
         } else {
             add_legacy_tokens(&mut inner, &added, &specials, rows)?;
         }
-        for token in specials.tokens() {
-            add_token(&mut inner, token, rows)?;
-        }
+        add_tokens(&mut inner, specials.tokens().cloned(), rows).context("tokenizer_config.json")?;
         let name = |key: &str| {
             let named = specials.named.iter().find(|(k, _)| k == key);
             named
@@ -175,6 +184,8 @@ impl Tokenizer {
         Ok(Self::from_parts(
             inner,
             Parts {
+                file: tokenizer_file::FILE,
+                longest,
                 prepend: None,
                 append: None,
                 bos,
@@ -193,15 +204,20 @@ impl Tokenizer {
         Self::from_hf(&HfFiles::read(dir)?).context(dir.display())
     }
 
-    pub(super) fn from_parts(inner: tokenizers::Tokenizer, parts: Parts) -> Self {
-        let mut eos = Vec::with_capacity(parts.eos.len());
-        for id in parts.eos {
-            if !eos.contains(&id) {
-                eos.push(id);
-            }
-        }
+    pub(super) fn from_parts(inner: Engine, parts: Parts) -> Self {
+        let mut seen = HashSet::new();
+        let eos = parts.eos.into_iter().filter(|id| seen.insert(*id)).collect();
+        // An added token stands in a text as the normalizer makes it.
+        let added = inner.get_added_vocabulary();
+        let added = added.get_added_tokens_decoder().keys();
+        let longest = added
+            .filter_map(|id| inner.get_added_vocabulary().simple_id_to_token(*id))
+            .map(|token| token.len())
+            .fold(parts.longest, usize::max);
         Self {
             inner,
+            file: parts.file,
+            longest,
             prepend: parts.prepend,
             append: parts.append,
             bos: parts.bos,
@@ -216,12 +232,13 @@ impl Tokenizer {
     /// Text that a chat template rendered already holds its special tokens: encode it with `add_special = false`.
     ///
     /// # Errors
-    /// A user error when the vocabulary cannot spell the text (only tokenizers without byte fallback).
+    /// A user error when the vocabulary cannot spell the text (only tokenizers without byte fallback), or when the file's
+    /// steps make too much of it.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, add_special)
-            .map_err(|e| Error::user(format!("this text cannot be tokenised: {e}")))?;
+        let encode = || watched(|| self.inner.encode_fast(text, add_special));
+        let encoding = guard(self.file, || {
+            encode().map_err(|e| Error::user(format!("{}: this text cannot be tokenised: {e}", self.file)))
+        })?;
         let around = |id: Option<u32>| id.filter(|_| add_special);
         Ok(around(self.prepend)
             .into_iter()
@@ -234,11 +251,26 @@ impl Tokenizer {
     /// the vocabulary (padding rows of an embedding) have no text.
     ///
     /// # Errors
-    /// An internal error when the decoder fails.
+    /// A user error when the file's decoder fails, or makes too much of the tokens.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner
-            .decode(ids, skip_special)
-            .map_err(|e| Error::internal(format!("decoding {} tokens: {e}", ids.len())))
+        let said = |e: &dyn std::fmt::Display| {
+            Error::user(format!("{}: decoding {} tokens: {e}", self.file, ids.len()))
+        };
+        // Most vocabularies have no token that is long enough to look further.
+        if ids.len().saturating_mul(self.longest.max(64)) as u64 > limits::GROWN_TEXT.most() {
+            let mut length = 0;
+            for id in ids {
+                length += self.inner.id_to_token(*id).map_or(0, |token| token.len());
+                if length > ids.len().saturating_mul(64) {
+                    limits::GROWN_TEXT
+                        .check("its tokens", length)
+                        .map_err(|e| said(&e))?;
+                }
+            }
+        }
+        guard(self.file, || {
+            watched(|| self.inner.decode(ids, skip_special)).map_err(|e| said(&e))
+        })
     }
 
     /// How many tokens there are, added ones included.
@@ -253,8 +285,9 @@ impl Tokenizer {
     /// # Errors
     /// A user error with both numbers.
     pub fn check_vocab(&self, rows: usize) -> Result<()> {
-        let vocab = self.inner.get_vocab(true);
-        match vocab.into_iter().max_by_key(|(_, id)| *id) {
+        let vocab = self.inner.get_vocab(true).into_iter();
+        let added = self.inner.get_post_processor().and_then(PostProcess::largest);
+        match vocab.chain(added.cloned()).max_by_key(|(_, id)| *id) {
             Some((token, id)) if id as usize >= rows => Err(Error::user(format!(
                 "tokenizer and model do not belong together: the tokenizer has token {token:?} with id {id}, the model's \
                  vocabulary has {rows} rows. Use the tokenizer files of this model"
@@ -399,6 +432,7 @@ impl SpecialTokens {
                 }
                 match (value, config.get_mut("extra_special_tokens")) {
                     (Value::Array(more), Some(Value::Array(list))) if key == "extra_special_tokens" => {
+                        let list: HashSet<&Value> = list.iter().collect();
                         from_map.extend(more.iter().filter(|token| !list.contains(token)).cloned());
                     }
                     (value, _) => {
@@ -438,39 +472,47 @@ impl SpecialTokens {
     }
 }
 
-fn is_added(inner: &tokenizers::Tokenizer, token: &str) -> bool {
-    inner.get_added_vocabulary().get_vocab().contains_key(token)
-}
-
-/// Makes a token one id that no merge cuts. A token that is not in the vocabulary gets the next id,
-/// as in transformers, where the model's embedding has a row for it (`rows`, of `config.json`);
-/// else it stays text.
-fn add_token(inner: &mut tokenizers::Tokenizer, token: &AddedToken, rows: Option<u64>) -> Result<()> {
-    if is_added(inner, &token.content) {
-        return Ok(());
-    }
-    if inner.token_to_id(&token.content).is_none() {
-        let added = inner.get_added_vocabulary().get_vocab().values().max();
-        let next = (inner.get_vocab_size(false) as u64).max(added.map_or(0, |id| u64::from(*id) + 1));
-        if rows.is_none_or(|rows| next >= rows) {
-            log::warn!(
-                "the special token {:?} is not in the vocabulary, and the model has no row for another token; it is read as \
-                 text",
-                token.content
-            );
-            return Ok(());
+/// Makes each of the tokens one id that no merge cuts. A token that is not in the vocabulary gets the next id, as in
+/// transformers, where the model's embedding has a row for it (`rows`, of `config.json`); else it stays text.
+fn add_tokens(inner: &mut Engine, tokens: impl Iterator<Item = AddedToken>, rows: Option<u64>) -> Result<()> {
+    let added = inner.get_added_vocabulary().get_vocab();
+    let after = added.values().max().map_or(0, |id| u64::from(*id) + 1);
+    let mut next = (inner.get_vocab_size(false) as u64).max(after);
+    let (mut seen, mut chosen) = (HashSet::new(), Vec::new());
+    let (mut first_left, mut left) = (None, 0);
+    for token in tokens {
+        if added.contains_key(&token.content) || !seen.insert(token.content.clone()) {
+            continue;
         }
+        if inner.token_to_id(&token.content).is_none() {
+            if rows.is_none_or(|rows| next >= rows) {
+                first_left.get_or_insert(token.content);
+                left += 1;
+                continue;
+            }
+            next += 1;
+        }
+        chosen.push(token);
     }
-    inner
-        .add_tokens([token.clone()])
-        .map_err(Error::user)
-        .context("tokenizer_config.json")?;
-    Ok(())
+    if let Some(first) = first_left {
+        log::warn!(
+            "the special token {first:?} is not in the vocabulary, and the model has no row for another token; it is read as \
+             text{}",
+            match left {
+                1 => String::new(),
+                _ => format!(", and so are {} more", left - 1),
+            }
+        );
+    }
+    match chosen.is_empty() {
+        true => Ok(()),
+        false => add_all(inner, chosen),
+    }
 }
 
 /// Adds the tokens of `added_tokens.json`, in the order of their ids.
 fn add_legacy_tokens(
-    inner: &mut tokenizers::Tokenizer,
+    inner: &mut Engine,
     added: &Object,
     specials: &SpecialTokens,
     rows: Option<u64>,
@@ -485,16 +527,26 @@ fn add_legacy_tokens(
         tokens.push((id, content));
     }
     tokens.sort_unstable();
-    for (id, content) in tokens {
-        let special = specials.tokens().any(|token| token.content == *content);
-        let token = AddedToken::from(content.as_str(), special).normalized(!special);
-        add_token(inner, &token, rows)?;
+    let special: HashSet<&str> = specials.tokens().map(|token| token.content.as_str()).collect();
+    let all = tokens.iter().map(|(_, content)| {
+        let special = special.contains(content.as_str());
+        AddedToken::from(content.as_str(), special).normalized(!special)
+    });
+    add_tokens(inner, all, rows).context("added_tokens.json")?;
+    let differs = |(id, content): &&(u64, &String)| {
         let got = inner.token_to_id(content).map(u64::from);
-        if let Some(got) = got.filter(|got| *got != id) {
-            log::warn!(
-                "added_tokens.json gives {content:?} the id {id}, tokenizer.json {got}; the second counts, as in transformers"
-            );
-        }
+        got.is_some_and(|got| got != *id)
+    };
+    let mut other = tokens.iter().filter(differs);
+    if let Some((id, content)) = other.next() {
+        log::warn!(
+            "added_tokens.json gives {content:?} the id {id}, tokenizer.json {}; the second counts, as in transformers{}",
+            inner.token_to_id(content).unwrap_or_default(),
+            match other.count() {
+                0 => String::new(),
+                more => format!(" ({more} more tokens are like it)"),
+            }
+        );
     }
     Ok(())
 }
@@ -507,17 +559,15 @@ fn same_flags(a: &AddedToken, b: &AddedToken) -> bool {
 
 /// Adds the tokens of `added_tokens_decoder` (id → token) that `tokenizer.json` lacks, or has with
 /// other flags: then those of `added_tokens_decoder` count, as in transformers.
-fn add_declared_tokens(
-    inner: &mut tokenizers::Tokenizer,
-    config: &Object,
-    specials: &SpecialTokens,
-) -> Result<()> {
+fn add_declared_tokens(inner: &mut Engine, config: &Object, specials: &SpecialTokens) -> Result<()> {
     let Some(declared) = config.get("added_tokens_decoder").and_then(Value::as_object) else {
         return Ok(());
     };
     let own = inner.get_added_tokens_decoder();
     let own: HashMap<&str, &AddedToken> = own.values().map(|t| (t.content.as_str(), t)).collect();
-    let mut tokens = Vec::new();
+    let named = specials.named.iter().map(|(_, token)| token.content.as_str());
+    let named: HashSet<&str> = named.collect();
+    let (mut tokens, mut first_other, mut others) = (Vec::new(), None, 0);
     for (id, token) in declared {
         let id: u32 = id
             .parse()
@@ -536,7 +586,7 @@ fn add_declared_tokens(
             .rstrip(flag("rstrip", false))
             .normalized(flag("normalized", !special));
         // A token that a key names is special, whatever its flags say.
-        let added = match specials.named.iter().any(|(_, token)| token.content == content) {
+        let added = match named.contains(content) {
             true => AddedToken {
                 special: true,
                 ..added
@@ -546,20 +596,31 @@ fn add_declared_tokens(
         match own.get(content) {
             None => tokens.push((id, added)),
             Some(own) if !same_flags(own, &added) => {
-                log::warn!(
-                    "added_tokens_decoder and tokenizer.json say different things of {content:?} (special, single_word, lstrip, \
-                     rstrip or normalized); added_tokens_decoder counts, as in transformers"
-                );
+                first_other.get_or_insert(content);
+                others += 1;
                 let at = inner.token_to_id(content).unwrap_or(id);
                 tokens.push((at, added));
             }
             Some(_) => {}
         }
     }
+    if let Some(content) = first_other {
+        log::warn!(
+            "added_tokens_decoder and tokenizer.json say different things of {content:?} (special, single_word, lstrip, \
+             rstrip or normalized); added_tokens_decoder counts, as in transformers{}",
+            match others {
+                1 => String::new(),
+                _ => format!(" ({} more tokens are like it)", others - 1),
+            }
+        );
+    }
+    if tokens.is_empty() {
+        return Ok(());
+    }
     tokens.sort_by_key(|(id, _)| *id);
-    for (id, token) in tokens {
-        let content = token.content.clone();
-        inner.add_tokens([token]).map_err(Error::user)?;
+    let wanted: Vec<(u32, String)> = tokens.iter().map(|(id, t)| (*id, t.content.clone())).collect();
+    add_all(inner, tokens.into_iter().map(|(_, token)| token).collect())?;
+    for (id, content) in wanted {
         let got = inner.token_to_id(&content);
         if got != Some(id) {
             return Err(Error::user(format!(
