@@ -1,8 +1,10 @@
 //! Every file that the program reads or writes goes through here.
 //!
 //! [`open`] says what may be opened: regular files, and pipes where data are read. [`limits`] is the one list of what a
-//! file may make the program take. [`write`] makes files whole or not at all.
+//! file may make the program take. [`guard`] turns panics of foreign crates into errors.
+//! [`write`] makes files whole or not at all.
 
+pub mod guard;
 pub mod limits;
 pub mod open;
 pub mod write;

@@ -1,8 +1,8 @@
 //! Finding an adapter: what the machine has, and which one a user means.
 
-use super::guard::guarded;
 use super::pipeline::{Coop, Kernel};
 use crate::error::{Error, Result};
+use crate::file::guard::guarded;
 use serde::Serialize;
 
 /// What kind of processor an adapter is; the order is the order of preference.

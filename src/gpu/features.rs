@@ -4,7 +4,7 @@
 //! Such an adapter is opened again, feature by feature, and what it refused is reported.
 
 use super::adapters::{AdapterReport, COOP, F16, LeftOut, SUBGROUPS, TIMESTAMPS};
-use super::guard::guarded;
+use crate::file::guard::guarded;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use wgpu::Features;

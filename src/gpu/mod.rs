@@ -12,7 +12,6 @@ mod choices;
 mod device;
 mod environment;
 mod features;
-mod guard;
 mod imagined;
 mod pipeline;
 mod profile;
@@ -23,7 +22,6 @@ pub use adapters::{AdapterReport, CoopShape, DeviceKind, LeftOut, list_adapters}
 pub use buffer::{Buffer, MemoryReport};
 pub use device::{Caps, Gpu, GpuOptions, Tune};
 pub use environment::quiet_device_select;
-pub(crate) use guard::guarded;
 pub use imagined::Imagined;
 pub use pipeline::{Binding, COOP_SUBGROUPS, Coop, Kernel, Reflection, reflect};
 pub(crate) use pipeline::{cache_dir, write_cache};

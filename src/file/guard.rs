@@ -1,12 +1,15 @@
-//! Panics inside wgpu and the drivers below it, caught and turned into their messages.
+//! Panics inside foreign crates, caught and turned into their messages.
 //!
-//! wgpu's back ends panic where a driver breaks the rules, one that refuses a feature that it lists for instance. For
-//! this program that is one bad adapter, not its end.
+//! A crate that parses files may panic on a file that nobody has tried yet. For this program that is
+//! one bad file. wgpu's back ends panic where a driver breaks the rules. That is one bad adapter.
 
 use std::any::Any;
 use std::cell::Cell;
+use std::fmt::Display;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
+
+use crate::error::{Error, Result};
 
 thread_local! {
     /// Whether this thread is inside [`guarded`].
@@ -16,7 +19,7 @@ thread_local! {
 /// Runs `call`; where it panics, returns what the panic said, and prints nothing.
 ///
 /// What `call` was working on may be left half done: drop it.
-pub(crate) fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+pub fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     // The hook is one of the process. It is put in place once and stays, because replacing it again would race with
     // other threads; all but the threads that are in here see the hook that was there before.
     static HOOK: Once = Once::new();
@@ -34,6 +37,20 @@ pub(crate) fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     result.map_err(|payload| message(payload.as_ref()))
 }
 
+/// Runs `call`, which reads what stands in `place`; a panic is a fault of that file, exit code 2.
+///
+/// # Errors
+/// What `call` returns, or the place and what the panic said, at most 300 characters of it.
+pub fn guard<T>(place: impl Display, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    guarded(call).unwrap_or_else(|said| {
+        let said: String = said.chars().take(300).collect();
+        Err(Error::user(format!(
+            "{place}: it cannot be processed ({said}). The file is damaged or was made to do harm: get it \
+             from another source"
+        )))
+    })
+}
+
 fn message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
@@ -43,7 +60,22 @@ fn message(payload: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    #[test]
+    fn a_panic_is_the_files_fault() {
+        assert_eq!(guard("a.json", || Ok(3)).unwrap(), 3);
+        let error = guard("a.json", || Err::<u8, _>(Error::internal("odd"))).unwrap_err();
+        assert_eq!(error.exit_code(), 1, "{error}");
+        let error = guard("a.json", || -> Result<u8> { panic!("at {}", "é".repeat(1000)) }).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let said = error.to_string();
+        assert!(
+            said.starts_with("a.json: ") && said.contains("(at éé") && said.len() < 800,
+            "{said}"
+        );
+    }
 
     #[test]
     fn a_panic_becomes_its_message() {
