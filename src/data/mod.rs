@@ -14,6 +14,7 @@
 //! | [`message`] | [`Message`], [`PromptContent`] |
 //! | `id` | [`Id`]: the name of a row, echoed as it was written |
 //! | [`key`] | what makes two prompts the same prompt |
+//! | [`weight`] | what rows take of memory, and its limits |
 //! | [`prepare`] | public preference files → disjoint training, validation and held-out files |
 
 mod csv;
@@ -29,6 +30,7 @@ pub mod prepare;
 pub mod record;
 pub mod row;
 mod text;
+pub mod weight;
 
 pub use dataset::{
     GradientRecord, LogprobsInput, LogprobsRecord, PreferenceRecord, PromptRecord, ScoreInput, ScoreRecord,
