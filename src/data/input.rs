@@ -13,8 +13,8 @@ use flate2::bufread::MultiGzDecoder;
 use super::parquet::Chunks;
 use super::place::Place;
 use super::row::Row;
-use super::{parquet, text};
 use super::weight::expansion;
+use super::{parquet, text};
 use crate::error::{Error, Result};
 use crate::file::limits::{HELD, SKIPPED, ZSTD_WINDOW};
 use crate::file::open;
@@ -130,7 +130,10 @@ impl Input {
             });
         }
         let (name, bytes) = match path.as_os_str() == STDIN {
-            true => ("standard input".to_owned(), held("standard input", io::stdin().lock())?),
+            true => (
+                "standard input".to_owned(),
+                held("standard input", io::stdin().lock())?,
+            ),
             false => {
                 let name = path.display().to_string();
                 let bytes = held(&name, open::regular_or_pipe(path)?)?;

@@ -11,6 +11,7 @@
 //! | [`place`] | [`Place`]: where a row is |
 //! | [`record`] | [`Record`], [`read_records`]: rows → records, rows left out by reason |
 //! | [`dataset`] | the record types of every command's input |
+//! | [`listing`] | the files below a directory |
 //! | [`message`] | [`Message`], [`PromptContent`] |
 //! | `id` | [`Id`]: the name of a row, echoed as it was written |
 //! | [`key`] | what makes two prompts the same prompt |
@@ -23,6 +24,7 @@ mod id;
 pub mod input;
 pub mod json;
 pub mod key;
+pub mod listing;
 pub mod message;
 mod parquet;
 pub mod place;

@@ -165,7 +165,11 @@ fn run<T>(f: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError
 fn batch(table: &Table, group: &RowGroupMetaData) -> usize {
     let rows = group.num_rows().max(1);
     let mut most = BATCH;
-    for column in table.leaves.iter().filter_map(|leaf| group.columns().get(leaf.column)) {
+    for column in table
+        .leaves
+        .iter()
+        .filter_map(|leaf| group.columns().get(leaf.column))
+    {
         let bytes = column.uncompressed_size().max(column.compressed_size()) / rows;
         most = most.min(BATCH_BYTES / bytes.max(1));
         most = most.min(BATCH_ITEMS / (column.num_values() / rows).max(1));

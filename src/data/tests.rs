@@ -229,7 +229,8 @@ fn null_is_absent_and_rows_left_out_are_counted() {
     assert_eq!(prompts(file), ["a"]);
     let mut tally = Tally::default();
     let input = Input::of_bytes("f", file.into()).unwrap();
-    record::collect::<PromptRecord>(input, false, &mut tally, &mut |_, _| Ok(())).unwrap();
+    let mut held = weight::Held::default();
+    record::collect::<PromptRecord>(input, false, &mut tally, &mut held, &mut |_, _, _| Ok(0)).unwrap();
     assert_eq!((tally.rows, tally.missing()), (3, 2));
     assert_eq!(
         tally.reasons(),

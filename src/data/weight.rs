@@ -66,8 +66,11 @@ impl Over {
     /// The error, with the row's place.
     pub(super) fn at(self, place: impl Display) -> Error {
         let Self(limit, found) = self;
-        let refused = limit.check(&place, found);
-        refused.err().unwrap_or_else(|| limit.exceeded(place))
+        match limit.check(&place, found) {
+            // A row is counted up to its limit and no further.
+            Err(e) if *limit == ROW => e,
+            _ => limit.exceeded(place),
+        }
     }
 }
 
@@ -178,7 +181,7 @@ impl Held {
     pub fn add(&mut self, place: Place<'_>, bytes: u64) -> Result<()> {
         self.0 = self.0.saturating_add(RECORD).saturating_add(bytes);
         match self.0 > ROWS.most() {
-            true => ROWS.check(place, self.0),
+            true => Err(ROWS.exceeded(place)),
             false => Ok(()),
         }
     }

@@ -153,7 +153,7 @@ pub const HELD: Limit = Limit::bytes(
     1 << 30,
 );
 /// The data of a file that makes more than [`UNPACKED_RATIO`] bytes of one.
-pub const UNPACKED: Limit = Limit::bytes("data that unpack to more than 1000 times their size", 1 << 30);
+pub const UNPACKED: Limit = Limit::bytes("data that unpack to more than 1000 times their size", 256 << 20);
 /// How many bytes a byte of a file may become before [`UNPACKED`] counts.
 pub const UNPACKED_RATIO: u64 = 1000;
 /// Bytes of a compressed file in a row that hold no data (frames to be skipped, empty members).

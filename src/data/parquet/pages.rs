@@ -113,7 +113,9 @@ impl<R: ChunkReader> Pages<R> {
         let descr: &ColumnDescriptor = chunk.column_descr();
         let dictionary = chunk.dictionary_page_offset().filter(|at| *at > 0);
         let first = dictionary.map_or(chunk.data_page_offset(), |at| at.min(chunk.data_page_offset()));
-        let place = u64::try_from(first).ok().zip(u64::try_from(chunk.compressed_size()).ok());
+        let place = u64::try_from(first)
+            .ok()
+            .zip(u64::try_from(chunk.compressed_size()).ok());
         let end = place.and_then(|(at, size)| Some((at, at.checked_add(size)?)));
         let Some((at, end)) = end.filter(|(_, end)| *end <= file.len()) else {
             return Err(general(format!(
@@ -198,7 +200,9 @@ impl<R: ChunkReader> Pages<R> {
             true => _ = self.meter.dictionary.fetch_add(memory, Ordering::Relaxed),
             false => self.meter.page(memory),
         }
-        let bytes = self.file.get_bytes(self.at + length, header.compressed as usize)?;
+        let bytes = self
+            .file
+            .get_bytes(self.at + length, header.compressed as usize)?;
         self.at += length + header.compressed;
         let bytes = self.unpack(&header, bytes)?;
         self.check(&header, &bytes)?;
@@ -222,7 +226,9 @@ impl<R: ChunkReader> Pages<R> {
                 Physical::INT96 => 96,
                 Physical::FIXED_LEN_BYTE_ARRAY => 8 * u64::try_from(self.width).unwrap_or(0).max(1),
             };
-            if n.checked_mul(bits).is_none_or(|bits| bits / 8 > header.uncompressed) {
+            if n.checked_mul(bits)
+                .is_none_or(|bits| bits / 8 > header.uncompressed)
+            {
                 return Err(general(format!(
                     "a dictionary is said to have {n} values in {} bytes",
                     header.uncompressed
@@ -281,8 +287,12 @@ impl<R: ChunkReader> Pages<R> {
             .get(self.levels_end(header, bytes)?..)
             .ok_or_else(|| general("a page ends before its values"))?;
         let mut claimed = 0;
-        let shared = prefixes(values, &mut |n| claimed = n, header.encoding == Encoding::DELTA_BYTE_ARRAY)
-            .ok_or_else(|| general("the lengths of a page's values are damaged"))?;
+        let shared = prefixes(
+            values,
+            &mut |n| claimed = n,
+            header.encoding == Encoding::DELTA_BYTE_ARRAY,
+        )
+        .ok_or_else(|| general("the lengths of a page's values are damaged"))?;
         if claimed > header.values {
             return Err(general(format!(
                 "a page is said to have {} values and {claimed}",
@@ -346,7 +356,9 @@ impl<R: ChunkReader> PageReader for Pages<R> {
 
     fn at_record_boundary(&mut self) -> Result<bool> {
         // Pages of the second version begin with a row.
-        Ok(self.look()?.is_none_or(|next| matches!(next.body, Body::V2 { .. })))
+        Ok(self
+            .look()?
+            .is_none_or(|next| matches!(next.body, Body::V2 { .. })))
     }
 }
 
@@ -626,7 +638,9 @@ fn prefixes(bytes: &[u8], claimed: &mut dyn FnMut(u64), are_prefixes: bool) -> O
     if !are_prefixes || total == 0 {
         return Some(0);
     }
-    let per_mini = block.checked_div(minis).filter(|n| *n > 0 && n.is_multiple_of(8))?;
+    let per_mini = block
+        .checked_div(minis)
+        .filter(|n| *n > 0 && n.is_multiple_of(8))?;
     let (mut sum, mut left) = (u64::try_from(value).ok()?, total - 1);
     while left > 0 {
         let least = thrift.int().ok()?;
@@ -706,8 +720,14 @@ mod tests {
         for (kind, packed) in [
             (Compression::GZIP(Default::default()), gzip.finish().unwrap()),
             (Compression::BROTLI(Default::default()), brotli),
-            (Compression::ZSTD(Default::default()), zstd::encode_all(&data[..], 3).unwrap()),
-            (Compression::SNAPPY, snap::raw::Encoder::new().compress_vec(&data).unwrap()),
+            (
+                Compression::ZSTD(Default::default()),
+                zstd::encode_all(&data[..], 3).unwrap(),
+            ),
+            (
+                Compression::SNAPPY,
+                snap::raw::Encoder::new().compress_vec(&data).unwrap(),
+            ),
             (Compression::LZ4_RAW, lz4_flex::block::compress(&data)),
             (Compression::LZ4, frame.finish().unwrap()),
         ] {
