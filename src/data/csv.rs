@@ -124,9 +124,11 @@ struct Quotes<R> {
     lines: usize,
     opened: usize,
     ended: bool,
-    /// Bytes and cells since the last row was asked for, and the line before it.
+    /// Bytes since the last row was asked for, and the cells and lines before it.
     bytes: Cell<u64>,
-    cells: Cell<u64>,
+    before: Cell<u64>,
+    /// Ends of cells, of all rows.
+    cells: u64,
     began: Cell<usize>,
     over: Option<&'static Limit>,
 }
@@ -151,7 +153,8 @@ impl<R> Quotes<R> {
             opened: 0,
             ended: false,
             bytes: Cell::new(0),
-            cells: Cell::new(0),
+            before: Cell::new(0),
+            cells: 0,
             began: Cell::new(0),
             over: None,
         }
@@ -160,7 +163,7 @@ impl<R> Quotes<R> {
     /// A row is asked for.
     fn begin(&self) {
         self.bytes.set(0);
-        self.cells.set(0);
+        self.before.set(self.cells);
         self.began.set(self.lines);
     }
 
@@ -183,13 +186,13 @@ impl<R> Quotes<R> {
             }
             (At::Quoted, b'"') => At::Quote,
             (At::Quote, b'"') | (At::Quoted, _) => At::Quoted,
-            _ if ends_cell => At::CellStart,
+            _ if ends_cell => {
+                self.cells += 1;
+                At::CellStart
+            }
             _ => At::Cell,
         };
         self.lines += usize::from(byte == b'\n');
-        if self.at == At::CellStart {
-            self.cells.set(self.cells.get() + 1);
-        }
     }
 }
 
@@ -201,10 +204,13 @@ impl<R: Read> Read for Quotes<R> {
             self.step(*byte);
         }
         self.bytes.set(self.bytes.get() + n as u64);
-        let limits = [(&ROW, &self.bytes), (&CSV_CELLS, &self.cells)];
+        let limits = [
+            (&ROW, self.bytes.get()),
+            (&CSV_CELLS, self.cells - self.before.get()),
+        ];
         self.over = limits
             .iter()
-            .find(|(limit, count)| count.get() > limit.most())
+            .find(|(limit, count)| *count > limit.most())
             .map(|(limit, _)| *limit);
         match self.over {
             Some(limit) => Err(std::io::Error::other(limit.what)),

@@ -356,3 +356,58 @@ pub(super) fn unpack(name: &str, e: &io::Error) -> Error {
         kind => Error::io(name)(io::Error::new(kind, e.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// The same bytes again and again.
+    struct Endless(Vec<u8>, usize);
+
+    impl Read for Endless {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let n = (&self.0[self.1..]).read(buffer)?;
+            self.1 = (self.1 + n) % self.0.len();
+            Ok(n)
+        }
+    }
+
+    fn refused(raw: impl Read + 'static) -> String {
+        let read = Input::sniff("f".into(), None, raw);
+        let error = read.and_then(|input| input.each(&["prompt"], &mut |_, _| Ok(())));
+        let error = error.unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        error.to_string()
+    }
+
+    #[test]
+    fn what_is_compressed_is_bounded() {
+        // Frames to be skipped, a mebibyte each.
+        let mut skip = vec![0x50, 0x2a, 0x4d, 0x18, 0, 0, 0x10, 0];
+        skip.resize(8 + (1 << 20), 0);
+        let said = refused(Endless(skip, 0));
+        assert!(said.starts_with("f: compressed bytes without data"), "{said}");
+        // A frame whose window has 256 MiB, then an empty block.
+        let said = refused(Cursor::new([0x28, 0xb5, 0x2f, 0xfd, 0, 18 << 3, 1, 0, 0]));
+        assert!(
+            said.starts_with("f: window of a zstd frame") && said.contains("128 MiB"),
+            "{said}"
+        );
+        // Much from little, which would have to be held.
+        let mut packed = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        io::copy(&mut b"PAR1".chain(io::repeat(0).take(300 << 20)), &mut packed).unwrap();
+        let said = refused(Cursor::new(packed.finish().unwrap()));
+        assert!(
+            said.starts_with("f: data that unpack to more than 1000 times"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn what_is_many_and_not_packed_tight_is_read() {
+        assert!(expansion("f", 1, 256 << 20).is_ok());
+        assert!(expansion("f", 2 << 20, 1 << 30).is_ok());
+        assert!(expansion("f", 1 << 18, 1 << 30).is_err());
+    }
+}
