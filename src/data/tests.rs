@@ -301,6 +301,11 @@ fn rows_have_a_size_a_depth_and_a_weight() {
     // The same in a text is a text.
     let text = format!("{{\"prompt\": \"{}\"}}", "[],".repeat(400_000));
     assert_eq!(prompts(text)[0].len(), 1_200_000);
+    let hidden = format!(
+        "{{\"x\": {{\"$serde_json::private::RawValue\": \"[{}[]]\"}}}}",
+        "[],".repeat(3_000_000)
+    );
+    assert!(refused(hidden).starts_with("f:1: memory of a row"));
     // Lines without an end.
     let endless = format!("{{\"prompt\": \"{}", "a".repeat(128 << 20));
     let said = refused(endless);
@@ -330,7 +335,7 @@ fn records_that_are_held_are_counted() {
         by_line: false,
     };
     let mut held = weight::Held::default();
-    held.add(place, (8 << 30) - 400).unwrap();
+    held.add(place, (8 << 30) - 600).unwrap();
     held.add(place, 0).unwrap();
     let said = held.add(place, 0).unwrap_err();
     assert_eq!(said.exit_code(), 2);
