@@ -15,6 +15,7 @@ pub mod prompts;
 pub mod split;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -214,9 +215,10 @@ fn keys(files: &[PathBuf]) -> Result<(BTreeMap<String, PathBuf>, Vec<Source>)> {
         sources.push(source(&input));
         formats::read_prompts(input, None, &mut |place, prompt| {
             let key = split::canonical_key(&prompt);
-            if !found.contains_key(&key) {
-                held.add(place, key.len() as u64)?;
-                found.insert(key, path.clone());
+            let weight = key.len() as u64;
+            if let Entry::Vacant(entry) = found.entry(key) {
+                held.add(place, weight)?;
+                entry.insert(path.clone());
             }
             Ok(())
         })?;
