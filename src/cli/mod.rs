@@ -36,8 +36,9 @@ use std::process::ExitCode;
 use clap::error::ContextValue;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::variable;
-use crate::error::{Error, Result};
+use crate::config::{parse_bytes, variable};
+use crate::error::{Context, Error, Result};
+use crate::file::limits::set_file_memory;
 use crate::gpu::{Gpu, GpuOptions, Tune};
 use crate::kernels::{self, tune};
 use crate::report::console::{self, Stream};
@@ -63,6 +64,8 @@ impl Cli {
         Self::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
     }
 }
+/// What --max-file-memory is without the flag.
+const FILE_MEMORY: &str = "TEA_MAX_FILE_MEMORY";
 
 /// Flags that every subcommand takes.
 #[derive(Debug, clap::Args)]
@@ -73,6 +76,14 @@ pub(crate) struct Globals {
     /// Take kernel variants from the table of defaults, not from what was measured on this adapter [env: TEA_TUNE=0]
     #[arg(long, global = true)]
     no_tune: bool,
+    /// Memory that one file may take (16GiB); the other limits of files grow with it [env: TEA_MAX_FILE_MEMORY]
+    /// [default: 8GiB]
+    ///
+    /// Files of models, data and settings are refused where they would take more than a file of their kind ever needs: rows of
+    /// data, pages of Parquet, tokenizers, templates, metadata. This flag raises the limit of each in proportion, except
+    /// those of nesting. It never lowers one below its default.
+    #[arg(long, global = true, value_name = "SIZE")]
+    max_file_memory: Option<String>,
     /// Say more on standard error: -v what is done, -vv details
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
@@ -134,6 +145,22 @@ impl Globals {
         let gpu = Self::open(&options)?;
         tune::load(&gpu);
         Ok(gpu)
+    }
+
+    /// Sets what a file may take of memory.
+    ///
+    /// # Errors
+    /// --max-file-memory or TEA_MAX_FILE_MEMORY is no size.
+    fn limit_files(&self) -> Result<()> {
+        let flag = self
+            .max_file_memory
+            .clone()
+            .map(|text| ("--max-file-memory", text));
+        let variable = || variable(FILE_MEMORY).map(|text| (FILE_MEMORY, text));
+        if let Some((name, text)) = flag.or_else(variable) {
+            set_file_memory(parse_bytes(&text).context(name)?);
+        }
+        Ok(())
     }
 
     fn start_log(&self) {
@@ -271,6 +298,7 @@ fn wrong_usage(mut usage: clap::Error) {
 /// Whatever it meets.
 fn run(cli: Cli) -> Result<()> {
     cli.globals.start_log();
+    cli.globals.limit_files()?;
     match cli.command {
         Command::Generate(args) => generate::run(&cli.globals, &args),
         Command::Logprobs(args) => logprobs::run(&cli.globals, &args),

@@ -1,5 +1,6 @@
 //! Rows of CSV files with a header. Every cell is a text; an empty one is null.
 
+use std::cell::Cell;
 use std::io::{BufRead, Cursor, Read};
 use std::sync::Arc;
 
@@ -10,13 +11,12 @@ use super::input::unpack;
 use super::place::Place;
 use super::row::{Row, opaque};
 use crate::error::{Error, Result};
+use crate::file::limits::{CSV_CELLS, CSV_HEADER, Limit, ROW};
 
 /// Cells are parted by the first of these that gives the header a column that is wanted.
 const DELIMITERS: [u8; 3] = [b',', b'\t', b';'];
 /// Most characters of the header in a message.
 const SHOWN: usize = 80;
-/// Most bytes that are looked through for the end of the header.
-const HEADER: u64 = 1 << 20;
 
 /// Calls `f` with every row; only `columns` are read. The header is on line `first`.
 pub(super) fn each(
@@ -26,7 +26,7 @@ pub(super) fn each(
     columns: &[&str],
     f: &mut dyn FnMut(Place<'_>, Row) -> Result<()>,
 ) -> Result<()> {
-    let (mut start, mut head) = (Vec::new(), reader.take(HEADER));
+    let (mut start, mut head) = (Vec::new(), reader.take(CSV_HEADER.most()));
     head.read_until(b'\n', &mut start).map_err(|e| unpack(name, &e))?;
     let reader = head.into_inner();
     let wanted = |header: &[String]| header.iter().any(|h| columns.contains(&h.as_str()));
@@ -43,6 +43,9 @@ pub(super) fn each(
             columns.join(", ")
         )));
     };
+    if start.len() as u64 >= CSV_HEADER.most() && !start.ends_with(b"\n") {
+        return Err(CSV_HEADER.exceeded(format!("{name}:{first}")));
+    }
     let mut rows = ReaderBuilder::new()
         .delimiter(delimiter)
         .from_reader(Quotes::new(Cursor::new(&start).chain(reader), delimiter));
@@ -58,7 +61,11 @@ pub(super) fn each(
             _ => Error::user(format!("{name}:{line}: malformed CSV: {e}")),
         }
     };
-    let names: Arc<[String]> = rows.byte_headers().map_err(fault)?.iter().map(title).collect();
+    let header = rows.byte_headers().map(|cells| cells.iter().map(title).collect());
+    if let (Some(limit), line) = rows.get_ref().over() {
+        return Err(limit.exceeded(format!("{name}:{}", line + first)));
+    }
+    let names: Arc<[String]> = header.map_err(fault)?;
     let read: Vec<(usize, &String)> = names
         .iter()
         .enumerate()
@@ -71,7 +78,11 @@ pub(super) fn each(
     }
     let (mut record, mut number) = (ByteRecord::new(), 0);
     loop {
+        rows.get_ref().begin();
         let read_one = rows.read_byte_record(&mut record);
+        if let (Some(limit), line) = rows.get_ref().over() {
+            return Err(limit.exceeded(format!("{name}:{}", line + first)));
+        }
         if let Some(line) = rows.get_ref().unclosed() {
             return Err(Error::user(format!(
                 "{name}:{}: the cell that begins here has no closing quote: the file is cut off, or a quote is missing",
@@ -113,6 +124,13 @@ struct Quotes<R> {
     lines: usize,
     opened: usize,
     ended: bool,
+    /// Bytes since the last row was asked for, and the cells and lines before it.
+    bytes: Cell<u64>,
+    before: Cell<u64>,
+    /// Ends of cells, of all rows.
+    cells: u64,
+    began: Cell<usize>,
+    over: Option<&'static Limit>,
 }
 
 /// Where in a row the next byte stands.
@@ -134,7 +152,24 @@ impl<R> Quotes<R> {
             lines: 0,
             opened: 0,
             ended: false,
+            bytes: Cell::new(0),
+            before: Cell::new(0),
+            cells: 0,
+            began: Cell::new(0),
+            over: None,
         }
+    }
+
+    /// A row is asked for.
+    fn begin(&self) {
+        self.bytes.set(0);
+        self.before.set(self.cells);
+        self.began.set(self.lines);
+    }
+
+    /// The limit that a row exceeds, and about on which line, from 0.
+    fn over(&self) -> (Option<&'static Limit>, usize) {
+        (self.over, self.began.get())
     }
 
     /// The line, from 0, on which a cell begins that the end of the file leaves open.
@@ -151,7 +186,10 @@ impl<R> Quotes<R> {
             }
             (At::Quoted, b'"') => At::Quote,
             (At::Quote, b'"') | (At::Quoted, _) => At::Quoted,
-            _ if ends_cell => At::CellStart,
+            _ if ends_cell => {
+                self.cells += 1;
+                At::CellStart
+            }
             _ => At::Cell,
         };
         self.lines += usize::from(byte == b'\n');
@@ -165,7 +203,19 @@ impl<R: Read> Read for Quotes<R> {
         for byte in &buffer[..n] {
             self.step(*byte);
         }
-        Ok(n)
+        self.bytes.set(self.bytes.get() + n as u64);
+        let limits = [
+            (&ROW, self.bytes.get()),
+            (&CSV_CELLS, self.cells - self.before.get()),
+        ];
+        self.over = limits
+            .iter()
+            .find(|(limit, count)| *count > limit.most())
+            .map(|(limit, _)| *limit);
+        match self.over {
+            Some(limit) => Err(std::io::Error::other(limit.what)),
+            None => Ok(n),
+        }
     }
 }
 

@@ -47,6 +47,10 @@ impl Record for PromptRecord {
             fields: row.others(Self::COLUMNS),
         })
     }
+
+    fn weight(row: &Row) -> u64 {
+        row.weight(None)
+    }
 }
 
 /// A prompt without the answers that its conversation ends with. What is left of one user turn is a text.

@@ -1,9 +1,11 @@
 //! A data file opened: whatever it is stored in, a regular file or a pipe, plain or compressed. Its first bytes say what it
 //! is; its name says nothing.
 
+use std::cell::Cell;
 use std::fs::File;
-use std::io::{BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
@@ -11,14 +13,15 @@ use flate2::bufread::MultiGzDecoder;
 use super::parquet::Chunks;
 use super::place::Place;
 use super::row::Row;
+use super::weight::expansion;
 use super::{parquet, text};
 use crate::error::{Error, Result};
+use crate::file::limits::{HELD, SKIPPED, ZSTD_WINDOW};
+use crate::file::open;
 use crate::run::checksums::sha256_of;
 
 /// Bytes of a read.
 const PIECE: usize = 1 << 18;
-/// Most bytes of a Parquet file that is no regular file and has to be held in memory.
-const HELD: u64 = 8 << 30;
 /// The name that means standard input.
 const STDIN: &str = "-";
 
@@ -81,7 +84,7 @@ fn known(name: &str, head: &[u8]) -> Result<()> {
 }
 
 /// Reads what there is of the first `N` bytes.
-fn head<const N: usize>(reader: &mut impl Read) -> std::io::Result<Vec<u8>> {
+fn head<const N: usize>(reader: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(N);
     reader.take(N as u64).read_to_end(&mut head)?;
     Ok(head)
@@ -94,15 +97,16 @@ impl Input {
     /// It cannot be read, or begins as a kind of file that holds no rows.
     pub fn open(path: &Path) -> Result<Self> {
         if path.as_os_str() == STDIN {
-            return Self::sniff("standard input".to_owned(), None, std::io::stdin().lock());
+            return Self::sniff("standard input".to_owned(), None, io::stdin().lock());
         }
         let name = path.display().to_string();
-        let file = File::open(path).map_err(Error::io(path))?;
-        let kind = file.metadata().map_err(Error::io(path))?.file_type();
-        if kind.is_dir() {
+        if path.is_dir() {
             return Err(Error::user(format!("{name} is a directory: name a file in it")));
         }
-        let again = kind
+        let file = open::regular_or_pipe(path)?;
+        let again = file
+            .metadata()
+            .map_err(Error::io(path))?
             .is_file()
             .then(|| file.try_clone())
             .transpose()
@@ -118,25 +122,24 @@ impl Input {
         let found = std::fs::metadata(path).map(|m| m.file_type());
         if found.is_ok_and(|kind| kind.is_file() || kind.is_dir()) && path.as_os_str() != STDIN {
             let opened = Self::open(path)?;
-            let file = File::open(path).map_err(Error::io(path))?;
+            let file = open::regular(path)?;
             let sha256 = sha256_of(file).map_err(Error::io(path))?;
             return Ok(Self {
                 sha256: Some(sha256),
                 ..opened
             });
         }
-        let (name, mut bytes) = match path.as_os_str() == STDIN {
-            true => ("standard input".to_owned(), Vec::new()),
-            false => (path.display().to_string(), Vec::new()),
+        let (name, bytes) = match path.as_os_str() == STDIN {
+            true => (
+                "standard input".to_owned(),
+                held("standard input", io::stdin().lock())?,
+            ),
+            false => {
+                let name = path.display().to_string();
+                let bytes = held(&name, open::regular_or_pipe(path)?)?;
+                (name, bytes)
+            }
         };
-        let read = match path.as_os_str() == STDIN {
-            true => std::io::stdin().lock().take(HELD).read_to_end(&mut bytes),
-            false => File::open(path)
-                .map_err(Error::io(path))?
-                .take(HELD)
-                .read_to_end(&mut bytes),
-        };
-        read.map_err(Error::io(path))?;
         let sha256 = sha256_of(&bytes[..]).map_err(Error::io(path))?;
         Ok(Self {
             sha256: Some(sha256),
@@ -167,9 +170,17 @@ impl Input {
             });
         }
         let raw = BufReader::with_capacity(PIECE, Cursor::new(first).chain(raw));
+        let packed = Packed::default();
         let mut reader: Box<dyn Read> = match kind {
-            Kind::Gzip => Box::new(MultiGzDecoder::new(raw)),
-            Kind::Zstd => Box::new(zstd::Decoder::with_buffer(raw).map_err(failed)?),
+            Kind::Gzip => Box::new(packed.unpacked(&name, MultiGzDecoder::new(packed.counted(&name, raw)))),
+            Kind::Zstd => {
+                let raw = packed.counted(&name, raw);
+                let mut decoder = zstd::Decoder::with_buffer(raw).map_err(failed)?;
+                // What the format has at most: 2 GiB.
+                let log = ZSTD_WINDOW.most().max(1).ilog2().min(31);
+                decoder.window_log_max(log).map_err(failed)?;
+                Box::new(packed.unpacked(&name, decoder))
+            }
             Kind::Parquet => return Self::held(name, raw),
             Kind::Other => {
                 let body = Body::Text(Box::new(raw));
@@ -197,18 +208,7 @@ impl Input {
 
     /// A Parquet file that cannot be read from anywhere: it is read into memory.
     fn held(name: String, reader: impl Read) -> Result<Self> {
-        let mut bytes = Vec::new();
-        reader
-            .take(HELD + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|e| unpack(&name, &e))?;
-        if bytes.len() as u64 > HELD {
-            return Err(Error::user(format!(
-                "{name}: more than {} GiB of Parquet from a pipe or a compressed file: write it to a plain file first",
-                HELD >> 30
-            )));
-        }
-        let body = Body::Parquet(Chunks::Bytes(Bytes::from(bytes)));
+        let body = Body::Parquet(Chunks::Bytes(Bytes::from(held(&name, reader)?)));
         Ok(Self {
             name,
             body,
@@ -247,13 +247,167 @@ impl Input {
     }
 }
 
+/// What a reader holds, which cannot be read twice.
+fn held(name: &str, reader: impl Read) -> Result<Vec<u8>> {
+    let (mut bytes, most) = (Vec::new(), HELD.most());
+    reader
+        .take(most.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|e| unpack(name, &e))?;
+    match bytes.len() as u64 > most {
+        true => Err(HELD.exceeded(format!("{name} (or write the data to a plain file)"))),
+        false => Ok(bytes),
+    }
+}
+
+/// How many bytes of a compressed file were read: in all, and since it last gave data.
+#[derive(Clone, Default)]
+struct Packed(Rc<Taken>);
+
+#[derive(Default)]
+struct Taken {
+    all: Cell<u64>,
+    empty: Cell<u64>,
+}
+
+impl Packed {
+    /// Counts what a decompressor takes of `raw`.
+    fn counted<R: BufRead>(&self, name: &str, raw: R) -> Counted<R> {
+        Counted {
+            name: name.to_owned(),
+            taken: self.0.clone(),
+            raw,
+        }
+    }
+
+    /// Counts what a decompressor gives.
+    fn unpacked<R: Read>(&self, name: &str, reader: R) -> Unpacked<R> {
+        Unpacked {
+            name: name.to_owned(),
+            taken: self.0.clone(),
+            data: 0,
+            reader,
+        }
+    }
+}
+
+/// Compressed bytes. Frames to be skipped and empty members may follow each other without end.
+struct Counted<R> {
+    name: String,
+    taken: Rc<Taken>,
+    raw: R,
+}
+
+impl<R: BufRead> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buffer)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+impl<R: BufRead> BufRead for Counted<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.taken.empty.get() > SKIPPED.most() {
+            return Err(io::Error::other(SKIPPED.exceeded(&self.name)));
+        }
+        self.raw.fill_buf()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.taken.all.set(self.taken.all.get() + n as u64);
+        self.taken.empty.set(self.taken.empty.get() + n as u64);
+        self.raw.consume(n);
+    }
+}
+
+/// What compressed bytes unpack to.
+struct Unpacked<R> {
+    name: String,
+    taken: Rc<Taken>,
+    data: u64,
+    reader: R,
+}
+
+impl<R: Read> Read for Unpacked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.reader.read(buffer)?;
+        self.data += n as u64;
+        self.taken.empty.set(0);
+        expansion(&self.name, self.taken.all.get(), self.data).map_err(io::Error::other)?;
+        Ok(n)
+    }
+}
+
 /// A fault of reading; decompressors say in it what is wrong with their data.
-pub(super) fn unpack(name: &str, e: &std::io::Error) -> Error {
+pub(super) fn unpack(name: &str, e: &io::Error) -> Error {
     use std::io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
+    if let Some(limit) = e.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        return Error::user(limit);
+    }
+    // As libzstd says it.
+    if e.to_string().contains("requires too much memory") {
+        return ZSTD_WINDOW.exceeded(name);
+    }
     match e.kind() {
         InvalidData | InvalidInput | UnexpectedEof | Other => Error::user(format!(
             "{name}: cannot be read to its end: {e}. The file is damaged or cut off: download or compress it again"
         )),
-        kind => Error::io(name)(std::io::Error::new(kind, e.to_string())),
+        kind => Error::io(name)(io::Error::new(kind, e.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// The same bytes again and again.
+    struct Endless(Vec<u8>, usize);
+
+    impl Read for Endless {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let n = (&self.0[self.1..]).read(buffer)?;
+            self.1 = (self.1 + n) % self.0.len();
+            Ok(n)
+        }
+    }
+
+    fn refused(raw: impl Read + 'static) -> String {
+        let read = Input::sniff("f".into(), None, raw);
+        let error = read.and_then(|input| input.each(&["prompt"], &mut |_, _| Ok(())));
+        let error = error.unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        error.to_string()
+    }
+
+    #[test]
+    fn what_is_compressed_is_bounded() {
+        // Frames to be skipped, a mebibyte each.
+        let mut skip = vec![0x50, 0x2a, 0x4d, 0x18, 0, 0, 0x10, 0];
+        skip.resize(8 + (1 << 20), 0);
+        let said = refused(Endless(skip, 0));
+        assert!(said.starts_with("f: compressed bytes without data"), "{said}");
+        // A frame whose window has 256 MiB, then an empty block.
+        let said = refused(Cursor::new([0x28, 0xb5, 0x2f, 0xfd, 0, 18 << 3, 1, 0, 0]));
+        assert!(
+            said.starts_with("f: window of a zstd frame") && said.contains("128 MiB"),
+            "{said}"
+        );
+        // Much from little, which would have to be held.
+        let mut packed = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        io::copy(&mut b"PAR1".chain(io::repeat(0).take(300 << 20)), &mut packed).unwrap();
+        let said = refused(Cursor::new(packed.finish().unwrap()));
+        assert!(
+            said.starts_with("f: data that unpack to more than 1000 times"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn what_is_many_and_not_packed_tight_is_read() {
+        assert!(expansion("f", 1, 256 << 20).is_ok());
+        assert!(expansion("f", 2 << 20, 1 << 30).is_ok());
+        assert!(expansion("f", 1 << 18, 1 << 30).is_err());
     }
 }

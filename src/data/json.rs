@@ -28,6 +28,12 @@ pub struct Malformed {
 }
 
 impl Malformed {
+    /// Whether its values are nested deeper than anybody reads.
+    #[must_use]
+    pub fn is_deep(&self) -> bool {
+        self.message == "recursion limit exceeded"
+    }
+
     /// Whether the text ends before its value does.
     #[must_use]
     pub fn is_cut(&self) -> bool {

@@ -11,9 +11,11 @@
 //! | [`place`] | [`Place`]: where a row is |
 //! | [`record`] | [`Record`], [`read_records`]: rows → records, rows left out by reason |
 //! | [`dataset`] | the record types of every command's input |
+//! | [`listing`] | the files below a directory |
 //! | [`message`] | [`Message`], [`PromptContent`] |
 //! | `id` | [`Id`]: the name of a row, echoed as it was written |
 //! | [`key`] | what makes two prompts the same prompt |
+//! | [`weight`] | what rows take of memory, and its limits |
 //! | [`prepare`] | public preference files → disjoint training, validation and held-out files |
 
 mod csv;
@@ -22,6 +24,7 @@ mod id;
 pub mod input;
 pub mod json;
 pub mod key;
+pub mod listing;
 pub mod message;
 mod parquet;
 pub mod place;
@@ -29,6 +32,7 @@ pub mod prepare;
 pub mod record;
 pub mod row;
 mod text;
+pub mod weight;
 
 pub use dataset::{
     GradientRecord, LogprobsInput, LogprobsRecord, PreferenceRecord, PromptRecord, ScoreInput, ScoreRecord,

@@ -3,26 +3,37 @@
 //! The columns' values come with Parquet's levels, from which [`Node`] puts lists and structures together. Arrow's types are
 //! not needed for that: large and view types, dictionaries and the like are the same columns in the file.
 
-use std::cell::Cell;
+mod footer;
+mod pages;
+mod thrift;
+
+use std::fmt::Display;
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Once};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use parquet::basic::{ConvertedType, LogicalType, Repetition, Type as Physical};
-use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
-use parquet::data_type::DataType;
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
+use parquet::data_type::{ByteArray, DataType, FixedLenByteArray};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::reader::ChunkReader;
 use parquet::schema::types::{BasicTypeInfo, Type, TypePtr};
 use serde_json::{Map, Number, Value};
 
+use self::pages::{Meter, Pages};
 use super::place::Place;
 use super::row::{Row, opaque};
+use super::weight::{self, Expansion, Over, Room};
 use crate::error::{Error, Result};
+use crate::file::guard::guarded;
 
-/// Rows that are decoded at once.
-const BATCH: usize = 256;
+/// Rows that are decoded at once, where they are not large.
+const BATCH: i64 = 256;
+/// Bytes of pages, and items of lists, from which on fewer rows are decoded at once.
+const BATCH_BYTES: i64 = 64 << 20;
+const BATCH_ITEMS: i64 = 1 << 18;
 /// How deep lists and structures may lie in each other.
 const DEPTH: usize = 32;
 /// Most columns that a message names.
@@ -41,24 +52,37 @@ pub(super) fn each(
     columns: &[&str],
     f: &mut dyn FnMut(Place<'_>, Row) -> Result<()>,
 ) -> Result<()> {
-    let bad = |e: &dyn std::fmt::Display| {
+    match chunks {
+        Chunks::File(file) => each_of(name, &Arc::new(file), columns, f),
+        Chunks::Bytes(bytes) => each_of(name, &Arc::new(bytes), columns, f),
+    }
+}
+
+fn each_of<R: ChunkReader + 'static>(
+    name: &str,
+    file: &Arc<R>,
+    columns: &[&str],
+    f: &mut dyn FnMut(Place<'_>, Row) -> Result<()>,
+) -> Result<()> {
+    let bad = |e: &dyn Display| {
         Error::user(format!(
             "{name}: not a Parquet file that can be read: {e}; download it again if it is damaged"
         ))
     };
-    let reader: Box<dyn FileReader> = guarded(|| {
-        Ok(match chunks {
-            Chunks::File(file) => Box::new(SerializedFileReader::new(file)?) as Box<dyn FileReader>,
-            Chunks::Bytes(bytes) => Box::new(SerializedFileReader::new(bytes)?),
-        })
-    })
-    .map_err(|e| bad(&e))?;
-    let metadata = reader.metadata();
+    let caught = |e: ParquetError| match e {
+        ParquetError::External(inner) => match inner.downcast::<Error>() {
+            Ok(limit) => *limit,
+            Err(other) => bad(&other),
+        },
+        other => bad(&other),
+    };
+    footer::check(name, &**file, &bad)?;
+    let metadata = run(|| ParquetMetaDataReader::new().parse_and_finish(&**file)).map_err(caught)?;
     let schema = metadata.file_metadata().schema_descr().root_schema();
     let mut table = Table::default();
     for field in schema.get_fields() {
         let wanted = columns.contains(&field.name());
-        table.add(field, wanted).map_err(|e| bad(&e))?;
+        table.add(field, wanted).map_err(caught)?;
     }
     let names: Arc<[String]> = schema.get_fields().iter().map(|f| f.name().to_owned()).collect();
     if metadata.file_metadata().num_rows() == 0 {
@@ -72,18 +96,20 @@ pub(super) fn each(
             have.join(", ")
         )));
     }
+    let (label, held) = (Arc::from(name), Arc::new(AtomicU64::new(0)));
+    let mut data = Expansion::new(file.len());
     let mut number = 0;
-    for group in 0..reader.num_row_groups() {
-        let group = guarded(|| reader.get_row_group(group)).map_err(|e| bad(&e))?;
+    for group in metadata.row_groups() {
         let mut leaves = Vec::with_capacity(table.leaves.len());
         for leaf in &table.leaves {
-            let reader = guarded(|| group.get_column_reader(leaf.column)).map_err(|e| bad(&e))?;
-            leaves.push(Batch::new(leaf.clone(), reader));
+            let batch = run(|| Batch::open(leaf, &label, file, group, &held)).map_err(caught)?;
+            leaves.push(batch);
         }
+        let most = batch(&table, group);
         loop {
             let mut counts = Vec::with_capacity(leaves.len());
             for leaf in &mut leaves {
-                counts.push(guarded(|| leaf.read()).map_err(|e| bad(&e))?);
+                counts.push(run(|| leaf.read(most)).map_err(caught)?);
             }
             let rows = counts.first().copied().unwrap_or(0);
             if counts.iter().any(|n| *n != rows) {
@@ -93,11 +119,6 @@ pub(super) fn each(
                 break;
             }
             for _ in 0..rows {
-                let mut fields = Map::new();
-                for (column, node) in &table.roots {
-                    let value = node.read(&mut leaves).ok_or_else(|| bad(&TORN))?;
-                    fields.insert(column.clone(), value);
-                }
                 number += 1;
                 let place = Place {
                     name,
@@ -105,6 +126,16 @@ pub(super) fn each(
                     line: None,
                     by_line: false,
                 };
+                let (mut fields, mut room) = (Map::new(), Room::default());
+                for (column, node) in &table.roots {
+                    let value = match node.read(&mut leaves, &mut room) {
+                        Ok(value) => value,
+                        Err(Stop::Torn) => return Err(bad(&TORN)),
+                        Err(Stop::Limit(over)) => return Err(over.at(place)),
+                    };
+                    fields.insert(column.clone(), value);
+                }
+                data.add(place, room.data())?;
                 f(place, Row::of_table(fields, &names, false))?;
             }
             if leaves.iter().any(|leaf| !leaf.is_done()) {
@@ -117,33 +148,33 @@ pub(super) fn each(
 
 const TORN: &str = "the levels of its columns contradict each other";
 
-thread_local! {
-    /// Whether a panic of this thread is caught and becomes an error.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
+/// Why a row has no value.
+enum Stop {
+    /// The columns contradict each other.
+    Torn,
+    Limit(Over),
 }
 
 /// Runs a piece of the decoder. What it does not check in a damaged file makes it panic; here that is a fault of the file.
-fn guarded<T>(f: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
-    static QUIET: Once = Once::new();
-    QUIET.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !GUARDED.get() {
-                before(info);
-            }
-        }));
-    });
-    GUARDED.set(true);
-    let result = catch_unwind(AssertUnwindSafe(f));
-    GUARDED.set(false);
-    result.unwrap_or_else(|cause| {
-        let said = match (cause.downcast_ref::<&str>(), cause.downcast_ref::<String>()) {
-            (Some(text), _) => (*text).to_owned(),
-            (_, Some(text)) => text.clone(),
-            _ => "unknown".to_owned(),
-        };
-        Err(ParquetError::General(format!("the decoder failed ({said})")))
-    })
+fn run<T>(f: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    let caught = |said| Err(ParquetError::General(format!("the decoder failed ({said})")));
+    guarded(f).unwrap_or_else(caught)
+}
+
+/// How many rows of a group are decoded at once, by what they take in the mean.
+fn batch(table: &Table, group: &RowGroupMetaData) -> usize {
+    let rows = group.num_rows().max(1);
+    let mut most = BATCH;
+    for column in table
+        .leaves
+        .iter()
+        .filter_map(|leaf| group.columns().get(leaf.column))
+    {
+        let bytes = column.uncompressed_size().max(column.compressed_size()) / rows;
+        most = most.min(BATCH_BYTES / bytes.max(1));
+        most = most.min(BATCH_ITEMS / (column.num_values() / rows).max(1));
+    }
+    most.max(1) as usize
 }
 
 /// The columns that are read.
@@ -397,20 +428,23 @@ impl Node {
         }
     }
 
-    /// Takes the value that the columns stand at; `None` where they contradict each other.
-    fn read(&self, columns: &mut [Batch]) -> Option<Value> {
+    /// Takes the value that the columns stand at.
+    fn read(&self, columns: &mut [Batch], room: &mut Room) -> Result<Value, Stop> {
+        let at = |columns: &[Batch], leaf: usize| columns.get(leaf).and_then(Batch::levels).ok_or(Stop::Torn);
         match self {
-            Self::Leaf(leaf) => columns.get_mut(*leaf)?.next(),
+            Self::Leaf(leaf) => columns.get_mut(*leaf).ok_or(Stop::Torn)?.next(room),
             Self::Struct { fields, def, leaf } => {
-                let is_null = columns.get(*leaf)?.levels()?.def < *def;
+                let is_null = at(columns, *leaf)?.def < *def;
                 let mut values = Map::new();
+                room.take(weight::OBJECT)?;
                 for (name, node) in fields {
-                    let value = node.read(columns)?;
+                    let value = node.read(columns, room)?;
                     if !is_null {
+                        room.take(weight::FIELD + name.len() as u64)?;
                         values.insert(name.clone(), value);
                     }
                 }
-                Some(if is_null {
+                Ok(if is_null {
                     Value::Null
                 } else {
                     Value::Object(values)
@@ -423,20 +457,20 @@ impl Node {
                 rep,
                 leaf,
             } => {
-                let at = columns.get(*leaf)?.levels()?.def;
-                if at < *filled {
-                    item.read(columns)?;
-                    return Some(if at < *def {
+                let first = at(columns, *leaf)?.def;
+                if first < *filled {
+                    item.read(columns, room)?;
+                    return Ok(if first < *def {
                         Value::Null
                     } else {
                         Value::Array(Vec::new())
                     });
                 }
-                let mut items = vec![item.read(columns)?];
-                while columns.get(*leaf)?.levels().is_some_and(|l| l.rep == *rep) {
-                    items.push(item.read(columns)?);
+                let mut items = vec![item.read(columns, room)?];
+                while at(columns, *leaf).is_ok_and(|l| l.rep == *rep) {
+                    items.push(item.read(columns, room)?);
                 }
-                Some(Value::Array(items))
+                Ok(Value::Array(items))
             }
         }
     }
@@ -445,105 +479,120 @@ impl Node {
 /// Some rows of a column: their levels and their values.
 struct Batch {
     leaf: Leaf,
-    source: Box<dyn ReadBatch>,
+    source: Box<dyn Column>,
+    meter: Arc<Meter>,
     defs: Vec<i16>,
     reps: Vec<i16>,
-    values: std::vec::IntoIter<Value>,
     /// How many entries there are, and how many were taken.
     entries: usize,
     at: usize,
 }
 
-/// Reads rows of a column: levels into the first two, values as the third; how many rows and entries.
-trait ReadBatch {
-    fn read(&mut self, leaf: &Leaf, defs: &mut Vec<i16>, reps: &mut Vec<i16>) -> Result<Read, ParquetError>;
-}
+/// A column's values, whatever their type.
+trait Column {
+    /// Reads rows and the levels of their entries; how many of both.
+    fn read(
+        &mut self,
+        rows: usize,
+        defs: &mut Vec<i16>,
+        reps: &mut Vec<i16>,
+    ) -> Result<(usize, usize), ParquetError>;
 
-struct Read {
-    rows: usize,
-    entries: usize,
-    values: Vec<Value>,
+    /// Takes the next value. It is made only now, since a dictionary makes large ones out of little.
+    fn next(&mut self, form: &Form, room: &mut Room) -> Result<Value, Stop>;
+
+    /// Whether every value was taken.
+    fn is_done(&self) -> bool;
 }
 
 /// A reader of one physical type, and how its values are taken.
 struct Typed<T: DataType> {
     reader: ColumnReaderImpl<T>,
+    values: Vec<T::T>,
+    at: usize,
     value: fn(&Form, &T::T) -> Value,
+    /// Bytes of a value that has any number of them.
+    length: fn(&T::T) -> usize,
 }
 
-impl<T: DataType> ReadBatch for Typed<T> {
-    fn read(&mut self, leaf: &Leaf, defs: &mut Vec<i16>, reps: &mut Vec<i16>) -> Result<Read, ParquetError> {
-        let mut values = Vec::new();
+impl<T: DataType> Typed<T> {
+    fn new(reader: ColumnReaderImpl<T>, value: fn(&Form, &T::T) -> Value) -> Self {
+        Self {
+            reader,
+            values: Vec::new(),
+            at: 0,
+            value,
+            length: |_| 0,
+        }
+    }
+}
+
+impl<T: DataType> Column for Typed<T> {
+    fn read(
+        &mut self,
+        rows: usize,
+        defs: &mut Vec<i16>,
+        reps: &mut Vec<i16>,
+    ) -> Result<(usize, usize), ParquetError> {
+        self.values.clear();
+        self.at = 0;
         let (rows, _, entries) = self
             .reader
-            .read_records(BATCH, Some(defs), Some(reps), &mut values)?;
-        Ok(Read {
-            rows,
-            entries,
-            values: values.iter().map(|v| (self.value)(&leaf.form, v)).collect(),
-        })
+            .read_records(rows, Some(defs), Some(reps), &mut self.values)?;
+        Ok((rows, entries))
+    }
+
+    fn next(&mut self, form: &Form, room: &mut Room) -> Result<Value, Stop> {
+        let value = self.values.get(self.at).ok_or(Stop::Torn)?;
+        room.text((self.length)(value))?;
+        self.at += 1;
+        Ok((self.value)(form, value))
+    }
+
+    fn is_done(&self) -> bool {
+        self.at == self.values.len()
+    }
+}
+
+impl From<Over> for Stop {
+    fn from(limit: Over) -> Self {
+        Self::Limit(limit)
     }
 }
 
 impl Batch {
-    fn new(leaf: Leaf, reader: ColumnReader) -> Self {
-        use ColumnReader as C;
-        let source: Box<dyn ReadBatch> = match reader {
-            C::BoolColumnReader(reader) => Box::new(Typed {
-                reader,
-                value: |_, v| Value::Bool(*v),
-            }),
-            C::Int32ColumnReader(reader) => Box::new(Typed {
-                reader,
-                value: |form, v| integer(form, i64::from(*v), u64::from(v.cast_unsigned())),
-            }),
-            C::Int64ColumnReader(reader) => Box::new(Typed {
-                reader,
-                value: |form, v| integer(form, *v, v.cast_unsigned()),
-            }),
-            C::Int96ColumnReader(reader) => Box::new(Typed {
-                reader,
-                value: |form, _| match form {
-                    Form::Other(what) => opaque(what.as_str()),
-                    _ => opaque("an INT96 timestamp"),
-                },
-            }),
-            C::FloatColumnReader(reader) => Box::new(Typed {
-                reader,
-                value: |_, v| float(f64::from(*v)),
-            }),
-            C::DoubleColumnReader(reader) => Box::new(Typed {
-                reader,
-                value: |_, v| float(*v),
-            }),
-            C::ByteArrayColumnReader(reader) => Box::new(Typed {
-                reader,
-                value: |form, v| bytes(form, v.data(), "BYTE_ARRAY"),
-            }),
-            C::FixedLenByteArrayColumnReader(reader) => Box::new(Typed {
-                reader,
-                value: |form, v| bytes(form, v.data(), "FIXED_LEN_BYTE_ARRAY"),
-            }),
-        };
-        Self {
-            leaf,
-            source,
+    /// The column of a row group.
+    fn open<R: ChunkReader + 'static>(
+        leaf: &Leaf,
+        name: &Arc<str>,
+        file: &Arc<R>,
+        group: &RowGroupMetaData,
+        held: &Arc<AtomicU64>,
+    ) -> Result<Self, ParquetError> {
+        let missing = || ParquetError::General(format!("a row group has no column {}", leaf.column));
+        let chunk = group.columns().get(leaf.column).ok_or_else(missing)?;
+        let meter = Meter::new(held);
+        let pages = Pages::new(name, file, chunk, &meter)?;
+        let reader = get_column_reader(chunk.column_descr_ptr(), Box::new(pages));
+        Ok(Self {
+            leaf: leaf.clone(),
+            source: column(reader),
+            meter,
             defs: Vec::new(),
             reps: Vec::new(),
-            values: Vec::new().into_iter(),
             entries: 0,
             at: 0,
-        }
+        })
     }
 
-    /// Reads the next rows; how many they are.
-    fn read(&mut self) -> Result<usize, ParquetError> {
+    /// Reads the next rows, at most so many; how many they are.
+    fn read(&mut self, rows: usize) -> Result<usize, ParquetError> {
         self.defs.clear();
         self.reps.clear();
-        let read = self.source.read(&self.leaf, &mut self.defs, &mut self.reps)?;
-        (self.entries, self.at) = (read.entries, 0);
-        self.values = read.values.into_iter();
-        Ok(read.rows)
+        self.meter.begin();
+        let (rows, entries) = self.source.read(rows, &mut self.defs, &mut self.reps)?;
+        (self.entries, self.at) = (entries, 0);
+        Ok(rows)
     }
 
     /// The levels of the next entry; a column without levels has the highest.
@@ -554,17 +603,46 @@ impl Batch {
         })
     }
 
-    fn next(&mut self) -> Option<Value> {
-        let levels = self.levels()?;
+    fn next(&mut self, room: &mut Room) -> Result<Value, Stop> {
+        let levels = self.levels().ok_or(Stop::Torn)?;
         self.at += 1;
+        room.take(weight::ITEM)?;
         match levels.def < self.leaf.def {
-            true => Some(Value::Null),
-            false => self.values.next(),
+            true => Ok(Value::Null),
+            false => self.source.next(&self.leaf.form, room),
         }
     }
 
     fn is_done(&self) -> bool {
-        self.at == self.entries && self.values.len() == 0
+        self.at == self.entries && self.source.is_done()
+    }
+}
+
+/// The values that a reader reads.
+fn column(reader: ColumnReader) -> Box<dyn Column> {
+    use ColumnReader as C;
+    match reader {
+        C::BoolColumnReader(reader) => Box::new(Typed::new(reader, |_, v| Value::Bool(*v))),
+        C::Int32ColumnReader(reader) => Box::new(Typed::new(reader, |form, v| {
+            integer(form, i64::from(*v), u64::from(v.cast_unsigned()))
+        })),
+        C::Int64ColumnReader(reader) => {
+            Box::new(Typed::new(reader, |form, v| integer(form, *v, v.cast_unsigned())))
+        }
+        C::Int96ColumnReader(reader) => Box::new(Typed::new(reader, |form, _| match form {
+            Form::Other(what) => opaque(what.as_str()),
+            _ => opaque("an INT96 timestamp"),
+        })),
+        C::FloatColumnReader(reader) => Box::new(Typed::new(reader, |_, v| float(f64::from(*v)))),
+        C::DoubleColumnReader(reader) => Box::new(Typed::new(reader, |_, v| float(*v))),
+        C::ByteArrayColumnReader(reader) => Box::new(Typed {
+            length: ByteArray::len,
+            ..Typed::new(reader, |form, v| bytes(form, v.data(), "BYTE_ARRAY"))
+        }),
+        C::FixedLenByteArrayColumnReader(reader) => Box::new(Typed {
+            length: |v: &FixedLenByteArray| v.len(),
+            ..Typed::new(reader, |form, v| bytes(form, v.data(), "FIXED_LEN_BYTE_ARRAY"))
+        }),
     }
 }
 

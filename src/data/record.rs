@@ -6,6 +6,7 @@ use std::path::Path;
 use super::input::Input;
 use super::place::Place;
 use super::row::Row;
+use super::weight::Held;
 use crate::error::{Context, Error, Result};
 
 /// Most reasons that are told one by one.
@@ -27,6 +28,11 @@ pub trait Record: Sized {
     /// A user error that names the field; [`Error::Unusable`] for a row that is well formed and holds no record. The reader
     /// adds the place.
     fn from_row(row: &Row) -> Result<Self>;
+
+    /// About how many bytes of a row the record keeps.
+    fn weight(row: &Row) -> u64 {
+        row.weight(Some(Self::COLUMNS))
+    }
 }
 
 impl Record for Row {
@@ -35,6 +41,10 @@ impl Record for Row {
 
     fn from_row(row: &Row) -> Result<Self> {
         Ok(row.clone())
+    }
+
+    fn weight(row: &Row) -> u64 {
+        row.weight(None)
     }
 }
 
@@ -124,11 +134,17 @@ pub fn parse_records<R: Record>(name: &str, bytes: &[u8]) -> Result<Vec<R>> {
 /// As [`read_records`].
 pub fn read_placed<R: Record>(input: Input) -> Result<Vec<(String, R)>> {
     let name = input.name().to_owned();
-    let (mut tally, mut records) = (Tally::default(), Vec::new());
-    collect(input, false, &mut tally, &mut |place, record| {
-        records.push((place.to_string(), record));
-        Ok(())
-    })?;
+    let (mut tally, mut held, mut records) = (Tally::default(), Held::default(), Vec::new());
+    collect(
+        input,
+        false,
+        &mut tally,
+        &mut held,
+        &mut |place, record, weight| {
+            records.push((place.to_string(), record));
+            Ok(weight)
+        },
+    )?;
     if records.is_empty() {
         return Err(tally.nothing(&name, R::FORM));
     }
@@ -136,7 +152,7 @@ pub fn read_placed<R: Record>(input: Input) -> Result<Vec<(String, R)>> {
     Ok(records)
 }
 
-/// Hands over the records of a file. Rows of no use are counted, whether the record's type says so or `f`; with `found`, for
+/// Hands over the records of a file, each with its weight, and is told how many bytes are held of it. Rows of no use are counted, whether the record's type says so or `f`; with `found`, for
 /// data that was not made for this program, so are those that are malformed.
 ///
 /// # Errors
@@ -145,16 +161,19 @@ pub(crate) fn collect<R: Record>(
     input: Input,
     found: bool,
     tally: &mut Tally,
-    f: &mut dyn FnMut(Place<'_>, R) -> Result<()>,
+    held: &mut Held,
+    f: &mut dyn FnMut(Place<'_>, R, u64) -> Result<u64>,
 ) -> Result<()> {
     input.each(R::COLUMNS, &mut |place, row| {
         tally.rows += 1;
-        match R::from_row(&row).and_then(|record| f(place, record)) {
+        match R::from_row(&row).and_then(|record| f(place, record, R::weight(&row))) {
+            Ok(0) => Ok(()),
+            Ok(kept) => held.add(place, kept),
             Err(e) if R::LEAVES_OUT && (found || e.is_unusable()) => {
                 tally.leave_out(place, e);
                 Ok(())
             }
-            result => result.context(place),
+            Err(e) => Err(e).context(place),
         }
     })
 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::id::Id;
 use super::json::{parse_python_json, python_constant};
 use super::message::{Message, PromptContent};
+use super::weight::{FIELD, Weight};
 use crate::error::{Context, Error, Result, warn_once};
 
 /// Most characters of a value in a message.
@@ -112,6 +113,20 @@ impl Row {
             columns: Some(columns.clone()),
             texts,
             id: None,
+        }
+    }
+
+    /// About how many bytes its fields take, or those of `names` alone.
+    #[must_use]
+    pub fn weight(&self, names: Option<&[&str]>) -> u64 {
+        let one = |(name, value): (&String, &Value)| FIELD + name.len() as u64 + value.weight();
+        match names {
+            None => self.fields.iter().map(one).sum(),
+            Some(names) => names
+                .iter()
+                .filter_map(|name| self.fields.get_key_value(*name))
+                .map(one)
+                .sum(),
         }
     }
 

@@ -229,7 +229,8 @@ fn null_is_absent_and_rows_left_out_are_counted() {
     assert_eq!(prompts(file), ["a"]);
     let mut tally = Tally::default();
     let input = Input::of_bytes("f", file.into()).unwrap();
-    record::collect::<PromptRecord>(input, false, &mut tally, &mut |_, _| Ok(())).unwrap();
+    let mut held = weight::Held::default();
+    record::collect::<PromptRecord>(input, false, &mut tally, &mut held, &mut |_, _, _| Ok(0)).unwrap();
     assert_eq!((tally.rows, tally.missing()), (3, 2));
     assert_eq!(
         tally.reasons(),
@@ -267,6 +268,109 @@ fn many_reasons_are_told_in_few_lines() {
     let reasons = tally.reasons();
     assert_eq!((reasons.len(), &reasons[0]), (8, &("often".to_owned(), 50)));
     assert_eq!(reasons[7], ("44 other reasons".to_owned(), 44));
+}
+
+#[test]
+fn rows_have_a_size_a_depth_and_a_weight() {
+    // What is deep is told as a limit, not as bad JSON.
+    let deep = "[".repeat(1_000_000);
+    for (text, place) in [
+        (
+            format!("{{\"prompt\": \"a\"}}\n{{\"prompt\": {deep}"),
+            "f:2: nesting",
+        ),
+        (
+            format!("[{{\"prompt\": {deep}{}}}]", "]".repeat(1_000_000)),
+            "f:1: row 1: nesting",
+        ),
+    ] {
+        let said = refused(text);
+        assert!(said.starts_with(place) && said.contains("128 levels"), "{said}");
+    }
+    // A number is read whatever its length.
+    let digits = "7".repeat(1_000_000);
+    let long = format!("{{\"w\": {digits}, \"prompt\": \"a\", \"x\": 0.{digits}, \"y\": -{digits}e9}}");
+    assert_eq!(prompts(long), ["a"]);
+    // Short text that becomes much: ten million lists.
+    let lists = format!("{{\"prompt\": \"a\", \"x\": [{}[]]}}", "[],".repeat(3_000_000));
+    let said = refused(lists);
+    assert!(
+        said.starts_with("f:1: memory of a row: more") && said.contains("--max-file-memory"),
+        "{said}"
+    );
+    // The same in a text is a text.
+    let text = format!("{{\"prompt\": \"{}\"}}", "[],".repeat(400_000));
+    assert_eq!(prompts(text)[0].len(), 1_200_000);
+    let hidden = format!(
+        "{{\"x\": {{\"$serde_json::private::RawValue\": \"[{}[]]\"}}}}",
+        "[],".repeat(3_000_000)
+    );
+    assert!(refused(hidden).starts_with("f:1: memory of a row"));
+    // Lines without an end.
+    let endless = format!("{{\"prompt\": \"{}", "a".repeat(128 << 20));
+    let said = refused(endless);
+    assert!(
+        said.starts_with("f:1: size of a row: more, where the limit is 128 MiB"),
+        "{said}"
+    );
+}
+
+#[test]
+fn csv_rows_have_a_width() {
+    let said = refused(format!("prompt{}\n1\n", ",x".repeat(1 << 20)));
+    assert!(said.starts_with("f:1: size of a CSV header"), "{said}");
+    let said = refused(format!("prompt,x\na,b\n{}\n", ",".repeat(3 << 20)));
+    assert!(
+        said.starts_with("f:3: width of a CSV row: more, where the limit is 1048576 cells"),
+        "{said}"
+    );
+}
+
+#[test]
+fn records_that_are_held_are_counted() {
+    let place = Place {
+        name: "f",
+        row: 3,
+        line: None,
+        by_line: false,
+    };
+    let mut held = weight::Held::default();
+    held.add(place, (8 << 30) - 600).unwrap();
+    held.add(place, 0).unwrap();
+    let said = held.add(place, 0).unwrap_err();
+    assert_eq!(said.exit_code(), 2);
+    assert!(
+        said.to_string().starts_with("f: row 3: memory of the rows"),
+        "{said}"
+    );
+    // Fields that the record does not keep do not count.
+    let row = Row::new(serde_json::from_str("{\"tokens\": [1, 2], \"x\": \"aaaaaaaaaa\"}").unwrap());
+    assert_eq!(
+        row.weight(None) - TokenRecord::weight(&row),
+        row.weight(Some(&["x"]))
+    );
+    assert!(TokenRecord::weight(&row) > 100);
+}
+
+#[cfg(unix)]
+#[test]
+fn only_files_and_pipes_are_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, circle) = (dir.path().join("socket"), dir.path().join("circle"));
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    std::os::unix::fs::symlink(&circle, &circle).unwrap();
+    for (path, what) in [
+        (std::path::Path::new("/dev/zero"), "a device"),
+        (&socket, "a socket"),
+        (&circle, "circle"),
+        (dir.path(), "a directory"),
+    ] {
+        for open in [Input::open, Input::open_hashed] {
+            let error = open(path).err().unwrap();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(what), "{error}");
+        }
+    }
 }
 
 #[cfg(unix)]

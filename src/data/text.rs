@@ -9,12 +9,12 @@ use super::input::unpack;
 use super::json::{self, Malformed};
 use super::place::Place;
 use super::row::{Row, kind};
+use super::weight;
 use crate::error::{Context, Error, Result};
+use crate::file::limits::{NESTING, ROW};
 
 /// Bytes of a read.
 const PIECE: usize = 1 << 18;
-/// Most bytes of a row. A file without line ends is no JSON Lines, and would fill the memory.
-const ROW: usize = 1 << 30;
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Calls `f` with every row.
@@ -91,7 +91,7 @@ impl<R: Read> Source<'_, R> {
     fn read_line(&mut self, out: &mut Vec<u8>) -> Result<()> {
         let (name, line) = (self.name, self.line);
         loop {
-            let room = ROW.saturating_sub(out.len());
+            let room = room(out);
             let buffer = self.peek()?;
             let (n, ended) = match memchr(buffer) {
                 Some(at) => (at + 1, true),
@@ -150,7 +150,7 @@ impl<R: Read> Source<'_, R> {
                 }
             }
             let n = end.unwrap_or(buffer.len());
-            if n > ROW.saturating_sub(out.len()) {
+            if n > room(out) {
                 return Err(too_long(name, line));
             }
             out.extend_from_slice(&buffer[..n]);
@@ -176,11 +176,15 @@ fn memchr(buffer: &[u8]) -> Option<usize> {
     Some(buffer.len() - tail.len() + at)
 }
 
+/// Bytes that a row may still have. A file without line ends is no JSON Lines, and would fill the memory.
+fn room(row: &[u8]) -> usize {
+    usize::try_from(ROW.most())
+        .unwrap_or(usize::MAX)
+        .saturating_sub(row.len())
+}
+
 fn too_long(name: &str, line: usize) -> Error {
-    Error::user(format!(
-        "{name}:{line}: a row of more than {} GiB: JSON Lines have one object per line",
-        ROW >> 30
-    ))
+    ROW.exceeded(format!("{name}:{line}"))
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str> {
@@ -224,11 +228,13 @@ fn lines<R: Read>(source: &mut Source<'_, R>, f: &mut dyn FnMut(Place<'_>, Row) 
         };
         let text = utf8(&buffer).context(place)?.trim();
         if !text.is_empty() {
+            weight::json(text).map_err(|over| over.at(place))?;
             let value = match json::parse_python_json(text) {
                 Ok(value) => value,
                 Err(e) if rows == 0 && e.is_cut() && goes_on(source, &mut buffer)? => {
                     return objects(source, buffer, line, f);
                 }
+                Err(e) if e.is_deep() => return Err(NESTING.exceeded(place)),
                 Err(_) if buffer.contains(&0) => {
                     return Err(Error::user("holds NUL bytes: the file is damaged, or no text"))
                         .context(place);
@@ -251,6 +257,10 @@ fn lines<R: Read>(source: &mut Source<'_, R>, f: &mut dyn FnMut(Place<'_>, Row) 
 fn goes_on<R: Read>(source: &mut Source<'_, R>, begun: &mut Vec<u8>) -> Result<bool> {
     let before = source.line;
     let next = source.skip_space()?;
+    let skipped = (source.line - before).saturating_add(source.column);
+    if skipped > room(begun) {
+        return Err(too_long(source.name, before));
+    }
     begun.resize(begun.len() + source.line - before, b'\n');
     begun.resize(begun.len() + source.column - 1, b' ');
     Ok(next.is_some_and(|byte| byte != b'{'))
@@ -350,7 +360,11 @@ fn item(
         by_line: false,
     };
     let text = utf8(bytes).context(place)?;
+    weight::json(text).map_err(|over| over.at(place))?;
     let value = json::parse_python_json(text).map_err(|e| {
+        if e.is_deep() {
+            return NESTING.exceeded(place);
+        }
         let column = if e.line == 1 {
             e.column + column - 1
         } else {

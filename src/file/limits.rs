@@ -172,6 +172,45 @@ pub const TOKENIZER_PATTERNS: Limit =
     Limit::count("regular expressions", 32 << 10, "characters and repetitions");
 /// Text that a tokenizer's steps make of another that is more than eight times shorter.
 pub const GROWN_TEXT: Limit = Limit::bytes("text that a tokenizer makes of a short one", 16 << 20);
+/// The text of one row of a data file, and one value of a Parquet file.
+pub const ROW: Limit = Limit::bytes("size of a row", 128 << 20);
+/// One row of a data file as it stands in memory.
+pub const ROW_MEMORY: Limit = Limit::bytes("memory of a row", 512 << 20);
+/// The rows of data files that a command holds at a time.
+pub const ROWS: Limit = Limit::bytes("memory of the rows that are held", FILE_MEMORY);
+/// The header of a CSV file.
+pub const CSV_HEADER: Limit = Limit::bytes("size of a CSV header", 1 << 20);
+/// The cells of one row of a CSV file.
+pub const CSV_CELLS: Limit = Limit::count("width of a CSV row", 1 << 20, "cells");
+/// A data file that cannot be read where it lies: Parquet from a pipe, from gzip or zstd, and what is hashed from a pipe.
+pub const HELD: Limit = Limit::bytes(
+    "size of data from a pipe or a compressed file that must be held in memory",
+    1 << 30,
+);
+/// The data of a file that makes more than [`UNPACKED_RATIO`] bytes of one.
+pub const UNPACKED: Limit = Limit::bytes("data that unpack to more than 1000 times their size", 256 << 20);
+/// How many bytes a byte of a file may become before [`UNPACKED`] counts.
+pub const UNPACKED_RATIO: u64 = 1000;
+/// Bytes of a compressed file in a row that hold no data (frames to be skipped, empty members).
+pub const SKIPPED: Limit = Limit::bytes("compressed bytes without data", 256 << 20);
+/// The window of a zstd frame.
+pub const ZSTD_WINDOW: Limit = Limit::bytes("window of a zstd frame", 128 << 20);
+/// The footer of a Parquet file.
+pub const PARQUET_FOOTER: Limit = Limit::bytes("size of a Parquet footer", 32 << 20);
+/// The footer of a Parquet file as it stands in memory: columns, row groups, and the paths of nested columns.
+pub const PARQUET_FOOTER_MEMORY: Limit = Limit::bytes("memory of a Parquet footer", 512 << 20);
+/// The nesting of a Parquet file's columns.
+pub const PARQUET_NESTING: Limit = Limit::levels("nesting of Parquet columns", 32);
+/// The header of a Parquet page.
+pub const PARQUET_PAGE_HEADER: Limit = Limit::bytes("size of a Parquet page header", 16 << 20);
+/// The pages that are read at a time, of all columns that are wanted.
+pub const PARQUET_PAGES: Limit = Limit::bytes("memory of the Parquet pages that are read at a time", 1 << 30);
+/// The items of lists that are read at a time from one column.
+pub const PARQUET_ITEMS: Limit = Limit::count("lists of a Parquet page", 1 << 24, "items");
+/// The files below a directory of data.
+pub const DATA_FILES: Limit = Limit::count("size of a data directory", 1 << 20, "files and directories");
+/// The nesting of a directory of data.
+pub const DATA_NESTING: Limit = Limit::levels("nesting of a data directory", 64);
 
 /// Every limit, in the order of `docs/reference/limits.md`.
 pub const ALL: &[&Limit] = &[
@@ -194,6 +233,23 @@ pub const ALL: &[&Limit] = &[
     &TOKENIZER_STEPS_SIZE,
     &TOKENIZER_PATTERNS,
     &GROWN_TEXT,
+    &ROW,
+    &ROW_MEMORY,
+    &ROWS,
+    &CSV_HEADER,
+    &CSV_CELLS,
+    &HELD,
+    &UNPACKED,
+    &SKIPPED,
+    &ZSTD_WINDOW,
+    &PARQUET_FOOTER,
+    &PARQUET_FOOTER_MEMORY,
+    &PARQUET_NESTING,
+    &PARQUET_PAGE_HEADER,
+    &PARQUET_PAGES,
+    &PARQUET_ITEMS,
+    &DATA_FILES,
+    &DATA_NESTING,
 ];
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::sources::{Named, Purpose};
 use crate::config::{DataSet, SupervisedConfig, TrainOn};
 use crate::data::prepare::pairs::PairRecord;
 use crate::data::record::collect;
+use crate::data::weight::Held;
 use crate::data::{ASSISTANT, Input, PromptContent, Record, Tally, sha256_hex};
 use crate::error::{Context, Error, Result};
 use crate::model::hub::HubSettings;
@@ -299,21 +300,25 @@ impl<E: Example> Examples<E> {
 fn read<E: Example>(named: &Named, making: &Making<'_>) -> Result<(Vec<E>, String)> {
     let (source, limit) = (named.source(), making.limit);
     let (mut out, mut total, mut tally, mut hashes) = (Vec::new(), 0, Tally::default(), Vec::new());
-    let mut nothing = 0;
+    let (mut nothing, mut held) = (0, Held::default());
     for path in named.files() {
         let input = Input::open_hashed(path)?;
         hashes.extend(input.sha256().map(str::to_owned));
         // Public data, of which nobody has made sure that every row fits.
         let found = input.is_parquet() || matches!(named, Named::Set { .. });
-        collect(input, found, &mut tally, &mut |_, record| {
+        collect(input, found, &mut tally, &mut held, &mut |_, record, _| {
             let example = E::new(record, making)?;
             total += 1;
             match example {
                 None => nothing += 1,
-                Some(example) if example.longest() <= limit => out.push(example),
+                Some(example) if example.longest() <= limit => {
+                    let tokens: usize = example.tokens().iter().map(|part| size_of_val(*part)).sum();
+                    out.push(example);
+                    return Ok(tokens as u64);
+                }
                 Some(_) => {}
             }
-            Ok(())
+            Ok(0)
         })?;
     }
     if total == 0 {

@@ -1,6 +1,7 @@
 //! Data by name: a file or pipe, a directory of data files, or a data set of the hub.
 
 use crate::config::DataSet;
+use crate::data::listing;
 use crate::error::{Context, Error, Result};
 use crate::model::hub::HubSettings;
 use crate::model::hub_data::{self, Request};
@@ -73,7 +74,7 @@ impl Named {
                 None => return Self::on_hub(name, &text, found.err(), purpose, hub),
             },
         };
-        let names = hub_data::names(&dir)?;
+        let names = listing::names(&dir)?;
         let (split, files) = hub_data::choose(&names, split, purpose.preferred()).context(dir.display())?;
         Ok(Self::Set {
             files: files.iter().map(|f| dir.join(f)).collect(),

@@ -298,6 +298,27 @@ fn unknown_device_names() {
 }
 
 #[test]
+fn limits_of_files_are_raised_by_a_flag() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("wide.csv");
+    let (names, cells) = (",x".repeat(600_000), ",1".repeat(600_000));
+    std::fs::write(&input, format!("rewards{names}\n\"[1.0, 2.0]\"{cells}\n")).unwrap();
+    let advantage = ["advantage", "--rule", "grpo", "--input", text(&input)];
+    tea(&advantage).refused(&[
+        "wide.csv:1: size of a CSV header: more, where the limit is 1 MiB",
+        "--max-file-memory",
+    ]);
+    let with = |size: &str| tea(&[&advantage[..], &["--max-file-memory", size]].concat());
+    assert_eq!(with("16GiB").code, 0);
+    with("1KiB").refused(&["the limit is 1 MiB"]);
+    with("plenty").refused(&["--max-file-memory", "plenty"]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"));
+    command.args(advantage);
+    assert_eq!(finish(command.env("TEA_MAX_FILE_MEMORY", "16GiB")).code, 0);
+    finish(command.env("TEA_MAX_FILE_MEMORY", "-1")).refused(&["TEA_MAX_FILE_MEMORY", "-1"]);
+}
+
+#[test]
 fn wrong_usage_ends_with_two_and_help_with_zero() {
     tea(&["no-such-command"]).refused(&["no-such-command"]);
     tea(&["logprobs", "--modle", "x"]).refused(&["--modle"]);

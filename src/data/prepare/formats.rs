@@ -9,8 +9,10 @@ use super::{Input, Opened, Options, at, source, split, unusable};
 use crate::data::dataset::{PreferenceRecord, PromptRecord, asked};
 use crate::data::key::sha256_hex;
 use crate::data::message::{Message, PromptContent};
+use crate::data::place::Place;
 use crate::data::record::{Record, Tally};
 use crate::data::row::Row;
+use crate::data::weight::{FIELD, Weight};
 use crate::error::{Error, Result};
 
 /// The columns that any shape is read from.
@@ -60,6 +62,13 @@ pub struct Item {
     pub prompt: PromptContent,
     /// Better and worse answers.
     pub pairs: Vec<(String, String)>,
+}
+
+impl Weight for Item {
+    fn weight(&self) -> u64 {
+        let pairs = self.pairs.iter().map(|(a, b)| FIELD + (a.len() + b.len()) as u64);
+        self.prompt.weight() + pairs.sum::<u64>()
+    }
 }
 
 impl Format {
@@ -126,7 +135,11 @@ impl Format {
 ///
 /// # Errors
 /// As [`Opened::each`] and [`Format::of`]; a malformed row in a file of prompts or preferences; no usable row at all.
-pub(super) fn read(input: Opened, o: &Options, f: &mut dyn FnMut(Item) -> Result<()>) -> Result<Input> {
+pub(super) fn read(
+    input: Opened,
+    o: &Options,
+    f: &mut dyn FnMut(Place<'_>, Item) -> Result<()>,
+) -> Result<Input> {
     let (mut tally, mut shapes) = (Tally::default(), BTreeMap::<Format, usize>::new());
     let source = source(&input);
     input.each(COLUMNS, &mut |place, row| {
@@ -137,7 +150,7 @@ pub(super) fn read(input: Opened, o: &Options, f: &mut dyn FnMut(Item) -> Result
         }
         let lenient = shape.as_ref().is_ok_and(|s| s.is_lenient());
         match shape.and_then(|s| s.item(&row, o.score, o.seed)) {
-            Ok(item) => at(f(item), place),
+            Ok(item) => f(place, item),
             Err(e) if lenient || e.is_unusable() => {
                 tally.leave_out(place, e);
                 Ok(())
@@ -174,7 +187,7 @@ pub(super) fn read(input: Opened, o: &Options, f: &mut dyn FnMut(Item) -> Result
 pub(super) fn read_prompts(
     input: Opened,
     found: Option<&mut Tally>,
-    f: &mut dyn FnMut(PromptContent),
+    f: &mut dyn FnMut(Place<'_>, PromptContent) -> Result<()>,
 ) -> Result<()> {
     let (name, is_found) = (input.name().to_owned(), found.is_some());
     let mut own = Tally::default();
@@ -185,7 +198,7 @@ pub(super) fn read_prompts(
         let shape = Format::of(&row);
         let lenient = is_found || shape.as_ref().is_ok_and(|s| s.is_lenient());
         match shape.and_then(|s| s.item(&row, ScoreField::FineGrained, 0)) {
-            Ok(item) => f(item.prompt),
+            Ok(item) => return f(place, item.prompt),
             Err(e) if lenient || e.is_unusable() => tally.leave_out(place, e),
             Err(e) => return at(Err(e), place),
         }

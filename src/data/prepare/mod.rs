@@ -15,6 +15,7 @@ pub mod prompts;
 pub mod split;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -25,6 +26,7 @@ use super::key::sha256_hex;
 use super::message::PromptContent;
 use super::place::Place;
 use super::record::Tally;
+use super::weight::{Held, Weight};
 use crate::error::{Context, Error, Result};
 pub use formats::{Format, Item, ScoreField};
 pub use split::{Share, Splits};
@@ -150,22 +152,26 @@ pub fn prepare(o: &Options) -> Result<Prepared> {
     let (excluded, excluded_files) = keys(&o.exclude)?;
     let (foreign, foreign_files) = keys(&o.disjoint_from)?;
     let mut counts = Counts::default();
-    let (mut inputs, mut pool) = (Vec::new(), split::Pool::default());
+    let (mut inputs, mut pool, mut held) = (Vec::new(), split::Pool::default(), Held::default());
     for path in &o.inputs {
-        let input = formats::read(Opened::open_hashed(path)?, o, &mut |item| {
+        let input = formats::read(Opened::open_hashed(path)?, o, &mut |place, item| {
             let key = split::canonical_key(&item.prompt);
             if excluded.contains_key(&key) {
                 counts.excluded += 1;
                 return Ok(());
             }
             match foreign.get(&key) {
-                Some(file) => Err(Error::user(format!(
-                    "the prompt \"{}\" occurs in {} too; leave such prompts out with --exclude {}",
-                    start(&item.prompt),
-                    file.display(),
-                    file.display()
-                ))),
+                Some(file) => at(
+                    Err(Error::user(format!(
+                        "the prompt \"{}\" occurs in {} too; leave such prompts out with --exclude {}",
+                        start(&item.prompt),
+                        file.display(),
+                        file.display()
+                    ))),
+                    place,
+                ),
                 None => {
+                    held.add(place, key.len() as u64 + item.weight())?;
                     pool.add(key, item, &mut counts);
                     Ok(())
                 }
@@ -203,14 +209,18 @@ pub fn prepare(o: &Options) -> Result<Prepared> {
 
 /// The canonical keys of the prompts in files of any known shape, with the file; and the files by their contents.
 fn keys(files: &[PathBuf]) -> Result<(BTreeMap<String, PathBuf>, Vec<Source>)> {
-    let (mut found, mut sources) = (BTreeMap::new(), Vec::new());
+    let (mut found, mut sources, mut held) = (BTreeMap::new(), Vec::new(), Held::default());
     for path in files {
         let input = Opened::open_hashed(path)?;
         sources.push(source(&input));
-        formats::read_prompts(input, None, &mut |prompt| {
-            found
-                .entry(split::canonical_key(&prompt))
-                .or_insert_with(|| path.clone());
+        formats::read_prompts(input, None, &mut |place, prompt| {
+            let key = split::canonical_key(&prompt);
+            let weight = key.len() as u64;
+            if let Entry::Vacant(entry) = found.entry(key) {
+                held.add(place, weight)?;
+                entry.insert(path.clone());
+            }
+            Ok(())
         })?;
     }
     Ok((found, sources))

@@ -10,6 +10,7 @@ use super::{Opened, split};
 use crate::data::dataset::PromptRecord;
 use crate::data::message::PromptContent;
 use crate::data::record::{Record, Tally};
+use crate::data::weight::{Held, Weight};
 use crate::error::{Context, Error, Result};
 
 /// The prompts of data files.
@@ -46,7 +47,7 @@ pub fn of_file(input: Opened) -> Result<Prompts> {
     if input.is_parquet() {
         return found([Ok(input)].into_iter(), &name);
     }
-    let mut out = Prompts::default();
+    let (mut out, mut held) = (Prompts::default(), Held::default());
     input.each(formats::COLUMNS, &mut |place, row| {
         out.tally.rows += 1;
         let shape = Format::of(&row);
@@ -65,7 +66,10 @@ pub fn of_file(input: Opened) -> Result<Prompts> {
             _ => PromptRecord::from_row(&row),
         };
         match record {
-            Ok(record) => out.records.push(record),
+            Ok(record) => {
+                held.add(place, record.prompt.weight() + record.fields.weight())?;
+                out.records.push(record);
+            }
             Err(e) if public || e.is_unusable() => out.tally.leave_out(place, e),
             Err(e) => return Err(e).context(place),
         }
@@ -88,9 +92,15 @@ fn found(files: impl Iterator<Item = Result<Opened>>, names: &str) -> Result<Pro
         found: true,
         ..Prompts::default()
     };
-    let (mut seen, mut tally) = (Seen::default(), Tally::default());
+    let (mut seen, mut tally, mut held) = (Seen::default(), Tally::default(), Held::default());
     for file in files {
-        formats::read_prompts(file?, Some(&mut tally), &mut |prompt| seen.add(prompt, &mut out))?;
+        formats::read_prompts(file?, Some(&mut tally), &mut |place, prompt| {
+            let weight = prompt.weight();
+            match seen.add(prompt, &mut out) {
+                true => held.add(place, KEY + weight),
+                false => Ok(()),
+            }
+        })?;
     }
     out.tally = tally;
     if out.records.is_empty() {
@@ -104,16 +114,20 @@ fn found(files: impl Iterator<Item = Result<Opened>>, names: &str) -> Result<Pro
     Ok(out)
 }
 
+/// Bytes of a key in [`Seen`], and of the id made of it.
+const KEY: u64 = 160;
+
 /// The keys of the prompts so far.
 #[derive(Default)]
 struct Seen(HashSet<String>);
 
 impl Seen {
-    /// Adds a prompt that has not occurred yet.
-    fn add(&mut self, prompt: PromptContent, out: &mut Prompts) {
+    /// Adds a prompt that has not occurred yet; whether it had not.
+    fn add(&mut self, prompt: PromptContent, out: &mut Prompts) -> bool {
         let key = split::canonical_key(&prompt);
         let id = key[..16].to_string().into();
-        if self.0.insert(key) {
+        let is_new = self.0.insert(key);
+        if is_new {
             out.records.push(PromptRecord {
                 id,
                 prompt,
@@ -122,5 +136,6 @@ impl Seen {
         } else {
             out.duplicates += 1;
         }
+        is_new
     }
 }
