@@ -137,8 +137,36 @@ pub const SETTINGS_FILE: Limit = Limit::bytes("size of a settings file", 64 << 2
 /// Nesting of JSON and TOML.
 pub const NESTING: Limit = Limit::levels("nesting", 128);
 
+/// The JSON before the tensors of a safetensors file; the format's own limit.
+pub const SAFETENSORS_HEADER: Limit = Limit::bytes("size of a safetensors header", 100_000_000);
+/// Tensors of a model or an adapter, all of its files together.
+pub const TENSORS: Limit = Limit::count("number of tensors", 1 << 20, "tensors");
+/// The name of a tensor.
+pub const TENSOR_NAME: Limit = Limit::bytes("length of a tensor's name", 4096);
+/// What stands before the tensors of a GGUF file: metadata, vocabulary, directory of tensors.
+pub const GGUF_HEADER: Limit = Limit::bytes("size of the metadata of a GGUF file", 256 << 20);
+/// Entries of a GGUF file's metadata.
+pub const GGUF_ENTRIES: Limit = Limit::count("number of metadata entries", 1 << 16, "entries");
+/// The key of a GGUF file's metadata entry.
+pub const GGUF_KEY: Limit = Limit::bytes("length of a metadata key", 1 << 16);
+/// An array in a GGUF file's metadata, above all a vocabulary or its merges.
+pub const GGUF_ARRAY: Limit = Limit::count("length of a metadata array", 1 << 22, "elements");
+/// Files that a model's weights are spread over.
+pub const WEIGHT_FILES: Limit = Limit::count("number of weight files", 1 << 12, "files");
+
 /// Every limit, in the order of `docs/reference/limits.md`.
-pub const ALL: &[&Limit] = &[&SETTINGS_FILE, &NESTING];
+pub const ALL: &[&Limit] = &[
+    &SETTINGS_FILE,
+    &NESTING,
+    &SAFETENSORS_HEADER,
+    &TENSORS,
+    &TENSOR_NAME,
+    &GGUF_HEADER,
+    &GGUF_ENTRIES,
+    &GGUF_KEY,
+    &GGUF_ARRAY,
+    &WEIGHT_FILES,
+];
 
 #[cfg(test)]
 mod tests {

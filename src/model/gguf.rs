@@ -3,19 +3,18 @@
 //! Layout: magic, version, tensor count, metadata count, metadata, tensor directory, padding to the alignment, data.
 //! What a llama.cpp model means by it is in `gguf_model`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::bytes::FileBytes;
+use super::bytes::{FileBytes, ReadAt};
 use super::gguf_reader::Reader;
 use super::gguf_split::{self, SPLIT_COUNT};
 use super::store::Part;
 use crate::error::{Context, Error, Result};
+use crate::file::limits::{GGUF_ARRAY, GGUF_ENTRIES, GGUF_KEY, TENSOR_NAME, TENSORS};
 use crate::tensor::DType;
-
-/// Elements in the longest metadata array that is believed: far above any vocabulary or merge list.
-const MAX_ARRAY: usize = 1 << 22;
 
 /// A metadata value; all whole numbers are widened.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +59,7 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Maps a file and reads its metadata and tensor directory. Of a model in parts
+    /// Opens a file and reads its metadata and tensor directory. Of a model in parts
     /// (`NAME-00001-of-00003.gguf`), any part stands for all.
     ///
     /// # Errors
@@ -85,7 +84,7 @@ impl Gguf {
     /// One file alone.
     pub(super) fn open_one(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let bytes = FileBytes::map(path)?;
+        let bytes = FileBytes::open(path)?;
         let (meta, tensors) = parse(&bytes).context(&name)?;
         Ok(Self {
             parts: vec![Part {
@@ -99,8 +98,8 @@ impl Gguf {
     }
 
     /// A tensor's bytes.
-    pub(crate) fn tensor_bytes(&self, t: &GgufTensor) -> &[u8] {
-        &self.parts[t.part].bytes[t.range.clone()]
+    pub(crate) fn tensor_bytes(&self, t: &GgufTensor) -> Result<Cow<'_, [u8]>> {
+        self.parts[t.part].bytes.range(t.range.clone())
     }
 
     /// A metadata value.
@@ -167,12 +166,22 @@ impl Gguf {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, MetaValue>, Vec<GgufTensor>)> {
-    let mut r = Reader { bytes, at: 0 };
-    if bytes.get(..4) != Some(b"GGUF") {
+/// The metadata by key, and the tensors.
+type Header = (BTreeMap<String, MetaValue>, Vec<GgufTensor>);
+
+/// The metadata of a GGUF file that is in memory: what reads a file, for tests and fuzzing.
+///
+/// # Errors
+/// As [`Gguf::open`].
+pub fn read_metadata(bytes: &[u8]) -> Result<BTreeMap<String, MetaValue>> {
+    parse(&bytes).map(|(meta, _)| meta)
+}
+
+fn parse(bytes: &dyn ReadAt) -> Result<Header> {
+    let mut r = Reader::new(bytes);
+    if r.size() < 4 || r.array("the magic number")? != *b"GGUF" {
         return Err(Error::user("not a GGUF file (it does not begin with \"GGUF\")"));
     }
-    r.at = 4;
     match r.u32("version")? {
         2 | 3 => {}
         v if (1..=3).contains(&v.swap_bytes()) => {
@@ -189,9 +198,12 @@ fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, MetaValue>, Vec<GgufTensor>)>
     // The least tensor entry is name length, dimension count, type and offset; the least metadata pair is 13 bytes.
     let tensor_count = r.count(24, "the number of tensors")?;
     let meta_count = r.count(13, "the number of metadata entries")?;
+    TENSORS.check("GGUF", tensor_count)?;
+    GGUF_ENTRIES.check("GGUF", meta_count)?;
     let mut meta = BTreeMap::new();
     for _ in 0..meta_count {
         let key = r.string("a metadata key")?;
+        GGUF_KEY.check("GGUF", key.len())?;
         let kind = r.u32("a metadata type")?;
         if let Some(value) = value(&mut r, kind, &key)? {
             meta.insert(key, value);
@@ -211,7 +223,7 @@ fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, MetaValue>, Vec<GgufTensor>)>
         tensors.push(tensor(&mut r)?);
     }
     let data = r.at.next_multiple_of(alignment);
-    place(&mut tensors, data, alignment, bytes.len())?;
+    place(&mut tensors, data, alignment, r.size())?;
     Ok((meta, tensors))
 }
 
@@ -259,9 +271,7 @@ fn array(r: &mut Reader, what: &str, depth: usize) -> Result<Option<MetaValue>> 
         _ => 1,
     };
     let n = r.count(least, what)?;
-    if n > MAX_ARRAY {
-        return r.fail(format!("{what} is an array of {n} elements"));
-    }
+    GGUF_ARRAY.check(what, n)?;
     match kind {
         8 => {
             let mut out = Vec::new();
@@ -296,6 +306,7 @@ fn array(r: &mut Reader, what: &str, depth: usize) -> Result<Option<MetaValue>> 
 /// A directory entry; `range.start` is still relative to the data.
 fn tensor(r: &mut Reader) -> Result<GgufTensor> {
     let name = r.string("a tensor's name")?;
+    TENSOR_NAME.check("GGUF", name.len())?;
     let dims = r.u32("a tensor's dimension count")?;
     if dims == 0 || dims > 4 {
         return r.fail(format!("tensor {name:?} has {dims} dimensions"));

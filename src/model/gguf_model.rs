@@ -304,14 +304,14 @@ impl Gguf {
             return Ok(RopeScaling::None);
         };
         let elements: usize = t.shape.iter().product();
-        let mut factors = vec![0.0f32; elements];
-        quant::dequantize(t.dtype, self.tensor_bytes(t), &mut factors);
-        if factors.len() != spec.head_dim / 2 {
+        if elements != spec.head_dim / 2 {
             return self.fail(format!(
                 "rope_freqs.weight has {elements} factors, {} are needed",
                 spec.head_dim / 2
             ));
         }
+        let mut factors = vec![0.0f32; elements];
+        quant::dequantize(t.dtype, &self.tensor_bytes(t)?, &mut factors);
         let factor = factors.iter().fold(1.0f32, |a, b| a.max(*b));
         let (low, high, original) = (1.0, 4.0, 8192);
         let plain = spec.inv_freq();

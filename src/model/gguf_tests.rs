@@ -329,7 +329,7 @@ fn every_truncation_is_a_user_error() {
     for cut in 0..bytes.len() - 32 {
         // All cuts of the header, and some of the data.
         if cut < 2000 || cut % 97 == 0 {
-            assert!(parse(&bytes[..cut]).is_err(), "cut at {cut}");
+            assert!(parse(&&bytes[..cut]).is_err(), "cut at {cut}");
         }
     }
     let (_dir, path) = written(&bytes[..100]);
@@ -350,7 +350,7 @@ fn corrupt_bytes_never_panic_or_allocate_wildly() {
         for value in [0x00, 0x01, 0x7f, 0xff] {
             let mut broken = bytes.clone();
             broken[at] = value;
-            if let Ok((_, tensors)) = parse(&broken) {
+            if let Ok((_, tensors)) = parse(&&broken[..]) {
                 assert!(
                     tensors.iter().all(|t| t.range.end <= broken.len()),
                     "byte {at} = {value}"
@@ -373,7 +373,7 @@ fn corrupt_bytes_never_panic_or_allocate_wildly() {
         (header(3, u64::MAX, 0), "more than the file can hold"),
         (header(3, 0, u64::MAX), "more than the file can hold"),
     ] {
-        let text = parse(&bytes).unwrap_err().to_string();
+        let text = parse(&&bytes[..]).unwrap_err().to_string();
         assert!(text.contains(why), "{text}");
     }
     let odd = model("llama").set("general.alignment", V::U(48));

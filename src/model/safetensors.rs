@@ -1,0 +1,206 @@
+//! The header of a safetensors file: 8 bytes of length, that many bytes of JSON, then the tensors one after another.
+//!
+//! What a header may take is bounded before memory is taken. The rules are those of the `safetensors` crate: tensors
+//! follow one another without gaps, from the end of the header to the end of the file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
+
+use super::bytes::ReadAt;
+use crate::error::{Error, Result};
+use crate::file::limits::{SAFETENSORS_HEADER, TENSOR_NAME, TENSORS};
+
+/// Where the JSON begins.
+const PREFIX: usize = 8;
+
+/// A tensor as the header describes it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Described {
+    /// The format's name of its element type: "F32", "BF16", ….
+    pub kind: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its bytes in the file.
+    pub range: Range<usize>,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
+}
+
+/// The element types of the format and their bits.
+const BITS: [(&str, usize); 22] = [
+    ("BOOL", 8),
+    ("F4", 4),
+    ("F6_E2M3", 6),
+    ("F6_E3M2", 6),
+    ("U8", 8),
+    ("I8", 8),
+    ("F8_E5M2", 8),
+    ("F8_E4M3", 8),
+    ("F8_E8M0", 8),
+    ("F8_E4M3FNUZ", 8),
+    ("F8_E5M2FNUZ", 8),
+    ("I16", 16),
+    ("U16", 16),
+    ("F16", 16),
+    ("BF16", 16),
+    ("I32", 32),
+    ("U32", 32),
+    ("F32", 32),
+    ("C64", 64),
+    ("F64", 64),
+    ("I64", 64),
+    ("U64", 64),
+];
+
+/// Reads the header of a file; `name` begins messages.
+///
+/// # Errors
+/// A user error: the file is cut, no safetensors file, beyond a limit, or its tensors do not fill it.
+pub fn read_header(bytes: &(impl ReadAt + ?Sized), name: &str) -> Result<BTreeMap<String, Described>> {
+    let size = bytes.size();
+    let broken = |what: &dyn fmt::Display| {
+        Error::user(format!(
+            "{name}: not a whole safetensors file ({what}), {size} bytes; download it again"
+        ))
+    };
+    if size < PREFIX {
+        return Err(broken(&"it is too short for a header"));
+    }
+    let mut length = [0; PREFIX];
+    bytes.read_at(0, &mut length)?;
+    let length = u64::from_le_bytes(length);
+    // A length beyond the file is told first: it is what a file of another format shows.
+    let end = usize::try_from(length).ok().and_then(|n| n.checked_add(PREFIX));
+    let Some(data) = end.filter(|end| *end <= size) else {
+        return Err(broken(&format!("its header would have {length} bytes")));
+    };
+    SAFETENSORS_HEADER.check(name, length)?;
+    let header = bytes.read(PREFIX..data)?;
+    let (mut tensors, mut beyond) = (Vec::new(), None);
+    let found = Header {
+        name,
+        tensors: &mut tensors,
+        beyond: &mut beyond,
+    };
+    let mut json = serde_json::Deserializer::from_slice(&header);
+    let parsed = found.deserialize(&mut json).and_then(|()| json.end());
+    if let Some(error) = beyond {
+        return Err(error);
+    }
+    parsed.map_err(|e| broken(&format!("its header: {e}")))?;
+    drop(header);
+    place(tensors, data, size).map_err(|what| broken(&what))
+}
+
+/// Checks that the tensors fill the file, and makes their places absolute.
+fn place(
+    mut tensors: Vec<(String, Info)>,
+    data: usize,
+    size: usize,
+) -> Result<BTreeMap<String, Described>, String> {
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
+    let mut placed = BTreeMap::new();
+    let mut at = data;
+    for (tensor, info) in tensors {
+        let Some((_, bits)) = BITS.iter().find(|(kind, _)| *kind == info.dtype) else {
+            let kind = info.dtype;
+            return Err(format!(
+                "tensor {tensor} has element type {kind:?}, which the format does not have"
+            ));
+        };
+        let shape: Option<Vec<usize>> = info.shape.iter().map(|n| usize::try_from(*n).ok()).collect();
+        let elements = shape
+            .as_ref()
+            .and_then(|shape| shape.iter().try_fold(1usize, |a, b| a.checked_mul(*b)));
+        let all_bits = elements.and_then(|n| n.checked_mul(*bits));
+        let (Some(shape), Some(all_bits)) = (shape, all_bits) else {
+            return Err(format!("tensor {tensor} is impossibly large"));
+        };
+        let absolute = |offset: u64| usize::try_from(offset).ok()?.checked_add(data);
+        let (start, end) = (absolute(info.data_offsets.0), absolute(info.data_offsets.1));
+        let (Some(start), Some(end)) = (start, end) else {
+            return Err(format!("tensor {tensor} lies outside of the file"));
+        };
+        if start != at || end < start {
+            let (from, to) = info.data_offsets;
+            return Err(format!(
+                "tensor {tensor} has offsets {from} to {to}, where {} is next: tensors follow one another",
+                at - data
+            ));
+        }
+        if !all_bits.is_multiple_of(8) || end - start != all_bits / 8 {
+            return Err(format!(
+                "tensor {tensor} of shape {:?} has {} bytes, and {} has {bits} bits",
+                info.shape,
+                end - start,
+                info.dtype
+            ));
+        }
+        at = end;
+        let described = Described {
+            kind: info.dtype,
+            shape,
+            range: start..end,
+        };
+        if placed.insert(tensor.clone(), described).is_some() {
+            return Err(format!("tensor {tensor} is there twice"));
+        }
+    }
+    if at != size {
+        return Err(format!(
+            "its tensors end at byte {at} and the file at byte {size}"
+        ));
+    }
+    Ok(placed)
+}
+
+/// Collects the tensors of a header.
+struct Header<'a> {
+    name: &'a str,
+    tensors: &'a mut Vec<(String, Info)>,
+    /// The limit that stopped the reading.
+    beyond: &'a mut Option<Error>,
+}
+
+impl<'de> DeserializeSeed<'de> for Header<'_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Header<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(tensor) = map.next_key::<String>()? {
+            if tensor == "__metadata__" {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let checked = TENSOR_NAME
+                .check(self.name, tensor.len())
+                .and_then(|()| TENSORS.check(self.name, self.tensors.len() + 1));
+            if let Err(error) = checked {
+                *self.beyond = Some(error);
+                return Err(A::Error::custom("beyond a limit"));
+            }
+            self.tensors.push((tensor, map.next_value()?));
+        }
+        Ok(())
+    }
+}
