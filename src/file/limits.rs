@@ -151,6 +151,14 @@ pub const GGUF_ENTRIES: Limit = Limit::count("number of metadata entries", 1 << 
 pub const GGUF_KEY: Limit = Limit::bytes("length of a metadata key", 1 << 16);
 /// An array in a GGUF file's metadata, above all a vocabulary or its merges.
 pub const GGUF_ARRAY: Limit = Limit::count("length of a metadata array", 1 << 22, "elements");
+/// Module names, blocks or patterns in one setting of an adapter; a setting for each layer of the largest models is far below.
+pub const ADAPTER_NAMES: Limit = Limit::count("length of an adapter's setting", 1 << 16, "entries");
+/// Regular expressions in one setting of an adapter.
+pub const ADAPTER_PATTERNS: Limit = Limit::count("length of an adapter's setting", 1 << 12, "patterns");
+/// A regular expression of an adapter's setting.
+pub const ADAPTER_PATTERN: Limit = Limit::bytes("length of an adapter's pattern", 1 << 16);
+/// Tokens that end a response.
+pub const END_TOKENS: Limit = Limit::count("number of end tokens", 1 << 12, "tokens");
 /// Files that a model's weights are spread over.
 pub const WEIGHT_FILES: Limit = Limit::count("number of weight files", 1 << 12, "files");
 
@@ -166,6 +174,10 @@ pub const ALL: &[&Limit] = &[
     &GGUF_KEY,
     &GGUF_ARRAY,
     &WEIGHT_FILES,
+    &ADAPTER_NAMES,
+    &ADAPTER_PATTERNS,
+    &ADAPTER_PATTERN,
+    &END_TOKENS,
 ];
 
 #[cfg(test)]

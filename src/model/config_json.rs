@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::config_keys;
 use super::spec::{Family, Head, ModelSpec, Rope, RopeScaling};
 use crate::error::{Error, Result, warn_once};
+use crate::file::limits::END_TOKENS;
 use crate::text::json::{parse_object, python_constant, shown};
 
 /// A JSON object with the file's name for messages.
@@ -79,6 +80,7 @@ impl Json<'_> {
             Some(Value::Array(list)) => list.as_slice(),
             Some(one) => std::slice::from_ref(one),
         };
+        END_TOKENS.check(format!("{}: {key}", self.file), values.len())?;
         let mut ids = Vec::new();
         for value in values {
             match value.as_i64() {
@@ -157,8 +159,10 @@ impl Stated {
                 // token or two.
                 if !ids.is_empty() && own.iter().any(|id| !ids.contains(id)) {
                     warn_once(format!(
-                        "{}: eos_token_id is {own:?} and {ids:?} in {file}; {file} counts, as in transformers",
-                        json.file
+                        "{}: eos_token_id is {} and {} in {file}; {file} counts, as in transformers",
+                        json.file,
+                        shown(&own.clone().into()),
+                        shown(&ids.clone().into())
                     ));
                 }
                 if ids.is_empty() { own } else { ids }

@@ -605,12 +605,12 @@ fn finite(tensor: &HostTensor<'_>, name: &str, from: usize) -> Result<()> {
     let Some(at) = quant::first_not_finite(tensor.dtype, &tensor.bytes) else {
         return Ok(());
     };
-    let what = match tensor.dtype.is_quantized() {
-        true => "a block with a scale that is NaN or infinite",
-        false => "NaN or an infinite value",
-    };
+    let (length, size) = (tensor.dtype.block_len(), tensor.dtype.block_bytes());
+    let mut block = vec![0.0; length];
+    quant::dequantize(tensor.dtype, &tensor.bytes[at / length * size..][..size], &mut block);
+    let value = block.iter().find(|v| !v.is_finite()).copied().unwrap_or(f32::NAN);
     Err(Error::user(format!(
-        "tensor {name} holds {what} (element {}): the file is damaged, or what trained it diverged. Take another copy or an \
+        "tensor {name} holds {value} (element {}): the file is damaged, or what trained it diverged. Take another copy or an \
          earlier checkpoint",
         from + at
     )))

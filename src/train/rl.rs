@@ -190,7 +190,9 @@ impl Trainer<'_> {
                 ));
             }
         };
-        run::log_probs(model, self.ws, groups, false).map(Some)
+        let all = run::log_probs(model, self.ws, groups, false)?;
+        run::all_finite(all.iter().flatten().flatten(), "the reference's log-probability of a token")?;
+        Ok(Some(all))
     }
 
     /// Adds the gradient of the step's loss to every trainable tensor.
