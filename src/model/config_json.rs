@@ -153,8 +153,14 @@ impl Stated {
             None => own,
             Some(bytes) => {
                 let file = "generation_config.json";
-                let value = parse_object(bytes, file)?;
-                let ids = Json { map: &value, file }.ids("eos_token_id")?;
+                // It lies beside config.json.
+                let place = format!("{}{file}", json.file.strip_suffix("config.json").unwrap_or_default());
+                let value = parse_object(bytes, &place)?;
+                let inner = Json {
+                    map: &value,
+                    file: &place,
+                };
+                let ids = inner.ids("eos_token_id")?;
                 // transformers generates by generation_config.json; config.json often lacks an end
                 // token or two.
                 if !ids.is_empty() && own.iter().any(|id| !ids.contains(id)) {

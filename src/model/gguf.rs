@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::bytes::{FileBytes, ReadAt};
+use super::gguf_keys;
 use super::gguf_reader::Reader;
 use super::gguf_split::{self, SPLIT_COUNT};
 use super::store::Part;
@@ -214,7 +215,8 @@ fn parse(bytes: &dyn ReadAt) -> Result<Header> {
         Some(MetaValue::Uint(a)) if a.is_power_of_two() && *a <= 1 << 20 => *a as usize,
         Some(other) => {
             return Err(Error::user(format!(
-                "general.alignment is {other:?}; a power of two is needed"
+                "general.alignment is {}; a power of two up to 2^20 is needed",
+                gguf_keys::shown(other)
             )));
         }
     };
@@ -287,20 +289,41 @@ fn array(r: &mut Reader, what: &str, depth: usize) -> Result<Option<MetaValue>> 
             }
             Ok(None)
         }
-        _ => {
-            let mut out = Vec::new();
-            for _ in 0..n {
-                out.push(match scalar(r, kind, what)? {
-                    Some(MetaValue::Uint(v)) => v as f64,
-                    Some(MetaValue::Int(v)) => v as f64,
-                    Some(MetaValue::Float(v)) => v,
-                    Some(MetaValue::Bool(v)) => f64::from(u8::from(v)),
-                    _ => return r.fail(format!("{what} is an array of unknown type {kind}")),
-                });
-            }
-            Ok(Some(MetaValue::NumArray(out)))
-        }
+        _ => numbers(r, kind, n, what).map(Some),
     }
+}
+
+/// `n` numbers or truth values.
+fn numbers(r: &mut Reader, kind: u32, n: usize, what: &str) -> Result<MetaValue> {
+    fn each<const N: usize>(bytes: &[u8], read: fn([u8; N]) -> f64) -> Vec<f64> {
+        let one = |b: &[u8]| {
+            let mut value = [0; N];
+            value.copy_from_slice(b);
+            read(value)
+        };
+        bytes.chunks_exact(N).map(one).collect()
+    }
+    let size: usize = match kind {
+        0 | 1 | 7 => 1,
+        2 | 3 => 2,
+        4..=6 => 4,
+        10..=12 => 8,
+        _ => return r.fail(format!("{what} is an array of unknown type {kind}")),
+    };
+    let bytes = r.take((n * size) as u64, what)?;
+    Ok(MetaValue::NumArray(match kind {
+        0 => each(bytes, |b| f64::from(u8::from_le_bytes(b))),
+        1 => each(bytes, |b| f64::from(i8::from_le_bytes(b))),
+        2 => each(bytes, |b| f64::from(u16::from_le_bytes(b))),
+        3 => each(bytes, |b| f64::from(i16::from_le_bytes(b))),
+        4 => each(bytes, |b| f64::from(u32::from_le_bytes(b))),
+        5 => each(bytes, |b| f64::from(i32::from_le_bytes(b))),
+        6 => each(bytes, |b| shortest(f32::from_le_bytes(b))),
+        7 => each(bytes, |b: [u8; 1]| f64::from(u8::from(b[0] != 0))),
+        10 => each(bytes, |b| u64::from_le_bytes(b) as f64),
+        11 => each(bytes, |b| i64::from_le_bytes(b) as f64),
+        _ => each(bytes, f64::from_le_bytes),
+    }))
 }
 
 /// A directory entry; `range.start` is still relative to the data.

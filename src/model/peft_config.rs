@@ -121,7 +121,8 @@ pub(super) fn read(map: &Map<String, Value>) -> Result<AdapterConfig> {
     let is_score = |m: &String| m == "score" || (m == "classifier" && saved.len() > 1);
     if let Some(other) = saved.iter().find(|m| !is_score(m)) {
         return fail(format!(
-            "modules_to_save names {other:?}; only \"score\" is read from an adapter. {MERGE}"
+            "modules_to_save names {:?}; only \"score\" is read from an adapter. {MERGE}",
+            some_of(&[other])
         ));
     }
     let string = |key: &str| map.get(key).and_then(Value::as_str).map(str::to_string);

@@ -151,7 +151,7 @@ impl Targets {
                 let scale = alpha / divisor;
                 if !(scale as f32).is_finite() {
                     return Err(Error::user(format!(
-                        "lora_alpha {alpha} with rank {rank} multiplies the update of {path} by {scale:e}, which is more than \
+                        "lora_alpha {alpha:?} with rank {rank} multiplies the update of {path} by {scale:e}, which is more than \
                          f32 holds"
                     )));
                 }

@@ -112,7 +112,7 @@ fn place(
     let mut at = data;
     for (tensor, info) in tensors {
         let Some((_, bits)) = BITS.iter().find(|(kind, _)| *kind == info.dtype) else {
-            let kind = info.dtype;
+            let kind: String = info.dtype.chars().take(40).collect();
             return Err(format!(
                 "tensor {tensor} has element type {kind:?}, which the format does not have"
             ));

@@ -18,7 +18,7 @@ use crate::file::limits::{TENSORS, WEIGHT_FILES};
 use crate::kernels::quant;
 use crate::kernels::weight::PIECE_BYTES;
 use crate::tensor::DType;
-use crate::text::json::{LFS_POINTER, is_lfs_pointer, parse_object};
+use crate::text::json::{LFS_POINTER, is_lfs_pointer, parse_object, shown};
 
 /// A weight on the host.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,7 +57,7 @@ impl HostTensor<'_> {
             )));
         }
         let bytes = quant::convert(self.dtype, &self.bytes, self.elements(), dtype)?;
-        if quant::first_not_finite(dtype, &bytes).is_some() {
+        if quant::first_unusable(dtype, &bytes).is_some() {
             return Err(Error::user(format!(
                 "a value is too large for {dtype}; load the weights as bf16 or f32"
             )));
@@ -322,8 +322,8 @@ impl WeightStore {
     /// A tensor; GGUF's query and key rows are put into Hugging Face's order.
     ///
     /// # Errors
-    /// A user error when it is missing (naming the closest name), its element type is not supported, a value is NaN or
-    /// infinite, or it cannot be read.
+    /// A user error when it is missing (naming the closest name), its element type is not supported, a value is NaN,
+    /// infinite or too large, or it cannot be read.
     pub fn get(&self, name: &str) -> Result<HostTensor<'_>> {
         let (dtype, shape) = self.info(name)?;
         let (entry, part) = self.stored(name)?;
@@ -337,7 +337,7 @@ impl WeightStore {
             shape: shape.to_vec(),
             bytes,
         };
-        finite(&tensor, name, 0).context(&part.name)?;
+        usable(&tensor, name, 0).context(&part.name)?;
         Ok(tensor)
     }
 
@@ -381,7 +381,7 @@ impl WeightStore {
                 shape: vec![n, cols],
                 bytes,
             };
-            finite(&piece, name, first * cols).context(&part.name)?;
+            usable(&piece, name, first * cols).context(&part.name)?;
             f(first, &piece)?;
         }
         Ok(())
@@ -600,18 +600,20 @@ impl WeightStore {
     }
 }
 
-/// Refuses NaN and infinite values. `from` is the index of the first element within the tensor `name`.
-fn finite(tensor: &HostTensor<'_>, name: &str, from: usize) -> Result<()> {
-    let Some(at) = quant::first_not_finite(tensor.dtype, &tensor.bytes) else {
+/// Refuses NaN, infinite values and those too large to compute with. `from` is the index of the first element within the
+/// tensor `name`.
+fn usable(tensor: &HostTensor<'_>, name: &str, from: usize) -> Result<()> {
+    let Some(at) = quant::first_unusable(tensor.dtype, &tensor.bytes) else {
         return Ok(());
     };
     let (length, size) = (tensor.dtype.block_len(), tensor.dtype.block_bytes());
     let mut block = vec![0.0; length];
     quant::dequantize(tensor.dtype, &tensor.bytes[at / length * size..][..size], &mut block);
-    let value = block.iter().find(|v| !v.is_finite()).copied().unwrap_or(f32::NAN);
+    let value = block.into_iter().find(|v| !quant::usable(*v)).unwrap_or(f32::NAN);
+    let why = if value.is_finite() { ", which is too large to compute with" } else { "" };
     Err(Error::user(format!(
-        "tensor {name} holds {value} (element {}): the file is damaged, or what trained it diverged. Take another copy or an \
-         earlier checkpoint",
+        "tensor {name} holds {value:?}{why} (element {}): the file is damaged, or what trained it diverged. Take another copy \
+         or an earlier checkpoint",
         from + at
     )))
 }
@@ -703,14 +705,22 @@ fn shards(value: &Map<String, Value>) -> Result<BTreeMap<String, String>> {
     }
     map.iter()
         .map(|(tensor, shard)| match shard.as_str() {
-            Some(file) if !file.is_empty() && !file.contains(['/', '\\']) => {
-                Ok((tensor.clone(), file.to_string()))
-            }
+            Some(file) if is_plain(file) => Ok((tensor.clone(), file.to_string())),
             _ => Err(Error::user(format!(
-                "weight_map gives {shard} for {tensor}; a file name in the same directory is needed"
+                "weight_map gives {} for {tensor}; the name of a file in the same directory is needed",
+                shown(shard)
             ))),
         })
         .collect()
+}
+
+/// Whether a name is a file's in the same directory, and not hidden.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 255
+        && !name.starts_with('.')
+        && !name.contains(['/', '\\', ':'])
+        && !name.contains(char::is_control)
 }
 
 /// Turns rows stored as (head, i, j) into (head, j, i), j = 0, 1 being the half of the head; whole rows move, so blocks
