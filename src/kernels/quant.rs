@@ -290,7 +290,14 @@ mod tests {
             let bytes = quantize(dtype, &fine).unwrap();
             assert_eq!(first_unusable(dtype, &bytes), None, "{dtype}");
             for at in [0, 1, 2, 3, 1023, 1024, 2047, 2048, n - 1] {
-                for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, TOO_LARGE, -3e38] {
+                for bad in [
+                    f32::NAN,
+                    -f32::NAN,
+                    f32::INFINITY,
+                    f32::NEG_INFINITY,
+                    TOO_LARGE,
+                    -3e38,
+                ] {
                     let mut values = fine.clone();
                     values[at] = bad;
                     let bytes = quantize(dtype, &values).unwrap();
@@ -318,11 +325,7 @@ mod tests {
                 for bad in [f16::NAN, f16::NEG_INFINITY] {
                     let mut bytes = bytes.clone();
                     bytes[size + at..size + at + 2].copy_from_slice(&bad.to_le_bytes());
-                    assert_eq!(
-                        first_unusable(dtype, &bytes),
-                        Some(dtype.block_len()),
-                        "{dtype}"
-                    );
+                    assert_eq!(first_unusable(dtype, &bytes), Some(dtype.block_len()), "{dtype}");
                 }
             }
         }

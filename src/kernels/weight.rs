@@ -384,3 +384,35 @@ fn sections(
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A weight that is written in pieces has the bytes of one that is packed whole.
+    #[test]
+    fn pieces_are_laid_out_as_the_whole() {
+        for dtype in DType::ALL {
+            // Columns that need padding where the type has no blocks.
+            let (rows, cols) = (
+                7,
+                if dtype.block_len() == 1 {
+                    6
+                } else {
+                    2 * dtype.block_len()
+                },
+            );
+            let row = dtype.bytes_for(cols);
+            let bytes: Vec<u8> = (0..rows * row).map(|i| (i * 7 + i / 256) as u8).collect();
+            let whole = pack(dtype, rows, cols, &bytes);
+            let mut out = vec![0u8; whole.len() * 4];
+            for (i, piece) in bytes.chunks(2 * row).enumerate() {
+                for (offset, section) in sections(dtype, rows, cols, 2 * i, piece) {
+                    assert_eq!(offset % 4, 0, "{dtype}");
+                    out[offset..offset + section.len()].copy_from_slice(&section);
+                }
+            }
+            assert_eq!(out, bytemuck::cast_slice::<u32, u8>(&whole), "{dtype}");
+        }
+    }
+}

@@ -160,12 +160,20 @@ mod tests {
         std::fs::write(&path, [7; 100]).unwrap();
         let bytes = FileBytes::open(&path).unwrap();
         assert_eq!(*bytes.range(90..100).unwrap(), [7; 10]);
-        File::options().write(true).open(&path).unwrap().set_len(95).unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(95)
+            .unwrap();
         assert_eq!(*bytes.range(85..95).unwrap(), [7; 10]);
         let error = bytes.range(90..100).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         let said = error.to_string();
-        assert!(said.contains("model.safetensors") && said.contains("became shorter"), "{said}");
+        assert!(
+            said.contains("model.safetensors") && said.contains("became shorter"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -154,7 +154,10 @@ impl Stated {
             Some(bytes) => {
                 let file = "generation_config.json";
                 // It lies beside config.json.
-                let place = format!("{}{file}", json.file.strip_suffix("config.json").unwrap_or_default());
+                let place = format!(
+                    "{}{file}",
+                    json.file.strip_suffix("config.json").unwrap_or_default()
+                );
                 let value = parse_object(bytes, &place)?;
                 let inner = Json {
                     map: &value,

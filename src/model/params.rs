@@ -177,9 +177,7 @@ impl Model {
         dtype: Option<DType>,
         positions: usize,
     ) -> Result<Self> {
-        Self::build(gpu, spec, positions, &mut |t| {
-            upload_stored(gpu, t, store, dtype)
-        })
+        Self::build(gpu, spec, positions, &mut |t| upload_stored(gpu, t, store, dtype))
     }
 
     /// Builds a model from any source of tensors.

@@ -130,10 +130,17 @@ pub fn each_learned(
     backward: bool,
     f: &mut dyn FnMut(&mut Recorder, &Ran<'_, '_>) -> Result<()>,
 ) -> Result<()> {
-    each(model, ws, groups, Some(learned), (true, backward), &mut |rec, ran| {
-        all_finite(ran.logp, LOG_PROBABILITY)?;
-        f(rec, ran)
-    })
+    each(
+        model,
+        ws,
+        groups,
+        Some(learned),
+        (true, backward),
+        &mut |rec, ran| {
+            all_finite(ran.logp, LOG_PROBABILITY)?;
+            f(rec, ran)
+        },
+    )
 }
 
 /// As [`each_batch`], or as [`each_learned`] where `learned` is given.

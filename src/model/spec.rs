@@ -306,7 +306,10 @@ impl ModelSpec {
             ));
         }
         if !(self.rope.theta > 0.0 && self.rope.theta.is_finite()) {
-            return fail(format!("rope_theta is {:?}; it must be positive", self.rope.theta));
+            return fail(format!(
+                "rope_theta is {:?}; it must be positive",
+                self.rope.theta
+            ));
         }
         self.validate_scaling(file)
     }

@@ -608,9 +608,17 @@ fn usable(tensor: &HostTensor<'_>, name: &str, from: usize) -> Result<()> {
     };
     let (length, size) = (tensor.dtype.block_len(), tensor.dtype.block_bytes());
     let mut block = vec![0.0; length];
-    quant::dequantize(tensor.dtype, &tensor.bytes[at / length * size..][..size], &mut block);
+    quant::dequantize(
+        tensor.dtype,
+        &tensor.bytes[at / length * size..][..size],
+        &mut block,
+    );
     let value = block.into_iter().find(|v| !quant::usable(*v)).unwrap_or(f32::NAN);
-    let why = if value.is_finite() { ", which is too large to compute with" } else { "" };
+    let why = if value.is_finite() {
+        ", which is too large to compute with"
+    } else {
+        ""
+    };
     Err(Error::user(format!(
         "tensor {name} holds {value:?}{why} (element {}): the file is damaged, or what trained it diverged. Take another copy \
          or an earlier checkpoint",

@@ -191,7 +191,10 @@ impl Trainer<'_> {
             }
         };
         let all = run::log_probs(model, self.ws, groups, false)?;
-        run::all_finite(all.iter().flatten().flatten(), "the reference's log-probability of a token")?;
+        run::all_finite(
+            all.iter().flatten().flatten(),
+            "the reference's log-probability of a token",
+        )?;
         Ok(Some(all))
     }
 
