@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Mutex;
 
 use super::gguf::{Gguf, GgufTensor, MetaValue};
 use super::spec::{Family, Head, ModelSpec, Proj, Rope, RopeScaling, llama3};
@@ -370,6 +371,7 @@ impl Gguf {
             parts: self.parts,
             entries,
             origin,
+            scratch: Mutex::default(),
         })
     }
 }

@@ -102,9 +102,10 @@ impl Build {
     fn tensor(mut self, name: &str, shape: &[usize], kind: u32) -> Self {
         let n: usize = shape.iter().product();
         let bytes = match kind {
-            // The second byte of a block is its scale's sign and exponent, which stay finite.
+            // A scale with every bit of its exponent set would be infinite.
             8 => (0..n / 32 * 34)
-                .map(|i| if i % 34 == 1 { i as u8 & 0x3b } else { i as u8 })
+                .map(|i| i as u8)
+                .map(|byte| if byte & 0x7c == 0x7c { byte & 0x7b } else { byte })
                 .collect(),
             _ => (0..n).flat_map(|i| (i as f32).to_le_bytes()).collect(),
         };

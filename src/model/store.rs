@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -104,6 +105,8 @@ pub struct WeightStore {
     pub(crate) parts: Vec<Part>,
     pub(crate) entries: BTreeMap<String, Entry>,
     pub(crate) origin: String,
+    /// Where pieces are read to, kept so that its memory is taken once.
+    pub(crate) scratch: Mutex<Vec<u8>>,
 }
 
 /// Bytes of a file up to which a fingerprint takes all of it.
@@ -133,6 +136,7 @@ impl WeightStore {
             parts: Vec::new(),
             entries: BTreeMap::new(),
             origin: files.name(),
+            scratch: Mutex::default(),
         };
         match files {
             ModelFiles::Gguf(path) => return open_weights(path),
@@ -168,6 +172,7 @@ impl WeightStore {
             parts: Vec::new(),
             entries: spec.tensors().map(|t| (t.name, entry(t.shape))).collect(),
             origin: origin.to_string(),
+            scratch: Mutex::default(),
         }
     }
 
@@ -212,6 +217,7 @@ impl WeightStore {
             parts: Vec::new(),
             entries: BTreeMap::new(),
             origin: path.display().to_string(),
+            scratch: Mutex::default(),
         };
         store.add(path.display().to_string(), FileBytes::open(path)?)?;
         Ok(store)
@@ -360,16 +366,21 @@ impl WeightStore {
         // Interleaved rows move within their head.
         let unit = entry.interleaved_heads.map_or(2, |heads| rows / heads);
         let per = (PIECE_BYTES / (unit * row).max(1)).max(1) * unit;
-        let mut read = Vec::new();
+        // A thread that panicked while it held the buffer left it whole.
+        let scratch = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = std::mem::take(&mut *scratch());
         for first in (0..rows).step_by(per) {
             let n = per.min(rows - first);
             let range = entry.range.start + first * row..entry.range.start + (first + n) * row;
             let bytes = match &part.bytes {
                 FileBytes::Static(_) => part.bytes.range(range)?,
                 FileBytes::Open { .. } => {
-                    read.resize(range.len(), 0);
-                    part.bytes.read_at(range.start, &mut read)?;
-                    Cow::Borrowed(&read[..])
+                    if read.len() < range.len() {
+                        read.resize(range.len(), 0);
+                    }
+                    let read = &mut read[..range.len()];
+                    part.bytes.read_at(range.start, read)?;
+                    Cow::Borrowed(&*read)
                 }
             };
             let bytes = match entry.interleaved_heads {
@@ -384,6 +395,7 @@ impl WeightStore {
             usable(&piece, name, first * cols).context(&part.name)?;
             f(first, &piece)?;
         }
+        *scratch() = read;
         Ok(())
     }
 
