@@ -151,6 +151,10 @@ pub const GGUF_ENTRIES: Limit = Limit::count("number of metadata entries", 1 << 
 pub const GGUF_KEY: Limit = Limit::bytes("length of a metadata key", 1 << 16);
 /// An array in a GGUF file's metadata, above all a vocabulary or its merges.
 pub const GGUF_ARRAY: Limit = Limit::count("length of a metadata array", 1 << 22, "elements");
+/// All arrays in a GGUF file's metadata together.
+pub const GGUF_ELEMENTS: Limit = Limit::count("length of all metadata arrays", 1 << 24, "elements");
+/// What follows the last tensor of a GGUF file.
+pub const GGUF_TAIL: Limit = Limit::bytes("size of what follows the last tensor", 64 << 20);
 /// Module names, blocks or patterns in one setting of an adapter; a setting for each layer of the largest models is far below.
 pub const ADAPTER_NAMES: Limit = Limit::count("length of an adapter's setting", 1 << 16, "entries");
 /// Regular expressions in one setting of an adapter.
@@ -173,6 +177,8 @@ pub const ALL: &[&Limit] = &[
     &GGUF_ENTRIES,
     &GGUF_KEY,
     &GGUF_ARRAY,
+    &GGUF_ELEMENTS,
+    &GGUF_TAIL,
     &WEIGHT_FILES,
     &ADAPTER_NAMES,
     &ADAPTER_PATTERNS,

@@ -14,7 +14,9 @@ use super::gguf_reader::Reader;
 use super::gguf_split::{self, SPLIT_COUNT};
 use super::store::Part;
 use crate::error::{Context, Error, Result};
-use crate::file::limits::{GGUF_ARRAY, GGUF_ENTRIES, GGUF_KEY, TENSOR_NAME, TENSORS};
+use crate::file::limits::{
+    GGUF_ARRAY, GGUF_ELEMENTS, GGUF_ENTRIES, GGUF_KEY, GGUF_TAIL, TENSOR_NAME, TENSORS,
+};
 use crate::tensor::DType;
 
 /// A metadata value; all whole numbers are widened.
@@ -226,6 +228,8 @@ fn parse(bytes: &dyn ReadAt) -> Result<Header> {
     }
     let data = r.at.next_multiple_of(alignment);
     place(&mut tensors, data, alignment, r.size())?;
+    let end = tensors.iter().map(|t| t.range.end).max().unwrap_or(data);
+    GGUF_TAIL.check("GGUF", r.size().saturating_sub(end))?;
     Ok((meta, tensors))
 }
 
@@ -274,6 +278,8 @@ fn array(r: &mut Reader, what: &str, depth: usize) -> Result<Option<MetaValue>> 
     };
     let n = r.count(least, what)?;
     GGUF_ARRAY.check(what, n)?;
+    r.elements += n;
+    GGUF_ELEMENTS.check(what, r.elements)?;
     match kind {
         8 => {
             let mut out = Vec::new();

@@ -15,6 +15,8 @@ pub(crate) struct Reader<'a> {
     start: usize,
     window: Vec<u8>,
     pub(crate) at: usize,
+    /// Elements of the arrays read so far.
+    pub(crate) elements: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -25,6 +27,7 @@ impl<'a> Reader<'a> {
             start: 0,
             window: Vec::new(),
             at: 0,
+            elements: 0,
         }
     }
 

@@ -434,6 +434,22 @@ fn metadata_is_bounded_before_memory_is_taken() {
     // Arrays of nothing take nothing.
     let nothing = [array_head(9, 100_000), array_head(0, 0).repeat(100_000)].concat();
     assert!(read_metadata(&metadata("a", 9, &nothing)).unwrap().is_empty());
+    let mut many = metadata("a", 9, &[]);
+    many[16..24].copy_from_slice(&5u64.to_le_bytes());
+    let entry = many.split_off(24);
+    let four = [entry, array_head(0, 4 << 20), vec![1; 4 << 20]].concat();
+    refused(
+        [many, four.repeat(5)].concat(),
+        "length of all metadata arrays: 20971520 elements",
+    );
+    let (_dir, path) = written(&model("llama").bytes());
+    std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(10 << 40)
+        .unwrap();
+    assert!(message(Gguf::open(&path)).contains("what follows the last tensor"));
     // Counts are compared before anything is read.
     let mut counts = b"GGUF".to_vec();
     counts.extend(3u32.to_le_bytes());
