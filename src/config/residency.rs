@@ -12,6 +12,6 @@ pub enum Residency {
     Auto,
     /// On the device, all of them.
     Resident,
-    /// In the host's mapped files; two blocks at a time are on the device.
+    /// In the model's files; two blocks at a time are on the device.
     Stream,
 }

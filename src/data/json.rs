@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 pub use super::row::shown;
 
 use crate::error::{Context, Error, Result};
+use crate::file::limits::NESTING;
 
 /// The key of the object that stands for a number that JSON does not have; see [`python_constant`].
 const CONSTANT: &str = "$float";
@@ -97,6 +98,7 @@ pub fn parse_object(bytes: &[u8], file: &str) -> Result<Map<String, Value>> {
     match parse_python_json_bytes(bytes) {
         Ok(Value::Object(map)) if python_constant_of(&map).is_none() => Ok(map),
         Ok(_) => Err(Error::user("not a JSON object")).context(file),
+        Err(e) if e.message.starts_with("recursion limit") => Err(NESTING.exceeded(file)),
         Err(e) => Err(Error::user(format!("not valid JSON: {e}"))).context(file),
     }
 }

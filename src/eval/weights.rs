@@ -8,6 +8,8 @@ use super::meta::{EvalMeta, NAMES};
 use crate::error::{Error, Result};
 use crate::model::alias::aliases;
 use crate::model::gguf::Gguf;
+use crate::model::load::Source;
+use crate::model::store::WeightStore;
 use crate::run::checksums::sha256_file;
 use crate::text::sha256_hex;
 
@@ -50,7 +52,8 @@ impl Hashes {
         named: impl IntoIterator<Item = (&'static str, Option<&'a str>)>,
     ) -> Result<BTreeMap<String, String>> {
         let mut all = BTreeMap::new();
-        for (field, files) in files(named)? {
+        for (field, name, files) in files(named)? {
+            check_large(field, name, &files)?;
             let in_dir = |file: &&PathBuf| file.extension().is_some_and(|e| e == "safetensors");
             let beside = files.first().filter(in_dir).and_then(|file| file.parent());
             let beside = beside.map(|dir| TEXTS.map(|name| dir.join(name)));
@@ -122,15 +125,28 @@ pub fn same(
 pub fn written(meta: &EvalMeta) -> Result<Option<SystemTime>> {
     let all = files(NAMES.into_iter().zip(meta.named()))?
         .into_iter()
-        .flat_map(|(_, files)| files);
+        .flat_map(|(_, _, files)| files);
     let times = all.filter_map(|path| std::fs::metadata(path).ok()?.modified().ok());
     Ok(times.max())
 }
 
-/// The local files of the weights that the settings name, by field.
+/// Refuses large files that are no weights of a model before hours go into hashing them: a sparse file may claim any size.
+fn check_large(field: &str, name: &str, files: &[PathBuf]) -> Result<()> {
+    const LARGE: u64 = 1 << 30;
+    let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |about| about.len());
+    if files.iter().map(size).sum::<u64>() < LARGE {
+        return Ok(());
+    }
+    match files.first().filter(|_| field.ends_with("adapter")) {
+        Some(adapter) => WeightStore::open_safetensors(adapter).map(drop),
+        None => Source::open(name).map(drop),
+    }
+}
+
+/// The local files of the weights that the settings name, by field and name.
 fn files<'a>(
     named: impl IntoIterator<Item = (&'static str, Option<&'a str>)>,
-) -> Result<Vec<(&'static str, Vec<PathBuf>)>> {
+) -> Result<Vec<(&'static str, &'a str, Vec<PathBuf>)>> {
     let inside = aliases()?;
     let mut all = Vec::new();
     for (field, name) in named {
@@ -149,7 +165,7 @@ fn files<'a>(
         } else {
             shards(path)
         };
-        all.push((field, found));
+        all.push((field, name, found));
     }
     Ok(all)
 }
@@ -190,6 +206,18 @@ mod tests {
             json[field] = value.as_str().into();
         }
         serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_sparse_file_is_refused_before_it_is_hashed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("adapter_model.safetensors");
+        std::fs::write(&path, [&2u64.to_le_bytes()[..], b"{}"].concat()).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(10 << 40).unwrap();
+        let adapter = dir.path().display().to_string();
+        let said = Hashes::default().of(&meta(&[("adapter", adapter)])).unwrap_err();
+        assert!(said.to_string().contains("tensors end at byte 10"), "{said}");
     }
 
     #[test]

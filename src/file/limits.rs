@@ -211,6 +211,34 @@ pub const PARQUET_ITEMS: Limit = Limit::count("lists of a Parquet page", 1 << 24
 pub const DATA_FILES: Limit = Limit::count("size of a data directory", 1 << 20, "files and directories");
 /// The nesting of a directory of data.
 pub const DATA_NESTING: Limit = Limit::levels("nesting of a data directory", 64);
+/// The JSON before the tensors of a safetensors file; the format's own limit.
+pub const SAFETENSORS_HEADER: Limit = Limit::bytes("size of a safetensors header", 100_000_000);
+/// Tensors of a model or an adapter, all of its files together.
+pub const TENSORS: Limit = Limit::count("number of tensors", 1 << 20, "tensors");
+/// The name of a tensor.
+pub const TENSOR_NAME: Limit = Limit::bytes("length of a tensor's name", 4096);
+/// What stands before the tensors of a GGUF file: metadata, vocabulary, directory of tensors.
+pub const GGUF_HEADER: Limit = Limit::bytes("size of the metadata of a GGUF file", 256 << 20);
+/// Entries of a GGUF file's metadata.
+pub const GGUF_ENTRIES: Limit = Limit::count("number of metadata entries", 1 << 16, "entries");
+/// The key of a GGUF file's metadata entry.
+pub const GGUF_KEY: Limit = Limit::bytes("length of a metadata key", 1 << 16);
+/// An array in a GGUF file's metadata, above all a vocabulary or its merges.
+pub const GGUF_ARRAY: Limit = Limit::count("length of a metadata array", 1 << 22, "elements");
+/// All arrays in a GGUF file's metadata together.
+pub const GGUF_ELEMENTS: Limit = Limit::count("length of all metadata arrays", 1 << 24, "elements");
+/// What follows the last tensor of a GGUF file.
+pub const GGUF_TAIL: Limit = Limit::bytes("size of what follows the last tensor", 64 << 20);
+/// Module names, blocks or patterns in one setting of an adapter; a setting for each layer of the largest models is far below.
+pub const ADAPTER_NAMES: Limit = Limit::count("length of an adapter's setting", 1 << 16, "entries");
+/// Regular expressions in one setting of an adapter.
+pub const ADAPTER_PATTERNS: Limit = Limit::count("length of an adapter's setting", 1 << 12, "patterns");
+/// A regular expression of an adapter's setting.
+pub const ADAPTER_PATTERN: Limit = Limit::bytes("length of an adapter's pattern", 1 << 16);
+/// Tokens that end a response.
+pub const END_TOKENS: Limit = Limit::count("number of end tokens", 1 << 12, "tokens");
+/// Files that a model's weights are spread over.
+pub const WEIGHT_FILES: Limit = Limit::count("number of weight files", 1 << 12, "files");
 
 /// Every limit, in the order of `docs/reference/limits.md`.
 pub const ALL: &[&Limit] = &[
@@ -250,6 +278,20 @@ pub const ALL: &[&Limit] = &[
     &PARQUET_ITEMS,
     &DATA_FILES,
     &DATA_NESTING,
+    &SAFETENSORS_HEADER,
+    &TENSORS,
+    &TENSOR_NAME,
+    &GGUF_HEADER,
+    &GGUF_ENTRIES,
+    &GGUF_KEY,
+    &GGUF_ARRAY,
+    &GGUF_ELEMENTS,
+    &GGUF_TAIL,
+    &WEIGHT_FILES,
+    &ADAPTER_NAMES,
+    &ADAPTER_PATTERNS,
+    &ADAPTER_PATTERN,
+    &END_TOKENS,
 ];
 
 #[cfg(test)]

@@ -62,6 +62,69 @@ pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// A weight from here on is refused: its square is more than f32 holds, so that norms and attention scores overflow.
+pub const TOO_LARGE: f32 = 18_446_744_073_709_551_616.0;
+
+/// Whether a weight can be computed with: it is finite and smaller than [`TOO_LARGE`].
+pub fn usable(value: f32) -> bool {
+    value.abs() < TOO_LARGE
+}
+
+/// The first element that is not [`usable`], or the first of the block that a NaN or infinite scale spoils.
+///
+/// A value is compared without its sign by adding what carries the bound into the sign's place. Eight bytes are looked at
+/// together and without a branch, so that loading is no slower.
+pub fn first_unusable(dtype: DType, bytes: &[u8]) -> Option<usize> {
+    /// A stretch that is looked at without a branch.
+    const STRETCH: usize = 4096;
+    let (mask, step, sign): (u64, u64, u64) = match dtype {
+        DType::F32 => (
+            0x7fff_ffff_7fff_ffff,
+            0x2080_0000_2080_0000,
+            0x8000_0000_8000_0000,
+        ),
+        DType::F16 => (
+            0x7fff_7fff_7fff_7fff,
+            0x0400_0400_0400_0400,
+            0x8000_8000_8000_8000,
+        ),
+        DType::BF16 => (
+            0x7fff_7fff_7fff_7fff,
+            0x2080_2080_2080_2080,
+            0x8000_8000_8000_8000,
+        ),
+        DType::Q8_0 | DType::Q4_0 | DType::Q4_1 | DType::Q4K | DType::Q6K => {
+            let scales: &[usize] = match dtype {
+                DType::Q4_1 | DType::Q4K => &[0, 2],
+                DType::Q6K => &[208],
+                _ => &[0],
+            };
+            let bad = |block: &[u8]| scales.iter().any(|at| block[at + 1] & 0x7c == 0x7c);
+            let block = bytes.chunks_exact(dtype.block_bytes()).position(bad)?;
+            return Some(block * dtype.block_len());
+        }
+    };
+    for (i, stretch) in bytes.chunks(STRETCH).enumerate() {
+        let words = stretch.chunks_exact(8);
+        let mut last = [0; 8];
+        last[..words.remainder().len()].copy_from_slice(words.remainder());
+        let carries = |word: u64| (word & mask).wrapping_add(step);
+        let mut any = carries(u64::from_le_bytes(last));
+        for word in words {
+            let mut eight = [0; 8];
+            eight.copy_from_slice(word);
+            any |= carries(u64::from_le_bytes(eight));
+        }
+        if any & sign != 0 {
+            let mut values = vec![0.0; stretch.len() / dtype.block_bytes()];
+            dequantize(dtype, stretch, &mut values);
+            let at = values.iter().position(|v| !usable(*v))?;
+            return Some(i * STRETCH / dtype.block_bytes() + at);
+        }
+    }
+    None
+}
+
 fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
@@ -209,6 +272,61 @@ mod tests {
             dequantize(dtype, &bytes, &mut got);
             for (i, (g, w)) in got.iter().zip(&want).enumerate() {
                 assert_eq!(g.to_bits(), w.to_bits(), "{dtype} element {i}: {g} is not {w}");
+            }
+        }
+    }
+
+    #[test]
+    fn unusable_values_are_found_wherever_they_are() {
+        let n = 5000;
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            // The largest usable values of either sign pass.
+            let most = match dtype {
+                DType::F32 => TOO_LARGE.next_down(),
+                DType::F16 => f16::MAX.to_f32(),
+                _ => TOO_LARGE * 0.99,
+            };
+            let fine: Vec<f32> = (0..n).map(|i| [most, -most, 0.0, -1e-8][i % 4]).collect();
+            let bytes = quantize(dtype, &fine).unwrap();
+            assert_eq!(first_unusable(dtype, &bytes), None, "{dtype}");
+            for at in [0, 1, 2, 3, 1023, 1024, 2047, 2048, n - 1] {
+                for bad in [
+                    f32::NAN,
+                    -f32::NAN,
+                    f32::INFINITY,
+                    f32::NEG_INFINITY,
+                    TOO_LARGE,
+                    -3e38,
+                ] {
+                    let mut values = fine.clone();
+                    values[at] = bad;
+                    let bytes = quantize(dtype, &values).unwrap();
+                    assert_eq!(first_unusable(dtype, &bytes), Some(at), "{dtype} {bad}");
+                }
+            }
+        }
+        for (dtype, scales) in [
+            (DType::Q8_0, &[0][..]),
+            (DType::Q4_0, &[0]),
+            (DType::Q4_1, &[0, 2]),
+            (DType::Q4K, &[0, 2]),
+            (DType::Q6K, &[208]),
+        ] {
+            let size = dtype.block_bytes();
+            // Quants may be anything.
+            let mut bytes = vec![0xff; 3 * size];
+            for block in bytes.chunks_exact_mut(size) {
+                for at in scales {
+                    block[*at..at + 2].copy_from_slice(&f16::MAX.to_le_bytes());
+                }
+            }
+            assert_eq!(first_unusable(dtype, &bytes), None, "{dtype}");
+            for at in scales {
+                for bad in [f16::NAN, f16::NEG_INFINITY] {
+                    let mut bytes = bytes.clone();
+                    bytes[size + at..size + at + 2].copy_from_slice(&bad.to_le_bytes());
+                    assert_eq!(first_unusable(dtype, &bytes), Some(dtype.block_len()), "{dtype}");
+                }
             }
         }
     }

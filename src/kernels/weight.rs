@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Kernel, Recorder};
 use crate::kernels::pad4;
 use crate::tensor::DType;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// A kernel for every element type of the weight, in the order of [`DType::ALL`]: the shader, its shared parts, and each
@@ -90,6 +91,9 @@ pub(crate) fn lanes(rec: &Recorder) -> usize {
 
 /// Shard boundaries are multiples of this many rows, so that vocabulary chunks never straddle two shards.
 pub const SHARD_ROWS: usize = 4096;
+
+/// Bytes of a weight that are on their way to the device at once: few enough to stay in a CPU's cache.
+pub const PIECE_BYTES: usize = 1 << 20;
 
 /// Rows `first_row .. first_row + rows` of a weight.
 #[derive(Debug, Clone)]
@@ -224,30 +228,55 @@ impl Weight {
                 dtype.name()
             )));
         }
-        let row_bytes = dtype.bytes_for(cols);
-        let shards = shard_ranges(dtype, rows, cols, cap)?
-            .into_iter()
-            .map(|r| {
-                let words = pack(
-                    dtype,
-                    r.len(),
-                    cols,
-                    &bytes[r.start * row_bytes..r.end * row_bytes],
-                );
-                let buffer = gpu.upload(label, &words)?;
-                Ok(Shard {
-                    first_row: r.start,
-                    rows: r.len(),
-                    buffer,
-                })
+        let weight = Self::unwritten(gpu, label, dtype, rows, cols, cap)?;
+        // An even number of rows.
+        let piece = (PIECE_BYTES / dtype.bytes_for(cols).max(1)).max(2) & !1;
+        for (i, bytes) in bytes.chunks(piece * dtype.bytes_for(cols).max(1)).enumerate() {
+            weight.write_rows(gpu, i * piece, bytes);
+        }
+        Ok(weight)
+    }
+
+    /// A weight whose rows are still to be written, with a cap on a shard's bytes.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn unwritten(
+        gpu: &Gpu,
+        label: &str,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        cap: u64,
+    ) -> Result<Self> {
+        let shard = |r: Range<usize>| {
+            Ok(Shard {
+                first_row: r.start,
+                rows: r.len(),
+                buffer: gpu.alloc(label, device_bytes(dtype, r.len(), cols))?,
             })
-            .collect::<Result<_>>()?;
+        };
         Ok(Self {
             dtype,
             rows,
             cols,
-            shards,
+            shards: shard_ranges(dtype, rows, cols, cap)?
+                .into_iter()
+                .map(shard)
+                .collect::<Result<_>>()?,
         })
+    }
+
+    /// Writes whole rows in their file format, from row `first` on, before anything submitted later. `first` is even: two
+    /// rows of blocks fill whole words.
+    pub fn write_rows(&self, gpu: &Gpu, first: usize, bytes: &[u8]) {
+        let row = self.dtype.bytes_for(self.cols).max(1);
+        for (shard, at, rows, from) in self.parts(first..first + bytes.len() / row) {
+            let bytes = &bytes[from * row..(from + rows) * row];
+            for (offset, section) in sections(self.dtype, shard.rows, self.cols, at, bytes) {
+                gpu.write(&shard.buffer, offset as u64, &section);
+            }
+        }
     }
 
     /// A zeroed f32 weight (a trainable tensor, a gradient, optimiser state).
@@ -307,31 +336,83 @@ impl Weight {
 
 /// File bytes → device words.
 pub fn pack(dtype: DType, rows: usize, cols: usize, bytes: &[u8]) -> Vec<u32> {
-    let mut out = vec![0u8; device_bytes(dtype, rows, cols) as usize];
-    match block(dtype) {
-        None => {
-            let (from, to) = (dtype.bytes_for(cols), pad4(cols) * dtype.block_bytes());
-            for (source, target) in bytes.chunks_exact(from).zip(out.chunks_exact_mut(to)) {
-                target[..from].copy_from_slice(source);
-            }
+    let mut words = vec![0; device_bytes(dtype, rows, cols) as usize / 4];
+    let out: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+    for (offset, section) in sections(dtype, rows, cols, 0, bytes) {
+        out[offset..offset + section.len()].copy_from_slice(&section);
+    }
+    words
+}
+
+/// Rows of a shard in file format → what is written for them: byte offsets in the shard, and bytes.
+fn sections(
+    dtype: DType,
+    shard_rows: usize,
+    cols: usize,
+    first: usize,
+    bytes: &[u8],
+) -> Vec<(usize, Cow<'_, [u8]>)> {
+    let Some(b) = block(dtype) else {
+        let (from, to) = (dtype.bytes_for(cols), pad4(cols) * dtype.block_bytes());
+        if from == to {
+            return vec![(first * to, Cow::Borrowed(bytes))];
         }
-        Some(b) => {
-            let (quants, rest) = out.split_at_mut(section_words(dtype, rows, cols) * 4);
-            let blocks = bytes.chunks_exact(dtype.block_bytes());
-            // The byte runs of a block's scales and where each run's section starts.
-            let (quants_at, sections) = if dtype == DType::Q6K {
-                (0..192, vec![(192..208, 0), (208..210, blocks.len() * 16)])
-            } else {
-                (b.scale_bytes..dtype.block_bytes(), vec![(0..b.scale_bytes, 0)])
-            };
-            for (i, (source, q)) in blocks.zip(quants.chunks_exact_mut(b.quant_words * 4)).enumerate() {
-                q.copy_from_slice(&source[quants_at.clone()]);
-                for (run, start) in &sections {
-                    let at = start + i * run.len();
-                    rest[at..at + run.len()].copy_from_slice(&source[run.clone()]);
+        let mut out = vec![0; bytes.len() / from.max(1) * to];
+        for (source, target) in bytes.chunks_exact(from).zip(out.chunks_exact_mut(to)) {
+            target[..from].copy_from_slice(source);
+        }
+        return vec![(first * to, Cow::Owned(out))];
+    };
+    // The byte runs of a block, in the order of the sections.
+    let runs = if dtype == DType::Q6K {
+        vec![0..192, 192..208, 208..210]
+    } else {
+        vec![b.scale_bytes..dtype.block_bytes(), 0..b.scale_bytes]
+    };
+    let row_blocks = cols / dtype.block_len();
+    let blocks = bytes.chunks_exact(dtype.block_bytes());
+    let mut start = 0;
+    runs.into_iter()
+        .map(|run| {
+            let mut out = Vec::with_capacity(blocks.len() * run.len());
+            for block in blocks.clone() {
+                out.extend_from_slice(&block[run.clone()]);
+            }
+            let offset = start + first * row_blocks * run.len();
+            start += shard_rows * row_blocks * run.len();
+            (offset, Cow::Owned(out))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A weight that is written in pieces has the bytes of one that is packed whole.
+    #[test]
+    fn pieces_are_laid_out_as_the_whole() {
+        for dtype in DType::ALL {
+            // Columns that need padding where the type has no blocks.
+            let (rows, cols) = (
+                7,
+                if dtype.block_len() == 1 {
+                    6
+                } else {
+                    2 * dtype.block_len()
+                },
+            );
+            let row = dtype.bytes_for(cols);
+            let bytes: Vec<u8> = (0..rows * row).map(|i| (i * 7 + i / 256) as u8).collect();
+            let whole = pack(dtype, rows, cols, &bytes);
+            let mut out = vec![0u8; whole.len() * 4];
+            for (i, piece) in bytes.chunks(2 * row).enumerate() {
+                for (offset, section) in sections(dtype, rows, cols, 2 * i, piece) {
+                    assert_eq!(offset % 4, 0, "{dtype}");
+                    out[offset..offset + section.len()].copy_from_slice(&section);
                 }
             }
+            assert_eq!(out, bytemuck::cast_slice::<u32, u8>(&whole), "{dtype}");
         }
     }
-    bytemuck::pod_collect_to_vec(&out)
 }

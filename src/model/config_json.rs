@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::config_keys;
 use super::spec::{Family, Head, ModelSpec, Rope, RopeScaling};
 use crate::error::{Error, Result, warn_once};
+use crate::file::limits::END_TOKENS;
 use crate::text::json::{parse_object, python_constant, shown};
 
 /// A JSON object with the file's name for messages.
@@ -79,6 +80,7 @@ impl Json<'_> {
             Some(Value::Array(list)) => list.as_slice(),
             Some(one) => std::slice::from_ref(one),
         };
+        END_TOKENS.check(format!("{}: {key}", self.file), values.len())?;
         let mut ids = Vec::new();
         for value in values {
             match value.as_i64() {
@@ -151,14 +153,25 @@ impl Stated {
             None => own,
             Some(bytes) => {
                 let file = "generation_config.json";
-                let value = parse_object(bytes, file)?;
-                let ids = Json { map: &value, file }.ids("eos_token_id")?;
+                // It lies beside config.json.
+                let place = format!(
+                    "{}{file}",
+                    json.file.strip_suffix("config.json").unwrap_or_default()
+                );
+                let value = parse_object(bytes, &place)?;
+                let inner = Json {
+                    map: &value,
+                    file: &place,
+                };
+                let ids = inner.ids("eos_token_id")?;
                 // transformers generates by generation_config.json; config.json often lacks an end
                 // token or two.
                 if !ids.is_empty() && own.iter().any(|id| !ids.contains(id)) {
                     warn_once(format!(
-                        "{}: eos_token_id is {own:?} and {ids:?} in {file}; {file} counts, as in transformers",
-                        json.file
+                        "{}: eos_token_id is {} and {} in {file}; {file} counts, as in transformers",
+                        json.file,
+                        shown(&own.clone().into()),
+                        shown(&ids.clone().into())
                     ));
                 }
                 if ids.is_empty() { own } else { ids }

@@ -3,19 +3,21 @@
 //! Layout: magic, version, tensor count, metadata count, metadata, tensor directory, padding to the alignment, data.
 //! What a llama.cpp model means by it is in `gguf_model`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::bytes::FileBytes;
+use super::bytes::{FileBytes, ReadAt};
+use super::gguf_keys;
 use super::gguf_reader::Reader;
 use super::gguf_split::{self, SPLIT_COUNT};
 use super::store::Part;
 use crate::error::{Context, Error, Result};
+use crate::file::limits::{
+    GGUF_ARRAY, GGUF_ELEMENTS, GGUF_ENTRIES, GGUF_KEY, GGUF_TAIL, TENSOR_NAME, TENSORS,
+};
 use crate::tensor::DType;
-
-/// Elements in the longest metadata array that is believed: far above any vocabulary or merge list.
-const MAX_ARRAY: usize = 1 << 22;
 
 /// A metadata value; all whole numbers are widened.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +62,7 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Maps a file and reads its metadata and tensor directory. Of a model in parts
+    /// Opens a file and reads its metadata and tensor directory. Of a model in parts
     /// (`NAME-00001-of-00003.gguf`), any part stands for all.
     ///
     /// # Errors
@@ -85,7 +87,7 @@ impl Gguf {
     /// One file alone.
     pub(super) fn open_one(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let bytes = FileBytes::map(path)?;
+        let bytes = FileBytes::open(path)?;
         let (meta, tensors) = parse(&bytes).context(&name)?;
         Ok(Self {
             parts: vec![Part {
@@ -99,8 +101,8 @@ impl Gguf {
     }
 
     /// A tensor's bytes.
-    pub(crate) fn tensor_bytes(&self, t: &GgufTensor) -> &[u8] {
-        &self.parts[t.part].bytes[t.range.clone()]
+    pub(crate) fn tensor_bytes(&self, t: &GgufTensor) -> Result<Cow<'_, [u8]>> {
+        self.parts[t.part].bytes.range(t.range.clone())
     }
 
     /// A metadata value.
@@ -167,12 +169,22 @@ impl Gguf {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, MetaValue>, Vec<GgufTensor>)> {
-    let mut r = Reader { bytes, at: 0 };
-    if bytes.get(..4) != Some(b"GGUF") {
+/// The metadata by key, and the tensors.
+type Header = (BTreeMap<String, MetaValue>, Vec<GgufTensor>);
+
+/// The metadata of a GGUF file that is in memory: what reads a file, for tests and fuzzing.
+///
+/// # Errors
+/// As [`Gguf::open`].
+pub fn read_metadata(bytes: &[u8]) -> Result<BTreeMap<String, MetaValue>> {
+    parse(&bytes).map(|(meta, _)| meta)
+}
+
+fn parse(bytes: &dyn ReadAt) -> Result<Header> {
+    let mut r = Reader::new(bytes);
+    if r.size() < 4 || r.array("the magic number")? != *b"GGUF" {
         return Err(Error::user("not a GGUF file (it does not begin with \"GGUF\")"));
     }
-    r.at = 4;
     match r.u32("version")? {
         2 | 3 => {}
         v if (1..=3).contains(&v.swap_bytes()) => {
@@ -189,9 +201,12 @@ fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, MetaValue>, Vec<GgufTensor>)>
     // The least tensor entry is name length, dimension count, type and offset; the least metadata pair is 13 bytes.
     let tensor_count = r.count(24, "the number of tensors")?;
     let meta_count = r.count(13, "the number of metadata entries")?;
+    TENSORS.check("GGUF", tensor_count)?;
+    GGUF_ENTRIES.check("GGUF", meta_count)?;
     let mut meta = BTreeMap::new();
     for _ in 0..meta_count {
         let key = r.string("a metadata key")?;
+        GGUF_KEY.check("GGUF", key.len())?;
         let kind = r.u32("a metadata type")?;
         if let Some(value) = value(&mut r, kind, &key)? {
             meta.insert(key, value);
@@ -202,7 +217,8 @@ fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, MetaValue>, Vec<GgufTensor>)>
         Some(MetaValue::Uint(a)) if a.is_power_of_two() && *a <= 1 << 20 => *a as usize,
         Some(other) => {
             return Err(Error::user(format!(
-                "general.alignment is {other:?}; a power of two is needed"
+                "general.alignment is {}; a power of two up to 2^20 is needed",
+                gguf_keys::shown(other)
             )));
         }
     };
@@ -211,7 +227,9 @@ fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, MetaValue>, Vec<GgufTensor>)>
         tensors.push(tensor(&mut r)?);
     }
     let data = r.at.next_multiple_of(alignment);
-    place(&mut tensors, data, alignment, bytes.len())?;
+    place(&mut tensors, data, alignment, r.size())?;
+    let end = tensors.iter().map(|t| t.range.end).max().unwrap_or(data);
+    GGUF_TAIL.check("GGUF", r.size().saturating_sub(end))?;
     Ok((meta, tensors))
 }
 
@@ -259,9 +277,9 @@ fn array(r: &mut Reader, what: &str, depth: usize) -> Result<Option<MetaValue>> 
         _ => 1,
     };
     let n = r.count(least, what)?;
-    if n > MAX_ARRAY {
-        return r.fail(format!("{what} is an array of {n} elements"));
-    }
+    GGUF_ARRAY.check(what, n)?;
+    r.elements += n;
+    GGUF_ELEMENTS.check(what, r.elements)?;
     match kind {
         8 => {
             let mut out = Vec::new();
@@ -277,25 +295,47 @@ fn array(r: &mut Reader, what: &str, depth: usize) -> Result<Option<MetaValue>> 
             }
             Ok(None)
         }
-        _ => {
-            let mut out = Vec::new();
-            for _ in 0..n {
-                out.push(match scalar(r, kind, what)? {
-                    Some(MetaValue::Uint(v)) => v as f64,
-                    Some(MetaValue::Int(v)) => v as f64,
-                    Some(MetaValue::Float(v)) => v,
-                    Some(MetaValue::Bool(v)) => f64::from(u8::from(v)),
-                    _ => return r.fail(format!("{what} is an array of unknown type {kind}")),
-                });
-            }
-            Ok(Some(MetaValue::NumArray(out)))
-        }
+        _ => numbers(r, kind, n, what).map(Some),
     }
+}
+
+/// `n` numbers or truth values.
+fn numbers(r: &mut Reader, kind: u32, n: usize, what: &str) -> Result<MetaValue> {
+    fn each<const N: usize>(bytes: &[u8], read: fn([u8; N]) -> f64) -> Vec<f64> {
+        let one = |b: &[u8]| {
+            let mut value = [0; N];
+            value.copy_from_slice(b);
+            read(value)
+        };
+        bytes.chunks_exact(N).map(one).collect()
+    }
+    let size: usize = match kind {
+        0 | 1 | 7 => 1,
+        2 | 3 => 2,
+        4..=6 => 4,
+        10..=12 => 8,
+        _ => return r.fail(format!("{what} is an array of unknown type {kind}")),
+    };
+    let bytes = r.take((n * size) as u64, what)?;
+    Ok(MetaValue::NumArray(match kind {
+        0 => each(bytes, |b| f64::from(u8::from_le_bytes(b))),
+        1 => each(bytes, |b| f64::from(i8::from_le_bytes(b))),
+        2 => each(bytes, |b| f64::from(u16::from_le_bytes(b))),
+        3 => each(bytes, |b| f64::from(i16::from_le_bytes(b))),
+        4 => each(bytes, |b| f64::from(u32::from_le_bytes(b))),
+        5 => each(bytes, |b| f64::from(i32::from_le_bytes(b))),
+        6 => each(bytes, |b| shortest(f32::from_le_bytes(b))),
+        7 => each(bytes, |b: [u8; 1]| f64::from(u8::from(b[0] != 0))),
+        10 => each(bytes, |b| u64::from_le_bytes(b) as f64),
+        11 => each(bytes, |b| i64::from_le_bytes(b) as f64),
+        _ => each(bytes, f64::from_le_bytes),
+    }))
 }
 
 /// A directory entry; `range.start` is still relative to the data.
 fn tensor(r: &mut Reader) -> Result<GgufTensor> {
     let name = r.string("a tensor's name")?;
+    TENSOR_NAME.check("GGUF", name.len())?;
     let dims = r.u32("a tensor's dimension count")?;
     if dims == 0 || dims > 4 {
         return r.fail(format!("tensor {name:?} has {dims} dimensions"));

@@ -5,6 +5,7 @@
 //! warned of.
 
 use super::gguf::{Gguf, MetaValue};
+use super::peft_config::some_of;
 use crate::error::{Context, Error, Result, warn_once};
 
 /// What a key means to this program.
@@ -190,6 +191,7 @@ impl Gguf {
     }
 
     fn check_keys(&self, prefix: &str, table: &[(&str, Effect)]) -> Result<()> {
+        let mut unknown = Vec::new();
         for (key, value) in self.meta.range(prefix.to_owned()..) {
             let Some(short) = key.strip_prefix(prefix) else {
                 break;
@@ -204,13 +206,19 @@ impl Gguf {
                     .context(&self.name);
                 }
                 Some(_) => {}
-                None => warn_once(format!(
-                    "{}: the metadata key {key} is not known here and is ignored; if the model computes something by it, the \
-                     results differ from llama.cpp's",
-                    self.name
-                )),
+                None => unknown.push(key),
             }
         }
+        let what = match unknown.len() {
+            0 => return Ok(()),
+            1 => format!("key {} is", some_of(&unknown)),
+            _ => format!("keys {} are", some_of(&unknown)),
+        };
+        warn_once(format!(
+            "{}: the metadata {what} not known here and ignored; if the model computes something by it, the results differ \
+             from llama.cpp's",
+            self.name
+        ));
         Ok(())
     }
 }
@@ -229,13 +237,14 @@ fn is_one_of(value: &MetaValue, neutral: &[f64]) -> bool {
     }
 }
 
-fn shown(value: &MetaValue) -> String {
+/// A value as messages show it.
+pub(super) fn shown(value: &MetaValue) -> String {
     match value {
         MetaValue::Uint(v) => v.to_string(),
         MetaValue::Int(v) => v.to_string(),
         MetaValue::Float(v) => v.to_string(),
         MetaValue::Bool(v) => v.to_string(),
-        MetaValue::Str(v) => format!("{v:?}"),
+        MetaValue::Str(v) => format!("{:?}", some_of(&[v])),
         MetaValue::StrArray(v) => format!("a list of {} strings", v.len()),
         MetaValue::NumArray(v) => format!("a list of {} numbers", v.len()),
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Mutex;
 
 use super::gguf::{Gguf, GgufTensor, MetaValue};
 use super::spec::{Family, Head, ModelSpec, Proj, Rope, RopeScaling, llama3};
@@ -304,14 +305,14 @@ impl Gguf {
             return Ok(RopeScaling::None);
         };
         let elements: usize = t.shape.iter().product();
-        let mut factors = vec![0.0f32; elements];
-        quant::dequantize(t.dtype, self.tensor_bytes(t), &mut factors);
-        if factors.len() != spec.head_dim / 2 {
+        if elements != spec.head_dim / 2 {
             return self.fail(format!(
                 "rope_freqs.weight has {elements} factors, {} are needed",
                 spec.head_dim / 2
             ));
         }
+        let mut factors = vec![0.0f32; elements];
+        quant::dequantize(t.dtype, &self.tensor_bytes(t)?, &mut factors);
         let factor = factors.iter().fold(1.0f32, |a, b| a.max(*b));
         let (low, high, original) = (1.0, 4.0, 8192);
         let plain = spec.inv_freq();
@@ -370,6 +371,7 @@ impl Gguf {
             parts: self.parts,
             entries,
             origin,
+            scratch: Mutex::default(),
         })
     }
 }

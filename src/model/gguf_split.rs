@@ -1,9 +1,11 @@
 //! GGUF models in several files, as llama.cpp's `llama-gguf-split` writes them.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::gguf::Gguf;
 use crate::error::{Error, Result};
+use crate::file::limits::{TENSORS, WEIGHT_FILES};
 
 /// How many files the model has.
 pub(super) const SPLIT_COUNT: &str = "split.count";
@@ -18,6 +20,7 @@ const SPLIT_TENSORS: &str = "split.tensors.count";
 /// A user error that names the part that is missing or belongs to another model.
 pub(super) fn join(found: Gguf, path: &Path, count: usize) -> Result<Gguf> {
     let fail = |path: &Path, what: String| Error::user(format!("{}: {what}", path.display()));
+    WEIGHT_FILES.check(format!("{}: {SPLIT_COUNT}", path.display()), count)?;
     let Some(no) = found.meta_usize(SPLIT_NO).filter(|no| *no < count) else {
         return Err(fail(
             path,
@@ -38,6 +41,8 @@ pub(super) fn join(found: Gguf, path: &Path, count: usize) -> Result<Gguf> {
     let name = found.name.clone();
     let mut found = Some(found);
     let mut whole: Option<Gguf> = None;
+    // In which part each tensor is.
+    let mut seen: HashMap<String, usize> = HashMap::new();
     for (i, path) in paths.iter().enumerate() {
         let part = match found.take() {
             Some(part) if i == no => part,
@@ -71,7 +76,9 @@ pub(super) fn join(found: Gguf, path: &Path, count: usize) -> Result<Gguf> {
                 ),
             ));
         }
+        TENSORS.check(path.display(), seen.len() + part.tensors.len())?;
         let Some(whole) = &mut whole else {
+            seen.extend(part.tensors.iter().map(|t| (t.name.clone(), 0)));
             whole = Some(part);
             continue;
         };
@@ -86,12 +93,12 @@ pub(super) fn join(found: Gguf, path: &Path, count: usize) -> Result<Gguf> {
         let at = whole.parts.len();
         whole.parts.extend(part.parts);
         for mut tensor in part.tensors {
-            if let Some(twin) = whole.tensors.iter().find(|t| t.name == tensor.name) {
+            if let Some(twin) = seen.insert(tensor.name.clone(), at) {
                 return Err(fail(
                     path,
                     format!(
                         "tensor {} is also in {}: the parts are of different models",
-                        tensor.name, whole.parts[twin.part].name
+                        tensor.name, whole.parts[twin].name
                     ),
                 ));
             }

@@ -102,7 +102,11 @@ impl Build {
     fn tensor(mut self, name: &str, shape: &[usize], kind: u32) -> Self {
         let n: usize = shape.iter().product();
         let bytes = match kind {
-            8 => (0..n / 32 * 34).map(|i| i as u8).collect(),
+            // A scale with every bit of its exponent set would be infinite.
+            8 => (0..n / 32 * 34)
+                .map(|i| i as u8)
+                .map(|byte| if byte & 0x7c == 0x7c { byte & 0x7b } else { byte })
+                .collect(),
             _ => (0..n).flat_map(|i| (i as f32).to_le_bytes()).collect(),
         };
         self.tensors.push((name.to_string(), shape.to_vec(), kind, bytes));
@@ -329,7 +333,7 @@ fn every_truncation_is_a_user_error() {
     for cut in 0..bytes.len() - 32 {
         // All cuts of the header, and some of the data.
         if cut < 2000 || cut % 97 == 0 {
-            assert!(parse(&bytes[..cut]).is_err(), "cut at {cut}");
+            assert!(parse(&&bytes[..cut]).is_err(), "cut at {cut}");
         }
     }
     let (_dir, path) = written(&bytes[..100]);
@@ -350,7 +354,7 @@ fn corrupt_bytes_never_panic_or_allocate_wildly() {
         for value in [0x00, 0x01, 0x7f, 0xff] {
             let mut broken = bytes.clone();
             broken[at] = value;
-            if let Ok((_, tensors)) = parse(&broken) {
+            if let Ok((_, tensors)) = parse(&&broken[..]) {
                 assert!(
                     tensors.iter().all(|t| t.range.end <= broken.len()),
                     "byte {at} = {value}"
@@ -373,11 +377,140 @@ fn corrupt_bytes_never_panic_or_allocate_wildly() {
         (header(3, u64::MAX, 0), "more than the file can hold"),
         (header(3, 0, u64::MAX), "more than the file can hold"),
     ] {
-        let text = parse(&bytes).unwrap_err().to_string();
+        let text = parse(&&bytes[..]).unwrap_err().to_string();
         assert!(text.contains(why), "{text}");
     }
     let odd = model("llama").set("general.alignment", V::U(48));
     assert!(message(spec_of(&odd)).contains("power of two"));
+}
+
+/// A file of metadata alone, one entry: its key, its type and its bytes.
+fn metadata(key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
+    let mut out = b"GGUF".to_vec();
+    out.extend(3u32.to_le_bytes());
+    out.extend(0u64.to_le_bytes());
+    out.extend(1u64.to_le_bytes());
+    string(&mut out, key);
+    out.extend(kind.to_le_bytes());
+    out.extend(value);
+    out
+}
+
+fn array_head(kind: u32, n: u64) -> Vec<u8> {
+    [&kind.to_le_bytes()[..], &n.to_le_bytes()].concat()
+}
+
+#[test]
+fn metadata_is_bounded_before_memory_is_taken() {
+    let refused = |bytes: Vec<u8>, why: &str| {
+        let error = read_metadata(&bytes).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let said = error.to_string();
+        assert!(said.contains(why), "{said}");
+    };
+    refused(
+        metadata("a", 8, &u64::MAX.to_le_bytes()),
+        "needs 18446744073709551615 bytes",
+    );
+    refused(
+        metadata("a", 9, &array_head(8, 1 << 60)),
+        "more than the file can hold",
+    );
+    refused(
+        metadata(&"k".repeat(1 << 17), 0, &[1]),
+        "length of a metadata key: 128 KiB",
+    );
+    let long = [array_head(0, 5 << 20), vec![1; 5 << 20]].concat();
+    refused(
+        metadata("a", 9, &long),
+        "length of a metadata array: 5242880 elements",
+    );
+    let nested = array_head(9, 1).repeat(100_000);
+    refused(metadata("a", 9, &nested), "nested too deeply");
+    refused(
+        metadata("a", 9, &[array_head(13, 1), vec![0; 8]].concat()),
+        "unknown type 13",
+    );
+    // Arrays of nothing take nothing.
+    let nothing = [array_head(9, 100_000), array_head(0, 0).repeat(100_000)].concat();
+    assert!(read_metadata(&metadata("a", 9, &nothing)).unwrap().is_empty());
+    let mut many = metadata("a", 9, &[]);
+    many[16..24].copy_from_slice(&5u64.to_le_bytes());
+    let entry = many.split_off(24);
+    let four = [entry, array_head(0, 4 << 20), vec![1; 4 << 20]].concat();
+    refused(
+        [many, four.repeat(5)].concat(),
+        "length of all metadata arrays: 20971520 elements",
+    );
+    let (_dir, path) = written(&model("llama").bytes());
+    std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(10 << 40)
+        .unwrap();
+    assert!(message(Gguf::open(&path)).contains("what follows the last tensor"));
+    // Counts are compared before anything is read.
+    let mut counts = b"GGUF".to_vec();
+    counts.extend(3u32.to_le_bytes());
+    counts.extend((2u64 << 20).to_le_bytes());
+    counts.extend(0u64.to_le_bytes());
+    counts.resize(64 << 20, 0);
+    refused(counts.clone(), "number of tensors: 2097152 tensors");
+    counts[8..16].fill(0);
+    counts[16..24].copy_from_slice(&100_000u64.to_le_bytes());
+    refused(counts, "number of metadata entries: 100000 entries");
+}
+
+#[test]
+fn arrays_of_numbers_of_every_type() {
+    let read = |kind: u32, bytes: &[u8], n: u64| {
+        let file = metadata("a", 9, &[array_head(kind, n), bytes.to_vec()].concat());
+        match read_metadata(&file).unwrap().remove("a") {
+            Some(MetaValue::NumArray(list)) => list,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(read(0, &[1, 255], 2), [1.0, 255.0]);
+    assert_eq!(read(1, &[1, 255], 2), [1.0, -1.0]);
+    assert_eq!(read(2, &[0xff, 0xff], 1), [65535.0]);
+    assert_eq!(read(3, &[0xff, 0xff], 1), [-1.0]);
+    assert_eq!(read(4, &[0xff; 4], 1), [4_294_967_295.0]);
+    assert_eq!(read(5, &[0xff; 4], 1), [-1.0]);
+    assert_eq!(read(6, &1e-5f32.to_le_bytes(), 1), [1e-5]);
+    assert_eq!(read(7, &[0, 1, 2], 3), [0.0, 1.0, 1.0]);
+    assert_eq!(read(10, &[0xff; 8], 1), [u64::MAX as f64]);
+    assert_eq!(read(11, &[0xff; 8], 1), [-1.0]);
+    assert_eq!(read(12, &0.1f64.to_le_bytes(), 1), [0.1]);
+    assert!(read(12, &[], 0).is_empty());
+}
+
+#[test]
+fn blocks_with_scales_that_are_no_number_are_refused_by_name() {
+    let mut build = model("llama");
+    // The scale of the third block of queries, whose rows are put into another order.
+    build.tensors[4].3[2 * 34..2 * 34 + 2].copy_from_slice(&[0xff, 0x7f]);
+    let (_dir, path) = written(&build.bytes());
+    let store = open_weights(&path).unwrap();
+    for said in [
+        message(store.get("model.layers.0.self_attn.q_proj.weight")),
+        message(store.each_piece("model.layers.0.self_attn.q_proj.weight", &mut |_, _| Ok(()))),
+    ] {
+        assert!(
+            said.contains("self_attn.q_proj.weight holds NaN (element 32)"),
+            "{said}"
+        );
+    }
+    let kept = "model.layers.0.self_attn.k_proj.weight";
+    let whole = store.get(kept).unwrap().to_f32();
+    let mut pieces = Vec::new();
+    store
+        .each_piece(kept, &mut |_, piece| {
+            pieces.extend(piece.to_f32());
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(pieces, whole);
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub struct Source {
     pub files: ModelFiles,
     /// Sizes and options.
     pub spec: ModelSpec,
-    /// Its weights, mapped.
+    /// Its weights.
     pub store: Arc<WeightStore>,
 }
 
@@ -246,7 +246,7 @@ impl Source {
                      (…ForSequenceClassification with one label), or an adapter that brings a score head",
                 ));
             }
-            super::params::upload(gpu, t, &self.store.get(&t.name)?, dtype)
+            super::params::upload_stored(gpu, t, &self.store, dtype)
         })
     }
 

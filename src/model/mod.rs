@@ -3,7 +3,7 @@
 pub mod alias;
 mod backward;
 pub mod batch;
-mod bytes;
+pub mod bytes;
 mod config_json;
 mod config_keys;
 mod config_write;
@@ -32,6 +32,7 @@ pub mod plan;
 mod products;
 pub mod raw;
 pub mod run;
+pub mod safetensors;
 pub mod save;
 pub mod score_queue;
 mod settle;

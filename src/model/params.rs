@@ -4,7 +4,7 @@ use super::peft::{Module, lora_name, score_name};
 use super::spec::{Head, ModelSpec, Proj, Role, TensorSpec};
 use super::store::{HostTensor, WeightStore};
 use super::stream::Streamed;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::gpu::{Buffer, Gpu, Recorder};
 use crate::kernels::rope::RopeTable;
 use crate::kernels::weight::Weight;
@@ -177,10 +177,7 @@ impl Model {
         dtype: Option<DType>,
         positions: usize,
     ) -> Result<Self> {
-        Self::build(gpu, spec, positions, &mut |t| {
-            let host = store.get(&t.name)?;
-            upload(gpu, t, &host, dtype)
-        })
+        Self::build(gpu, spec, positions, &mut |t| upload_stored(gpu, t, store, dtype))
     }
 
     /// Builds a model from any source of tensors.
@@ -387,15 +384,46 @@ pub(super) fn upload(
             )));
         }
     };
-    let is_matrix = matches!(t.role, Role::Weight(_) | Role::Embedding | Role::LmHead);
-    let wanted = if is_matrix {
-        dtype.unwrap_or(host.dtype)
-    } else {
-        DType::F32
-    };
+    let wanted = wanted(t, host.dtype, dtype);
     if wanted == host.dtype {
         return Weight::upload(gpu, "weights", wanted, rows, cols, &host.bytes);
     }
-    let converted = host.convert(wanted)?;
+    let converted = host.convert(wanted).context(&t.name)?;
     Weight::upload(gpu, "weights", wanted, rows, cols, &converted.bytes)
+}
+
+/// As [`upload`] of a stored tensor. Matrices go from the file to the device piece by piece.
+pub(super) fn upload_stored(
+    gpu: &Gpu,
+    t: &TensorSpec,
+    store: &WeightStore,
+    dtype: Option<DType>,
+) -> Result<Weight> {
+    let &[rows, cols] = &t.shape[..] else {
+        return upload(gpu, t, &store.get(&t.name)?, dtype);
+    };
+    let wanted = wanted(t, store.info(&t.name)?.0, dtype);
+    let weight = Weight::unwritten(gpu, "weights", wanted, rows, cols, gpu.caps().max_binding)?;
+    write(gpu, &weight, &t.name, store)?;
+    Ok(weight)
+}
+
+/// The element type that a tensor has on the device.
+fn wanted(t: &TensorSpec, stored: DType, dtype: Option<DType>) -> DType {
+    match t.role {
+        Role::Weight(_) | Role::Embedding | Role::LmHead => dtype.unwrap_or(stored),
+        _ => DType::F32,
+    }
+}
+
+/// Writes a stored matrix into a weight, converted to its type.
+pub(super) fn write(gpu: &Gpu, weight: &Weight, name: &str, store: &WeightStore) -> Result<()> {
+    store.each_piece(name, &mut |first, host| {
+        if host.dtype == weight.dtype {
+            weight.write_rows(gpu, first, &host.bytes);
+        } else {
+            weight.write_rows(gpu, first, &host.convert(weight.dtype).context(name)?.bytes);
+        }
+        Ok(())
+    })
 }

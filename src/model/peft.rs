@@ -12,6 +12,8 @@ use super::save::AtomicDir;
 use super::spec::{Head, ModelSpec, Proj};
 use super::store::{HostTensor, WeightStore};
 use crate::error::{Context, Error, Result};
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open;
 use crate::run::checksums::check_model;
 use crate::text::json::parse_object;
 
@@ -149,7 +151,7 @@ pub fn read_config(dir: &Path) -> Result<AdapterConfig> {
     if !path.is_file() {
         return Err(peft_files::no_config(dir));
     }
-    let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+    let bytes = open::read(&path, &SETTINGS_FILE)?;
     AdapterConfig::from_json(&bytes, &path.display().to_string())
 }
 

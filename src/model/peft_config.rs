@@ -1,11 +1,14 @@
 //! adapter_config.json of PEFT 0.21, key by key.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use super::peft::AdapterConfig;
 use super::peft_targets::{MERGE, Names, Targets};
 use super::spec::Head;
 use crate::error::{Error, Result, warn_once};
+use crate::file::limits::ADAPTER_NAMES;
 use crate::text::json::{python_constant, shown};
 
 /// What this program does with a key.
@@ -110,13 +113,16 @@ pub(super) fn read(map: &Map<String, Value>) -> Result<AdapterConfig> {
         }
     };
     initialisation(map.get("init_lora_weights"))?;
-    let saved = strings(map, "modules_to_save")?;
+    let mut saved = strings(map, "modules_to_save")?;
+    let mut seen = HashSet::new();
+    saved.retain(|name| seen.insert(name.clone()));
     // PEFT adds "classifier" and "score" for every SEQ_CLS adapter; the classes here only have
     // "score".
     let is_score = |m: &String| m == "score" || (m == "classifier" && saved.len() > 1);
     if let Some(other) = saved.iter().find(|m| !is_score(m)) {
         return fail(format!(
-            "modules_to_save names {other:?}; only \"score\" is read from an adapter. {MERGE}"
+            "modules_to_save names {:?}; only \"score\" is read from an adapter. {MERGE}",
+            some_of(&[other])
         ));
     }
     let string = |key: &str| map.get(key).and_then(Value::as_str).map(str::to_string);
@@ -244,10 +250,25 @@ fn refuse_options(map: &Map<String, Value>) -> Result<()> {
         warn_once(format!(
             "the adapter's configuration has settings that PEFT 0.21 does not know; they are ignored, as PEFT ignores \
              them: {}",
-            unknown.join(", ")
+            some_of(&unknown)
         ));
     }
     Ok(())
+}
+
+/// The first names of a list, and how many more there are.
+pub(super) fn some_of(names: &[impl AsRef<str>]) -> String {
+    const SHOWN: usize = 8;
+    const LONG: usize = 100;
+    let one = |name: &str| match name.char_indices().nth(LONG) {
+        Some((at, _)) => format!("{}…", &name[..at]),
+        None => name.to_string(),
+    };
+    let first: Vec<String> = names.iter().take(SHOWN).map(|n| one(n.as_ref())).collect();
+    match names.len().saturating_sub(SHOWN) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
 }
 
 /// Refuses initialisations that change the base weights whenever PEFT loads the adapter.
@@ -312,7 +333,10 @@ fn targets(map: &Map<String, Value>, saved: Vec<String>) -> Result<Targets> {
     let layers = match map.get("layers_to_transform") {
         None | Some(Value::Null) => Vec::new(),
         Some(one @ Value::Number(_)) => vec![layer(one)?],
-        Some(Value::Array(list)) => list.iter().map(layer).collect::<Result<_>>()?,
+        Some(Value::Array(list)) => {
+            ADAPTER_NAMES.check("layers_to_transform", list.len())?;
+            list.iter().map(layer).collect::<Result<_>>()?
+        }
         Some(other) => {
             return fail(format!(
                 "layers_to_transform is {}; block numbers are needed",
@@ -385,6 +409,7 @@ fn strings(map: &Map<String, Value>, key: &str) -> Result<Vec<String>> {
             ));
         }
     };
+    ADAPTER_NAMES.check(key, list.len())?;
     let name = |v: &Value| match v.as_str() {
         Some(name) => Ok(name.to_string()),
         None => fail(format!("{key} holds {}; module names are needed", shown(v))),

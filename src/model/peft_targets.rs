@@ -2,12 +2,14 @@
 //! `target_modules`, `exclude_modules`, `layers_to_transform`, `rank_pattern`, `alpha_pattern`,
 //! `use_rslora`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use fancy_regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 
+use super::peft_config::some_of;
 use super::spec::{Head, ModelSpec, Proj};
 use crate::error::{Error, Result};
+use crate::file::limits::{ADAPTER_PATTERN, ADAPTER_PATTERNS};
 
 /// Module names, as `target_modules` and `exclude_modules` give them.
 #[derive(Clone, Debug, PartialEq)]
@@ -146,11 +148,18 @@ impl Targets {
                 } else {
                     rank as f64
                 };
+                let scale = alpha / divisor;
+                if !(scale as f32).is_finite() {
+                    return Err(Error::user(format!(
+                        "lora_alpha {alpha:?} with rank {rank} multiplies the update of {path} by {scale:e}, which is more than \
+                         f32 holds"
+                    )));
+                }
                 found.push(Module {
                     layer,
                     proj,
                     rank,
-                    scale: alpha / divisor,
+                    scale,
                 });
             }
         }
@@ -171,8 +180,8 @@ pub(super) const MERGE: &str =
 impl Names {
     fn shown(&self) -> String {
         match self {
-            Self::List(names) => format!("{names:?}"),
-            Self::Regex(text) => format!("{text:?}"),
+            Self::List(names) => format!("[{}]", some_of(names)),
+            Self::Regex(text) => format!("{:?}", some_of(&[text])),
             Self::AllLinear => "\"all-linear\"".into(),
         }
     }
@@ -214,6 +223,9 @@ fn others(spec: &ModelSpec) -> Vec<String> {
 /// The rules with their regular expressions compiled.
 struct Rules<'a> {
     targets: &'a Targets,
+    /// The names of lists, to find one without a walk through all.
+    listed: HashSet<&'a str>,
+    excluded: HashSet<&'a str>,
     names: Option<Regex>,
     exclude: Option<Regex>,
     layers_pattern: Vec<Regex>,
@@ -230,6 +242,7 @@ impl<'a> Rules<'a> {
         };
         // As PEFT's get_pattern_key: a pattern stands at the end of a path, after a dot.
         fn ends<T: Copy>(key: &str, list: &[(String, T)]) -> Result<Vec<(Regex, T)>> {
+            ADAPTER_PATTERNS.check(key, list.len())?;
             list.iter()
                 .map(|(text, value)| Ok((regex(key, text, &format!("^(?:.*\\.)?(?:{text})$"))?, *value)))
                 .collect()
@@ -239,12 +252,22 @@ impl<'a> Rules<'a> {
             regex("layers_pattern", text, &pattern)
         };
         let saved = |text: &String| regex("modules_to_save", text, &format!("^(?:.*\\.)?{text}(?:$|\\.)"));
+        ADAPTER_PATTERNS.check("layers_pattern", targets.layers_pattern.len())?;
+        ADAPTER_PATTERNS.check("modules_to_save", targets.saved.len())?;
         let mut layers_pattern: Vec<_> = targets.layers_pattern.iter().map(layer).collect::<Result<_>>()?;
         if layers_pattern.is_empty() && !targets.layers.is_empty() {
             // The first numbered part after another is the block.
             layers_pattern.push(regex("layers_pattern", "", r"^.*?\.[^.]*\.(\d+)\.")?);
         }
+        fn set(names: Option<&Names>) -> HashSet<&str> {
+            match names {
+                Some(Names::List(list)) => list.iter().map(String::as_str).collect(),
+                _ => HashSet::new(),
+            }
+        }
         Ok(Self {
+            listed: set(Some(&targets.names)),
+            excluded: set(targets.exclude.as_ref()),
             names: whole("target_modules", &targets.names)?,
             exclude: match &targets.exclude {
                 Some(names) => whole("exclude_modules", names)?,
@@ -261,7 +284,7 @@ impl<'a> Rules<'a> {
     /// Whether a module is changed.
     fn takes(&self, path: &str) -> Result<bool> {
         let excluded = match (&self.targets.exclude, &self.exclude) {
-            (Some(Names::List(list)), _) => listed(list, path),
+            (Some(Names::List(_)), _) => listed(&self.excluded, path),
             (_, Some(rule)) => matches(rule, path)?,
             _ => false,
         };
@@ -275,8 +298,8 @@ impl<'a> Rules<'a> {
         }
         match (&self.targets.names, &self.names) {
             (_, Some(rule)) => matches(rule, path),
-            (Names::List(list), None) if list.iter().any(|name| name == path) => Ok(true),
-            (Names::List(list), None) => Ok(listed(list, path) && self.in_layers(path)?),
+            (Names::List(_), None) if self.listed.contains(path) => Ok(true),
+            (Names::List(_), None) => Ok(listed(&self.listed, path) && self.in_layers(path)?),
             (Names::AllLinear | Names::Regex(_), None) => Ok(self.in_layers(path)?),
         }
     }
@@ -307,18 +330,31 @@ impl<'a> Rules<'a> {
     }
 }
 
-fn listed(list: &[String], path: &str) -> bool {
-    let ends = |name: &String| {
-        path == name
-            || path
-                .strip_suffix(name.as_str())
-                .is_some_and(|rest| rest.ends_with('.'))
-    };
-    list.iter().any(ends)
+/// Whether a path is a name of the list, or ends with a dot and one.
+fn listed(list: &HashSet<&str>, path: &str) -> bool {
+    list.contains(path)
+        || path
+            .char_indices()
+            .any(|(at, c)| c == '.' && list.contains(&path[at + 1..]))
 }
 
+/// Steps of a search that goes back and forth (one with look-around or back-references).
+const STEPS: usize = 100_000;
+/// Bytes of a compiled expression.
+const COMPILED: usize = 1 << 20;
+
 fn regex(key: &str, text: &str, whole: &str) -> Result<Regex> {
-    Regex::new(whole).map_err(|e| Error::user(format!("{key}: {text:?} is not a regular expression: {e}")))
+    ADAPTER_PATTERN.check(key, text.len())?;
+    let built = RegexBuilder::new(whole)
+        .backtrack_limit(STEPS)
+        .delegate_size_limit(COMPILED)
+        .build();
+    built.map_err(|e| {
+        Error::user(format!(
+            "{key}: {:?} is not a regular expression: {e}",
+            some_of(&[text])
+        ))
+    })
 }
 
 fn matches(rule: &Regex, path: &str) -> Result<bool> {

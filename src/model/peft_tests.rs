@@ -85,6 +85,80 @@ fn adapters_round_trip() {
 }
 
 #[test]
+fn values_that_cannot_be_computed_with_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("a");
+    let (config, spec) = (config(), tiny_spec());
+    for bad in [f32::NAN, f32::INFINITY, 3e38] {
+        for which in [0, 1] {
+            let mut list = tensors(&config, &spec);
+            list[which].1.bytes.to_mut()[8..12].copy_from_slice(&bad.to_le_bytes());
+            write_adapter(&target, &config, &list).unwrap();
+            let said = message(read_adapter(&target, &spec).unwrap_err());
+            assert!(
+                said.contains(&format!("tensor {} holds {bad:?}", list[which].0)),
+                "{said}"
+            );
+            assert!(said.contains(WEIGHTS) && said.contains("element 2"), "{said}");
+        }
+    }
+    // Alpha is a float64 in the file; the kernels multiply by an f32.
+    let mut huge = config;
+    huge.targets.alpha = 1e300;
+    let said = message(huge.tensors(&spec).unwrap_err());
+    assert!(
+        said.contains("lora_alpha 1e300 with rank 5") && said.contains("more than f32 holds"),
+        "{said}"
+    );
+}
+
+#[test]
+fn settings_of_an_adapter_are_bounded() {
+    let read = |key: &str, value: serde_json::Value| {
+        let mut all = serde_json::json!({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]});
+        all[key] = value;
+        let config = AdapterConfig::from_json(all.to_string().as_bytes(), "dir/adapter_config.json");
+        message(config.and_then(|c| c.tensors(&tiny_spec())).unwrap_err())
+    };
+    let names: Vec<String> = (0..70_000).map(|i| format!("m{i}")).collect();
+    for key in [
+        "target_modules",
+        "exclude_modules",
+        "layers_pattern",
+        "modules_to_save",
+    ] {
+        let said = read(key, names.clone().into());
+        assert!(
+            said.contains(key) && said.contains("the limit is 65536 entries"),
+            "{said}"
+        );
+    }
+    let blocks: Vec<i64> = (0..70_000).collect();
+    assert!(read("layers_to_transform", blocks.into()).contains("the limit is 65536 entries"));
+    for key in ["rank_pattern", "alpha_pattern"] {
+        let map: serde_json::Map<String, serde_json::Value> =
+            names.iter().take(5000).map(|n| (n.clone(), 4.into())).collect();
+        assert!(read(key, map.into()).contains("5000 patterns, where the limit is 4096 patterns"));
+    }
+    assert!(read("target_modules", "(".repeat(1 << 20).into()).contains("the limit is 64 KiB"));
+    // A compiled expression is bounded, and so is what a message shows of one.
+    let said = read("target_modules", "(?:a{1000}){1000}".repeat(100).into());
+    assert!(
+        said.contains("not a regular expression") && said.len() < 500,
+        "{said}"
+    );
+    assert!(read("r", (1u64 << 40).into()).contains("a rank from 1 to 65536 is needed"));
+    // Adapters of the largest models name each layer.
+    let each: Vec<String> = (0..1000).map(|l| Proj::Q.path(l)).collect();
+    let all = serde_json::json!({"peft_type": "LORA", "r": 4, "target_modules": each});
+    let config = AdapterConfig::from_json(all.to_string().as_bytes(), "c").unwrap();
+    assert_eq!(
+        config.tensors(&tiny_spec()).unwrap().len(),
+        2 * tiny_spec().num_layers
+    );
+}
+
+#[test]
 fn missing_superfluous_and_misshapen_tensors() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("a");

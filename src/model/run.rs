@@ -17,6 +17,29 @@ pub struct Group<'a> {
     pub suffixes: Vec<&'a [u32]>,
 }
 
+/// The error of a forward pass whose numbers left the range of their types: the weights themselves are checked as they are
+/// loaded.
+pub fn overflow(what: &str, value: f32) -> Error {
+    Error::user(format!(
+        "{what} is {value}: weights that are finite but far too large, or a run that diverged, drive the model's numbers out \
+         of range. Take another copy of the weights or an earlier checkpoint; if they are right, load them as f32"
+    ))
+}
+
+/// Refuses values that are NaN or infinite.
+///
+/// # Errors
+/// [`overflow`], with `what` for the value.
+pub fn all_finite<'a>(values: impl IntoIterator<Item = &'a f32>, what: &str) -> Result<()> {
+    match values.into_iter().find(|v| !v.is_finite()) {
+        Some(value) => Err(overflow(what, *value)),
+        None => Ok(()),
+    }
+}
+
+/// What messages call a token's log-probability.
+pub const LOG_PROBABILITY: &str = "the log-probability of a token";
+
 /// One micro-batch: pieces of groups, as (group, suffixes).
 pub type Plan = Vec<(usize, Range<usize>)>;
 
@@ -80,7 +103,7 @@ impl Ran<'_, '_> {
 /// Runs every group forward and hands each micro-batch to `f`, which may run it backward.
 ///
 /// # Errors
-/// A sequence that does not fit, a GPU error, or what `f` returns.
+/// A sequence that does not fit, a log-probability that is not finite, a GPU error, or what `f` returns.
 pub fn each_batch(
     model: &Model,
     ws: &Workspace,
@@ -88,7 +111,10 @@ pub fn each_batch(
     adapter: bool,
     f: &mut dyn FnMut(&mut Recorder, &Ran<'_, '_>) -> Result<()>,
 ) -> Result<()> {
-    each(model, ws, groups, None, (adapter, true), f)
+    each(model, ws, groups, None, (adapter, true), &mut |rec, ran| {
+        all_finite(ran.logp, LOG_PROBABILITY)?;
+        f(rec, ran)
+    })
 }
 
 /// As [`each_batch`] with the adapter, for groups of one suffix each: only the tokens at indices of
@@ -104,7 +130,17 @@ pub fn each_learned(
     backward: bool,
     f: &mut dyn FnMut(&mut Recorder, &Ran<'_, '_>) -> Result<()>,
 ) -> Result<()> {
-    each(model, ws, groups, Some(learned), (true, backward), f)
+    each(
+        model,
+        ws,
+        groups,
+        Some(learned),
+        (true, backward),
+        &mut |rec, ran| {
+            all_finite(ran.logp, LOG_PROBABILITY)?;
+            f(rec, ran)
+        },
+    )
 }
 
 /// A micro-batch on the device, not run yet.
@@ -206,7 +242,8 @@ fn each(
     })
 }
 
-/// Log-probability of every suffix token: result `[group][suffix][token]`, natural log.
+/// Log-probability of every suffix token: result `[group][suffix][token]`, natural log. They may be NaN or infinite; whoever
+/// knows what the groups are says so.
 ///
 /// # Errors
 /// As [`each_batch`].

@@ -71,7 +71,7 @@ fn with_weights(stated: Stated, store: &mut WeightStore, file: &str) -> Result<M
 fn tie(spec: &mut ModelSpec, store: &mut WeightStore, file: &str) -> Result<()> {
     match (store.contains(EMBEDDING), store.contains(HEAD)) {
         (false, true) => store.alias(HEAD, EMBEDDING),
-        (true, true) if !same(store)? => {
+        (true, true) if !store.same(EMBEDDING, HEAD)? => {
             warn_once(format!(
                 "{file}: tie_word_embeddings is true and the weights hold {HEAD} and {EMBEDDING} with different values; \
                  both are kept, as in transformers 5. \"tie_word_embeddings\": false in config.json says so without a \
@@ -82,18 +82,6 @@ fn tie(spec: &mut ModelSpec, store: &mut WeightStore, file: &str) -> Result<()> 
         _ => {}
     }
     Ok(())
-}
-
-/// Whether embedding and head are the same matrix.
-fn same(store: &WeightStore) -> Result<bool> {
-    let (a, b) = (store.get(EMBEDDING)?, store.get(HEAD)?);
-    if a.shape != b.shape {
-        return Ok(false);
-    }
-    if a.dtype == b.dtype {
-        return Ok(a.bytes == b.bytes);
-    }
-    Ok(a.to_f32() == b.to_f32())
 }
 
 /// A model saved without its head's class (LlamaModel) has names without "model."; transformers

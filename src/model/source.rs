@@ -1,5 +1,6 @@
 //! Where a model's files come from: a directory, a GGUF file, the hub's cache, or the binary itself.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::alias::aliases;
@@ -9,6 +10,8 @@ use super::gguf::Gguf;
 use super::hub::{self, HubSettings};
 use super::spec::ModelSpec;
 use crate::error::{Context, Error, Result};
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open;
 use crate::run::checksums::check_model;
 use crate::tensor::DType;
 use crate::text::json::parse_object;
@@ -81,10 +84,10 @@ impl ModelFiles {
         match self {
             Self::Dir(dir) | Self::Hub { dir, .. } => {
                 let path = dir.join(name);
-                match std::fs::read(&path) {
+                match open::read(&path, &SETTINGS_FILE) {
                     Ok(bytes) => Ok(Some(bytes)),
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                    Err(e) => Err(Error::io(path)(e)),
+                    Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+                    Err(e) => Err(e),
                 }
             }
             Self::Gguf(_) => Ok(None),

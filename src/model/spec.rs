@@ -301,12 +301,15 @@ impl ModelSpec {
         }
         if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0) {
             return fail(format!(
-                "rms_norm_eps is {}; it must be between 0 and 1",
+                "rms_norm_eps is {:?}; it must be between 0 and 1",
                 self.rms_norm_eps
             ));
         }
         if !(self.rope.theta > 0.0 && self.rope.theta.is_finite()) {
-            return fail(format!("rope_theta is {}; it must be positive", self.rope.theta));
+            return fail(format!(
+                "rope_theta is {:?}; it must be positive",
+                self.rope.theta
+            ));
         }
         self.validate_scaling(file)
     }

@@ -573,3 +573,51 @@ fn labels_and_pythons_numbers() {
     value["num_key_value_heads"] = Value::Null;
     assert_eq!(from(&value).unwrap().num_kv_heads, 64);
 }
+
+#[test]
+fn nesting_and_end_tokens_are_bounded() {
+    let deep = format!("{{\"x\":{}{}}}", "[".repeat(1_000_000), "]".repeat(1_000_000));
+    let said = |config: &[u8], generation: Option<&[u8]>| {
+        let error = ModelSpec::from_config_json(config, generation, "dir/config.json").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        error.to_string()
+    };
+    let text = said(deep.as_bytes(), None);
+    assert!(
+        text.starts_with("dir/config.json: nesting: more, where the limit is 128 levels"),
+        "{text}"
+    );
+    let fine = tiny_spec().to_config_json(DType::F32).to_string();
+    let text = said(fine.as_bytes(), Some(deep.as_bytes()));
+    assert!(text.starts_with("dir/generation_config.json: nesting"), "{text}");
+    let ids: Vec<u32> = (0..300_000).collect();
+    let many = json!({ "eos_token_id": ids }).to_string();
+    let text = said(fine.as_bytes(), Some(many.as_bytes()));
+    assert!(
+        text.starts_with("dir/generation_config.json: eos_token_id: number of end tokens: 300000"),
+        "{text}"
+    );
+}
+
+#[test]
+fn sizes_no_model_has_are_refused_by_name() {
+    for (key, value) in [
+        ("num_hidden_layers", json!(1u64 << 40)),
+        ("vocab_size", json!(u64::MAX)),
+        ("intermediate_size", json!(1u64 << 62)),
+        ("max_position_embeddings", json!(1u64 << 62)),
+        ("head_dim", json!(0)),
+        ("num_attention_heads", json!(1u64 << 32)),
+        ("num_key_value_heads", json!(0)),
+        ("rms_norm_eps", json!(1e308)),
+    ] {
+        let mut config = tiny_spec().to_config_json(DType::F32);
+        config[key] = value;
+        let error = ModelSpec::from_config_json(config.to_string().as_bytes(), None, "c").unwrap_err();
+        assert!(
+            error.exit_code() == 2 && error.to_string().contains(key),
+            "{error}"
+        );
+        assert!(error.to_string().len() < 200, "{error}");
+    }
+}

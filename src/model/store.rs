@@ -4,19 +4,22 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::bytes::FileBytes;
+use super::bytes::{FileBytes, ReadAt};
 use super::gguf_model::open_weights;
+use super::safetensors::read_header;
 use super::source::ModelFiles;
 use super::spec::{ModelSpec, Role, TensorSpec};
 use crate::error::{Context, Error, Result};
+use crate::file::limits::{TENSORS, WEIGHT_FILES};
 use crate::kernels::quant;
+use crate::kernels::weight::PIECE_BYTES;
 use crate::tensor::DType;
-use crate::text::json::{LFS_POINTER, is_lfs_pointer, parse_object};
+use crate::text::json::{LFS_POINTER, is_lfs_pointer, parse_object, shown};
 
 /// A weight on the host.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +58,11 @@ impl HostTensor<'_> {
             )));
         }
         let bytes = quant::convert(self.dtype, &self.bytes, self.elements(), dtype)?;
+        if quant::first_unusable(dtype, &bytes).is_some() {
+            return Err(Error::user(format!(
+                "a value is too large for {dtype}; load the weights as bf16 or f32"
+            )));
+        }
         Ok(HostTensor {
             dtype,
             shape: self.shape.clone(),
@@ -91,12 +99,14 @@ pub(crate) struct Part {
     pub(crate) bytes: FileBytes,
 }
 
-/// The weights of one model, mapped; nothing is copied until asked for.
+/// The weights of one model; nothing is read but the headers until it is asked for.
 #[derive(Debug)]
 pub struct WeightStore {
     pub(crate) parts: Vec<Part>,
     pub(crate) entries: BTreeMap<String, Entry>,
     pub(crate) origin: String,
+    /// Where pieces are read to, kept so that its memory is taken once.
+    pub(crate) scratch: Mutex<Vec<u8>>,
 }
 
 /// Bytes of a file up to which a fingerprint takes all of it.
@@ -107,6 +117,11 @@ const BEGINNING: usize = 16 << 20;
 const SAMPLES: usize = 1024;
 /// Bytes of a piece: a page.
 const PIECE: usize = 4096;
+
+/// How much longer or shorter a name may be that is suggested in place of another.
+const FAR: usize = 64;
+/// Names that are compared at most to suggest one.
+const MOST_COMPARED: usize = 20_000;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -121,6 +136,7 @@ impl WeightStore {
             parts: Vec::new(),
             entries: BTreeMap::new(),
             origin: files.name(),
+            scratch: Mutex::default(),
         };
         match files {
             ModelFiles::Gguf(path) => return open_weights(path),
@@ -156,29 +172,35 @@ impl WeightStore {
             parts: Vec::new(),
             entries: spec.tensors().map(|t| (t.name, entry(t.shape))).collect(),
             origin: origin.to_string(),
+            scratch: Mutex::default(),
         }
     }
 
     /// What tells these weights from others, cheaply: SHA-256 (hexadecimal) over the parts in the order of their files' names,
     /// of each its size and its bytes. Of a part beyond 64 Mi bytes only its beginning is taken, which holds the header,
     /// and 1,024 pieces at even distances: some 20 MB a file, whatever its size.
-    pub fn fingerprint(&self) -> String {
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
         let mut parts: Vec<&Part> = self.parts.iter().collect();
         parts.sort_by_key(|part| part.name.rsplit(['/', '\\']).next());
         let mut hasher = Sha256::new();
-        for bytes in parts.iter().map(|part| &*part.bytes) {
-            hasher.update((bytes.len() as u64).to_le_bytes());
-            if bytes.len() <= WHOLE {
-                hasher.update(bytes);
-                continue;
+        for bytes in parts.iter().map(|part| &part.bytes) {
+            let size = bytes.size();
+            hasher.update((size as u64).to_le_bytes());
+            let beginning = if size <= WHOLE { size } else { BEGINNING };
+            for at in (0..beginning).step_by(PIECE_BYTES) {
+                hasher.update(bytes.range(at..beginning.min(at + PIECE_BYTES))?);
             }
-            hasher.update(&bytes[..BEGINNING]);
-            for i in 1..=SAMPLES {
-                let at = (bytes.len() - PIECE) / SAMPLES * i;
-                hasher.update(&bytes[at..at + PIECE]);
+            if size > WHOLE {
+                for i in 1..=SAMPLES {
+                    let at = (size - PIECE) / SAMPLES * i;
+                    hasher.update(bytes.range(at..at + PIECE)?);
+                }
             }
         }
-        hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
     }
 
     /// Whether there are values, not sizes alone.
@@ -195,15 +217,16 @@ impl WeightStore {
             parts: Vec::new(),
             entries: BTreeMap::new(),
             origin: path.display().to_string(),
+            scratch: Mutex::default(),
         };
-        store.add(path.display().to_string(), FileBytes::map(path)?)?;
+        store.add(path.display().to_string(), FileBytes::open(path)?)?;
         Ok(store)
     }
 
     fn add_dir(&mut self, dir: &Path, files: &ModelFiles) -> Result<()> {
         let single = dir.join(SINGLE);
         if single.is_file() {
-            return self.add(single.display().to_string(), FileBytes::map(&single)?);
+            return self.add(single.display().to_string(), FileBytes::open(&single)?);
         }
         let index_path = dir.join(INDEX);
         let Some(index) = files.read(INDEX)? else {
@@ -216,6 +239,7 @@ impl WeightStore {
         let index_name = index_path.display().to_string();
         let map = shard_map(&index, &index_name)?;
         let shards: BTreeSet<&String> = map.values().collect();
+        WEIGHT_FILES.check(&index_name, shards.len())?;
         for shard in shards {
             let path = dir.join(shard);
             if !path.is_file() {
@@ -224,7 +248,7 @@ impl WeightStore {
                     dir.display()
                 )));
             }
-            self.add(path.display().to_string(), FileBytes::map(&path)?)?;
+            self.add(path.display().to_string(), FileBytes::open(&path)?)?;
         }
         for (tensor, shard) in &map {
             let found = self.entries.get(tensor).map(|e| &self.parts[e.part].name);
@@ -239,30 +263,27 @@ impl WeightStore {
 
     /// Adds a safetensors file's tensors.
     pub(crate) fn add(&mut self, name: String, bytes: FileBytes) -> Result<()> {
-        let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| {
-            Error::user(match stand_in(&bytes) {
-                Some(found) => format!("{name}: {found}"),
-                None => format!(
-                    "{name}: not a whole safetensors file ({e}), {} bytes; download it again",
-                    bytes.len()
-                ),
-            })
-        })?;
+        let header = match read_header(&bytes, &name) {
+            Ok(header) => header,
+            Err(e) => {
+                let first = bytes.range(0..bytes.size().min(PIECE))?;
+                return Err(stand_in(&first).map_or(e, |found| Error::user(format!("{name}: {found}"))));
+            }
+        };
+        TENSORS.check(&self.origin, self.entries.len() + header.len())?;
         let part = self.parts.len();
-        for (tensor, info) in metadata.tensors() {
-            let dtype = match info.dtype {
-                Dtype::F32 => Ok(DType::F32),
-                Dtype::F16 => Ok(DType::F16),
-                Dtype::BF16 => Ok(DType::BF16),
-                other => Err(format!("{other:?}")),
+        for (tensor, found) in header {
+            let dtype = match found.kind.as_str() {
+                "F32" => Ok(DType::F32),
+                "F16" => Ok(DType::F16),
+                "BF16" => Ok(DType::BF16),
+                _ => Err(found.kind),
             };
-            let (start, end) = info.data_offsets;
-            // The header is 8 bytes of length and `header` bytes of JSON.
             let entry = Entry {
                 part,
                 dtype,
-                shape: info.shape.clone(),
-                range: 8 + header + start..8 + header + end,
+                shape: found.shape,
+                range: found.range,
                 interleaved_heads: None,
             };
             if let Some(before) = self.entries.insert(tensor.clone(), entry) {
@@ -304,29 +325,123 @@ impl WeightStore {
         }
     }
 
-    /// A tensor; borrowed from the file, except for GGUF's query and key rows, which are put into Hugging Face's order.
+    /// A tensor; GGUF's query and key rows are put into Hugging Face's order.
     ///
     /// # Errors
-    /// A user error when it is missing (naming the closest name) or its element type is not supported.
+    /// A user error when it is missing (naming the closest name), its element type is not supported, a value is NaN,
+    /// infinite or too large, or it cannot be read.
     pub fn get(&self, name: &str) -> Result<HostTensor<'_>> {
         let (dtype, shape) = self.info(name)?;
-        let entry = self.entry(name)?;
-        let Some(part) = self.parts.get(entry.part) else {
-            return Err(Error::user(format!(
-                "{}: sizes alone are known, not the values of {name}; pass a model with its weights",
-                self.origin
-            )));
-        };
-        let bytes = &part.bytes[entry.range.clone()];
+        let (entry, part) = self.stored(name)?;
+        let bytes = part.bytes.range(entry.range.clone())?;
         let bytes = match entry.interleaved_heads {
-            None => Cow::Borrowed(bytes),
-            Some(heads) => Cow::Owned(deinterleave(bytes, shape[0], heads)),
+            None => bytes,
+            Some(heads) => Cow::Owned(deinterleave(&bytes, shape[0], heads)),
         };
-        Ok(HostTensor {
+        let tensor = HostTensor {
             dtype,
             shape: shape.to_vec(),
             bytes,
-        })
+        };
+        usable(&tensor, name, 0).context(&part.name)?;
+        Ok(tensor)
+    }
+
+    /// Hands the rows of a matrix to `f` in order, a piece at a time, each with the number of its first row, which is even.
+    /// Only a piece is in memory.
+    ///
+    /// # Errors
+    /// As [`WeightStore::get`]; those of `f`.
+    pub(crate) fn each_piece(
+        &self,
+        name: &str,
+        f: &mut dyn FnMut(usize, &HostTensor<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let (dtype, shape) = self.info(name)?;
+        let (entry, part) = self.stored(name)?;
+        let &[rows, cols] = shape else {
+            return Err(Error::internal(format!("{name}: not a matrix")));
+        };
+        let row = dtype.bytes_for(cols);
+        // Interleaved rows move within their head.
+        let unit = entry.interleaved_heads.map_or(2, |heads| rows / heads);
+        let per = (PIECE_BYTES / (unit * row).max(1)).max(1) * unit;
+        // A thread that panicked while it held the buffer left it whole.
+        let scratch = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = std::mem::take(&mut *scratch());
+        for first in (0..rows).step_by(per) {
+            let n = per.min(rows - first);
+            let range = entry.range.start + first * row..entry.range.start + (first + n) * row;
+            let bytes = match &part.bytes {
+                FileBytes::Static(_) => part.bytes.range(range)?,
+                FileBytes::Open { .. } => {
+                    if read.len() < range.len() {
+                        read.resize(range.len(), 0);
+                    }
+                    let read = &mut read[..range.len()];
+                    part.bytes.read_at(range.start, read)?;
+                    Cow::Borrowed(&*read)
+                }
+            };
+            let bytes = match entry.interleaved_heads {
+                None => bytes,
+                Some(_) => Cow::Owned(deinterleave(&bytes, n, n / unit)),
+            };
+            let piece = HostTensor {
+                dtype,
+                shape: vec![n, cols],
+                bytes,
+            };
+            usable(&piece, name, first * cols).context(&part.name)?;
+            f(first, &piece)?;
+        }
+        *scratch() = read;
+        Ok(())
+    }
+
+    /// Whether two tensors are the same matrix.
+    ///
+    /// # Errors
+    /// As [`WeightStore::get`].
+    pub(super) fn same(&self, a: &str, b: &str) -> Result<bool> {
+        let ((kind, shape), (other, other_shape)) = (self.info(a)?, self.info(b)?);
+        if shape != other_shape || shape.len() != 2 {
+            return Ok(false);
+        }
+        let (entry, part) = self.stored(b)?;
+        let row = other.bytes_for(shape[1]);
+        let mut same = true;
+        self.each_piece(a, &mut |first, piece| {
+            if !same {
+                return Ok(());
+            }
+            let from = entry.range.start + first * row;
+            let bytes = part.bytes.range(from..from + piece.shape[0] * row)?;
+            same = if kind == other {
+                piece.bytes == bytes
+            } else {
+                let twin = HostTensor {
+                    dtype: other,
+                    shape: piece.shape.clone(),
+                    bytes,
+                };
+                piece.to_f32() == twin.to_f32()
+            };
+            Ok(())
+        })?;
+        Ok(same)
+    }
+
+    /// Where a tensor is stored.
+    fn stored(&self, name: &str) -> Result<(&Entry, &Part)> {
+        let entry = self.entry(name)?;
+        match self.parts.get(entry.part) {
+            Some(part) => Ok((entry, part)),
+            None => Err(Error::user(format!(
+                "{}: sizes alone are known, not the values of {name}; pass a model with its weights",
+                self.origin
+            ))),
+        }
     }
 
     fn entry(&self, name: &str) -> Result<&Entry> {
@@ -337,7 +452,10 @@ impl WeightStore {
 
     /// The error for a missing tensor, suggesting the closest of `candidates`.
     fn missing<'a>(&self, name: &str, candidates: impl Iterator<Item = &'a str>) -> Error {
-        let closest = candidates.min_by_key(|other| distance(name, other));
+        let closest = candidates
+            .filter(|other| other.len().abs_diff(name.len()) <= FAR)
+            .take(MOST_COMPARED)
+            .min_by_key(|other| distance(name, other));
         let hint = closest
             .map(|c| format!("; the closest name there is {c}"))
             .unwrap_or_default();
@@ -494,6 +612,32 @@ impl WeightStore {
     }
 }
 
+/// Refuses NaN, infinite values and those too large to compute with. `from` is the index of the first element within the
+/// tensor `name`.
+fn usable(tensor: &HostTensor<'_>, name: &str, from: usize) -> Result<()> {
+    let Some(at) = quant::first_unusable(tensor.dtype, &tensor.bytes) else {
+        return Ok(());
+    };
+    let (length, size) = (tensor.dtype.block_len(), tensor.dtype.block_bytes());
+    let mut block = vec![0.0; length];
+    quant::dequantize(
+        tensor.dtype,
+        &tensor.bytes[at / length * size..][..size],
+        &mut block,
+    );
+    let value = block.into_iter().find(|v| !quant::usable(*v)).unwrap_or(f32::NAN);
+    let why = if value.is_finite() {
+        ", which is too large to compute with"
+    } else {
+        ""
+    };
+    Err(Error::user(format!(
+        "tensor {name} holds {value:?}{why} (element {}): the file is damaged, or what trained it diverged. Take another copy \
+         or an earlier checkpoint",
+        from + at
+    )))
+}
+
 /// What a file that should be safetensors is by its first bytes, and the way on.
 fn stand_in(bytes: &[u8]) -> Option<&'static str> {
     if is_lfs_pointer(bytes) {
@@ -581,14 +725,22 @@ fn shards(value: &Map<String, Value>) -> Result<BTreeMap<String, String>> {
     }
     map.iter()
         .map(|(tensor, shard)| match shard.as_str() {
-            Some(file) if !file.is_empty() && !file.contains(['/', '\\']) => {
-                Ok((tensor.clone(), file.to_string()))
-            }
+            Some(file) if is_plain(file) => Ok((tensor.clone(), file.to_string())),
             _ => Err(Error::user(format!(
-                "weight_map gives {shard} for {tensor}; a file name in the same directory is needed"
+                "weight_map gives {} for {tensor}; the name of a file in the same directory is needed",
+                shown(shard)
             ))),
         })
         .collect()
+}
+
+/// Whether a name is a file's in the same directory, and not hidden.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 255
+        && !name.starts_with('.')
+        && !name.contains(['/', '\\', ':'])
+        && !name.contains(char::is_control)
 }
 
 /// Turns rows stored as (head, i, j) into (head, j, i), j = 0, 1 being the half of the head; whole rows move, so blocks

@@ -78,7 +78,6 @@ fn whole_model_passes_and_reads_back() {
         (norm.dtype, norm.shape.as_slice()),
         (DType::F32, &[spec.hidden_size][..])
     );
-    assert!(matches!(norm.bytes, Cow::Borrowed(_)));
     let half = norm.convert(DType::F16).unwrap();
     assert_eq!(half.bytes.len(), 2 * spec.hidden_size);
     assert!(norm.convert(DType::Q4K).is_err());
@@ -182,11 +181,136 @@ fn shards_and_index() {
         (br#"{"weight_map":{}}"#, "weight_map is empty"),
         (br#"{"weight_map":{"a":7}}"#, "weight_map gives 7"),
         (br#"{"weight_map":{"a":"../x.safetensors"}}"#, "same directory"),
+        (br#"{"weight_map":{"a":"/etc/passwd"}}"#, "same directory"),
+        (br#"{"weight_map":{"a":".."}}"#, "same directory"),
+        (br#"{"weight_map":{"a":".x.safetensors"}}"#, "same directory"),
+        (br#"{"weight_map":{"a":"c:x.safetensors"}}"#, "same directory"),
+        (br#"{"weight_map":{"a":"x\u001b[31m"}}"#, "same directory"),
+        (br#"{"weight_map":{"a":"x\u0000"}}"#, "same directory"),
     ] {
         let (_dir, store) = open_with(&[("m-1.safetensors", &one), (INDEX, bad)]);
         let text = message(store);
         assert!(text.contains(why), "{text}");
     }
+}
+
+/// A file with one tensor of these values.
+fn one_tensor(shape: &[usize], dtype: DType, values: &[f32]) -> Vec<u8> {
+    let kind = match dtype {
+        DType::F32 => "F32",
+        DType::F16 => "F16",
+        _ => "BF16",
+    };
+    let mut bytes = file_of(&[("w", kind, shape)]);
+    let data = quant::quantize(dtype, values).unwrap();
+    let start = bytes.len() - data.len();
+    bytes[start..].copy_from_slice(&data);
+    bytes
+}
+
+#[test]
+fn values_that_cannot_be_computed_with_are_refused_by_name() {
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut values = vec![0.5; 12];
+            values[7] = bad;
+            let (dir, store) = open_with(&[(SINGLE, &one_tensor(&[3, 4], dtype, &values))]);
+            let store = store.unwrap();
+            let file = dir.path().join(SINGLE).display().to_string();
+            for said in [
+                message(store.get("w")),
+                message(store.each_piece("w", &mut |_, _| Ok(()))),
+            ] {
+                let value = format!("tensor w holds {bad:?} (element 7)");
+                assert!(said.contains(&value) && said.contains(&file), "{said}");
+            }
+        }
+    }
+    let (_dir, store) = open_with(&[(SINGLE, &one_tensor(&[2], DType::F32, &[1.0, 3e38]))]);
+    let said = message(store.unwrap().get("w"));
+    assert!(
+        said.contains("holds 3e38, which is too large to compute with (element 1)"),
+        "{said}"
+    );
+    // What is fine in the file may not be in the type that it is loaded as.
+    let (_dir, store) = open_with(&[(SINGLE, &one_tensor(&[1, 32], DType::F32, &[1e6; 32]))]);
+    let store = store.unwrap();
+    let tensor = store.get("w").unwrap();
+    assert!(message(tensor.convert(DType::F16)).contains("too large for f16"));
+    assert!(message(tensor.convert(DType::Q4_0)).contains("too large for q4_0"));
+    assert!(tensor.convert(DType::BF16).is_ok() && tensor.convert(DType::Q8_0).is_ok());
+}
+
+#[test]
+fn a_matrix_in_pieces_is_the_matrix() {
+    // Rows of which not a whole number fits into a piece, and an odd number of them.
+    let shape = [2 * PIECE_BYTES / 4000 + 1, 1000];
+    let values: Vec<f32> = (0..shape[0] * shape[1]).map(|i| i as f32).collect();
+    let mut bytes = one_tensor(&shape, DType::F32, &values);
+    let (_dir, store) = open_with(&[(SINGLE, &bytes)]);
+    let store = store.unwrap();
+    let (mut all, mut pieces) = (Vec::new(), 0);
+    store
+        .each_piece("w", &mut |first, piece| {
+            assert_eq!((first % 2, first * 1000), (0, all.len()));
+            all.extend(piece.to_f32());
+            pieces += 1;
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(all, values);
+    assert!(pieces > 2, "{pieces}");
+    let last = bytes.len() - 4;
+    bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    let (_dir, store) = open_with(&[(SINGLE, &bytes)]);
+    let said = message(store.unwrap().each_piece("w", &mut |_, _| Ok(())));
+    assert!(said.contains(&format!("element {}", values.len() - 1)), "{said}");
+}
+
+#[test]
+fn a_file_that_shrinks_while_it_is_used_is_an_error() {
+    let spec = tiny_spec();
+    let bytes = whole_model(&spec, |_| {});
+    let (dir, store) = open_with(&[(SINGLE, &bytes)]);
+    let store = store.unwrap();
+    let file = fs::File::options()
+        .write(true)
+        .open(dir.path().join(SINGLE))
+        .unwrap();
+    file.set_len(bytes.len() as u64 - 8).unwrap();
+    // The first tensor is whole, the last is cut.
+    let [first, last] = [
+        spec.tensors().next().unwrap().name,
+        spec.tensors().last().unwrap().name,
+    ];
+    assert!(store.get(&first).is_ok());
+    for said in [message(store.get(&last)), message(store.fingerprint())] {
+        assert!(said.contains(SINGLE) && said.contains("became shorter"), "{said}");
+    }
+}
+
+#[test]
+fn names_far_from_the_missing_one_are_not_compared() {
+    let names: Vec<String> = (0..1000).map(|i| format!("{i:0>4000}")).collect();
+    let tensors: Vec<(&str, &str, &[usize])> = names.iter().map(|n| (n.as_str(), "F32", &[0][..])).collect();
+    let header = file_of(&tensors);
+    let (_dir, store) = open_with(&[(SINGLE, &header)]);
+    let said = message(store.unwrap().get("model.norm.weight"));
+    assert!(said.ends_with("tensor model.norm.weight is missing"), "{said}");
+}
+
+#[test]
+fn more_files_than_any_model_has() {
+    let map: serde_json::Map<String, Value> = (0..5000)
+        .map(|i| (format!("t{i}"), format!("m-{i}.safetensors").into()))
+        .collect();
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    let (_dir, store) = open_with(&[(INDEX, index.as_bytes())]);
+    let said = message(store);
+    assert!(
+        said.contains("number of weight files: 5000 files, where the limit is 4096"),
+        "{said}"
+    );
 }
 
 #[test]

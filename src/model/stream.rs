@@ -1,4 +1,4 @@
-//! A model whose blocks' weights stay in the host's mapped files: they pass through a ring of device buffers, block by block, while
+//! A model whose blocks' weights stay in their files: they pass through a ring of device buffers, block by block, while
 //! a batch runs forward.
 //!
 //! The ring holds [`RING`] blocks. While the device computes one, the host reads, converts and writes the next into the other's
@@ -6,13 +6,13 @@
 //! usual, but the matrices of block l are those of place l mod [`RING`], so that the same kernels run on the same values in the same
 //! order: scores have the bits of a resident model's.
 
-use super::params::Block;
+use super::params::{self, Block};
 use super::parts::{Proj, Role};
 use super::spec::{ModelSpec, TensorSpec};
 use super::store::WeightStore;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::kernels::weight::{Shard, Weight, device_bytes, pack, shard_ranges};
+use crate::kernels::weight::{Shard, Weight, device_bytes, shard_ranges};
 use crate::tensor::DType;
 use std::sync::Arc;
 
@@ -148,24 +148,8 @@ impl Streamed {
     /// # Errors
     /// A tensor that cannot be converted.
     pub(super) fn fill(&self, gpu: &Gpu, layer: usize, block: &Block) -> Result<()> {
-        for ((t, dtype), linear) in self.layers[layer].iter().zip(&block.linears) {
-            let stored = self.store.get(&t.name)?;
-            let host = if stored.dtype == *dtype {
-                stored
-            } else {
-                stored.convert(*dtype)?
-            };
-            let (_, cols) = size(t);
-            let row = dtype.bytes_for(cols);
-            for Shard {
-                first_row,
-                rows,
-                buffer,
-            } in &linear.weight.value.shards
-            {
-                let bytes = &host.bytes[first_row * row..(first_row + rows) * row];
-                gpu.write(buffer, 0, &pack(*dtype, *rows, cols, bytes));
-            }
+        for ((t, _), linear) in self.layers[layer].iter().zip(&block.linears) {
+            params::write(gpu, &linear.weight.value, &t.name, &self.store)?;
         }
         Ok(())
     }

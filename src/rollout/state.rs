@@ -7,6 +7,7 @@ use crate::gpu::{Buffer, Gpu, Readback, Recorder, Submission};
 use crate::kernels::advance::{AdvanceArgs, advance, stop_bits, stop_words};
 use crate::kernels::attention::PAGE;
 use crate::kernels::sample::{self, SampleParams};
+use crate::model::run;
 use crate::model::workspace::Workspace;
 use crate::rng::seed_for;
 
@@ -316,6 +317,7 @@ impl Rows {
         for (i, seat) in seats.iter().enumerate() {
             let (n, from) = (length[i] as usize, i * OUT_TOKENS);
             let (tokens, logprobs) = (&tokens[from..from + n], &logprobs[from..from + n]);
+            run::all_finite(logprobs, "the log-probability of a drawn token")?;
             let done = keys[4 * i + 3] == 0;
             let last = tokens.last().or(samples.of(seat)?.tokens.last());
             let finish = if last.is_some_and(|t| stop.contains(t)) {

@@ -52,7 +52,7 @@ impl Base {
         Ok(Self {
             model: source.name.clone(),
             architecture,
-            weights: source.store.fingerprint(),
+            weights: source.store.fingerprint()?,
             tokenizer: tokenizer(source)?,
             adapter: adapter.map(|dir| Start {
                 name: dir.display().to_string(),

@@ -68,6 +68,6 @@ pub(super) fn load(dir: &Path, gpu: &Gpu, optimizer: &mut Optimizer, steps: u64)
                 part.shape
             )));
         }
-        Ok(tensor.bytes.to_vec())
+        Ok(tensor.bytes.into_owned())
     })
 }

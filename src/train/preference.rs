@@ -88,6 +88,7 @@ impl Preference<'_> {
                     return Err(Error::internal("a pair was split over two micro-batches"));
                 }
                 let all = s.pass.read_scores(s.loaded)?;
+                run::all_finite(&all, "the score of an answer")?;
                 let mut dscore = vec![0.0f32; all.len()];
                 for pair in s.batch.sequences.chunks(2) {
                     let (chosen, rejected) = (pair[0][0], pair[1][0]);
@@ -124,6 +125,7 @@ impl Task for Preference<'_> {
     fn evaluate(&mut self) -> Result<Map<String, Value>> {
         let sequences: Vec<&[u32]> = self.held_out.iter().flat_map(Pair::sequences).collect();
         let scores = run::scores(self.model, &self.ws, &sequences)?;
+        run::all_finite(&scores, "the score of an answer")?;
         let mut sums = Sums::default();
         for pair in scores.chunks(2) {
             sums.add(f64::from(pair[0]) - f64::from(pair[1]));
@@ -250,6 +252,7 @@ fn hidden_states(model: &Model, ws: &Workspace, sequences: &[&[u32]]) -> Result<
     let mut progress = crate::report::Progress::new("backbone", 0, sequences.len() as u64);
     run::each_judged(model, ws, sequences, false, &mut |_, s| {
         let states: Vec<f32> = model.gpu.read(ws.hidden(), 0, s.loaded.p * c)?;
+        run::all_finite(&states, "a hidden state")?;
         for sequence in &s.batch.sequences {
             out.extend_from_slice(&states[sequence[0] * c..(sequence[0] + 1) * c]);
         }

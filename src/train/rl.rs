@@ -75,6 +75,7 @@ impl Trainer<'_> {
         let sampled = self.model.gpu.host_waits();
         let (report, rate) = self.update(step, &scored)?;
         let updated = self.model.gpu.host_waits();
+        finite(&report)?;
         let iterations = self.config.num_iterations;
         let norm = self.optimizer.finish(report.norm, iterations as u64)?;
         dump(step + 1, &scored.rewards, &report.advantages);
@@ -219,6 +220,22 @@ impl Trainer<'_> {
                 .backward_coefficients(rec, packed.loaded, &packed.batch.tokens)
         })
     }
+}
+
+/// Refuses a step whose forward passes gave numbers that are none: the device has left the weights alone then.
+fn finite(report: &Report) -> Result<()> {
+    for batch in &report.batches {
+        let found = [
+            (batch.mismatch, run::LOG_PROBABILITY),
+            (batch.entropy, "the entropy of a token's distribution"),
+            (batch.kl, "the reference's log-probability of a token"),
+            (batch.loss, "the loss"),
+        ];
+        for (value, what) in found {
+            run::all_finite(&[value as f32], what)?;
+        }
+    }
+    Ok(())
 }
 
 /// Rewards and advantages of every group, for whoever asks for them with `RUST_LOG=tea_wgpu::train::rl=trace`.

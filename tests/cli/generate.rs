@@ -254,6 +254,40 @@ fn a_prompt_longer_than_the_context_is_refused() {
 }
 
 #[test]
+fn weights_that_cannot_be_computed_with_are_refused() {
+    let (policy, _) = pair();
+    let run = || {
+        tea(&[
+            "generate",
+            "--model",
+            text(policy.path()),
+            "--prompt",
+            "一",
+            "--temperature",
+            "0",
+        ])
+    };
+    // Finite, and their products are not.
+    fill(policy.path(), &["model.norm.weight"], 1e19);
+    fill(
+        policy.path(),
+        &["model.embed_tokens.weight", "lm_head.weight"],
+        2e18,
+    );
+    run().refused(&["the log-probability of a drawn token is", "far too large"]);
+    for bad in [f32::NAN, f32::INFINITY, 3e38] {
+        fill(policy.path(), &["model.norm.weight"], bad);
+        run().refused(&["model.safetensors", "tensor model.norm.weight holds"]);
+        let (whole, _) = pair();
+        std::fs::copy(
+            whole.path().join("model.safetensors"),
+            policy.path().join("model.safetensors"),
+        )
+        .unwrap();
+    }
+}
+
+#[test]
 fn a_tokenizer_of_another_model_is_refused() {
     let policy = copy("llama_gqa");
     add_tokenizer(policy.path(), vocabulary("llama_gqa") + 1);

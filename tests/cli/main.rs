@@ -93,6 +93,19 @@ fn copy(name: &str) -> tempfile::TempDir {
     dir
 }
 
+/// Gives every element of the named tensors of a model one value.
+fn fill(dir: &Path, names: &[&str], value: f32) {
+    let path = dir.join("model.safetensors");
+    let store = WeightStore::open_safetensors(&path).unwrap();
+    let tensor = |name: &str| (name.to_owned(), store.get(name).unwrap().into_owned());
+    let mut tensors: Vec<_> = store.names().map(tensor).collect();
+    for (_, t) in tensors.iter_mut().filter(|(n, _)| names.contains(&n.as_str())) {
+        t.bytes = value.to_le_bytes().repeat(t.elements()).into();
+    }
+    drop(store);
+    tea_wgpu::model::save::write_safetensors(&path, &tensors).unwrap();
+}
+
 /// Writes JSON lines to a file in `dir`.
 fn jsonl(dir: &Path, rows: impl IntoIterator<Item = Value>) -> PathBuf {
     let mut text = String::new();
