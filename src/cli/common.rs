@@ -12,7 +12,7 @@ use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
 use crate::model::alias::is_alias;
 use crate::model::load::Source;
-use crate::model::save::write_atomic;
+use crate::file::write::write_output;
 use crate::report::console::{self, Stream};
 use crate::train::checkpoint::RunDir;
 
@@ -103,7 +103,7 @@ impl Lines {
     /// Writes everything: to `path` whole or not at all, or to standard output.
     pub(crate) fn finish(self, path: Option<&Path>) -> Result<()> {
         match path {
-            Some(path) => write_atomic(path, &self.0),
+            Some(path) => write_output(path, &self.0),
             None => to_stdout(&self.0),
         }
     }

@@ -3,6 +3,8 @@
 use super::Globals;
 use super::common::{say, tell};
 use crate::error::{Error, Result};
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open::read_text;
 use crate::eval::Bootstrap;
 use crate::report::{Align, Table};
 use crate::run::{Dir, kinds};
@@ -60,7 +62,7 @@ impl Args {
         };
         let outcome = run::sweep(&sweep, &output, &mut device, &bootstrap)?;
         let table = output.root.join("table.md");
-        tell(std::fs::read_to_string(&table).map_err(Error::io(&table))?);
+        tell(read_text(&table, &SETTINGS_FILE)?);
         tell(format_args!("Written to {}", output.root.display()));
         failures(&outcome, &output)
     }

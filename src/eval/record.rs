@@ -1,6 +1,6 @@
 //! Sampling and judging into an evaluation directory, prompt by prompt, so that it can be interrupted anywhere.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
@@ -11,6 +11,7 @@ use super::meta::{Difference, EvalMeta};
 use super::run::{Draws, Evaluation};
 use super::store::{StoredCompletion, StoredEval, StoredPrompt};
 use crate::error::{Error, Result};
+use crate::file::write::append;
 use crate::model::save::write_atomic;
 use crate::report::Progress;
 use crate::reward::Reward;
@@ -91,11 +92,7 @@ impl Writer {
             write_atomic(&StoredEval::meta_path(dir), text.as_bytes())?;
         }
         let path = StoredEval::completions_path(dir);
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(Error::io(&path))?;
+        let file = append(&path)?;
         file.set_len(kept).map_err(Error::io(&path))?;
         Ok(Self { held, file, eval })
     }

@@ -134,11 +134,16 @@ fn bytes(n: u64) -> String {
 
 /// A file of settings or JSON that is read whole: `config.json`, `config.toml`, `adapter_config.json`, ….
 pub const SETTINGS_FILE: Limit = Limit::bytes("size of a settings file", 64 << 20);
+/// A file that is read whole and grows with the work done: metrics, journals, completions.
+pub const WHOLE_FILE: Limit = Limit::bytes("size of a file that is read whole", FILE_MEMORY);
 /// Nesting of JSON and TOML.
 pub const NESTING: Limit = Limit::levels("nesting", 128);
 
+/// What a driver kept of compiled pipelines; a larger file is left alone and written anew.
+pub const PIPELINE_CACHE: Limit = Limit::bytes("size of a pipeline cache", 1 << 30);
+
 /// Every limit, in the order of `docs/reference/limits.md`.
-pub const ALL: &[&Limit] = &[&SETTINGS_FILE, &NESTING];
+pub const ALL: &[&Limit] = &[&SETTINGS_FILE, &WHOLE_FILE, &NESTING, &PIPELINE_CACHE];
 
 #[cfg(test)]
 mod tests {

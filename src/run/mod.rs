@@ -9,6 +9,6 @@ mod dir;
 pub mod kinds;
 mod lock;
 
-pub use dir::{Dir, MARKER, marker};
+pub use dir::{Dir, MARKER, marker, unlinked};
 pub use kinds::Kind;
 pub use lock::Lock;

@@ -17,6 +17,8 @@ use super::line::Line;
 use crate::advantage::Alpha;
 use crate::config::{FloatDtype, MatmulPrecision};
 use crate::error::{Context, Error, Result};
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open::read;
 use crate::eval::weights;
 use crate::model::save::write_atomic;
 use crate::run::{Dir, kinds};
@@ -166,7 +168,7 @@ impl Store {
         let held = Dir::hold(dir, &kinds::SEARCH)?;
         let path = dir.join(META);
         if resume {
-            let bytes = fs::read(&path).map_err(Error::io(&path))?;
+            let bytes = read(&path, &SETTINGS_FILE)?;
             let begun = serde_json::from_slice(&bytes)
                 .map_err(Error::user)
                 .context(path.display())?;

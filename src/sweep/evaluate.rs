@@ -16,6 +16,7 @@ use crate::eval::weights::{self, Hashes};
 use crate::eval::{Bootstrap, StoredEval, StoredPrompt};
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
+use crate::run::{kinds, unlinked};
 use crate::train::prompts::{self, Purpose};
 use crate::train::run::{RunOptions, train};
 use crate::train::{interrupt, memory, setup};
@@ -157,6 +158,7 @@ impl<'a> Device<'a> {
 /// # Errors
 /// It holds an evaluation of other settings, or a damaged one.
 fn standing(dir: &Path, job: &mut Job) -> Result<Standing> {
+    unlinked(dir, &kinds::EVAL)?;
     let path = StoredEval::meta_path(dir);
     if !path.exists() {
         return Ok(Standing::New);

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::plan::{BASE, Method, Sweep};
 use super::run::{Outcome, SweepDir, eval_names};
 use crate::error::{Context, Error, Result};
+use crate::file::dirs;
 use crate::eval::best_of_n::picked;
 use crate::eval::bootstrap::win_tie_loss;
 use crate::eval::compare::{self, save_plot};
@@ -154,7 +155,7 @@ fn every_run(
         ..compare::Options::default()
     };
     let dir = output.root.join("compare");
-    std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+    dirs::make(&dir)?;
     let entries = compare::read_entries(&dirs, &[])?;
     compare::report(&entries, &options)?.write(&dir)?;
     Ok(compare::differences(&entries))

@@ -10,9 +10,10 @@ use super::report;
 use super::types::{self, Types};
 use crate::config::{TrainConfig, TrainFlags, read_toml};
 use crate::error::{Context, Error, Result};
+use crate::file::dirs;
 use crate::eval::Bootstrap;
 use crate::model::save::write_atomic;
-use crate::run::{Dir, kinds};
+use crate::run::{Dir, kinds, unlinked};
 use crate::train::checkpoint::{self, RunDir};
 use crate::train::selection;
 use crate::train::setup::default_reward;
@@ -143,6 +144,7 @@ pub fn state(dir: &Path, run: &Run) -> Result<State> {
     let at = RunDir {
         root: dir.to_path_buf(),
     };
+    unlinked(dir, &kinds::TRAIN)?;
     let recorded = std::fs::metadata(at.metrics()).is_ok_and(|m| m.len() > 0);
     let latest = at.latest()?;
     if !recorded && latest.is_none() {
@@ -207,12 +209,14 @@ pub fn sweep(
     bootstrap: &Bootstrap,
 ) -> Result<Outcome> {
     let held = Dir::hold(&output.root, &kinds::SWEEP)?;
+    held.check(false)?;
     for run in sweep.runs() {
         state(&output.run(&run.name), run)?;
     }
     held.begin()?;
-    std::fs::create_dir_all(output.root.join("runs")).map_err(Error::io(&output.root))?;
-    std::fs::create_dir_all(output.root.join("evals")).map_err(Error::io(&output.root))?;
+    for dir in ["runs", "evals"] {
+        dirs::make(&output.root.join(dir))?;
+    }
     let types = types::settle(sweep, output, worker)?;
     let mut log = Log {
         path: output.root.join("sweep.json"),

@@ -10,6 +10,8 @@ use super::moments;
 use super::selection::Best;
 use crate::config::{FloatDtype, MatmulPrecision};
 use crate::error::{Context, Error, Result};
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::{dirs, open};
 use crate::gpu::Gpu;
 use crate::model::params::{LoraShape, Model};
 use crate::model::peft::{self, AdapterConfig, Targets};
@@ -131,8 +133,7 @@ impl RunDir {
     pub fn open(held: &Dir, resume: bool, overwrite: bool) -> Result<Self> {
         let run = Self::check(held, resume, overwrite)?;
         held.renew(overwrite)?;
-        std::fs::create_dir_all(run.checkpoints()).map_err(Error::io(run.checkpoints()))?;
-        held.tidy()?;
+        dirs::make(&run.checkpoints())?;
         recover(&run.best())?;
         Ok(run)
     }
@@ -452,7 +453,7 @@ pub fn save_model(out: &AtomicDir, model: &Model, origin: &Origin<'_>) -> Result
 /// It has none, or they are damaged.
 pub fn read_state(dir: &Path) -> Result<TrainerState> {
     let at = dir.join(STATE);
-    let text = std::fs::read_to_string(&at).map_err(Error::io(&at))?;
+    let text = open::read_text(&at, &SETTINGS_FILE)?;
     serde_json::from_str(&text)
         .map_err(Error::user)
         .context(at.display())

@@ -38,7 +38,7 @@ const ROOMS: &[(&str, u32)] = &[
     ("run", 5),
     ("data", 5),
     ("file", 1),
-    ("config", 0),
+    ("config", 2),
     ("error", 0),
     ("rng", 0),
 ];

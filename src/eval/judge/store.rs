@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::manner::Manner;
 use crate::error::{Context, Error, Result};
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open::read;
 use crate::model::save::write_atomic;
 use crate::run::{Dir, kinds};
 use crate::text::journal;
@@ -114,7 +116,7 @@ impl Store {
         let settings = dir.join("judge.json");
         if !settings.exists() {
             let lines = dir.join("judgements.jsonl");
-            if lines.exists() {
+            if lines.symlink_metadata().is_ok() {
                 return Err(Error::user(format!(
                     "{}: judgements without their judge.json; use another --output",
                     lines.display()
@@ -129,7 +131,7 @@ impl Store {
                 dir.display()
             )));
         }
-        let bytes = fs::read(&settings).map_err(Error::io(&settings))?;
+        let bytes = read(&settings, &SETTINGS_FILE)?;
         let found: JudgeMeta = serde_json::from_slice(&bytes)
             .map_err(Error::user)
             .context(settings.display())?;
