@@ -14,8 +14,8 @@ use crate::bench::output::{Form, Header, Row, render};
 use crate::bench::timing::Effort;
 use crate::bench::{cases, kernels};
 use crate::error::{Error, Result};
-use crate::gpu::GpuOptions;
 use crate::file::write::write_output;
+use crate::gpu::GpuOptions;
 use crate::model::shapes::Named;
 
 /// Measure this adapter and the kernels, sampling and training on it

@@ -8,11 +8,11 @@ use serde::de::DeserializeOwned;
 use super::Globals;
 use crate::config::{FloatDtype, MatmulPrecision, Paths, overlay, read_toml};
 use crate::error::{Error, Result};
+use crate::file::write::write_output;
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
 use crate::model::alias::is_alias;
 use crate::model::load::Source;
-use crate::file::write::write_output;
 use crate::report::console::{self, Stream};
 use crate::train::checkpoint::RunDir;
 

@@ -38,7 +38,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions, Tune};
 use crate::kernels::{self, tune};
 use crate::report::console::{self, Stream};
-use crate::train::interrupt;
+use crate::run::interrupt::{self, Voice};
 
 /// Post-train language models for best-of-N on any Vulkan, Metal or DX12 GPU
 #[derive(Debug, Parser)]
@@ -231,6 +231,10 @@ pub fn main() -> ExitCode {
 /// Whatever it meets.
 fn run(cli: Cli) -> Result<()> {
     cli.globals.start_log();
+    interrupt::install(Voice {
+        say: |line| console::line(Stream::Err, line),
+        flush: console::flush,
+    })?;
     match cli.command {
         Command::Generate(args) => generate::run(&cli.globals, &args),
         Command::Logprobs(args) => logprobs::run(&cli.globals, &args),

@@ -3,15 +3,14 @@
 use super::Globals;
 use super::common::{say, tell};
 use crate::error::{Error, Result};
+use crate::eval::Bootstrap;
 use crate::file::limits::SETTINGS_FILE;
 use crate::file::open::read_text;
-use crate::eval::Bootstrap;
 use crate::report::{Align, Table};
 use crate::run::{Dir, kinds};
 use crate::sweep::evaluate::Device;
 use crate::sweep::run::{self, State, SweepDir, eval_names};
 use crate::sweep::{Outcome, Sweep};
-use crate::train::interrupt;
 use std::path::PathBuf;
 
 /// Train and evaluate many methods on the same prompts and seeds, and compare them
@@ -53,7 +52,6 @@ impl Args {
             return dry_run(&sweep, &output);
         }
         let _held = Dir::hold(&output.root, &kinds::SWEEP)?;
-        interrupt::install()?;
         let open = || globals.open_gpu_for_long();
         let mut device = Device::new(&sweep, &open)?;
         let bootstrap = Bootstrap {

@@ -26,7 +26,7 @@ pub use train::TrainConfig;
 pub use train_flags::{KlEstimator, LossType, TrainFlags};
 
 use crate::error::{Error, Result};
-use crate::file::limits::{NESTING, SETTINGS_FILE};
+use crate::file::limits::SETTINGS_FILE;
 use crate::file::open::read_text;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -64,7 +64,6 @@ pub fn overlay<T: Serialize + DeserializeOwned>(lower: &T, upper: &T) -> Result<
 /// The file is missing, is not TOML, or has a key or value that is not a setting.
 pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = read_text(path, &SETTINGS_FILE)?;
-    shallow(&text, path)?;
     toml::from_str(&text).map_err(|e| {
         let at = e.span().map_or(0, |s| s.start).min(text.len());
         let before = text.get(..at).unwrap_or("");
@@ -77,24 +76,6 @@ pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
             e.message()
         ))
     })
-}
-
-/// Refuses text whose tables and lists nest deeper than any settings do: reading those would take as much of the stack.
-/// Letters of strings and comments count too, which can only refuse what is as strange.
-fn shallow(text: &str, path: &Path) -> Result<()> {
-    let (mut depth, mut dots) = (0_u64, 0_u64);
-    for letter in text.chars() {
-        match letter {
-            '[' | '{' => depth += 1,
-            ']' | '}' => depth = depth.saturating_sub(1),
-            '.' => dots += 1,
-            '\n' => (depth, dots) = (0, 0),
-            '=' | ',' => dots = 0,
-            _ => (),
-        }
-        NESTING.check(path.display(), depth.max(dots))?;
-    }
-    Ok(())
 }
 
 /// Refuses a count of 0, by its flag.

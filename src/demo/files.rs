@@ -1,6 +1,5 @@
 //! The demo's JSONL files: prompts, supervised pairs, and preference pairs ranked by the true score.
 
-use std::io::Write;
 use std::path::Path;
 
 use rand::{RngExt, SeedableRng};
@@ -8,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{Example, Kind, score};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::file::write::write_atomic_with;
 
 /// A line of a supervised file.

@@ -16,7 +16,7 @@ use crate::model::save::write_atomic;
 use crate::report::Progress;
 use crate::reward::Reward;
 use crate::rollout::Finish;
-use crate::run::{Dir, kinds};
+use crate::run::{Dir, interrupt, kinds};
 use crate::text::{PromptContent, sha256_hex};
 
 /// Appends to an evaluation directory.
@@ -136,6 +136,7 @@ impl Writer {
         let contents: Vec<PromptContent> = self.eval.prompts.iter().map(StoredPrompt::content).collect();
         let total = contents.len();
         let mut progress = Progress::new("prompts", self.done() as u64, total as u64);
+        let _held = interrupt::hold("finishing the prompts in progress, which are then stored");
         while self.done() < total {
             if stop() {
                 progress.finish();

@@ -7,7 +7,6 @@
 //! | `completions.jsonl` | one [`StoredCompletion`] a line, sorted by prompt, then sample; appended prompt by prompt |
 //! | `results.json`, … | what was computed from them |
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;

@@ -103,7 +103,9 @@ impl AtomicDir {
 pub fn recover(target: &Path) -> Result<()> {
     own::check(target)?;
     let old = prefixed(target, REPLACED)?;
-    let Some(found) = own::entry(&old)? else { return Ok(()) };
+    let Some(found) = own::entry(&old)? else {
+        return Ok(());
+    };
     if found.is_symlink() {
         return Err(own::link(&old));
     }
@@ -237,7 +239,10 @@ mod tests {
             symlink(place.at("victim"), place.at(link)).unwrap();
             let error = save(&place.at(target)).unwrap_err();
             let named = format!("{}: a link", place.at(link).display());
-            assert!(error.exit_code() == 2 && error.to_string().contains(&named), "{error}");
+            assert!(
+                error.exit_code() == 2 && error.to_string().contains(&named),
+                "{error}"
+            );
             place.untouched();
             assert!(make(&place.at(target).join("more")).is_err());
             assert!(remove(&place.at(target).join("thesis")).is_err() || !link.ends_with(target));

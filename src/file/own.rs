@@ -59,7 +59,9 @@ fn place_of(path: &Path) -> Option<PathBuf> {
 /// A user error that names the link.
 pub(crate) fn check(path: &Path) -> Result<()> {
     let path = absolute(path);
-    let Some(place) = place_of(&path) else { return Ok(()) };
+    let Some(place) = place_of(&path) else {
+        return Ok(());
+    };
     let inside = path.strip_prefix(&place).unwrap_or(Path::new(""));
     let names: Vec<Component<'_>> = inside.components().collect();
     let Some((_, parents)) = names.split_last() else {
@@ -140,7 +142,10 @@ mod tests {
         check(&place.join("step_1")).unwrap();
         assert!(check_dir(&place.join("step_1")).is_err());
         let error = check(&place.join("step_1/a")).unwrap_err();
-        assert!(error.exit_code() == 2 && error.to_string().contains("step_1: a link"), "{error}");
+        assert!(
+            error.exit_code() == 2 && error.to_string().contains("step_1: a link"),
+            "{error}"
+        );
         drop(own);
         check(&place.join("step_1/a")).unwrap();
     }

@@ -65,7 +65,9 @@ pub(crate) fn finished(temporary: &str) -> Option<&str> {
     let name = temporary.strip_prefix(TEMPORARY)?;
     let fresh = |letters: &str| letters.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     match name.split_at_checked(FRESH) {
-        Some((letters, rest)) if fresh(letters) && rest.len() > 1 => Some(rest.strip_prefix('-').unwrap_or(name)),
+        Some((letters, rest)) if fresh(letters) && rest.len() > 1 => {
+            Some(rest.strip_prefix('-').unwrap_or(name))
+        }
         _ => Some(name),
     }
 }
@@ -95,7 +97,9 @@ impl Temporary {
                 }
             }
         }
-        Err(Error::io(target)(last.unwrap_or_else(|| io::ErrorKind::AlreadyExists.into())))
+        Err(Error::io(target)(
+            last.unwrap_or_else(|| io::ErrorKind::AlreadyExists.into()),
+        ))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -174,7 +178,9 @@ fn stream(path: &Path) -> Result<Option<File>> {
     if parent.is_some_and(|dir| dir.starts_with("/dev") || dir.starts_with("/proc")) && path.exists() {
         return open().map(Some);
     }
-    let Ok(found) = fs::metadata(path) else { return Ok(None) };
+    let Ok(found) = fs::metadata(path) else {
+        return Ok(None);
+    };
     if found.is_file() {
         return Ok(None);
     }
@@ -185,11 +191,7 @@ fn stream(path: &Path) -> Result<Option<File>> {
             return open().map(Some);
         }
     }
-    let what = if found.is_dir() {
-        "a directory"
-    } else {
-        "a device"
-    };
+    let what = if found.is_dir() { "a directory" } else { "a device" };
     Err(Error::user(format!(
         "{}: {what}, where a file is to be written: choose another name",
         path.display()
@@ -342,7 +344,13 @@ mod tests {
     fn temporary_names_are_known_by_their_form() {
         let dir = tempfile::tempdir().unwrap();
         let (temporary, _) = Temporary::new(&dir.path().join("a.png"), create_new).unwrap();
-        let name = temporary.path().file_name().unwrap().to_str().unwrap().to_string();
+        let name = temporary
+            .path()
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_string();
         assert_eq!(finished(&name), Some("a.png"), "{name}");
         assert!(name.ends_with("a.png"), "the extension stays: {name}");
         drop(temporary);
@@ -416,7 +424,10 @@ mod links {
         for to in [place.at("victim"), place.at("missing")] {
             symlink(to, &path).unwrap();
             let error = append(&path).unwrap_err();
-            assert!(error.exit_code() == 2 && error.to_string().contains("a link"), "{error}");
+            assert!(
+                error.exit_code() == 2 && error.to_string().contains("a link"),
+                "{error}"
+            );
             fs::remove_file(&path).unwrap();
         }
         assert!(!place.at("missing").exists());
@@ -429,7 +440,12 @@ mod links {
         place.untouched();
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert!(append(&path).unwrap_err().to_string().contains("not a regular file"));
+        assert!(
+            append(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("not a regular file")
+        );
     }
 
     #[test]
@@ -451,7 +467,13 @@ mod links {
         write_output(Path::new("/dev/null"), b"x").unwrap();
         assert!(!fs::metadata("/dev/null").unwrap().is_file());
         let pipe = place.at("pipe");
-        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
         let from = pipe.clone();
         let reader = std::thread::spawn(move || fs::read_to_string(from).unwrap());
         write_output(&pipe, b"lines").unwrap();

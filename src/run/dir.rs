@@ -10,11 +10,11 @@ use super::checksums;
 use super::kinds::{Inside, Kind, Tree, matches};
 use super::lock::Lock;
 use crate::error::{Context, Error, Result};
+use crate::file::dirs;
 use crate::file::limits::SETTINGS_FILE;
 use crate::file::open::read_own;
 use crate::file::own::Own;
 use crate::file::write::{TEMPORARY, finished, remove_file, write_atomic};
-use crate::file::dirs;
 
 /// The file that says which command made a directory.
 pub const MARKER: &str = "tea-wgpu.json";

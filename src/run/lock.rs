@@ -204,7 +204,11 @@ impl Holder {
     fn read(path: &Path) -> String {
         let mut text = String::new();
         let read = regular(path).map(|f| f.take(4096).read_to_string(&mut text));
-        match read.ok().and_then(|read| read.ok()).and_then(|_| serde_json::from_str::<Self>(&text).ok()) {
+        match read
+            .ok()
+            .and_then(|read| read.ok())
+            .and_then(|_| serde_json::from_str::<Self>(&text).ok())
+        {
             Some(h) => format!(
                 "`tea-wgpu {}` (process {} on {}, since {})",
                 h.command.escape_debug(),
@@ -287,9 +291,10 @@ mod tests {
         fs::write(&victim, "mine").unwrap();
         let dir = place.path().join("run");
         fs::create_dir(&dir).unwrap();
-        for link in [|a: &Path, b: &Path| std::os::unix::fs::symlink(a, b), |a: &Path, b: &Path| {
-            fs::hard_link(a, b)
-        }] {
+        for link in [
+            |a: &Path, b: &Path| std::os::unix::fs::symlink(a, b),
+            |a: &Path, b: &Path| fs::hard_link(a, b),
+        ] {
             link(&victim, &dir.join(FILE)).unwrap();
             assert_eq!(Lock::take(&dir, "train").unwrap_err().exit_code(), 2);
             assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");

@@ -6,6 +6,7 @@
 
 pub mod checksums;
 mod dir;
+pub mod interrupt;
 pub mod kinds;
 mod lock;
 

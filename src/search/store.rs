@@ -17,9 +17,9 @@ use super::line::Line;
 use crate::advantage::Alpha;
 use crate::config::{FloatDtype, MatmulPrecision};
 use crate::error::{Context, Error, Result};
+use crate::eval::weights;
 use crate::file::limits::SETTINGS_FILE;
 use crate::file::open::read;
-use crate::eval::weights;
 use crate::model::save::write_atomic;
 use crate::run::{Dir, kinds};
 use crate::text::journal;
@@ -189,6 +189,11 @@ impl Store {
     /// What is done, in order of the prompts.
     pub fn lines(&self) -> &[Line] {
         &self.lines
+    }
+
+    /// Whether lines are kept in a directory.
+    pub fn keeps(&self) -> bool {
+        self.held.is_some()
     }
 
     /// Adds the next prompt's line.

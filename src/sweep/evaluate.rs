@@ -16,10 +16,10 @@ use crate::eval::weights::{self, Hashes};
 use crate::eval::{Bootstrap, StoredEval, StoredPrompt};
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
-use crate::run::{kinds, unlinked};
+use crate::run::{interrupt, kinds, unlinked};
 use crate::train::prompts::{self, Purpose};
 use crate::train::run::{RunOptions, train};
-use crate::train::{interrupt, memory, setup};
+use crate::train::{memory, setup};
 
 /// Most tokens in one pass of a judge.
 const JUDGE_BUDGET: usize = 4096;

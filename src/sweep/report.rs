@@ -11,11 +11,11 @@ use serde::Serialize;
 use super::plan::{BASE, Method, Sweep};
 use super::run::{Outcome, SweepDir, eval_names};
 use crate::error::{Context, Error, Result};
-use crate::file::dirs;
 use crate::eval::best_of_n::picked;
 use crate::eval::bootstrap::win_tie_loss;
 use crate::eval::compare::{self, save_plot};
 use crate::eval::{Bootstrap, Interval, StoredEval, WinTieLoss, powers_of_two};
+use crate::file::dirs;
 use crate::model::save::write_atomic;
 use crate::report::read_metrics;
 

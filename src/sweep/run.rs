@@ -10,10 +10,10 @@ use super::report;
 use super::types::{self, Types};
 use crate::config::{TrainConfig, TrainFlags, read_toml};
 use crate::error::{Context, Error, Result};
-use crate::file::dirs;
 use crate::eval::Bootstrap;
+use crate::file::dirs;
 use crate::model::save::write_atomic;
-use crate::run::{Dir, kinds, unlinked};
+use crate::run::{Dir, interrupt, kinds, unlinked};
 use crate::train::checkpoint::{self, RunDir};
 use crate::train::selection;
 use crate::train::setup::default_reward;
@@ -298,7 +298,12 @@ impl Log {
     /// Does a piece of work; whether it succeeded. Ctrl-C alone ends the sweep.
     fn record(&mut self, job: String, work: &mut dyn FnMut() -> Result<Work>) -> Result<bool> {
         let begun = Instant::now();
-        match work() {
+        // A signal may have come during the last step of the job before.
+        let done = match interrupt::requested() {
+            true => Err(Error::Interrupted("not begun".to_string())),
+            false => work(),
+        };
+        match done {
             Ok(Work::Done) => self.push(job, "done", begun.elapsed().as_secs_f64(), None),
             Ok(Work::Skipped) => self.push(job, "skipped", 0.0, None),
             Err(e) if e.exit_code() == 130 => Err(Error::Interrupted(format!(

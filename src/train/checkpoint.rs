@@ -331,6 +331,8 @@ pub struct Origin<'a> {
 }
 
 const STATE: &str = "trainer_state.json";
+/// Counters beyond this are no run's, and sums of those within it do not overflow.
+const MOST: u64 = 1 << 53;
 const MODEL: &str = "model.safetensors";
 const ADAPTER: &str = "adapter_model.safetensors";
 /// Files that make a directory a usable model beside config and weights.
@@ -454,9 +456,21 @@ pub fn save_model(out: &AtomicDir, model: &Model, origin: &Origin<'_>) -> Result
 pub fn read_state(dir: &Path) -> Result<TrainerState> {
     let at = dir.join(STATE);
     let text = open::read_text(&at, &SETTINGS_FILE)?;
-    serde_json::from_str(&text)
+    let state: TrainerState = serde_json::from_str(&text)
         .map_err(Error::user)
-        .context(at.display())
+        .context(at.display())?;
+    let counters = [
+        ("step", state.step),
+        ("optimizer_steps", state.optimizer_steps),
+        ("data_position", state.data_position),
+    ];
+    match counters.iter().find(|(_, n)| *n > MOST) {
+        None => Ok(state),
+        Some((name, n)) => Err(Error::user(format!(
+            "{}: {name} is {n}; no run comes beyond {MOST}: this file was altered",
+            at.display()
+        ))),
+    }
 }
 
 /// Puts a checkpoint's weights and moments back and returns its counters.

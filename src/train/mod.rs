@@ -8,7 +8,6 @@ pub mod data;
 pub mod dtype;
 pub mod examples;
 pub mod fit;
-pub mod interrupt;
 mod judged;
 pub mod loss;
 pub mod memory;

@@ -3,16 +3,16 @@
 use super::base::Base;
 use super::checkpoint::{self, Origin, RunDir, TrainerState};
 use super::data::Identity;
+use super::memory;
 use super::rl::Trainer;
 use super::selection::{self, Selection};
 use super::setup::Job;
-use super::{interrupt, memory};
 use crate::config::{TrainConfig, TrainFlags, read_toml};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::workspace::Workspace;
 use crate::report::{MetricsWriter, Progress};
-use crate::run::{Dir, kinds};
+use crate::run::{Dir, interrupt, kinds};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -70,6 +70,7 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
         selection::mend(&run, state)?;
     }
     let mut done = state.map_or(0, |s| s.step);
+    let _held = interrupt::hold(interrupt::SAVING);
     if done > 0 {
         held.keep_checkpoint(done)?;
     }
@@ -165,7 +166,7 @@ fn continues(state: &TrainerState, data: &Identity, c: &TrainConfig) -> Result<(
         )));
     }
     let per = c.prompts_per_step as u64;
-    if state.data_position != state.step * per {
+    if state.step.checked_mul(per) != Some(state.data_position) {
         return Err(Error::user(format!(
             "--resume: the run was started with --prompts-per-step {}, not {per}: which prompts a step draws follows from it; \
              resume with the settings the run was started with",

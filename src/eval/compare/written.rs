@@ -6,9 +6,9 @@ use super::report::{Checked, Report, Summary};
 use super::tables::{interval, number};
 use super::{Comparison, Method, Row};
 use crate::error::{Error, Result};
-use crate::file::dirs;
 use crate::eval::bootstrap::told;
 use crate::eval::store::Judge;
+use crate::file::dirs;
 use crate::model::save::write_atomic;
 use crate::report::{Align, Cell, Format, Plot, Table};
 

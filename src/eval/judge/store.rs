@@ -1,7 +1,6 @@
 //! Judgements on disk: `judge.json` (settings) and `judgements.jsonl` (one prompt a line, in the order they were made).
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +10,7 @@ use crate::error::{Context, Error, Result};
 use crate::file::limits::SETTINGS_FILE;
 use crate::file::open::read;
 use crate::model::save::write_atomic;
-use crate::run::{Dir, kinds};
+use crate::run::{Dir, interrupt, kinds};
 use crate::text::journal;
 
 /// The settings that decide a judgement.
@@ -161,6 +160,8 @@ impl Store {
         self.written &= self.meta.asked == asked;
         self.meta.asked = asked;
         if let Some(held) = &self.held {
+            // An answer may have cost money.
+            let _whole = interrupt::brief();
             let dir = held.root();
             if !self.written {
                 held.begin()?;

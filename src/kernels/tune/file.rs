@@ -153,7 +153,9 @@ pub fn file_of(gpu: &Gpu) -> Option<PathBuf> {
 /// The table in `file`: empty where there is none, it is damaged, or it was measured with another driver or other kernels.
 pub fn stored(gpu: &Gpu, file: &Path) -> Table {
     let new = Table::new(gpu);
-    let Ok(text) = read(file, &SETTINGS_FILE) else { return new };
+    let Ok(text) = read(file, &SETTINGS_FILE) else {
+        return new;
+    };
     match serde_json::from_slice::<Table>(&text) {
         Ok(mut table) if table.key == new.key => {
             table.choices.retain(|c| c.is_sound(gpu));
