@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use super::*;
+use std::fs;
 use serde_json::Value;
 use std::fmt::Write as _;
 
