@@ -51,7 +51,8 @@ impl Args {
         if self.dry_run {
             return dry_run(&sweep, &output);
         }
-        let _held = Dir::hold(&output.root, &kinds::SWEEP)?;
+        let held = Dir::hold(&output.root, &kinds::SWEEP)?;
+        held.check(false)?;
         let open = || globals.open_gpu_for_long();
         let mut device = Device::new(&sweep, &open)?;
         let bootstrap = Bootstrap {

@@ -1,8 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use super::*;
-use std::fs;
 use serde_json::Value;
 use std::fmt::Write as _;
+use std::fs;
 
 fn meta(prompts: usize, samples: usize, also: bool) -> EvalMeta {
     EvalMeta {

@@ -254,7 +254,7 @@ pub(crate) fn begin(path: &Path) -> Result<File> {
 /// that what the other name shows does not change.
 ///
 /// # Errors
-/// As [`own_file`].
+/// As [`open_own`].
 pub(crate) fn append(path: &Path) -> Result<File> {
     own::check(path)?;
     if own::entry(path)?.is_some_and(|found| found.is_file() && has_other_names(&found)) {
@@ -264,11 +264,16 @@ pub(crate) fn append(path: &Path) -> Result<File> {
     own_file(path, File::options().append(true))
 }
 
-/// Opens a regular file that this program wrote, or makes it: never through a link, and none that has a second name.
+/// Opens a regular file that this program wrote for reading and writing, or makes it: never through a link, and none that has
+/// a second name.
 ///
 /// # Errors
 /// A user error that names what is there instead; an I/O error.
-pub(crate) fn own_file(path: &Path, how: &mut fs::OpenOptions) -> Result<File> {
+pub(crate) fn open_own(path: &Path) -> Result<File> {
+    own_file(path, File::options().read(true).write(true))
+}
+
+fn own_file(path: &Path, how: &mut fs::OpenOptions) -> Result<File> {
     match how.clone().create_new(true).open(path) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => (),
         made => return made.map_err(Error::io(path)),
@@ -432,7 +437,7 @@ mod links {
         }
         assert!(!place.at("missing").exists());
         fs::hard_link(place.at("victim"), &path).unwrap();
-        assert!(own_file(&path, File::options().write(true)).is_err());
+        assert!(open_own(&path).is_err());
         let mut file = append(&path).unwrap();
         file.write_all(b"+").unwrap();
         file.set_len(3).unwrap();

@@ -169,7 +169,7 @@ fn remove_empty(made: &[PathBuf]) {
 
 /// Opens the lock's file for writing, making it where it is missing; never what a link in its place names.
 fn open(path: &Path) -> Result<File> {
-    write::own_file(path, File::options().read(true).write(true))
+    write::open_own(path)
 }
 
 /// Some network file systems have no locks: the run goes on, and its user is told what is not watched.

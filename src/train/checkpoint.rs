@@ -599,4 +599,28 @@ mod tests {
         fs::write(run.config(), "seed = 1").unwrap();
         assert_eq!(run.settings().unwrap(), run.config());
     }
+
+    #[test]
+    fn counters_beyond_every_run_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir {
+            root: dir.path().to_path_buf(),
+        };
+        let at = run.step(2);
+        fs::create_dir_all(&at).unwrap();
+        for name in ["step", "optimizer_steps", "data_position"] {
+            let mut state = serde_json::json!({
+                "kind": "train", "step": 2, "optimizer_steps": 2, "data_position": 4, "seed": 1, "device": "d"
+            });
+            state[name] = u64::MAX.into();
+            fs::write(at.join(STATE), state.to_string()).unwrap();
+            let error = read_state(&at).unwrap_err();
+            let said = error.to_string();
+            assert!(
+                error.exit_code() == 2 && said.contains(name) && said.contains("altered"),
+                "{said}"
+            );
+            assert_eq!(run.latest().unwrap(), None);
+        }
+    }
 }
