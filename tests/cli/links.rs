@@ -163,6 +163,7 @@ fn links_in_place_of_a_sweeps_directories_are_refused() {
 fn links_beside_an_output_are_not_followed() {
     let place = Place::new();
     let hh = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/prepare/hh-rlhf.jsonl");
+    place.mark("diagnose");
     place.link("home/dir", ".tmp-data");
     place.link("home/bashrc", "theirs/.tmp-tea-wgpu.json");
     place.link("home/bashrc", "theirs/.tmp-0123456789abcdef-synthetic.json");
