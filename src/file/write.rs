@@ -172,10 +172,12 @@ pub fn write_output(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// What is at `path`, opened for writing, where it is not a file that can be replaced.
 fn stream(path: &Path) -> Result<Option<File>> {
-    let open = || File::options().write(true).open(path).map_err(Error::io(path));
-    // Names of open files, which the shell made: to replace them would change nothing but the names.
+    // To add is to write, where there is no file.
+    let open = || File::options().append(true).open(path).map_err(Error::io(path));
+    // Names of open files, such as /dev/stdout: to replace the name would not reach the file.
     let parent = path.parent().and_then(|dir| dir.canonicalize().ok());
-    if parent.is_some_and(|dir| dir.starts_with("/dev") || dir.starts_with("/proc")) && path.exists() {
+    let of_the_system = parent.is_some_and(|dir| dir == Path::new("/dev") || dir.starts_with("/proc"));
+    if of_the_system && path.is_symlink() {
         return open().map(Some);
     }
     let Ok(found) = fs::metadata(path) else {
@@ -482,6 +484,11 @@ mod links {
         let from = pipe.clone();
         let reader = std::thread::spawn(move || fs::read_to_string(from).unwrap());
         write_output(&pipe, b"lines").unwrap();
+        let file = place.at("file");
+        for text in ["a longer text", "short"] {
+            write_output(&file, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), text);
+        }
         assert_eq!(reader.join().unwrap(), "lines");
         let error = write_output(place.0.path(), b"x").unwrap_err();
         assert!(error.to_string().contains("a directory"), "{error}");

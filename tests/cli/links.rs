@@ -74,7 +74,7 @@ fn links_in_a_directory_that_is_continued_are_refused() {
         "checkpoints/.old-step_3/config.toml",
     ];
     let line = "--output theirs --resume";
-    let all: [(&str, String, &[&str]); 8] = [
+    let all: [(&str, String, &[&str]); 11] = [
         ("train", format!("train {line}"), &run),
         ("sft", format!("sft --data home/bashrc {line}"), &run),
         ("reward", format!("reward --data home/bashrc {line}"), &run),
@@ -88,6 +88,27 @@ fn links_in_a_directory_that_is_continued_are_refused() {
             "search",
             format!("search --budget 8 {line}"),
             &["search.json", "search.jsonl", "results.md"],
+        ),
+        (
+            "judge",
+            format!("judge home home --model m --endpoint http://127.0.0.1:1/v1 {line}"),
+            &["judge.json", "judgements.jsonl", "results.json"],
+        ),
+        (
+            "search predict",
+            "search predict --rewards home --output theirs".to_string(),
+            &["results.json", "predicted.svg"],
+        ),
+        (
+            "demo-data",
+            "demo-data --output theirs".to_string(),
+            &[
+                "init/",
+                "samples.jsonl",
+                "prompts-train.jsonl",
+                ".old-init/",
+                "init/config.json",
+            ],
         ),
         (
             "diagnose alignment",
