@@ -2,6 +2,8 @@
 
 use super::output::{Form, Header, Row, number, render};
 use crate::error::{Error, Result};
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open::read_text;
 use crate::report::{Align, Cell, Table};
 use crate::words::markdown;
 use serde::Deserialize;
@@ -23,7 +25,7 @@ impl Baseline {
     /// # Errors
     /// The file cannot be read or is no such run.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = read_text(path, &SETTINGS_FILE)?;
         serde_json::from_str(&text).map_err(|e| {
             Error::user(format!(
                 "{}: not a stored run ({e}); write one with --save-baseline",

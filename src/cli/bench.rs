@@ -14,8 +14,8 @@ use crate::bench::output::{Form, Header, Row, render};
 use crate::bench::timing::Effort;
 use crate::bench::{cases, kernels};
 use crate::error::{Error, Result};
+use crate::file::write::write_output;
 use crate::gpu::GpuOptions;
-use crate::model::save::write_atomic;
 use crate::model::shapes::Named;
 
 /// Measure this adapter and the kernels, sampling and training on it
@@ -167,7 +167,7 @@ impl Common {
 
     fn finish(&self, header: &Header, rows: &[Row], old: Option<&Baseline>) -> Result<()> {
         if let Some(path) = &self.save_baseline {
-            write_atomic(path, render(header, rows, Form::Json)?.as_bytes())?;
+            write_output(path, render(header, rows, Form::Json)?.as_bytes())?;
         }
         let text = match old {
             Some(old) => baseline::report(old, header, rows, self.output)?,

@@ -11,11 +11,11 @@ use super::Globals;
 use crate::config::range::check_settings;
 use crate::config::{FloatDtype, MatmulPrecision, Paths, overlay, read_toml};
 use crate::error::{Context, Error, Result};
+use crate::file::write::write_output;
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
 use crate::model::alias::is_alias;
 use crate::model::load::Source;
-use crate::model::save::write_atomic;
 use crate::report::console::{self, Stream};
 use crate::train::checkpoint::RunDir;
 
@@ -106,7 +106,7 @@ impl Lines {
     /// Writes everything: to `path` whole or not at all, or to standard output.
     pub(crate) fn finish(self, path: Option<&Path>) -> Result<()> {
         match path {
-            Some(path) => write_atomic(path, &self.0),
+            Some(path) => write_output(path, &self.0),
             None => to_stdout(&self.for_reader()),
         }
     }

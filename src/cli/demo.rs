@@ -22,10 +22,9 @@ use crate::kernels::sample::SampleParams;
 use crate::model::save::write_atomic;
 use crate::report::{Align, Cell, Plot, Progress, Series, Table, column, read_metrics};
 use crate::reward::{self, DemoScore, Reward, RewardOptions};
-use crate::run::{Dir, kinds};
+use crate::run::{Dir, interrupt, kinds};
 use crate::text::{PromptContent, TemplateDate};
 use crate::train::checkpoint::RunDir;
-use crate::train::interrupt;
 use crate::train::run::{RunOptions, train};
 use crate::train::setup::default_reward;
 use crate::words;
@@ -211,9 +210,6 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
         RunDir::check(held, args.resume, args.overwrite)?;
     }
     let (examples, contents) = args.held_out();
-    if args.evaluate_only.is_none() {
-        interrupt::install()?;
-    }
     let gpu = globals.open_gpu()?;
     let exam = Exam {
         gpu: &gpu,

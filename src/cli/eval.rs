@@ -14,10 +14,10 @@ use crate::eval::request::{Asked, Given, Judging, Request};
 use crate::eval::results::Results;
 use crate::eval::store::StoredEval;
 use crate::eval::weights::Hashes;
-use crate::run::{Dir, kinds};
+use crate::run::{Dir, interrupt, kinds};
 use crate::tensor::DType;
+use crate::train::memory;
 use crate::train::prompts::{self, Purpose};
-use crate::train::{interrupt, memory};
 
 /// Sample a policy on held-out prompts, score every sample, and report best-of-n
 ///
@@ -145,7 +145,6 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     if let Some(writer) = begun.as_ref().filter(|w| w.done() == job.prompts.len()) {
         return finish(args, writer.eval(), alpha);
     }
-    interrupt::install_for("finishing the prompts in progress, which are then stored")?;
     let gpu = globals.open_gpu_for_long()?;
     let judging = Judging {
         token_budget: args.sampling.token_budget,

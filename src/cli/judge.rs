@@ -127,7 +127,10 @@ impl Args {
             resume: self.resume,
         };
         let held = self.output.as_deref().map(|dir| Dir::hold(dir, &kinds::JUDGE));
-        let _held = held.transpose()?;
+        let held = held.transpose()?;
+        if let Some(held) = &held {
+            held.check(false)?;
+        }
         let read = |dir: &PathBuf| StoredEval::read(dir).context(dir.display());
         let (first, second) = (read(&self.first)?, read(&self.second)?);
         let result = judge(

@@ -43,7 +43,7 @@ use crate::gpu::{Gpu, GpuOptions, Tune};
 use crate::kernels::{self, tune};
 use crate::report::console::{self, Stream};
 use crate::report::logger;
-use crate::train::interrupt;
+use crate::run::interrupt::{self, Voice};
 use crate::words::{self, secret};
 
 /// Post-train language models for best-of-N on any Vulkan, Metal or DX12 GPU
@@ -299,6 +299,10 @@ fn wrong_usage(mut usage: clap::Error) {
 fn run(cli: Cli) -> Result<()> {
     cli.globals.start_log();
     cli.globals.limit_files()?;
+    interrupt::install(Voice {
+        say: |line| console::line(Stream::Err, line),
+        flush: console::flush,
+    })?;
     match cli.command {
         Command::Generate(args) => generate::run(&cli.globals, &args),
         Command::Logprobs(args) => logprobs::run(&cli.globals, &args),

@@ -3,8 +3,10 @@
 use super::common::tell;
 use crate::data::prepare::{Format, Options, Prepared, ScoreField, Share, prepare};
 use crate::error::{Error, Result};
-use crate::file::write::{TEMPORARY, prefixed};
-use crate::model::save::{AtomicDir, REPLACED};
+use crate::file::dirs::{AtomicDir, REPLACED, leftovers};
+use crate::file::limits::WHOLE_FILE;
+use crate::file::open::read;
+use crate::file::write::prefixed;
 use crate::report::console::{self, Stream};
 use crate::run::{Lock, MARKER, kinds, marker};
 use serde_json::Value;
@@ -80,7 +82,7 @@ fn is_own(name: &str) -> bool {
 
 /// The files of an earlier `prepare` in a directory, its manifest among them; `None` without a manifest of `prepare`'s form.
 fn written_before(dir: &Path) -> Option<Vec<String>> {
-    let text = std::fs::read(dir.join(MANIFEST)).ok()?;
+    let text = read(&dir.join(MANIFEST), &WHOLE_FILE).ok()?;
     let manifest: Value = serde_json::from_slice(&text).ok()?;
     let outputs = manifest.get("outputs")?.as_array()?;
     let name = |output: &Value| Some(output.get("file")?.as_str()?.to_string());
@@ -92,8 +94,9 @@ fn written_before(dir: &Path) -> Option<Vec<String>> {
 
 /// Refuses to write where what an interrupted `prepare` leaves beside its output would be removed, and is somebody else's.
 fn check_beside(output: &Path) -> Result<()> {
-    for prefix in [TEMPORARY, REPLACED] {
-        let beside = prefixed(output, prefix)?;
+    let mut all = leftovers(output)?;
+    all.push(prefixed(output, REPLACED)?);
+    for beside in all {
         if std::fs::symlink_metadata(&beside).is_err() {
             continue;
         }

@@ -19,7 +19,7 @@ use crate::eval::weights::Hashes;
 use crate::gpu::Gpu;
 use crate::model::load::Source;
 use crate::model::save::write_atomic;
-use crate::run::{Dir, kinds};
+use crate::run::{Dir, interrupt, kinds};
 use crate::search::line::Line;
 use crate::search::outcome::Summary;
 use crate::search::schedule::{Asked, Schedule};
@@ -28,8 +28,8 @@ use crate::search::store::{SearchMeta, Store};
 use crate::search::{Predictor, Settings, TailLaw};
 use crate::tensor::DType;
 use crate::text::{Formatter, PromptContent, PromptRecord, sha256_hex};
+use crate::train::memory;
 use crate::train::prompts::{self, Purpose};
-use crate::train::{interrupt, memory};
 use crate::words;
 
 /// Search for each prompt's best response within a budget of N, guided by the tails of its rewards
@@ -304,7 +304,6 @@ fn search(globals: &Globals, args: &SearchArgs) -> Result<()> {
     let meta = args.meta(&settings, &sampling, &records, length)?;
     let open = || Store::open(dir, &meta, args.resume);
     let begun = if args.resume { Some(open()?) } else { None };
-    interrupt::install_for("finishing the prompts in progress, which are then stored")?;
     let gpu = globals.open_gpu_for_long()?;
     gpu.set_matmul_precision(meta.matmul_precision)?;
     let free = memory::free(&gpu)?;

@@ -8,7 +8,7 @@ use crate::run::{Dir, kinds};
 use crate::train::checkpoint::RunDir;
 use crate::train::run::RunOptions;
 use crate::train::supervised::{Outcome, adapter_shape};
-use crate::train::{interrupt, preference, sft};
+use crate::train::{preference, sft};
 use std::path::PathBuf;
 
 /// Fine-tune a language model on prompts and responses (masked cross-entropy)
@@ -92,7 +92,6 @@ impl SftArgs {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
         let held = Dir::hold(&self.common.output, &kinds::SFT)?;
         let (config, options) = self.common.resolve(&held)?;
-        interrupt::install()?;
         let outcome = sft::train(&globals.open_gpu_for_long()?, config, &options)?;
         summary(&outcome, &["loss"], "examples");
         Ok(())
@@ -106,7 +105,6 @@ impl RewardArgs {
         }
         let held = Dir::hold(&self.common.output, &kinds::REWARD)?;
         let (config, options) = self.common.resolve(&held)?;
-        interrupt::install()?;
         let outcome = preference::train(&globals.open_gpu_for_long()?, config, &options)?;
         summary(&outcome, &["accuracy", "loss"], "pairs");
         Ok(())

@@ -4,12 +4,13 @@ use super::Globals;
 use super::common::{say, tell};
 use crate::error::{Error, Result};
 use crate::eval::Bootstrap;
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open::read_text;
 use crate::report::{Align, Table};
 use crate::run::{Dir, kinds};
 use crate::sweep::evaluate::Device;
 use crate::sweep::run::{self, State, SweepDir, eval_names};
 use crate::sweep::{Outcome, Sweep};
-use crate::train::interrupt;
 use std::path::PathBuf;
 
 /// Train and evaluate many methods on the same prompts and seeds, and compare them
@@ -50,8 +51,8 @@ impl Args {
         if self.dry_run {
             return dry_run(&sweep, &output);
         }
-        let _held = Dir::hold(&output.root, &kinds::SWEEP)?;
-        interrupt::install()?;
+        let held = Dir::hold(&output.root, &kinds::SWEEP)?;
+        held.check(false)?;
         let open = || globals.open_gpu_for_long();
         let mut device = Device::new(&sweep, &open)?;
         let bootstrap = Bootstrap {
@@ -60,7 +61,7 @@ impl Args {
         };
         let outcome = run::sweep(&sweep, &output, &mut device, &bootstrap)?;
         let table = output.root.join("table.md");
-        tell(std::fs::read_to_string(&table).map_err(Error::io(&table))?);
+        tell(read_text(&table, &SETTINGS_FILE)?);
         tell(format_args!("Written to {}", output.root.display()));
         failures(&outcome, &output)
     }

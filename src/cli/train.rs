@@ -7,10 +7,10 @@ use crate::error::{Error, Result};
 use crate::model::plan::Plan;
 use crate::run::{Dir, kinds};
 use crate::train::checkpoint::RunDir;
+use crate::train::memory;
 use crate::train::run::{self, RunOptions};
 use crate::train::setup::default_reward;
 use crate::train::sizes::Outline;
-use crate::train::{interrupt, memory};
 use std::path::{Path, PathBuf};
 
 /// The largest binding every supported adapter has, in bytes.
@@ -89,7 +89,6 @@ impl Args {
         // A resumed run keeps its own settings unless they are given anew.
         let stored = self.resume.then(|| kept(&run)).transpose()?;
         let config = self.settings.resolve(stored.as_deref())?;
-        interrupt::install()?;
         let gpu = globals.open_gpu_for_long()?;
         let options = RunOptions {
             output: self.output,

@@ -27,6 +27,8 @@ pub use train::TrainConfig;
 pub use train_flags::{KlEstimator, LossType, TrainFlags};
 
 use crate::error::{Error, Result};
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open::read_text;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
@@ -69,7 +71,7 @@ pub fn overlay<T: Serialize + DeserializeOwned>(lower: &T, upper: &T) -> Result<
 /// # Errors
 /// The file is missing, is not TOML, or has a key or value that is not a setting.
 pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = read_text(path, &SETTINGS_FILE)?;
     toml::from_str(&text).map_err(|e| {
         let at = e.span().map_or(0, |s| s.start).min(text.len());
         let before = text.get(..at).unwrap_or("");

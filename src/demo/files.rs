@@ -1,6 +1,5 @@
 //! The demo's JSONL files: prompts, supervised pairs, and preference pairs ranked by the true score.
 
-use std::io::Write;
 use std::path::Path;
 
 use rand::{RngExt, SeedableRng};
@@ -8,7 +7,8 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{Example, Kind, score};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::file::write::write_atomic_with;
 
 /// A line of a supervised file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,13 +50,12 @@ struct PromptLine<'a> {
 /// # Errors
 /// An I/O error naming the file.
 pub fn write_jsonl<T: Serialize>(path: &Path, rows: impl IntoIterator<Item = T>) -> Result<()> {
-    let file = std::fs::File::create(path).map_err(Error::io(path))?;
-    let mut out = std::io::BufWriter::new(file);
-    for row in rows {
-        let line = serde_json::to_string(&row).map_err(Error::internal)?;
-        writeln!(out, "{line}").map_err(Error::io(path))?;
-    }
-    out.flush().map_err(Error::io(path))
+    write_atomic_with(path, |out| {
+        for row in rows {
+            writeln!(out, "{}", serde_json::to_string(&row)?)?;
+        }
+        Ok(())
+    })
 }
 
 /// Writes `{"id","prompt"}` lines.

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::file::dirs;
 use crate::model::save::write_atomic;
 use crate::report::Plot;
 
@@ -25,19 +26,13 @@ impl<T: Serialize> Report<'_, T> {
     /// # Errors
     /// An I/O error naming the file, or a user error when a plot has nothing to draw.
     pub fn write(&self, output: &Path) -> Result<()> {
-        std::fs::create_dir_all(output).map_err(Error::io(output))?;
+        dirs::make(output)?;
         let mut json = serde_json::to_vec_pretty(self.value).map_err(Error::internal)?;
         json.push(b'\n');
         write_atomic(&output.join(format!("{}.json", self.name)), &json)?;
         for (stem, plot) in &self.plots {
             write_atomic(&output.join(format!("{stem}.svg")), plot.svg()?.as_bytes())?;
-            // The PNG encoder writes to a path: to a name of its own first.
-            let (png, part) = (
-                output.join(format!("{stem}.png")),
-                output.join(format!(".{stem}.part.png")),
-            );
-            plot.save(&part)?;
-            std::fs::rename(&part, &png).map_err(Error::io(&png))?;
+            plot.save(output.join(format!("{stem}.png")))?;
         }
         Ok(())
     }

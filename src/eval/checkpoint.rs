@@ -7,6 +7,8 @@ use serde::Deserialize;
 use super::store::RunMeta;
 use crate::config::{Paths, TrainConfig, TrainFlags, read_toml};
 use crate::error::{Error, Result};
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open::read_text;
 use crate::model::alias::is_alias;
 use crate::run::checksums::{check_model, damaged};
 
@@ -45,7 +47,7 @@ impl State {
         if !path.is_file() {
             return Ok(None);
         }
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let text = read_text(&path, &SETTINGS_FILE)?;
         let state = serde_json::from_str(&text);
         state
             .map(Some)

@@ -10,6 +10,8 @@ use super::store::StoredEval;
 use super::weights;
 use crate::config::{FloatDtype, MatmulPrecision, range};
 use crate::error::{Context, Error, Result};
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open::read_text;
 use crate::text::journal::first_difference;
 
 /// The version of the files that this program writes.
@@ -176,17 +178,14 @@ impl EvalMeta {
     /// A user error when `dir` holds no evaluation, or it is malformed or of another version.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = StoredEval::meta_path(dir);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::user(format!(
-                    "{} holds no evaluation (there is no eval.json in it); make one with `tea-wgpu eval --output {}`",
-                    dir.display(),
-                    dir.display()
-                )));
-            }
-            Err(e) => return Err(Error::io(&path)(e)),
-        };
+        if !path.exists() {
+            return Err(Error::user(format!(
+                "{} holds no evaluation (there is no eval.json in it); make one with `tea-wgpu eval --output {}`",
+                dir.display(),
+                dir.display()
+            )));
+        }
+        let text = read_text(&path, &SETTINGS_FILE)?;
         let value: Value = serde_json::from_str(&text)
             .map_err(Error::user)
             .context(path.display())?;

@@ -1,6 +1,6 @@
 //! Sampling and judging into an evaluation directory, prompt by prompt, so that it can be interrupted anywhere.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
@@ -11,11 +11,12 @@ use super::meta::{Difference, EvalMeta};
 use super::run::{Draws, Evaluation};
 use super::store::{StoredCompletion, StoredEval, StoredPrompt};
 use crate::error::{Error, Result};
+use crate::file::write::append;
 use crate::model::save::write_atomic;
 use crate::report::Progress;
 use crate::reward::Reward;
 use crate::rollout::Finish;
-use crate::run::{Dir, kinds};
+use crate::run::{Dir, interrupt, kinds};
 use crate::text::{PromptContent, sha256_hex};
 
 /// Appends to an evaluation directory.
@@ -91,11 +92,7 @@ impl Writer {
             write_atomic(&StoredEval::meta_path(dir), text.as_bytes())?;
         }
         let path = StoredEval::completions_path(dir);
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(Error::io(&path))?;
+        let file = append(&path)?;
         file.set_len(kept).map_err(Error::io(&path))?;
         Ok(Self { held, file, eval })
     }
@@ -139,6 +136,7 @@ impl Writer {
         let contents: Vec<PromptContent> = self.eval.prompts.iter().map(StoredPrompt::content).collect();
         let total = contents.len();
         let mut progress = Progress::new("prompts", self.done() as u64, total as u64);
+        let _held = interrupt::hold("finishing the prompts in progress, which are then stored");
         while self.done() < total {
             if stop() {
                 progress.finish();

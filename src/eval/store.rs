@@ -7,7 +7,6 @@
 //! | `completions.jsonl` | one [`StoredCompletion`] a line, sorted by prompt, then sample; appended prompt by prompt |
 //! | `results.json`, … | what was computed from them |
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -17,6 +16,8 @@ pub use super::meta::{EvalMeta, Judge, RunMeta, VERSION};
 pub use super::rewards::{RewardsRecord, read_rewards};
 use crate::data::Id;
 use crate::error::{Context, Error, Result};
+use crate::file::limits::WHOLE_FILE;
+use crate::file::open::read;
 use crate::rollout::Finish;
 use crate::text::{Message, PromptContent};
 
@@ -216,7 +217,7 @@ impl StoredEval {
 
 /// Every whole line of a JSONL file with the number of bytes up to its end; a last line without an end is left out.
 fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(T, u64)>> {
-    let bytes = fs::read(path).map_err(Error::io(path))?;
+    let bytes = read(path, &WHOLE_FILE)?;
     let (mut end, mut out) = (0, Vec::new());
     for (i, line) in bytes.split_inclusive(|&b| b == b'\n').enumerate() {
         if !line.ends_with(b"\n") {

@@ -2,6 +2,7 @@
 use super::*;
 use serde_json::Value;
 use std::fmt::Write as _;
+use std::fs;
 
 fn meta(prompts: usize, samples: usize, also: bool) -> EvalMeta {
     EvalMeta {

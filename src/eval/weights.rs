@@ -93,7 +93,7 @@ impl Hashes {
         {
             return Ok(hash.clone());
         }
-        let hash = sha256_file(path).map_err(Error::io(path))?;
+        let hash = sha256_file(path)?;
         self.known
             .insert(path.to_path_buf(), (state.0, state.1, hash.clone()));
         Ok(hash)

@@ -134,6 +134,8 @@ fn bytes(n: u64) -> String {
 
 /// A file of settings or JSON that is read whole: `config.json`, `config.toml`, `adapter_config.json`, ….
 pub const SETTINGS_FILE: Limit = Limit::bytes("size of a settings file", 64 << 20);
+/// A file that is read whole and grows with the work done: metrics, journals, completions.
+pub const WHOLE_FILE: Limit = Limit::bytes("size of a file that is read whole", FILE_MEMORY);
 /// Nesting of JSON and TOML.
 pub const NESTING: Limit = Limit::levels("nesting", 128);
 
@@ -141,7 +143,7 @@ pub const NESTING: Limit = Limit::levels("nesting", 128);
 pub const TEMPLATE_SIZE: Limit = Limit::bytes("size of a chat template", 1 << 20);
 /// A chat template's expressions, each operator, filter, name or open bracket of which is a level; and `elif`s of an `if`.
 pub const TEMPLATE_NESTING: Limit = Limit::levels("nesting of an expression", 1000);
-/// What one rendering of a chat template may do. Each byte of the conversation adds eight steps.
+/// What one rendering of a chat template may do. Each byte of the conversation adds sixteen.
 pub const TEMPLATE_STEPS: Limit = Limit::count("work of one rendering", 16 << 20, "steps");
 /// A text that a chat template makes, the prompt among them.
 pub const TEMPLATE_TEXT: Limit = Limit::bytes("length of a text", 32 << 20);
@@ -240,9 +242,13 @@ pub const END_TOKENS: Limit = Limit::count("number of end tokens", 1 << 12, "tok
 /// Files that a model's weights are spread over.
 pub const WEIGHT_FILES: Limit = Limit::count("number of weight files", 1 << 12, "files");
 
+/// What a driver kept of compiled pipelines; a larger file is left alone and written anew.
+pub const PIPELINE_CACHE: Limit = Limit::bytes("size of a pipeline cache", 1 << 30);
+
 /// Every limit, in the order of `docs/reference/limits.md`.
 pub const ALL: &[&Limit] = &[
     &SETTINGS_FILE,
+    &WHOLE_FILE,
     &NESTING,
     &TEMPLATE_SIZE,
     &TEMPLATE_NESTING,
@@ -292,6 +298,7 @@ pub const ALL: &[&Limit] = &[
     &ADAPTER_PATTERNS,
     &ADAPTER_PATTERN,
     &END_TOKENS,
+    &PIPELINE_CACHE,
 ];
 
 #[cfg(test)]

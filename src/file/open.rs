@@ -17,6 +17,19 @@ pub fn regular(path: &Path) -> Result<File> {
     open(path, false)
 }
 
+/// Opens a regular file that this program wrote: never through a link in its own place.
+///
+/// # Errors
+/// As [`regular`]; it is a link.
+pub(crate) fn own(path: &Path) -> Result<File> {
+    super::own::no_link(path)?;
+    let file = regular(path)?;
+    match super::write::names(path, &file) {
+        true => Ok(file),
+        false => Err(super::own::link(path)),
+    }
+}
+
 /// As [`regular`], and a pipe may stand in its place (`/dev/stdin`, `<(…)`).
 ///
 /// # Errors
@@ -30,7 +43,21 @@ pub fn regular_or_pipe(path: &Path) -> Result<File> {
 /// # Errors
 /// As [`regular`]; it is larger than `limit`.
 pub fn read(path: &Path, limit: &Limit) -> Result<Vec<u8>> {
-    let file = regular(path)?;
+    whole(path, regular(path)?, limit)
+}
+
+/// As [`read`], for a file that this program wrote: never through a link. `None` where there is no file.
+///
+/// # Errors
+/// As [`read`]; it is a link.
+pub(crate) fn read_own(path: &Path, limit: &Limit) -> Result<Option<Vec<u8>>> {
+    match super::own::entry(path)? {
+        Some(_) => whole(path, own(path)?, limit).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn whole(path: &Path, file: File, limit: &Limit) -> Result<Vec<u8>> {
     let size = file.metadata().map_err(Error::io(path))?.len();
     limit.check(path.display(), size)?;
     // The file may grow while it is read, and some (`/proc`) say that they are empty.

@@ -3,6 +3,10 @@
 use super::buffer::Buffer;
 use super::device::Gpu;
 use crate::error::{Error, Result};
+use crate::file::dirs;
+use crate::file::limits::PIPELINE_CACHE;
+use crate::file::open::read;
+use crate::file::write::write_atomic;
 use std::path::{Path, PathBuf};
 
 /// The cooperative-matrix shape a kernel is written for: `C (m×n) += A (m×k) · B (k×n)`, a row of the driver's table.
@@ -297,7 +301,7 @@ pub(super) fn open_cache(
                 .collect();
             dir.join(format!("{key}_{version}"))
         });
-    let data = file.as_ref().and_then(|f| std::fs::read(f).ok());
+    let data = file.as_ref().and_then(|f| read(f, &PIPELINE_CACHE).ok());
     // SAFETY: the file is written by `save_cache` under this adapter's key, and wgpu checks its header;
     // `fallback` makes an invalid one an empty cache.
     let cache = unsafe {
@@ -330,11 +334,7 @@ pub(super) fn save_cache(cache: Option<&wgpu::PipelineCache>, file: Option<&Path
 /// Writes a file of the cache whole or not at all; best effort.
 pub(crate) fn write_cache(file: &Path, data: &[u8]) {
     let Some(dir) = file.parent() else { return };
-    let temporary = dir.join(format!(".tmp-{}", std::process::id()));
-    let written = std::fs::create_dir_all(dir)
-        .and_then(|()| std::fs::write(&temporary, data))
-        .and_then(|()| std::fs::rename(&temporary, file));
-    if let Err(e) = written {
+    if let Err(e) = dirs::make(dir).and_then(|()| write_atomic(file, data)) {
         log::debug!("not saved to {}: {e}", file.display());
     }
 }

@@ -1,131 +1,25 @@
-//! Writing so that nothing half-written is ever read: temporary name in the same directory, fsync, rename, fsync of the
-//! directory.
+//! Writing safetensors files so that nothing half-written is ever read.
 
 use std::borrow::Cow;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::store::HostTensor;
 use crate::error::{Error, Result};
-use crate::file::write::{TEMPORARY, prefixed, sync_parent, write_synced};
 use crate::tensor::DType;
 
+pub use crate::file::dirs::{AtomicDir, recover};
 pub use crate::file::write::{write_atomic, write_atomic_with};
 
-/// Prefix of a directory that is being replaced.
-pub(crate) const REPLACED: &str = ".old-";
-
-/// A directory that appears whole or not at all. Files are written into a hidden sibling, `.tmp-NAME`, which
-/// [`AtomicDir::commit`] renames; dropped without it, everything is removed. A leftover of a killed process is never
-/// read and is removed by the next [`AtomicDir::create`] of the same name.
-#[derive(Debug)]
-pub struct AtomicDir {
-    temporary: PathBuf,
-    target: PathBuf,
-    committed: bool,
-}
-
 impl AtomicDir {
-    /// Begins writing `target`, whose parents are created. `target` itself may exist: it is replaced on commit.
-    ///
-    /// # Errors
-    /// When the temporary directory cannot be made.
-    pub fn create(target: &Path) -> Result<Self> {
-        let temporary = prefixed(target, TEMPORARY)?;
-        recover(target)?;
-        if temporary.exists() {
-            fs::remove_dir_all(&temporary).map_err(Error::io(&temporary))?;
-        }
-        fs::create_dir_all(&temporary).map_err(Error::io(&temporary))?;
-        Ok(Self {
-            temporary,
-            target: target.to_path_buf(),
-            committed: false,
-        })
-    }
-
-    /// The directory to write into until the commit.
-    pub fn path(&self) -> &Path {
-        &self.temporary
-    }
-
-    /// Writes and syncs one file.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.temporary.join(name);
-        write_synced(&path, |out| out.write_all(bytes)).map_err(Error::io(self.target.join(name)))
-    }
-
     /// Writes and syncs a safetensors file; see [`write_safetensors`].
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn write_safetensors(&self, name: &str, tensors: &[(String, HostTensor)]) -> Result<()> {
-        write_safetensors(&self.temporary.join(name), tensors)
-    }
-
-    /// Renames the directory to its final name. If one was there it is moved aside first and removed after; a crash in
-    /// between is mended by [`recover`].
-    ///
-    /// # Errors
-    /// When renaming fails; the old directory is then back in place.
-    pub fn commit(mut self) -> Result<()> {
-        sync_parent(&self.temporary.join("x"))?;
-        let old = prefixed(&self.target, REPLACED)?;
-        let replaces = self.target.exists();
-        if replaces {
-            fs::rename(&self.target, &old).map_err(Error::io(&self.target))?;
-        }
-        if let Err(e) = fs::rename(&self.temporary, &self.target) {
-            if replaces {
-                let _ = fs::rename(&old, &self.target);
-            }
-            return Err(Error::io(&self.target)(e));
-        }
-        self.committed = true;
-        sync_parent(&self.target)?;
-        if replaces {
-            remove(&old).map_err(Error::io(&old))?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for AtomicDir {
-    fn drop(&mut self) {
-        if !self.committed {
-            let _ = fs::remove_dir_all(&self.temporary);
-        }
-    }
-}
-
-/// Removes what a directory has replaced, also where that was a file.
-fn remove(old: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(old)?.is_dir() {
-        true => fs::remove_dir_all(old),
-        false => fs::remove_file(old),
-    }
-}
-
-/// Puts a directory back that a crash during its replacement left aside, or removes the aside copy when the new one is
-/// in place. Call it before reading a directory that [`AtomicDir`] may replace.
-///
-/// # Errors
-/// When renaming or removing fails.
-pub fn recover(target: &Path) -> Result<()> {
-    let old = prefixed(target, REPLACED)?;
-    if !old.exists() {
-        return Ok(());
-    }
-    if target.exists() {
-        remove(&old).map_err(Error::io(&old))
-    } else {
-        fs::rename(&old, target).map_err(Error::io(target))
+        write_safetensors(&self.path().join(name), tensors)
     }
 }
 

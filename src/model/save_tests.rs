@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
+use crate::file::write::finished;
 use crate::model::store::WeightStore;
+use std::fs;
 use std::io::Write;
 
 fn names(dir: &Path) -> Vec<String> {
@@ -92,13 +94,18 @@ fn directories_appear_whole_or_not_at_all() {
     let out = AtomicDir::create(&target).unwrap();
     out.write("a", b"1").unwrap();
     assert!(!target.exists());
-    assert_eq!(names(target.parent().unwrap()), [".tmp-step_1"]);
+    let hidden = names(target.parent().unwrap());
+    assert_eq!(hidden.len(), 1);
+    assert_eq!(finished(&hidden[0]), Some("step_1"));
     drop(out);
     assert!(names(target.parent().unwrap()).is_empty());
 
     // What a killed process left is removed, not mixed in.
-    fs::create_dir_all(dir.path().join("checkpoints/.tmp-step_1")).unwrap();
-    fs::write(dir.path().join("checkpoints/.tmp-step_1/stale"), b"x").unwrap();
+    for name in [".tmp-step_1", hidden[0].as_str()] {
+        let left = dir.path().join("checkpoints").join(name);
+        fs::create_dir_all(&left).unwrap();
+        fs::write(left.join("stale"), b"x").unwrap();
+    }
     let out = AtomicDir::create(&target).unwrap();
     out.write("a", b"1").unwrap();
     out.commit().unwrap();

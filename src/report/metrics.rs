@@ -1,6 +1,6 @@
 //! `metrics.jsonl`: one JSON object a step, appended and flushed line by line.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::file::limits::WHOLE_FILE;
+use crate::file::open::{read_own, read_text};
+use crate::file::write;
 
 /// One line: names to values, in the order they were put in. Holds `"step"`.
 pub type Record = Map<String, Value>;
@@ -26,7 +29,7 @@ impl MetricsWriter {
     /// An I/O error naming the file.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_path_buf();
-        let file = File::create(&path).map_err(Error::io(&path))?;
+        let file = write::begin(&path)?;
         Ok(Self { path, file })
     }
 
@@ -37,11 +40,7 @@ impl MetricsWriter {
     /// An I/O error naming the file.
     pub fn resume(path: impl AsRef<Path>, step: u64) -> Result<Self> {
         let path = path.as_ref().to_path_buf();
-        let text = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(Error::io(&path)(e)),
-        };
+        let text = read_own(&path, &WHOLE_FILE)?.unwrap_or_default();
         let mut kept = 0;
         for line in text.split_inclusive(|&b| b == b'\n') {
             let whole = line.ends_with(b"\n");
@@ -53,11 +52,7 @@ impl MetricsWriter {
             }
             kept += line.len() as u64;
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(Error::io(&path))?;
+        let file = write::append(&path)?;
         file.set_len(kept).map_err(Error::io(&path))?;
         Ok(Self { path, file })
     }
@@ -90,7 +85,7 @@ impl MetricsWriter {
 /// An I/O error naming the file, or a user error naming the line that is not a JSON object.
 pub fn read_metrics(path: impl AsRef<Path>) -> Result<Vec<Record>> {
     let path = path.as_ref();
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = read_text(path, &WHOLE_FILE)?;
     let mut records = Vec::new();
     for (i, line) in text.split_inclusive('\n').enumerate() {
         if line.trim().is_empty() {

@@ -1,14 +1,16 @@
 //! What the files of a checkpoint were when they were written: sizes and SHA-256, in a file beside them.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open::{read, regular};
 use crate::file::write::write_atomic;
 
 /// The file's name. Checkpoints of older versions have none.
@@ -42,9 +44,9 @@ pub enum Depth {
 /// SHA-256 (hexadecimal) of a file, read piece by piece.
 ///
 /// # Errors
-/// It cannot be read.
-pub fn sha256_file(path: &Path) -> io::Result<String> {
-    sha256_of(File::open(path)?)
+/// It cannot be read, or is no regular file.
+pub fn sha256_file(path: &Path) -> Result<String> {
+    sha256_of(regular(path)?).map_err(Error::io(path))
 }
 
 /// SHA-256 of what a reader gives, as lower-case hexadecimal, a piece at a time.
@@ -72,7 +74,7 @@ pub fn write(dir: &Path) -> Result<()> {
             .to_string_lossy()
             .into_owned();
         let bytes = fs::metadata(&path).map_err(Error::io(&path))?.len();
-        let sha256 = sha256_file(&path).map_err(Error::io(&path))?;
+        let sha256 = sha256_file(&path)?;
         files.insert(name, Sum { bytes, sha256 });
     }
     let text = serde_json::to_string_pretty(&Checksums { files }).map_err(Error::internal)? + "\n";
@@ -81,8 +83,24 @@ pub fn write(dir: &Path) -> Result<()> {
 
 /// The names that a directory's checksums list; none where it has no (readable) checksums.
 pub(super) fn listed(dir: &Path) -> Vec<String> {
-    let read = || serde_json::from_slice::<Checksums>(&fs::read(dir.join(FILE)).ok()?).ok();
-    read().map_or(Vec::new(), |sums| sums.files.into_keys().collect())
+    let sums = stored(dir).and_then(|text| parsed(&text.ok()?));
+    sums.map_or(Vec::new(), |sums| sums.files.into_keys().collect())
+}
+
+/// The text of a directory's checksums; `None` where it has none.
+fn stored(dir: &Path) -> Option<Result<Vec<u8>>> {
+    let path = dir.join(FILE);
+    path.exists().then(|| read(&path, &SETTINGS_FILE))
+}
+
+/// Checksums of names in the directory itself: those of an altered file may lead elsewhere.
+fn parsed(text: &[u8]) -> Option<Checksums> {
+    let sums: Checksums = serde_json::from_slice(text).ok()?;
+    let plain = |name: &String| {
+        let mut parts = Path::new(name).components();
+        matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None))
+    };
+    sums.files.keys().all(plain).then_some(sums)
 }
 
 /// Bytes of weights that are hashed each time they are opened: an adapter's. Larger files are told by their sizes.
@@ -96,12 +114,11 @@ pub fn present(dir: &Path) -> bool {
 /// What is wrong with the files of a directory that has checksums, in words: the first that is missing or is not what was
 /// written. `None` where nothing is, or the directory has no checksums.
 pub fn damage(dir: &Path, depth: Depth) -> Option<String> {
-    let text = match fs::read(dir.join(FILE)) {
+    let text = match stored(dir)? {
         Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
         Err(e) => return Some(format!("{FILE} cannot be read: {e}")),
     };
-    let Ok(sums) = serde_json::from_slice::<Checksums>(&text) else {
+    let Some(sums) = parsed(&text) else {
         return Some(format!("{FILE} is cut or altered"));
     };
     sums.files.iter().find_map(|(name, sum)| {
@@ -118,12 +135,12 @@ pub fn damage(dir: &Path, depth: Depth) -> Option<String> {
 /// # Errors
 /// A user error that names the file.
 pub fn check_model(dir: &Path) -> Result<()> {
-    let Some(sums) = fs::read(dir.join(FILE)).ok() else {
+    let Some(Ok(sums)) = stored(dir) else {
         return Ok(());
     };
-    let wrong = match serde_json::from_slice::<Checksums>(&sums) {
-        Err(_) => Some(format!("{FILE} is cut or altered")),
-        Ok(sums) => sums.files.iter().find_map(|(name, sum)| {
+    let wrong = match parsed(&sums) {
+        None => Some(format!("{FILE} is cut or altered")),
+        Some(sums) => sums.files.iter().find_map(|(name, sum)| {
             let about = fs::metadata(dir.join(name)).ok().filter(|m| m.len() > 0);
             let text = !name.ends_with(".safetensors");
             let fine = name == OPTIMIZER || (text && about.is_some());
@@ -203,6 +220,12 @@ mod tests {
         let text = fs::read(at(FILE)).unwrap();
         fs::write(at(FILE), &text[..text.len() / 2]).unwrap();
         assert!(said(Depth::Sizes).contains("cut or altered"));
+        for name in ["../a", "/etc/passwd", "..", "sub/a", ""] {
+            let sums = serde_json::json!({"files": {name: {"bytes": 3, "sha256": ""}}});
+            fs::write(at(FILE), sums.to_string()).unwrap();
+            assert!(said(Depth::Sizes).contains("cut or altered"), "{name}");
+            assert!(check_model(dir.path()).is_err() && listed(dir.path()).is_empty());
+        }
     }
 
     #[test]

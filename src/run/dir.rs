@@ -1,8 +1,8 @@
 //! A command's directory: locked, marked, and emptied of nothing but what this program wrote.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,11 @@ use super::checksums;
 use super::kinds::{Inside, Kind, Tree, matches};
 use super::lock::Lock;
 use crate::error::{Context, Error, Result};
-use crate::file::write::{TEMPORARY, write_atomic};
+use crate::file::dirs;
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open::read_own;
+use crate::file::own::Own;
+use crate::file::write::{TEMPORARY, finished, remove_file, write_atomic};
 
 /// The file that says which command made a directory.
 pub const MARKER: &str = "tea-wgpu.json";
@@ -44,6 +48,8 @@ pub struct Dir {
     root: PathBuf,
     kind: &'static Kind,
     _lock: Lock,
+    /// No link is followed in the directories that the command makes here.
+    _own: Arc<Own>,
 }
 
 impl Dir {
@@ -56,6 +62,7 @@ impl Dir {
             root: root.to_path_buf(),
             kind,
             _lock: Lock::take(root, kind.command)?,
+            _own: Arc::new(Own::new(kind.places(root))),
         };
         dir.owner()?;
         Ok(dir)
@@ -68,10 +75,8 @@ impl Dir {
 
     fn marker(&self) -> Result<Option<Marker>> {
         let path = self.root.join(MARKER);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(&path)(e)),
+        let Some(text) = read_own(&path, &SETTINGS_FILE)? else {
+            return Ok(None);
         };
         match serde_json::from_slice::<Marker>(&text) {
             Ok(marker) if marker.program == PROGRAM => Ok(Some(marker)),
@@ -124,20 +129,17 @@ impl Dir {
                 );
                 (found, "--overwrite would remove it")
             }
-            Owner::Own(_) => return Ok(()),
+            Owner::Own(marker) => {
+                return unlinked(&self.root, made(self.kind, marker.as_ref()));
+            }
         };
         if in_the_way.is_empty() {
             return Ok(());
         }
-        let more = match in_the_way.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        let names: Vec<String> = in_the_way.into_iter().take(NAMED).collect();
         Err(Error::user(format!(
-            "{}: {}{more}: not written by this program, and {why}. Move it away, or choose another --output",
+            "{}: {}: not written by this program, and {why}. Move it away, or choose another --output",
             self.root.display(),
-            names.join(", ")
+            some(in_the_way)
         )))
     }
 
@@ -147,6 +149,7 @@ impl Dir {
     /// As [`Dir::check`]; an I/O error.
     pub fn begin(&self) -> Result<()> {
         self.check(false)?;
+        self.tidy()?;
         match self.marker()? {
             // A run that is continued keeps the name of the command that began it.
             Some(_) => Ok(()),
@@ -207,19 +210,8 @@ impl Dir {
     ///
     /// # Errors
     /// An I/O error.
-    pub fn tidy(&self) -> Result<()> {
-        for (name, path, is) in entries(&self.root) {
-            let Some(Inside::Named(inside)) = self.kind.tree.dir(&name).filter(|_| is.is_dir()) else {
-                continue;
-            };
-            for (name, path, is) in entries(&path) {
-                let own = matches!(inside.dir(&name), Some(Inside::Anything));
-                if own && is.is_dir() && name.starts_with(TEMPORARY) {
-                    fs::remove_dir_all(&path).map_err(Error::io(&path))?;
-                }
-            }
-        }
-        Ok(())
+    fn tidy(&self) -> Result<()> {
+        tidy(&self.root, self.kind.tree)
     }
 
     fn write(&self, marker: &Marker) -> Result<()> {
@@ -300,11 +292,13 @@ fn entries(dir: &Path) -> Vec<(String, PathBuf, fs::FileType)> {
 
 impl Tree {
     fn file(&self, name: &str) -> bool {
-        let name = name.strip_prefix(TEMPORARY).unwrap_or(name);
+        let name = finished(name).unwrap_or(name);
         self.files.iter().any(|pattern| matches(pattern, name))
     }
 
     fn dir(&self, name: &str) -> Option<&'static Inside> {
+        let plain = finished(name).map(|of| format!("{TEMPORARY}{of}"));
+        let name = plain.as_deref().unwrap_or(name);
         self.dirs
             .iter()
             .find_map(|(pattern, inside)| matches(pattern, name).then_some(inside))
@@ -332,6 +326,69 @@ fn occupied(root: &Path, tree: &Tree) -> Vec<String> {
     found
 }
 
+/// Removes what killed processes left half-written. What is a link is not touched.
+fn tidy(dir: &Path, tree: &Tree) -> Result<()> {
+    for (name, path, is) in entries(dir) {
+        match tree.dir(&name).filter(|_| is.is_dir()) {
+            Some(Inside::Named(inside)) => tidy(&path, inside)?,
+            Some(Inside::Anything) if name.starts_with(TEMPORARY) => dirs::remove(&path)?,
+            _ if is.is_file() && name.starts_with(TEMPORARY) && tree.file(&name) => remove_file(&path)?,
+            _ => (),
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a directory of a kind in which there is a link where the kind reads or writes.
+///
+/// # Errors
+/// A user error that names the links.
+pub fn unlinked(root: &Path, kind: &Kind) -> Result<()> {
+    let mut found = Vec::new();
+    links(root, kind.tree, true, "", &mut found);
+    match found.is_empty() {
+        true => Ok(()),
+        false => Err(Error::user(format!(
+            "{}: {} (a link): nothing is read or written through links inside a directory of this program. Put what they name in \
+             their place, or remove them",
+            root.display(),
+            some(found)
+        ))),
+    }
+}
+
+fn links(dir: &Path, tree: &Tree, top: bool, at: &str, found: &mut Vec<String>) {
+    // A checkpoint is copied with all that is in it.
+    let all = tree.dirs.is_empty() && !top;
+    for (name, path, is) in entries(dir) {
+        let inside = tree.dir(&name);
+        let own = all || inside.is_some() || tree.file(&name) || (top && name == MARKER);
+        match inside {
+            // What is half-written is never read.
+            _ if name.starts_with(TEMPORARY) => (),
+            _ if own && is.is_symlink() => found.push(format!("{at}{name}")),
+            Some(Inside::Named(inside)) if is.is_dir() => {
+                links(&path, inside, false, &format!("{at}{name}/"), found);
+            }
+            Some(Inside::Anything) if is.is_dir() => {
+                let inside = entries(&path).into_iter().filter(|(.., is)| is.is_symlink());
+                found.extend(inside.map(|(n, ..)| format!("{at}{name}/{n}")));
+            }
+            _ => (),
+        }
+    }
+}
+
+/// Names in words: the first few, and how many more there are.
+fn some(names: Vec<String>) -> String {
+    let more = match names.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let names: Vec<String> = names.into_iter().take(NAMED).collect();
+    names.join(", ") + &more
+}
+
 /// What a tree's directories hold that is not of the tree; at the `top` other names do not matter.
 fn strangers(dir: &Path, tree: &Tree, top: bool, at: &str, found: &mut Vec<String>) {
     let listed = if top { Vec::new() } else { checksums::listed(dir) };
@@ -356,10 +413,10 @@ fn remove(dir: &Path, tree: &Tree) -> Result<()> {
     let all = entries(dir);
     for (name, path, is) in &all {
         match tree.dir(name) {
-            Some(Inside::Anything) if is.is_dir() => fs::remove_dir_all(path).map_err(Error::io(path))?,
+            Some(Inside::Anything) if is.is_dir() => dirs::remove(path)?,
             Some(Inside::Named(inside)) if is.is_dir() => {
                 remove(path, inside)?;
-                fs::remove_dir(path).map_err(Error::io(path))?;
+                dirs::remove_empty(path)?;
             }
             _ => (),
         }
@@ -372,7 +429,7 @@ fn remove(dir: &Path, tree: &Tree) -> Result<()> {
     files.sort_by_key(|(name, ..)| tree.files.iter().position(|pattern| matches(pattern, name)));
     files
         .iter()
-        .try_for_each(|(_, path, _)| fs::remove_file(path).map_err(Error::io(path)))
+        .try_for_each(|(_, path, _)| remove_file(path))
         .context("--overwrite")
 }
 

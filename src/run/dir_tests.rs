@@ -179,3 +179,61 @@ fn links_are_not_followed() {
     assert!(!place.has("metrics.jsonl"));
     assert!(victim.has("step_9/trainer_state.json") && victim.has(".tmp-best/x"));
 }
+
+#[cfg(unix)]
+#[test]
+fn a_run_with_links_is_not_continued() {
+    use std::os::unix::fs::symlink;
+    let victim = Place::new();
+    victim.write("file", "mine");
+    for name in [
+        "config.toml",
+        "metrics.jsonl",
+        "checkpoints/step_1",
+        "checkpoints/step_3/trainer_state.json",
+        "checkpoints/.old-best",
+    ] {
+        let place = Place::new();
+        let dir = place.run();
+        let path = place.0.path().join(name);
+        let _ = fs::remove_file(&path);
+        let _ = fs::remove_dir_all(&path);
+        symlink(victim.0.path().join("file"), &path).unwrap();
+        refused(dir.check(false), &[name, "(a link)"]);
+        refused(dir.begin(), &[name, "(a link)"]);
+        assert!(place.has("checkpoints/.tmp-step_4"), "nothing was removed");
+    }
+    // Names of others are in nobody's way, and what is half-written is never read.
+    let place = Place::new();
+    let dir = place.run();
+    for name in [
+        "notes",
+        "checkpoints/latest",
+        ".tmp-config.toml",
+        "checkpoints/.tmp-step_9",
+    ] {
+        symlink(victim.0.path(), place.0.path().join(name)).unwrap();
+    }
+    dir.begin().unwrap();
+    assert!(place.has("checkpoints/latest") && place.has(".tmp-config.toml"));
+    assert!(
+        !place.has("checkpoints/.tmp-step_4"),
+        "a leftover of a killed process"
+    );
+    assert!(victim.has("file"));
+}
+
+#[test]
+fn leftovers_of_killed_processes_go_when_a_run_continues() {
+    let place = Place::new();
+    let dir = place.run();
+    let left = [
+        ".tmp-0123456789abcdef-config.toml",
+        "checkpoints/.tmp-0123456789abcdef-step_4/config.toml",
+    ];
+    place.write(left[0], "half").write(left[1], "half");
+    place.write(".tmp-0123456789abcdef-notes", "mine");
+    dir.begin().unwrap();
+    assert!(!place.has(left[0]) && !place.has("checkpoints/.tmp-0123456789abcdef-step_4"));
+    assert!(place.has(".tmp-0123456789abcdef-notes"));
+}

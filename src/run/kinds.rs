@@ -1,9 +1,13 @@
 //! What each command writes into its directory: the one list, for the marker, for `--overwrite`, and for telling directories
 //! of versions that wrote no marker.
 
-use std::path::Path;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open::regular;
 
 /// Names below a directory. In a name `*` stands for any letters and `#` for a number.
 #[derive(Debug)]
@@ -298,6 +302,12 @@ impl Kind {
         self.command == other.command || (trains(self) && trains(other))
     }
 
+    /// The directories that it writes inside its own.
+    pub(super) fn places(&self, root: &Path) -> Vec<PathBuf> {
+        let names = self.tree.dirs.iter();
+        names.map(|(name, _)| root.join(name)).collect()
+    }
+
     /// Whether the other's directories are this one's too.
     pub(super) fn shares(&self, other: &Self) -> bool {
         self.family == other.family
@@ -306,10 +316,14 @@ impl Kind {
 
 /// Whether a file is an object of TOML or JSON, or its first line is one, with these keys.
 fn has_keys(path: &Path, keys: &[&str]) -> bool {
-    let is_file = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_file());
-    let Some(text) = std::fs::read_to_string(path).ok().filter(|_| is_file) else {
+    let is_link = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink());
+    let mut text = Vec::new();
+    let most = SETTINGS_FILE.most();
+    let read = regular(path).map(|file| file.take(most).read_to_end(&mut text));
+    if is_link || !matches!(read, Ok(Ok(_))) {
         return false;
-    };
+    }
+    let text = String::from_utf8_lossy(&text);
     if path.extension().is_some_and(|e| e == "toml") {
         let table = text.parse::<toml::Table>();
         return table.is_ok_and(|table| keys.iter().all(|key| table.contains_key(*key)));

@@ -1,6 +1,6 @@
 //! One writer a directory: an advisory lock of the operating system, which ends with the process however that ends.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::file::{dirs, open::regular, write};
 
 /// The lock's file. Its name and words are for people; what counts is the lock on it.
 pub(super) const FILE: &str = ".tea-wgpu.lock";
@@ -80,7 +81,7 @@ impl Lock {
         held.retain(|(_, lock)| lock.strong_count() > 0);
         let mut made = Vec::new();
         for _ in 0..TRIES {
-            made.extend(make(dir).map_err(Error::io(dir))?);
+            made.extend(make(dir)?);
             let path = match dir.canonicalize() {
                 Ok(dir) => dir.join(file),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -93,12 +94,12 @@ impl Lock {
             let mut opened = match open(&path) {
                 Ok(opened) => opened,
                 // Whoever held it has just removed the directory that was made for it.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(Error::io(&path)(e)),
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
             };
             match opened.try_lock() {
                 // The file that was locked may be one that its last holder has removed since.
-                Ok(()) if !is_at(&opened, &path) => continue,
+                Ok(()) if !write::names(&path, &opened) => continue,
                 Ok(()) => drop(Holder::of(command).write(&mut opened)),
                 Err(TryLockError::WouldBlock) => {
                     std::thread::sleep(PAUSE);
@@ -124,66 +125,51 @@ impl Lock {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if cfg!(unix) {
-            // While it is still locked: who opens it before this finds it locked, who locks it after sees it is gone.
-            let _ = fs::remove_file(&self.path);
-        } else {
-            let _ = self.file.set_len(0);
-        }
-        remove_empty(&self.made);
+        self.leave();
         let _ = self.file.unlock();
     }
 }
 
+impl Held {
+    fn leave(&self) {
+        if cfg!(unix) {
+            // While it is still locked: who opens it before this finds it locked, who locks it after sees it is gone.
+            let _ = write::remove_file(&self.path);
+        } else {
+            let _ = self.file.set_len(0);
+        }
+        remove_empty(&self.made);
+    }
+}
+
+/// Removes the files of every lock, and directories that were made for nothing, because the process is about to end.
+pub(super) fn leave_all() {
+    if let Ok(held) = HELD.try_lock() {
+        let locks = held.iter().filter_map(|(_, lock)| lock.upgrade());
+        locks.for_each(|lock| lock.leave());
+    }
+}
+
 /// Makes a directory and returns what was missing of it, the innermost first.
-fn make(dir: &Path) -> io::Result<Vec<PathBuf>> {
+fn make(dir: &Path) -> Result<Vec<PathBuf>> {
     let missing = |p: &&Path| !p.as_os_str().is_empty() && !p.exists();
     let made = dir
         .ancestors()
         .take_while(missing)
         .map(Path::to_path_buf)
         .collect();
-    fs::create_dir_all(dir)?;
+    dirs::make(dir)?;
     Ok(made)
 }
 
 fn remove_empty(made: &[PathBuf]) {
     // The first that holds something ends it.
-    let _ = made.iter().try_for_each(fs::remove_dir);
+    let _ = made.iter().try_for_each(|dir| dirs::remove_empty(dir));
 }
 
 /// Opens the lock's file for writing, making it where it is missing; never what a link in its place names.
-fn open(path: &Path) -> io::Result<File> {
-    let made = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(path);
-    match made {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => (),
-        other => return other,
-    }
-    if !fs::symlink_metadata(path)?.is_file() {
-        return Err(io::Error::other("this is not a lock's file; remove it"));
-    }
-    OpenOptions::new().read(true).write(true).open(path)
-}
-
-/// Whether a path still names this open file.
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let id = |m: &fs::Metadata| (m.dev(), m.ino());
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(opened), Ok(named)) => id(&opened) == id(&named),
-        _ => false,
-    }
-}
-
-/// Elsewhere the file is never removed.
-#[cfg(not(unix))]
-fn is_at(_: &File, _: &Path) -> bool {
-    true
+fn open(path: &Path) -> Result<File> {
+    write::open_own(path)
 }
 
 /// Some network file systems have no locks: the run goes on, and its user is told what is not watched.
@@ -217,8 +203,12 @@ impl Holder {
     /// What the file at `path` says, in words.
     fn read(path: &Path) -> String {
         let mut text = String::new();
-        let read = File::open(path).and_then(|f| f.take(4096).read_to_string(&mut text));
-        match read.ok().and_then(|_| serde_json::from_str::<Self>(&text).ok()) {
+        let read = regular(path).map(|f| f.take(4096).read_to_string(&mut text));
+        match read
+            .ok()
+            .and_then(|read| read.ok())
+            .and_then(|_| serde_json::from_str::<Self>(&text).ok())
+        {
             Some(h) => format!(
                 "`tea-wgpu {}` (process {} on {}, since {})",
                 h.command.escape_debug(),
@@ -234,7 +224,7 @@ impl Holder {
 /// This machine's name.
 fn host() -> String {
     let files = ["/proc/sys/kernel/hostname", "/etc/hostname"];
-    let named = files.iter().find_map(|file| fs::read_to_string(file).ok());
+    let named = files.iter().find_map(|file| std::fs::read_to_string(file).ok());
     let named = named.or_else(|| std::env::var("COMPUTERNAME").ok());
     let named = named.or_else(|| std::env::var("HOSTNAME").ok());
     named.map_or("this machine".to_string(), |name| name.trim().to_string())
@@ -244,6 +234,7 @@ fn host() -> String {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_lock_is_the_processs_own_and_leaves_nothing() {
@@ -300,8 +291,14 @@ mod tests {
         fs::write(&victim, "mine").unwrap();
         let dir = place.path().join("run");
         fs::create_dir(&dir).unwrap();
-        std::os::unix::fs::symlink(&victim, dir.join(FILE)).unwrap();
-        assert!(Lock::take(&dir, "train").is_err());
-        assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
+        for link in [
+            |a: &Path, b: &Path| std::os::unix::fs::symlink(a, b),
+            |a: &Path, b: &Path| fs::hard_link(a, b),
+        ] {
+            link(&victim, &dir.join(FILE)).unwrap();
+            assert_eq!(Lock::take(&dir, "train").unwrap_err().exit_code(), 2);
+            assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
+            fs::remove_file(dir.join(FILE)).unwrap();
+        }
     }
 }

@@ -6,9 +6,10 @@
 
 pub mod checksums;
 mod dir;
+pub mod interrupt;
 pub mod kinds;
 mod lock;
 
-pub use dir::{Dir, MARKER, marker};
+pub use dir::{Dir, MARKER, marker, unlinked};
 pub use kinds::Kind;
 pub use lock::Lock;

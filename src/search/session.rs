@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::eval::run::{Policy, Sampling};
 use crate::report::Progress;
 use crate::reward::{DemoScore, Item, Reward};
+use crate::run::interrupt;
 use crate::text::{PromptContent, PromptRecord};
 
 use super::line::Line;
@@ -59,6 +60,10 @@ impl Session<'_> {
             &self.settings,
             together,
         )?;
+        // Without a directory there is nothing to store.
+        let _held = store
+            .keeps()
+            .then(|| interrupt::hold("finishing the prompts in progress, which are then stored"));
         while store.lines().len() < total {
             let done = store.lines().len();
             if stop() {

@@ -18,6 +18,8 @@ use crate::advantage::Alpha;
 use crate::config::{FloatDtype, MatmulPrecision};
 use crate::error::{Context, Error, Result};
 use crate::eval::weights;
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open::read;
 use crate::model::save::write_atomic;
 use crate::run::{Dir, kinds};
 use crate::text::journal;
@@ -166,7 +168,7 @@ impl Store {
         let held = Dir::hold(dir, &kinds::SEARCH)?;
         let path = dir.join(META);
         if resume {
-            let bytes = fs::read(&path).map_err(Error::io(&path))?;
+            let bytes = read(&path, &SETTINGS_FILE)?;
             let begun = serde_json::from_slice(&bytes)
                 .map_err(Error::user)
                 .context(path.display())?;
@@ -187,6 +189,11 @@ impl Store {
     /// What is done, in order of the prompts.
     pub fn lines(&self) -> &[Line] {
         &self.lines
+    }
+
+    /// Whether lines are kept in a directory.
+    pub fn keeps(&self) -> bool {
+        self.held.is_some()
     }
 
     /// Adds the next prompt's line.

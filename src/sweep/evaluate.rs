@@ -16,9 +16,10 @@ use crate::eval::weights::{self, Hashes};
 use crate::eval::{Bootstrap, StoredEval, StoredPrompt};
 use crate::gpu::Gpu;
 use crate::kernels::sample::SampleParams;
+use crate::run::{interrupt, kinds, unlinked};
 use crate::train::prompts::{self, Purpose};
 use crate::train::run::{RunOptions, train};
-use crate::train::{interrupt, memory, setup};
+use crate::train::{memory, setup};
 
 /// Most tokens in one pass of a judge.
 const JUDGE_BUDGET: usize = 4096;
@@ -157,6 +158,7 @@ impl<'a> Device<'a> {
 /// # Errors
 /// It holds an evaluation of other settings, or a damaged one.
 fn standing(dir: &Path, job: &mut Job) -> Result<Standing> {
+    unlinked(dir, &kinds::EVAL)?;
     let path = StoredEval::meta_path(dir);
     if !path.exists() {
         return Ok(Standing::New);

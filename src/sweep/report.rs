@@ -15,6 +15,7 @@ use crate::eval::best_of_n::picked;
 use crate::eval::bootstrap::win_tie_loss;
 use crate::eval::compare::{self, save_plot};
 use crate::eval::{Bootstrap, Interval, StoredEval, WinTieLoss, powers_of_two};
+use crate::file::dirs;
 use crate::model::save::write_atomic;
 use crate::report::read_metrics;
 
@@ -154,7 +155,7 @@ fn every_run(
         ..compare::Options::default()
     };
     let dir = output.root.join("compare");
-    std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+    dirs::make(&dir)?;
     let entries = compare::read_entries(&dirs, &[])?;
     compare::report(&entries, &options)?.write(&dir)?;
     Ok(compare::differences(&entries))

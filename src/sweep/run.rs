@@ -11,8 +11,9 @@ use super::types::{self, Types};
 use crate::config::{TrainConfig, TrainFlags, read_toml};
 use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
+use crate::file::dirs;
 use crate::model::save::write_atomic;
-use crate::run::{Dir, kinds};
+use crate::run::{Dir, interrupt, kinds, unlinked};
 use crate::train::checkpoint::{self, RunDir};
 use crate::train::selection;
 use crate::train::setup::default_reward;
@@ -143,6 +144,7 @@ pub fn state(dir: &Path, run: &Run) -> Result<State> {
     let at = RunDir {
         root: dir.to_path_buf(),
     };
+    unlinked(dir, &kinds::TRAIN)?;
     let recorded = std::fs::metadata(at.metrics()).is_ok_and(|m| m.len() > 0);
     let latest = at.latest()?;
     if !recorded && latest.is_none() {
@@ -207,12 +209,14 @@ pub fn sweep(
     bootstrap: &Bootstrap,
 ) -> Result<Outcome> {
     let held = Dir::hold(&output.root, &kinds::SWEEP)?;
+    held.check(false)?;
     for run in sweep.runs() {
         state(&output.run(&run.name), run)?;
     }
     held.begin()?;
-    std::fs::create_dir_all(output.root.join("runs")).map_err(Error::io(&output.root))?;
-    std::fs::create_dir_all(output.root.join("evals")).map_err(Error::io(&output.root))?;
+    for dir in ["runs", "evals"] {
+        dirs::make(&output.root.join(dir))?;
+    }
     let types = types::settle(sweep, output, worker)?;
     let mut log = Log {
         path: output.root.join("sweep.json"),
@@ -294,7 +298,12 @@ impl Log {
     /// Does a piece of work; whether it succeeded. Ctrl-C alone ends the sweep.
     fn record(&mut self, job: String, work: &mut dyn FnMut() -> Result<Work>) -> Result<bool> {
         let begun = Instant::now();
-        match work() {
+        // A signal may have come during the last step of the job before.
+        let done = match interrupt::requested() {
+            true => Err(Error::Interrupted("not begun".to_string())),
+            false => work(),
+        };
+        match done {
             Ok(Work::Done) => self.push(job, "done", begun.elapsed().as_secs_f64(), None),
             Ok(Work::Skipped) => self.push(job, "skipped", 0.0, None),
             Err(e) if e.exit_code() == 130 => Err(Error::Interrupted(format!(

@@ -10,6 +10,8 @@ use super::plan::{Run, Sweep};
 use super::run::{SweepDir, Worker};
 use crate::config::{TrainConfig, TrainFlags, read_toml};
 use crate::error::{Context, Error, Result};
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open::read_text;
 use crate::tensor::DType;
 
 /// Element types by name; `None` keeps what a file stores, or there is no model.
@@ -97,7 +99,7 @@ pub(super) fn begun(dir: &Path) -> Result<Option<Types>> {
 pub(super) fn settle(sweep: &Sweep, output: &SweepDir, worker: &mut dyn Worker) -> Result<Types> {
     let path = output.root.join("sweep.json");
     if path.exists() {
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let text = read_text(&path, &SETTINGS_FILE)?;
         let recorded: Recorded = serde_json::from_str(&text)
             .map_err(Error::user)
             .context(path.display())?;

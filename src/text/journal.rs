@@ -1,6 +1,5 @@
 //! JSON lines that grow record by record and survive a crash: each is on the disk before the next is begun.
 
-use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
@@ -9,16 +8,18 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::error::{Context, Error, Result};
+use crate::file::limits::WHOLE_FILE;
+use crate::file::open::read_own;
+use crate::file::write;
 
 /// The records of a journal, in order; a last line torn by a crash is cut off the file. None where there is no file.
 ///
 /// # Errors
 /// An I/O error; a whole line that is not a record, with its number.
 pub fn recover<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    if !path.exists() {
+    let Some(bytes) = read_own(path, &WHOLE_FILE)? else {
         return Ok(Vec::new());
-    }
-    let bytes = fs::read(path).map_err(Error::io(path))?;
+    };
     let mut records = Vec::new();
     let mut whole = 0;
     for line in bytes
@@ -34,10 +35,7 @@ pub fn recover<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
         whole += line.len() as u64;
     }
     if whole < bytes.len() as u64 {
-        let file = OpenOptions::new()
-            .write(true)
-            .open(path)
-            .map_err(Error::io(path))?;
+        let file = write::append(path)?;
         file.set_len(whole).map_err(Error::io(path))?;
     }
     Ok(records)
@@ -72,11 +70,7 @@ pub fn first_difference<T: Serialize>(
 pub fn append(path: &Path, record: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_vec(record).map_err(Error::internal)?;
     line.push(b'\n');
-    let mut file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .map_err(Error::io(path))?;
+    let mut file = write::append(path)?;
     let whole = file.metadata().map_err(Error::io(path))?.len();
     file.write_all(&line)
         .and_then(|()| file.sync_data())
@@ -91,6 +85,7 @@ pub fn append(path: &Path, record: &impl Serialize) -> Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use std::fs;
 
     #[test]
     fn the_first_difference_is_named() {

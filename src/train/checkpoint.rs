@@ -10,6 +10,8 @@ use super::moments;
 use super::selection::Best;
 use crate::config::{FloatDtype, MatmulPrecision};
 use crate::error::{Context, Error, Result};
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::{dirs, open};
 use crate::gpu::Gpu;
 use crate::model::params::{LoraShape, Model};
 use crate::model::peft::{self, AdapterConfig, Targets};
@@ -24,9 +26,6 @@ use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-
-/// The most that a counter can be: they are multiplied with settings, and metrics hold float64.
-const MOST_COUNTED: u64 = 1 << 53;
 
 /// The trainer's counters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -134,8 +133,7 @@ impl RunDir {
     pub fn open(held: &Dir, resume: bool, overwrite: bool) -> Result<Self> {
         let run = Self::check(held, resume, overwrite)?;
         held.renew(overwrite)?;
-        std::fs::create_dir_all(run.checkpoints()).map_err(Error::io(run.checkpoints()))?;
-        held.tidy()?;
+        dirs::make(&run.checkpoints())?;
         recover(&run.best())?;
         Ok(run)
     }
@@ -333,6 +331,8 @@ pub struct Origin<'a> {
 }
 
 const STATE: &str = "trainer_state.json";
+/// Counters beyond this are no run's, and sums of those within it do not overflow.
+const MOST: u64 = 1 << 53;
 const MODEL: &str = "model.safetensors";
 const ADAPTER: &str = "adapter_model.safetensors";
 /// Files that make a directory a usable model beside config and weights.
@@ -455,7 +455,7 @@ pub fn save_model(out: &AtomicDir, model: &Model, origin: &Origin<'_>) -> Result
 /// It has none, or they are damaged.
 pub fn read_state(dir: &Path) -> Result<TrainerState> {
     let at = dir.join(STATE);
-    let text = std::fs::read_to_string(&at).map_err(Error::io(&at))?;
+    let text = open::read_text(&at, &SETTINGS_FILE)?;
     let state: TrainerState = serde_json::from_str(&text)
         .map_err(Error::user)
         .context(at.display())?;
@@ -464,12 +464,12 @@ pub fn read_state(dir: &Path) -> Result<TrainerState> {
         ("optimizer_steps", state.optimizer_steps),
         ("data_position", state.data_position),
     ];
-    match counters.iter().find(|(_, n)| *n > MOST_COUNTED) {
+    match counters.iter().find(|(_, n)| *n > MOST) {
+        None => Ok(state),
         Some((name, n)) => Err(Error::user(format!(
-            "{}: {name} is {n}, which no run reaches: the file is damaged",
+            "{}: {name} is {n}; no run comes beyond {MOST}: this file was altered",
             at.display()
         ))),
-        None => Ok(state),
     }
 }
 
@@ -601,28 +601,26 @@ mod tests {
     }
 
     #[test]
-    fn counters_that_no_run_reaches_are_refused() {
+    fn counters_beyond_every_run_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let state = |step: &str, position: &str| {
-            let text = format!(
-                "{{\"kind\":\"train\",\"step\":{step},\"optimizer_steps\":1,\"data_position\":{position},\"seed\":1,\
-                 \"device\":\"d\"}}"
-            );
-            fs::write(dir.path().join(STATE), text).unwrap();
-            read_state(dir.path())
+        let run = RunDir {
+            root: dir.path().to_path_buf(),
         };
-        assert_eq!(state("9007199254740992", "0").unwrap().step, MOST_COUNTED);
-        for (step, position, part) in [
-            ("18446744073709551615", "0", "step is 18446744073709551615"),
-            ("1", "9007199254740993", "data_position is 9007199254740993"),
-            ("-1", "0", "-1"),
-        ] {
-            let error = state(step, position).unwrap_err();
+        let at = run.step(2);
+        fs::create_dir_all(&at).unwrap();
+        for name in ["step", "optimizer_steps", "data_position"] {
+            let mut state = serde_json::json!({
+                "kind": "train", "step": 2, "optimizer_steps": 2, "data_position": 4, "seed": 1, "device": "d"
+            });
+            state[name] = u64::MAX.into();
+            fs::write(at.join(STATE), state.to_string()).unwrap();
+            let error = read_state(&at).unwrap_err();
+            let said = error.to_string();
             assert!(
-                error.to_string().contains(part) && error.to_string().contains(STATE),
-                "{error}"
+                error.exit_code() == 2 && said.contains(name) && said.contains("altered"),
+                "{said}"
             );
-            assert_eq!(error.exit_code(), 2);
+            assert_eq!(run.latest().unwrap(), None);
         }
     }
 }

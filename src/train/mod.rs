@@ -9,7 +9,6 @@ pub mod device_step;
 pub mod dtype;
 pub mod examples;
 pub mod fit;
-pub mod interrupt;
 mod judged;
 pub mod loss;
 pub mod memory;

@@ -1,7 +1,6 @@
 //! Reward-model training: Bradley-Terry on pairs of answers (L = −log σ(score(chosen) − score(rejected))).
 
 use super::examples::{Example, Pair};
-use super::interrupt;
 use super::loss::bradley_terry;
 use super::run::RunOptions;
 use super::supervised::{self, Job, Outcome, Task};
@@ -257,12 +256,7 @@ fn hidden_states(model: &Model, ws: &Workspace, sequences: &[&[u32]]) -> Result<
             out.extend_from_slice(&states[sequence[0] * c..(sequence[0] + 1) * c]);
         }
         progress.step(s.range.end as u64, &[]);
-        match interrupt::requested() {
-            true => Err(Error::Interrupted(
-                "no step was taken yet; give the same command again".to_string(),
-            )),
-            false => Ok(()),
-        }
+        Ok(())
     })?;
     progress.finish();
     Ok(out)

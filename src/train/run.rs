@@ -3,16 +3,16 @@
 use super::base::Base;
 use super::checkpoint::{self, Origin, RunDir, TrainerState};
 use super::data::Identity;
+use super::memory;
 use super::rl::Trainer;
 use super::selection::{self, Selection};
 use super::setup::Job;
-use super::{interrupt, memory};
 use crate::config::{TrainConfig, TrainFlags, read_toml};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::workspace::Workspace;
 use crate::report::{MetricsWriter, Progress};
-use crate::run::{Dir, kinds};
+use crate::run::{Dir, interrupt, kinds};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -70,6 +70,7 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
         selection::mend(&run, state)?;
     }
     let mut done = state.map_or(0, |s| s.step);
+    let _held = interrupt::hold(interrupt::SAVING);
     if done > 0 {
         held.keep_checkpoint(done)?;
     }

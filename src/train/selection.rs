@@ -11,6 +11,7 @@ use super::rl::{Prompt, Trainer, object};
 use crate::config::{TINY, TrainConfig};
 use crate::demo::{self, Split};
 use crate::error::{Error, Result};
+use crate::file::{dirs, open};
 use crate::model::save::{AtomicDir, recover};
 use crate::reward::Reward;
 use crate::run::checksums::Depth;
@@ -253,11 +254,11 @@ pub fn keep(run: &RunDir, checkpoint: &Path) -> Result<()> {
     let out = AtomicDir::create(&run.best())?;
     for entry in std::fs::read_dir(checkpoint).map_err(Error::io(checkpoint))? {
         let from = entry.map_err(Error::io(checkpoint))?.path();
-        let Some(name) = from.file_name() else { continue };
-        let to = out.path().join(name);
-        std::fs::copy(&from, &to)
-            .and_then(|_| std::fs::File::options().append(true).open(&to)?.sync_all())
-            .map_err(Error::io(run.best().join(name)))?;
+        let Some(name) = from.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        let mut file = open::own(&from)?;
+        out.write_with(name, |out| std::io::copy(&mut file, out).map(drop))?;
     }
     out.commit()
 }
@@ -289,7 +290,7 @@ pub fn mend(run: &RunDir, state: &TrainerState) -> Result<()> {
             );
             Ok(())
         }
-        None => std::fs::remove_dir_all(&best).map_err(Error::io(&best)),
+        None => dirs::remove(&best),
     }
 }
 

@@ -6,8 +6,8 @@ use super::checkpoint::{self, Origin, RunDir, TrainerState};
 use super::data::{self, Identity};
 use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
 use super::examples::{Example, Examples};
+use super::memory;
 use super::run::RunOptions;
-use super::{interrupt, memory};
 use crate::config::SupervisedConfig;
 use crate::error::{Context, Error, Result};
 use crate::gpu::{Gpu, Recorder};
@@ -20,7 +20,7 @@ use crate::model::spec::{Head, Proj};
 use crate::model::workspace::Shape;
 use crate::optim::{Optimizer, Settings};
 use crate::report::{MetricsWriter, Progress};
-use crate::run::Dir;
+use crate::run::{Dir, interrupt};
 use crate::tensor::DType;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -287,6 +287,7 @@ pub fn run<E: Example>(
         same_examples(state.data.as_ref(), &data, &c.data)?;
         (done, position) = (state.step, state.data_position);
     }
+    let held = interrupt::hold(interrupt::SAVING);
     if done > 0 {
         job.held.keep_checkpoint(done)?;
     }
@@ -347,6 +348,7 @@ pub fn run<E: Example>(
         }
     }
     progress.finish();
+    drop(held);
     // A run that was complete when it was resumed has taken no step.
     let eval = match eval {
         None if task.held_out() > 0 => task.evaluate()?,

@@ -10,6 +10,7 @@ mod diagnose_alignment;
 mod eval;
 mod generate;
 mod judge;
+mod links;
 mod output;
 mod precision;
 mod prepare;

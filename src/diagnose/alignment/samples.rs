@@ -17,6 +17,8 @@ use super::gram::Gram;
 use crate::config::MatmulPrecision;
 use crate::error::{Context, Error, Result};
 use crate::eval::weights;
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::{dirs, open};
 use crate::model::params::Model;
 use crate::model::save::{write_atomic, write_safetensors};
 use crate::model::store::{HostTensor, WeightStore};
@@ -140,7 +142,7 @@ impl Store {
                 dir.display()
             )));
         }
-        let text = fs::read(&settings).map_err(Error::io(&settings))?;
+        let text = open::read(&settings, &SETTINGS_FILE)?;
         let found = serde_json::from_slice(&text)
             .map_err(Error::user)
             .context(settings.display())?;
@@ -208,8 +210,7 @@ impl Store {
     /// An I/O error.
     pub fn keep(&self, prompt: usize, gram: &Gram) -> Result<()> {
         let path = self.gram_path(prompt);
-        let dir = self.dir.join("gram");
-        fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+        dirs::make(&self.dir.join("gram"))?;
         let tensor = HostTensor {
             dtype: DType::F32,
             shape: vec![gram.distinct, gram.distinct],

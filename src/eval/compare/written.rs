@@ -8,6 +8,7 @@ use super::{Comparison, Method, Row};
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::told;
 use crate::eval::store::Judge;
+use crate::file::dirs;
 use crate::model::save::write_atomic;
 use crate::report::{Align, Cell, Format, Plot, Table};
 use crate::words::markdown;
@@ -34,7 +35,7 @@ impl Report {
     /// # Errors
     /// An I/O error naming the file.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        dirs::make(dir)?;
         save_plot(&self.frontier(), dir, "frontier")?;
         if let Some(checked) = &self.held_out {
             let title = format!(

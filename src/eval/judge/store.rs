@@ -1,15 +1,16 @@
 //! Judgements on disk: `judge.json` (settings) and `judgements.jsonl` (one prompt a line, in the order they were made).
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::manner::Manner;
 use crate::error::{Context, Error, Result};
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open::read;
 use crate::model::save::write_atomic;
-use crate::run::{Dir, kinds};
+use crate::run::{Dir, interrupt, kinds};
 use crate::text::journal;
 
 /// The settings that decide a judgement.
@@ -114,7 +115,7 @@ impl Store {
         let settings = dir.join("judge.json");
         if !settings.exists() {
             let lines = dir.join("judgements.jsonl");
-            if lines.exists() {
+            if lines.symlink_metadata().is_ok() {
                 return Err(Error::user(format!(
                     "{}: judgements without their judge.json; use another --output",
                     lines.display()
@@ -129,7 +130,7 @@ impl Store {
                 dir.display()
             )));
         }
-        let bytes = fs::read(&settings).map_err(Error::io(&settings))?;
+        let bytes = read(&settings, &SETTINGS_FILE)?;
         let found: JudgeMeta = serde_json::from_slice(&bytes)
             .map_err(Error::user)
             .context(settings.display())?;
@@ -159,6 +160,8 @@ impl Store {
         self.written &= self.meta.asked == asked;
         self.meta.asked = asked;
         if let Some(held) = &self.held {
+            // An answer may have cost money.
+            let _whole = interrupt::brief();
             let dir = held.root();
             if !self.written {
                 held.begin()?;

@@ -1,6 +1,8 @@
 //! What was measured, as a file: one an adapter.
 
 use super::{BANDS, Class, NARROW, OPS, WIDTHS};
+use crate::file::limits::SETTINGS_FILE;
+use crate::file::open::read;
 use crate::gpu::{Gpu, cache_dir, write_cache};
 use crate::kernels::linear_variants::exact_variants;
 use crate::tensor::DType;
@@ -151,7 +153,9 @@ pub fn file_of(gpu: &Gpu) -> Option<PathBuf> {
 /// The table in `file`: empty where there is none, it is damaged, or it was measured with another driver or other kernels.
 pub fn stored(gpu: &Gpu, file: &Path) -> Table {
     let new = Table::new(gpu);
-    let Ok(text) = std::fs::read(file) else { return new };
+    let Ok(text) = read(file, &SETTINGS_FILE) else {
+        return new;
+    };
     match serde_json::from_slice::<Table>(&text) {
         Ok(mut table) if table.key == new.key => {
             table.choices.retain(|c| c.is_sound(gpu));
