@@ -46,6 +46,12 @@ impl Address {
     /// # Errors
     /// In words, as the end of a sentence that begins with what it is the address of.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let other = text.split_once("://").is_some_and(|(scheme, _)| {
+            !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https")
+        });
+        if other {
+            return Err("is neither http nor https");
+        }
         let uri: Uri = text.parse().map_err(|_| "is no web address")?;
         let https = match uri.scheme_str() {
             Some("http") => false,

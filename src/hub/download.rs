@@ -5,14 +5,11 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
-
 use super::address::Address;
 use super::answer::{self, Fault, Metadata, Part, Trouble, failed};
 use super::cache::own_file;
 use super::client::{Client, Pace, Question, Tries, disk};
-use super::names::Etag;
+use super::hash::mismatch;
 use crate::file::limits::Limit;
 use crate::report::progress::Progress;
 
@@ -24,50 +21,6 @@ const HEADWAY: u64 = 8 << 20;
 const SHOWN: u64 = 8 << 20;
 /// Time for a whole file, and bytes a second that add to it.
 const TIME: (Duration, u64) = (Duration::from_secs(600), 16 << 10);
-
-/// The hash that an etag is, of bytes as they come.
-enum Hash {
-    Sha256(Sha256),
-    /// Git hashes a file with its length before it. Some proxies name files by the SHA-1 of their bytes alone.
-    Sha1 {
-        git: Sha1,
-        plain: Sha1,
-    },
-}
-
-impl Hash {
-    fn new(etag: &Etag, total: u64) -> Self {
-        match etag.is_sha256() {
-            true => Self::Sha256(Sha256::new()),
-            false => Self::Sha1 {
-                git: Sha1::new_with_prefix(format!("blob {total}\0")),
-                plain: Sha1::new(),
-            },
-        }
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Sha256(hash) => hash.update(bytes),
-            Self::Sha1 { git, plain } => {
-                git.update(bytes);
-                plain.update(bytes);
-            }
-        }
-    }
-
-    /// What is wrong, in words.
-    fn against(self, etag: &Etag) -> Option<String> {
-        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        let (kind, hashes) = match self {
-            Self::Sha256(hash) => ("SHA-256", vec![hex(&hash.finalize())]),
-            Self::Sha1 { git, plain } => ("Git's SHA-1", vec![hex(&git.finalize()), hex(&plain.finalize())]),
-        };
-        let found = hashes.first()?;
-        (!hashes.iter().any(|h| h == etag.as_str()))
-            .then(|| format!("its {kind} is {found}, where the hub says {}", etag.as_str()))
-    }
-}
 
 /// Why a try ended.
 enum End {
@@ -212,26 +165,9 @@ fn longer(path: &Path, at: &Address, total: u64) -> End {
 
 /// Checks the hash of a file that has the right size, and waits until the disk has it.
 fn finish(file: &mut File, path: &Path, metadata: &Metadata, total: u64) -> Result<(), End> {
-    let mut hash = Hash::new(&metadata.etag, total);
-    file.seek(SeekFrom::Start(0)).map_err(disk(path))?;
     let _waiting = Progress::waiting("checking what was downloaded");
-    let mut piece = vec![0; PIECE];
-    let mut counted = 0;
-    loop {
-        match file.read(&mut piece).map_err(disk(path))? {
-            0 => break,
-            n => {
-                hash.update(&piece[..n]);
-                counted += n as u64;
-            }
-        }
-    }
-    if counted != total {
-        return Err(End::Useless(format!(
-            "{counted} bytes are there, where {total} were written"
-        )));
-    }
-    if let Some(why) = hash.against(&metadata.etag) {
+    file.seek(SeekFrom::Start(0)).map_err(disk(path))?;
+    if let Some(why) = mismatch(&mut *file, total, &metadata.etag).map_err(disk(path))? {
         return Err(End::Useless(why));
     }
     file.sync_all().map_err(disk(path))?;

@@ -9,6 +9,7 @@ pub mod answer;
 mod cache;
 mod client;
 mod download;
+mod hash;
 pub mod names;
 mod settings;
 

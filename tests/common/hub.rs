@@ -29,7 +29,16 @@ pub(crate) fn serve(files: Files, commit: &str) -> (String, Log) {
             .filter(|(end, _)| asked.path.ends_with(&format!("/{end}")))
             .max_by_key(|(end, _)| end.len());
         match found.map_or(&Err(404), |(_, file)| file) {
-            Ok(body) => Answer::file(asked, body, &commit),
+            Ok(body) => {
+                // A hub that is asked for a commit answers with it.
+                let revision = asked
+                    .path
+                    .split("/resolve/")
+                    .nth(1)
+                    .and_then(|r| r.split('/').next());
+                let commit = revision.filter(|r| r.len() == 40).unwrap_or(&commit);
+                Answer::file(asked, body, commit)
+            }
             Err(status) => Answer::status(*status),
         }
     });
