@@ -170,7 +170,7 @@ mod tests {
         for (bad, why) in [
             ("ftp://h/x", "neither http"),
             ("file:///etc/passwd", "neither http"),
-            ("h/x", "neither http"),
+            ("h/x", "no web address"),
             ("not a url", "no web address"),
             ("http://", "no web address"),
             ("http://[::1", "no web address"),
