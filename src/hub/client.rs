@@ -22,6 +22,8 @@ const TRIES: u32 = 2;
 const WAIT: Duration = Duration::from_millis(500);
 /// Most time for a list of files.
 const LISTING_TIME: Duration = Duration::from_secs(120);
+/// How often a question and its redirects may take as long as one answer.
+const PATIENT: u32 = 3;
 /// Bytes a second below which a server counts as one that does not answer.
 const SLOWEST: f64 = 1024.0;
 
@@ -153,7 +155,9 @@ impl Client {
     /// As [`Client::send`], following redirects. Once a redirect has left the hub, the token stays behind.
     pub(super) fn get(&self, asked: &Question, at: &Address) -> Result<(Response<Body>, Address), Trouble> {
         let (mut at, mut trusted) = (at.clone(), true);
+        let begun = Instant::now();
         for _ in 0..=REDIRECTS {
+            in_time(begun, self.download_patience, &at)?;
             trusted &= at.origin == self.base.origin;
             let response = self.send(asked, &at, trusted)?;
             match answer::redirect(response.status().as_u16(), response.headers(), &at)? {
@@ -168,8 +172,9 @@ impl Client {
     pub(super) fn metadata(&self, at: &Address) -> Result<Result<Metadata, Option<String>>, Fault> {
         patiently(|| {
             let mut at = at.clone();
-            let mut redirects = 0;
+            let (mut redirects, begun) = (0, Instant::now());
             while redirects <= REDIRECTS {
+                in_time(begun, self.metadata_patience, &at)?;
                 let (asked, question) = match self.heads.get() {
                     true => (Asked::Head, Question::Head),
                     false => (Asked::FirstByte, Question::FirstByte),
@@ -234,6 +239,17 @@ impl Question {
             Self::Bytes(from) if *from > 0 => Some(format!("bytes={from}-")),
             _ => None,
         }
+    }
+}
+
+/// Ends a chain of redirects each of which takes its time.
+fn in_time(begun: Instant, patience: Duration, at: &Address) -> Result<(), Trouble> {
+    match begun.elapsed() > patience.saturating_mul(PATIENT) {
+        true => Err(failed(format!(
+            "{} is too slow: it redirects and redirects",
+            at.origin
+        ))),
+        false => Ok(()),
     }
 }
 

@@ -307,6 +307,16 @@ fn a_server_that_does_not_answer_is_given_up() {
         answer
     });
     assert!(said.contains("time-out"), "{said}");
+    // One that has every question asked elsewhere, and takes its time each time.
+    let said = impatiently(|_| {
+        let mut answer = Answer::status(302).with("location", "/loop");
+        answer.waits[0] = Duration::from_millis(400);
+        answer
+    });
+    assert!(
+        said.contains("redirects and redirects") || said.contains("time-out"),
+        "{said}"
+    );
     // One that says what the file is, and then sends a byte now and then.
     let said = impatiently(|asked| {
         let mut answer = Answer::file(asked, &[b'x'; 1000], COMMIT);

@@ -24,9 +24,17 @@ pub(crate) fn serve(files: Files, commit: &str) -> (String, Log) {
         seen.lock()
             .unwrap()
             .push((asked.path.clone(), asked.token.clone()));
+        // What is on the branch is in its commit.
+        let main = asked
+            .path
+            .replace(&format!("/resolve/{commit}/"), "/resolve/main/");
         let found = files
             .iter()
-            .filter(|(end, _)| asked.path.ends_with(&format!("/{end}")))
+            .filter(|(end, _)| {
+                [&asked.path, &main]
+                    .iter()
+                    .any(|p| p.ends_with(&format!("/{end}")))
+            })
             .max_by_key(|(end, _)| end.len());
         match found.map_or(&Err(404), |(_, file)| file) {
             Ok(body) => {
