@@ -19,8 +19,9 @@
 //! | [`config`], [`error`], [`rng`] | typed settings; the error type; counter-based random numbers |
 //! | [`words`] | text of others within messages, tables and terminals; keys that nothing shows |
 //!
-//! [`data`], [`text`], [`report`] and [`demo`] are CPU-only side rooms (data files and their records; tokenizers and chat
-//! templates; metrics, tables and plots; the procedural instruction set of the embedded demo).
+//! [`data`], [`text`], [`hub`], [`report`] and [`demo`] are CPU-only side rooms (data files and their records; tokenizers and
+//! chat templates; files of the Hugging Face hub; metrics, tables and plots; the procedural instruction set of the embedded
+//! demo).
 
 pub mod advantage;
 pub mod bench;
@@ -33,6 +34,7 @@ pub mod error;
 pub mod eval;
 pub mod file;
 pub mod gpu;
+pub mod hub;
 pub mod kernels;
 pub mod model;
 pub mod optim;

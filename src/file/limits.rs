@@ -244,6 +244,18 @@ pub const WEIGHT_FILES: Limit = Limit::count("number of weight files", 1 << 12, 
 
 /// What a driver kept of compiled pipelines; a larger file is left alone and written anew.
 pub const PIPELINE_CACHE: Limit = Limit::bytes("size of a pipeline cache", 1 << 30);
+/// The head of an answer of a hub.
+pub const HUB_HEADERS: Limit = Limit::bytes("size of the head of an answer", 64 << 10);
+/// A hub's list of a repository's files.
+pub const HUB_LISTING: Limit = Limit::bytes("size of a list of files", 64 << 20);
+/// Files in that list.
+pub const HUB_FILES: Limit = Limit::count("files of a repository", 1_000_000, "files");
+/// A file beside a model's weights that is downloaded: tokenizer, configuration, index.
+pub const HUB_TEXT: Limit = Limit::bytes("size of a file beside the weights", 512 << 20);
+/// A file of weights or data that is downloaded.
+pub const HUB_FILE: Limit = Limit::bytes("size of a downloaded file", 4 << 40);
+/// A stored access token, or what the cache keeps of a branch.
+pub const HUB_TOKEN: Limit = Limit::bytes("size of a stored token or reference", 64 << 10);
 
 /// Every limit, in the order of `docs/reference/limits.md`.
 pub const ALL: &[&Limit] = &[
@@ -299,6 +311,12 @@ pub const ALL: &[&Limit] = &[
     &ADAPTER_PATTERN,
     &END_TOKENS,
     &PIPELINE_CACHE,
+    &HUB_HEADERS,
+    &HUB_LISTING,
+    &HUB_FILES,
+    &HUB_TEXT,
+    &HUB_FILE,
+    &HUB_TOKEN,
 ];
 
 #[cfg(test)]

@@ -1,15 +1,25 @@
 //! Model files from the Hugging Face hub, through its cache (HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE).
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use serde_json::Value;
 
 use super::source::ModelFiles;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
+use crate::file::limits::{HUB_FILE, HUB_TEXT};
+use crate::file::open::read;
+use crate::hub::answer::{Fault, quoted};
+use crate::hub::names::{is_hidden, is_plain};
+use crate::hub::{Hub, Kind};
 use crate::text::json::parse_object;
+
+pub use crate::hub::HubSettings;
+pub use crate::hub::names::is_hub_id;
+
+/// The branch that models are taken from.
+const MAIN: &str = "main";
 
 /// Files a repository may lack.
 const OPTIONAL: [&str; 6] = [
@@ -23,56 +33,12 @@ const OPTIONAL: [&str; 6] = [
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// How to reach the hub; [`HubSettings::from_env`] reads the usual variables.
-#[derive(Clone, Debug)]
-pub struct HubSettings {
-    /// The cache directory, `$HF_HOME/hub`.
-    pub cache: PathBuf,
-    /// The server's address; `None` for the public one.
-    pub endpoint: Option<String>,
-    /// The access token; `None` to use the one `hf auth login` stored.
-    pub token: Option<String>,
-    /// Whether only the cache may be used.
-    pub offline: bool,
-}
-
-impl HubSettings {
-    /// From HF_HUB_CACHE or HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
-    pub fn from_env() -> Self {
-        let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-        let offline = var("HF_HUB_OFFLINE")
-            .is_some_and(|v| matches!(v.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"));
-        let cache = match var("HF_HUB_CACHE") {
-            Some(dir) => PathBuf::from(dir),
-            None => Cache::from_env().path().clone(),
-        };
-        Self {
-            cache,
-            endpoint: var("HF_ENDPOINT"),
-            token: var("HF_TOKEN"),
-            offline,
-        }
-    }
-}
-
-/// Whether a name has the form of a hub id, "owner/name".
-pub fn is_hub_id(name: &str) -> bool {
-    let part = |p: &str| {
-        !p.is_empty()
-            && p.len() <= 96
-            && !p.starts_with(['.', '-'])
-            && p.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-    };
-    name.split_once('/')
-        .is_some_and(|(owner, rest)| part(owner) && part(rest))
-}
-
 /// Where the files of one repository come from.
-struct Getter {
-    id: String,
-    cache: CacheRepo,
-    /// `None` when only the cache may be used.
-    remote: Option<ApiRepo>,
+struct Getter<'a> {
+    id: &'a str,
+    hub: Hub,
+    /// The commit that all files are of: the cache's, or that of the first answer.
+    commit: RefCell<Option<String>>,
 }
 
 /// Finds or downloads a model's files. A model that is whole in the cache needs no network.
@@ -81,121 +47,95 @@ struct Getter {
 /// A user error that tells how to get the files by hand when the repository is gated, unreachable or (offline) not in
 /// the cache.
 pub fn fetch(id: &str, settings: &HubSettings) -> Result<ModelFiles> {
-    let repo = Repo::new(id.to_string(), RepoType::Model);
-    let cache = Cache::new(settings.cache.clone());
-    let mut getter = Getter {
-        id: id.to_string(),
-        cache: cache.repo(repo.clone()),
-        remote: None,
-    };
+    let hub = Hub::new(Kind::Model, id, settings)?;
+    let commit = RefCell::new(hub.commit(MAIN));
+    let mut getter = Getter { id, hub, commit };
     match getter.all() {
         Err(e) if settings.offline => return Err(e),
-        Ok(Some(files)) => return Ok(files),
-        Ok(None) | Err(_) => {}
+        Ok(files) => return Ok(files),
+        Err(_) => {}
     }
-    let api = api(settings, cache).map_err(|e| Error::user(by_hand(id, &e.to_string())))?;
-    getter.remote = Some(api.repo(repo));
-    // When the branch moved since a part was cached, the first pass ends with files of two commits and the second
-    // completes the new one.
-    for _ in 0..2 {
-        if let Some(files) = getter.all()? {
-            return Ok(files);
-        }
+    getter.hub.connect(settings)?;
+    getter.commit.take();
+    let files = getter.all()?;
+    if let Some(commit) = files.revision() {
+        getter.hub.remember(MAIN, commit);
     }
-    Err(Error::user(format!(
-        "{id}: the repository changed during the download; run the same command again"
-    )))
+    Ok(files)
 }
 
-/// The hub's client.
-pub(super) fn api(settings: &HubSettings, cache: Cache) -> std::result::Result<Api, ApiError> {
-    let mut builder = ApiBuilder::from_cache(cache).with_progress(true).with_retries(2);
-    if let Some(endpoint) = &settings.endpoint {
-        builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_string());
-    }
-    if let Some(token) = &settings.token {
-        builder = builder.with_token(Some(token.clone()));
-    }
-    builder.build()
-}
-
-impl Getter {
-    /// All files, weights last; `None` when they are of different commits.
-    fn all(&self) -> Result<Option<ModelFiles>> {
-        let mut paths = vec![self.need("config.json")?];
+impl Getter<'_> {
+    /// All files, weights last.
+    fn all(&self) -> Result<ModelFiles> {
+        self.need("config.json")?;
         for name in OPTIONAL {
-            paths.extend(self.optional(name)?);
+            self.optional(name)?;
         }
-        match self.optional(SINGLE)? {
-            Some(single) => paths.push(single),
-            None => {
-                let Some(index) = self.optional(INDEX)? else {
-                    let why = self.absent(&format!("neither {SINGLE} nor {INDEX}"));
-                    let other = "a repository with pytorch_model.bin alone is converted with transformers' save_pretrained; \
-                                 one with adapter_model.safetensors is an adapter, for --adapter";
-                    return Err(Error::user(by_hand(&self.id, &format!("{why}; {other}"))));
-                };
-                for shard in shards(&index)? {
-                    paths.push(self.need(&shard)?);
-                }
+        if self.optional(SINGLE)?.is_none() {
+            let Some(index) = self.optional(INDEX)? else {
+                let why = self.absent(&format!("neither {SINGLE} nor {INDEX}"));
+                let other = "a repository with pytorch_model.bin alone is converted with transformers' save_pretrained; \
+                             one with adapter_model.safetensors is an adapter, for --adapter";
+                return Err(Error::user(by_hand(self.id, &format!("{why}; {other}"))));
+            };
+            for shard in shards(&index)? {
+                self.need(&shard)?;
             }
         }
-        let dir = paths[0].parent().unwrap_or(Path::new(".")).to_path_buf();
-        if paths.iter().any(|p| p.parent() != Some(&dir)) {
-            return Ok(None);
-        }
-        let revision = dir
-            .file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        Ok(Some(ModelFiles::Hub {
-            id: self.id.clone(),
+        let revision = self.commit.borrow().clone().unwrap_or_default();
+        Ok(ModelFiles::Hub {
+            id: self.id.to_string(),
+            dir: self.hub.snapshot(&revision),
             revision,
-            dir,
-        }))
+        })
     }
 
     /// A file that must be there.
     fn need(&self, name: &str) -> Result<PathBuf> {
         match self.optional(name)? {
             Some(path) => Ok(path),
-            None => Err(Error::user(by_hand(
-                &self.id,
-                &self.absent(&format!("no {name}")),
-            ))),
+            None => Err(Error::user(by_hand(self.id, &self.absent(&format!("no {name}"))))),
         }
     }
 
     fn absent(&self, what: &str) -> String {
-        match self.remote {
-            None => format!("{what} was found in the cache and HF_HUB_OFFLINE is set"),
-            Some(_) => format!("{what} was found (no such repository, or no such file in it)"),
+        match self.hub.is_connected() {
+            false => format!("{what} was found in the cache and HF_HUB_OFFLINE is set"),
+            true => format!("{what} was found (no such repository, or no such file in it)"),
         }
     }
 
     /// A file that may be missing.
     fn optional(&self, name: &str) -> Result<Option<PathBuf>> {
-        if let Some(path) = self.cache.get(name) {
-            return Ok(Some(path));
+        let commit = self.commit.borrow().clone();
+        if !self.hub.is_connected() {
+            let found = commit.map(|commit| self.hub.cached(&commit, name));
+            let found = found
+                .transpose()
+                .map_err(|e| Error::user(by_hand(self.id, &e.to_string())));
+            return found.map(Option::flatten);
         }
-        let Some(remote) = &self.remote else {
-            return Ok(None);
+        let limit = match name.ends_with(".safetensors") {
+            true => &HUB_FILE,
+            false => &HUB_TEXT,
         };
-        match remote.download(name) {
-            Ok(path) => Ok(Some(path)),
-            Err(e) => match status(&e) {
-                Some(404) => Ok(None),
-                Some(401 | 403) => Err(Error::user(format!(
-                    "{}: the hub refuses {name} (gated repository, or the id does not exist). Accept its licence on its \
-                     page, then set HF_TOKEN; {}",
-                    self.id,
-                    without_network(&self.id)
-                ))),
-                _ => Err(Error::user(by_hand(
-                    &self.id,
-                    &format!("{name} could not be downloaded: {e}"),
-                ))),
-            },
+        let id = self.id;
+        match self.hub.fetch(commit.as_deref().unwrap_or(MAIN), name, limit) {
+            Ok(found) => {
+                self.commit.replace(Some(found.commit));
+                Ok(Some(found.path))
+            }
+            Err(Fault::Absent) => Ok(None),
+            Err(Fault::Refused) => Err(Error::user(format!(
+                "{id}: the hub refuses {name} (gated repository, or the id does not exist). Accept its licence on its \
+                 page, then set HF_TOKEN; {}",
+                without_network(id)
+            ))),
+            Err(Fault::Failed(why)) => Err(Error::user(by_hand(
+                id,
+                &format!("{name} could not be downloaded: {why}"),
+            ))),
+            Err(Fault::Other(e)) => Err(e).context(id),
         }
     }
 }
@@ -215,32 +155,25 @@ fn by_hand(id: &str, why: &str) -> String {
     )
 }
 
-/// The HTTP status behind an error. hf-hub does not re-export its HTTP client's error type, so it is read from the
-/// message, "… http status: 404".
-pub(super) fn status(error: &ApiError) -> Option<u16> {
-    if let ApiError::TooManyRetries(inner) = error {
-        return status(inner);
-    }
-    let ApiError::RequestError(inner) = error else {
-        return None;
-    };
-    let text = inner.to_string();
-    let at = text.find("http status: ")? + "http status: ".len();
-    text.get(at..at + 3)?.parse().ok()
-}
-
 /// The shards an index names.
 fn shards(index: &Path) -> Result<BTreeSet<String>> {
-    let bytes = std::fs::read(index).map_err(Error::io(index))?;
-    let value = parse_object(&bytes, &index.display().to_string())?;
+    let place = index.display().to_string();
+    let value = parse_object(&read(index, &HUB_TEXT)?, &place)?;
     let map = value.get("weight_map").and_then(Value::as_object);
     let files = map.into_iter().flatten().filter_map(|(_, v)| v.as_str());
-    Ok(files
-        .filter(|f| !f.contains(['/', '\\']))
-        .map(str::to_string)
-        .collect())
+    let shards: BTreeSet<String> = files.map(str::to_string).collect();
+    match shards
+        .iter()
+        .find(|s| !is_plain(s) || is_hidden(s) || s.contains('/'))
+    {
+        None => Ok(shards),
+        Some(bad) => Err(Error::user(format!(
+            "{place}: the weights are said to be in {}, which is no plain name of a file beside the index",
+            quoted(bad)
+        ))),
+    }
 }
 
 #[cfg(test)]
 #[path = "hub_tests.rs"]
-pub(super) mod tests;
+mod tests;

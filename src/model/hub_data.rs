@@ -7,13 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::RepoInfo;
-use hf_hub::api::sync::{Api, ApiError};
-use hf_hub::{Cache, CacheRepo, Repo, RepoType};
-
-use super::hub::{self, HubSettings, is_hub_id, status};
+use super::hub::HubSettings;
 use crate::config::DataSet;
 use crate::error::{Context, Error, Result};
+use crate::file::limits::HUB_FILE;
+use crate::hub::answer::Fault;
+use crate::hub::names::{is_commit, is_hidden, is_hub_id, is_revision};
+use crate::hub::{self, Kind};
 
 /// The branch a data set is taken from.
 const MAIN: &str = "main";
@@ -46,7 +46,8 @@ impl Request {
         };
         let is_file = kind(id).is_some() || id.ends_with(".txt");
         let whole = |part: Option<&str>| part.is_none_or(|p| !p.is_empty() && !p.contains(".."));
-        (is_hub_id(id) && !is_file && whole(revision) && whole(split)).then(|| Self {
+        let named = revision.is_none_or(is_revision);
+        (is_hub_id(id) && !is_file && named && whole(split)).then(|| Self {
             id: id.into(),
             revision: revision.map(Into::into),
             split: split.map(Into::into),
@@ -145,12 +146,7 @@ pub fn choose(names: &[String], split: Option<&str>, preferred: &[&str]) -> Resu
 
 /// The data files among a repository's files, sorted; one whose name could lead out of its directory is none.
 fn data_files(names: &[String]) -> Vec<String> {
-    let tame = |name: &str| {
-        !name.contains('\\')
-            && name
-                .split('/')
-                .all(|part| !part.is_empty() && !part.starts_with('.'))
-    };
+    let tame = |name: &str| hub::names::is_plain(name) && !is_hidden(name);
     let mut files: Vec<(usize, &String)> = names
         .iter()
         .filter(|n| tame(n))
@@ -259,6 +255,7 @@ pub fn fetch(
     let hub = Hub::new(&request.id, settings)?;
     let branch = request.revision.as_deref().unwrap_or(MAIN);
     let (mut commit, mut names) = hub.listing(branch)?;
+    let mut taken = branch;
     // The hub's own Parquet form knows what belongs to a split where file names say less: tables and compressed files.
     let plain = |names: &[String]| data_files(names).iter().any(|f| is_plain(f));
     if request.revision.is_none()
@@ -267,9 +264,10 @@ pub fn fetch(
         && plain(&converted.1)
     {
         (commit, names) = converted;
+        taken = CONVERTED;
     }
     let (split, files) = choose(&names, request.split.as_deref(), preferred).context(&request.id)?;
-    if hub.api.is_none()
+    if !hub.hub.is_connected()
         && let Some(what) = absent(&files)
     {
         return Err(hub.offline(&format!("only {what}")));
@@ -282,11 +280,10 @@ pub fn fetch(
         files,
     };
     let paths = hub.files(&set)?;
-    // What Python's client and an offline run look the branch up by.
-    if hub.api.is_some()
-        && let Err(e) = hub.cache(branch).create_ref(&set.revision)
-    {
-        log::debug!("{}: the cache's reference is not written: {e}", set.id);
+    // What Python's client and an offline run look the files up by.
+    if hub.hub.is_connected() {
+        hub.hub.remember(branch, &set.revision);
+        hub.hub.remember(taken, &set.revision);
     }
     Ok((set, paths))
 }
@@ -296,6 +293,12 @@ pub fn fetch(
 /// # Errors
 /// As [`fetch`].
 pub fn fetch_again(set: &DataSet, settings: &HubSettings) -> Result<Vec<PathBuf>> {
+    if !is_commit(&set.revision) {
+        return Err(Error::user(format!(
+            "{}: the recorded revision is no commit: {:?}",
+            set.name, set.revision
+        )));
+    }
     if set.files.is_empty() || data_files(&set.files).len() != set.files.len() {
         return Err(Error::user(format!(
             "{}: the recorded files are no data files: {}",
@@ -309,47 +312,30 @@ pub fn fetch_again(set: &DataSet, settings: &HubSettings) -> Result<Vec<PathBuf>
 /// One data set and the ways to it.
 struct Hub {
     id: String,
-    cache: Cache,
-    /// `None` when only the cache may be used.
-    api: Option<Api>,
+    hub: hub::Hub,
 }
 
 impl Hub {
     fn new(id: &str, settings: &HubSettings) -> Result<Self> {
-        let cache = Cache::new(settings.cache.clone());
-        let api = (!settings.offline)
-            .then(|| hub::api(settings, cache.clone()))
-            .transpose()
-            .map_err(|e| Error::user(by_hand(id, &e.to_string())))?;
+        let mut hub = hub::Hub::new(Kind::Dataset, id, settings)?;
+        if !settings.offline {
+            hub.connect(settings)?;
+        }
         let id = id.to_string();
-        Ok(Self { id, cache, api })
-    }
-
-    fn repo(&self, revision: &str) -> Repo {
-        Repo::with_revision(self.id.clone(), RepoType::Dataset, revision.into())
-    }
-
-    fn cache(&self, revision: &str) -> CacheRepo {
-        self.cache.repo(self.repo(revision))
+        Ok(Self { id, hub })
     }
 
     /// The commit of a branch, tag or commit, and the names of its files: the cached ones when offline.
     fn listing(&self, revision: &str) -> Result<(String, Vec<String>)> {
-        if let Some(api) = &self.api {
-            let RepoInfo { sha, siblings } = api
-                .repo(self.repo(revision))
-                .info()
-                .map_err(|e| self.refused("its list of files", &e))?;
-            return Ok((sha, siblings.into_iter().map(|s| s.rfilename).collect()));
+        if self.hub.is_connected() {
+            let listing = self.hub.listing(revision);
+            let listing = listing.map_err(|e| self.refused("its list of files", e))?;
+            return Ok((listing.commit, listing.names));
         }
-        let commit = if is_commit(revision) {
-            Some(revision.to_string())
-        } else {
-            let folder = self.cache.path().join(self.repo(revision).folder_name());
-            let text = std::fs::read_to_string(folder.join("refs").join(revision)).ok();
-            text.map(|t| t.trim().to_string())
-        };
-        let found = commit.map(|commit| (self.cache(revision).pointer_path(&commit), commit));
+        let found = self
+            .hub
+            .commit(revision)
+            .map(|commit| (self.hub.snapshot(&commit), commit));
         match found.filter(|(dir, _)| dir.is_dir()) {
             Some((dir, commit)) => Ok((commit, names(&dir)?)),
             None => Err(self.offline("nothing of it")),
@@ -358,19 +344,14 @@ impl Hub {
 
     /// The files of a data set, in its order.
     fn files(&self, set: &DataSet) -> Result<Vec<PathBuf>> {
-        let snapshot = self.cache(&set.revision).pointer_path(&set.revision);
         let one = |name: &String| {
-            let cached = snapshot.join(name);
-            if cached.is_file() {
-                return Ok(cached);
+            if self.hub.is_connected() {
+                let found = self.hub.fetch(&set.revision, name, &HUB_FILE);
+                return found.map(|f| f.path).map_err(|e| self.refused(name, e));
             }
-            match &self.api {
-                None => Err(self.offline(&format!("no {name} of commit {}", set.revision))),
-                Some(api) => api
-                    .repo(self.repo(&set.revision))
-                    .download(name)
-                    .map_err(|e| self.refused(name, &e)),
-            }
+            let found = self.hub.cached(&set.revision, name);
+            let found = found.map_err(|e| Error::user(by_hand(&self.id, &e.to_string())))?;
+            found.ok_or_else(|| self.offline(&format!("no {name} of commit {}", set.revision)))
         };
         set.files.iter().map(one).collect()
     }
@@ -380,25 +361,28 @@ impl Hub {
         Error::user(by_hand(&self.id, &why))
     }
 
-    fn refused(&self, what: &str, e: &ApiError) -> Error {
+    fn refused(&self, what: &str, fault: Fault) -> Error {
         let id = &self.id;
-        Error::user(match status(e) {
-            Some(401 | 403) => format!(
+        Error::user(match fault {
+            Fault::Refused => format!(
                 "data set {id}: the hub refuses {what} (gated data set, or the id does not exist). Accept its terms on its page, \
                  then set HF_TOKEN; {}",
                 without_network(id)
             ),
-            Some(404) => by_hand(
+            Fault::Absent => by_hand(
                 id,
                 &format!("{what} was not found on the hub (no such data set, or no such revision)"),
             ),
-            _ => by_hand(id, &format!("{what} could not be downloaded: {e}")),
+            Fault::Failed(why) => by_hand(id, &format!("{what} could not be downloaded: {why}")),
+            Fault::Other(source) => {
+                let context = format!("data set {id}");
+                return Error::Context {
+                    context,
+                    source: Box::new(source),
+                };
+            }
         })
     }
-}
-
-fn is_commit(revision: &str) -> bool {
-    revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 fn without_network(id: &str) -> String {

@@ -1,8 +1,8 @@
 //! Tests of `hub_data` against a server in this process.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use super::hub::tests::server::{Files, Log, listing, serve};
 use super::*;
+use crate::hub::tests::server::{Files, Log, listing, serve};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const NAMES: [&str; 5] = [
@@ -42,6 +42,7 @@ fn settings(cache: &Path, endpoint: &str, offline: bool) -> HubSettings {
         endpoint: Some(endpoint.into()),
         token: Some("secret".into()),
         offline,
+        ..HubSettings::default()
     }
 }
 

@@ -12,9 +12,8 @@ use crate::tensor::DType;
 fn offline(cache: &Path) -> HubSettings {
     HubSettings {
         cache: cache.to_path_buf(),
-        endpoint: None,
-        token: None,
         offline: true,
+        ..HubSettings::default()
     }
 }
 

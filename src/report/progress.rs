@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::console::{self, Bar, Stream};
 use crate::words;
@@ -28,6 +28,7 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Progress {
     form: Form,
+    unit: Unit,
     label: String,
     total: u64,
     begun: Instant,
@@ -39,6 +40,32 @@ pub struct Progress {
 
 /// A step's number, and whether it was shown.
 type Step = (u64, bool);
+
+/// What a job is counted in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Steps,
+    Bytes,
+}
+
+impl Unit {
+    /// How far a job is, as `3/60` or `1.50 MiB/2.00 GiB`.
+    fn of(self, done: u64, total: u64) -> String {
+        match self {
+            Self::Steps => format!("{done}/{total}"),
+            Self::Bytes => format!("{}/{}", BinaryBytes(done), BinaryBytes(total)),
+        }
+    }
+
+    fn template(self) -> &'static str {
+        match self {
+            Self::Steps => "{prefix} {wide_bar:.cyan/dim} {pos}/{len} {msg} {eta} {spinner}",
+            Self::Bytes => {
+                "{prefix} {wide_bar:.cyan/dim} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} {spinner}"
+            }
+        }
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
@@ -52,14 +79,22 @@ enum Form {
 impl Progress {
     /// Starts at step `done` of `total`; `label` names the job.
     pub fn new(label: &str, done: u64, total: u64) -> Self {
+        Self::begin(Unit::Steps, label, done, total)
+    }
+
+    /// Starts at byte `done` of `total`; the steps are bytes.
+    pub fn bytes(label: &str, done: u64, total: u64) -> Self {
+        Self::begin(Unit::Bytes, label, done, total)
+    }
+
+    fn begin(unit: Unit, label: &str, done: u64, total: u64) -> Self {
         // A bar and a line of progress are one line, whatever the job is named after.
         let label = &words::piece(label);
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let form = if total > 0 && std::io::stderr().is_terminal() {
             let id = NEXT.fetch_add(1, Ordering::Relaxed);
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let template = "{prefix} {wide_bar:.cyan/dim} {pos}/{len} {msg} {eta} {spinner}";
-            if let Ok(style) = ProgressStyle::with_template(template) {
+            if let Ok(style) = ProgressStyle::with_template(unit.template()) {
                 bar.set_style(style.progress_chars("━━─"));
             }
             let bar = bar.with_prefix(label.to_string()).with_position(done);
@@ -69,7 +104,8 @@ impl Progress {
             Form::Plain
         };
         let mut progress = Self::of(form, label, total);
-        progress.watch = watch(form, label.to_string(), done, total);
+        progress.unit = unit;
+        progress.watch = watch(form, unit, label.to_string(), done, total);
         progress
     }
 
@@ -86,6 +122,7 @@ impl Progress {
     fn of(form: Form, label: &str, total: u64) -> Self {
         Self {
             form,
+            unit: Unit::Steps,
             label: label.to_string(),
             total,
             begun: Instant::now(),
@@ -101,13 +138,16 @@ impl Progress {
     pub fn step(&mut self, step: u64, values: &[(&str, f64)]) {
         let seconds = self.last_step.elapsed().as_secs_f64();
         self.last_step = Instant::now();
-        let message = step_message(values, seconds);
+        let message = match self.unit {
+            Unit::Steps => step_message(values, seconds),
+            Unit::Bytes => String::new(),
+        };
         let shown = self.form != Form::Plain || self.plain_is_due(step);
         match self.form {
             Form::Bar(id) => console::bar(id, Bar::Move(step, message)),
             Form::Plain if shown => {
                 self.last_plain = Some(Instant::now());
-                let line = plain_line(&self.label, step, self.total, &message);
+                let line = plain_line(&self.label, self.unit.of(step, self.total).as_str(), &message);
                 console::line(Stream::Err, line);
             }
             Form::Plain | Form::Hidden => {}
@@ -139,7 +179,7 @@ impl Progress {
 }
 
 /// Starts the thread that shows a job to be alive.
-fn watch(form: Form, label: String, done: u64, total: u64) -> Option<Sender<Step>> {
+fn watch(form: Form, unit: Unit, label: String, done: u64, total: u64) -> Option<Sender<Step>> {
     if form == Form::Hidden {
         return None;
     }
@@ -147,7 +187,10 @@ fn watch(form: Form, label: String, done: u64, total: u64) -> Option<Sender<Step
     let thread = std::thread::Builder::new().name("progress".into());
     let show = move |step: u64, silent: Duration| match form {
         Form::Bar(id) => console::bar(id, Bar::Tick),
-        _ => console::line(Stream::Err, still_line(&label, step, total, silent)),
+        _ => console::line(
+            Stream::Err,
+            still_line(&label, &unit.of(step, total), total, silent),
+        ),
     };
     let every = move |young: bool| match form {
         Form::Bar(_) => WATCH_EVERY,
@@ -210,16 +253,16 @@ fn step_message(values: &[(&str, f64)], seconds: f64) -> String {
     parts.join("  ")
 }
 
-fn still_line(label: &str, step: u64, total: u64, silent: Duration) -> String {
+fn still_line(label: &str, done: &str, total: u64, silent: Duration) -> String {
     let seconds = silent.as_secs_f64();
     match total {
         0 => format!("{label}  {seconds:.0} s"),
-        _ => format!("{label} {step}/{total}  {seconds:.0} s since"),
+        _ => format!("{label} {done}  {seconds:.0} s since"),
     }
 }
 
-fn plain_line(label: &str, step: u64, total: u64, message: &str) -> String {
-    format!("{label} {step}/{total}  {message}")
+fn plain_line(label: &str, done: &str, message: &str) -> String {
+    format!("{label} {done}  {message}").trim_end().to_string()
 }
 
 #[cfg(test)]
@@ -231,8 +274,13 @@ mod tests {
     fn messages_read_well() {
         let message = step_message(&[("reward", 0.51234), ("kl", -0.0004)], 1.5);
         assert_eq!(message, "reward 0.512  kl -0.000  1.50 s/step");
-        assert_eq!(plain_line("train", 3, 60, "x"), "train 3/60  x");
+        assert_eq!(plain_line("train", &Unit::Steps.of(3, 60), "x"), "train 3/60  x");
         assert_eq!(step_message(&[], 0.0021), "2.1 ms/step");
+        let bytes = Unit::Bytes.of(3 << 20, 5 << 30);
+        assert_eq!(
+            plain_line("downloading x", &bytes, ""),
+            "downloading x 3.00 MiB/5.00 GiB"
+        );
     }
 
     #[test]
@@ -270,7 +318,7 @@ mod tests {
     #[test]
     fn a_wait_says_for_what_and_how_long() {
         let seven = Duration::from_secs(7);
-        assert_eq!(still_line("train", 0, 60, seven), "train 0/60  7 s since");
-        assert_eq!(still_line("loading tiny", 0, 0, seven), "loading tiny  7 s");
+        assert_eq!(still_line("train", "0/60", 60, seven), "train 0/60  7 s since");
+        assert_eq!(still_line("loading tiny", "0/0", 0, seven), "loading tiny  7 s");
     }
 }

@@ -14,8 +14,9 @@ use lexer::{Token, tokens};
 /// The one statement of the layers: every room (top-level module) with its height. A room may name rooms of lower
 /// height; rooms of equal height may name one another, in one direction only.
 ///
-/// `text`, `data`, `report` and `demo` are side rooms without a GPU: they stand on `run`, `file`, `config`, `error` and `rng`, and
-/// everything from `model` upwards may use them. `text` reads the records of `data`.
+/// `text`, `data`, `hub`, `report` and `demo` are side rooms without a GPU: they stand on `run`, `file`, `config`, `error` and `rng`, and
+/// everything from `model` upwards may use them. `text` reads the records of `data`; `hub` shows its
+/// progress through `report`.
 const ROOMS: &[(&str, u32)] = &[
     ("cli", 80),
     ("sweep", 75),
@@ -32,6 +33,7 @@ const ROOMS: &[(&str, u32)] = &[
     ("advantage", 35),
     ("tensor", 30),
     ("gpu", 20),
+    ("hub", 11),
     ("text", 10),
     ("report", 10),
     ("demo", 10),
@@ -46,10 +48,10 @@ const ROOMS: &[(&str, u32)] = &[
 
 /// Why the edge `from` → `to` is wrong although `to` is lower, if it is.
 fn forbidden(from: &str, to: &str) -> Option<&'static str> {
-    let side = |room| matches!(room, "text" | "data" | "report" | "demo");
+    let side = |room| matches!(room, "text" | "data" | "hub" | "report" | "demo");
     match (from, to) {
         ("kernels" | "tensor" | "gpu", _) if side(to) => Some("side rooms are used from `model` upwards"),
-        ("rollout", "text" | "data") => Some("sampling sees token ids only"),
+        ("rollout", "text" | "data" | "hub") => Some("sampling sees token ids only"),
         _ => None,
     }
 }
