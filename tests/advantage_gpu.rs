@@ -143,7 +143,7 @@ fn every_rule_agrees_with_float64() {
                 assert!(rule.pass(m).is_err(), "{rule} m={m}");
                 continue;
             }
-            let got = reduce_groups(&gpu, &rule, &rewards, m, context).unwrap();
+            let got = reduce_groups(&gpu, rule, &rewards, m, context).unwrap();
             for (g, group) in rewards.chunks_exact(m).enumerate() {
                 let want = rule.group_with(group, &context(g)).unwrap();
                 let error = worst(&got.advantages[g * m..(g + 1) * m], &want.advantages);
@@ -173,13 +173,13 @@ fn a_hundred_thousand_groups() {
     let (groups, m) = (100_000, 11);
     let rewards = draw(9, groups * m, 0.0, 1.0);
     for rule in Rule::ALL {
-        let all = reduce_groups(&gpu, &rule, &rewards, m, context).unwrap();
+        let all = reduce_groups(&gpu, rule, &rewards, m, context).unwrap();
         assert_eq!(all.advantages.len(), groups * m);
         assert_eq!(all.no_signal.len(), groups);
         for g in [0, 1, 65_534, 65_535, 99_999] {
             let at = g * m..(g + 1) * m;
             let own = &rewards[at.clone()];
-            let alone = reduce_groups(&gpu, &rule, own, m, |_| context(g)).unwrap();
+            let alone = reduce_groups(&gpu, rule, own, m, |_| context(g)).unwrap();
             assert_eq!(all.advantages[at], alone.advantages, "{rule} group {g}");
             assert_eq!(all.no_signal[g], alone.no_signal[0], "{rule} group {g}");
             let want = rule.group_with(own, &context(g)).unwrap();
@@ -211,7 +211,7 @@ fn large_calls_are_cut_into_dispatches() {
 fn bad_rewards_and_splits_are_refused() {
     let gpu = open_gpu();
     let refuse = |rule: &Rule, rewards: &[f64], m: usize, words: &str| {
-        let error = reduce_groups(&gpu, &rule, rewards, m, context).unwrap_err();
+        let error = reduce_groups(&gpu, rule, rewards, m, context).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{error}");
         assert!(error.to_string().contains(words), "{error}");
     };

@@ -359,9 +359,12 @@ impl Weaver {
                 apply(ops::SOLID, Expr::Slice(Spanned::new(slice, span)), Vec::new())
             }
             Expr::UnaryOp(e) => {
-                let op = match e.op {
-                    UnaryOpKind::Not => UnaryOpKind::Not,
-                    UnaryOpKind::Neg => UnaryOpKind::Neg,
+                // The kind is not `Clone`.
+                let negated = matches!(e.op, UnaryOpKind::Neg);
+                let op = if negated {
+                    UnaryOpKind::Neg
+                } else {
+                    UnaryOpKind::Not
                 };
                 let expr = self.expr(&e.expr);
                 Expr::UnaryOp(Spanned::new(ast::UnaryOp { op, expr }, span))

@@ -61,4 +61,8 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "judge",
         run: answers::judge,
     },
+    Target {
+        name: "hub",
+        run: answers::hub,
+    },
 ];
