@@ -39,7 +39,7 @@ pub(crate) fn judge(u: &mut Unstructured<'_>, _: &Path) -> Drawn<Result<()>> {
         twist(u, &mut body)?;
     }
     let body = written(u, &body)?;
-    Ok(judge::read_answer(&body).map(drop))
+    Ok(judge::read_answer(&body).map(drop).map_err(Error::user))
 }
 
 const ENDPOINT: &str = "https://hub.example";
