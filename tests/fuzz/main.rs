@@ -14,6 +14,8 @@
 //! `cargo test --release --test fuzz -- NAME…` runs the targets whose names hold one of the words;
 //! `cargo test --test fuzz -- NAME=CASE` runs one case alone and lets its panic or overflow be seen.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod make;
 mod targets;
 
