@@ -234,7 +234,7 @@ pub const GGUF_TAIL: Limit = Limit::bytes("size of what follows the last tensor"
 /// Module names, blocks or patterns in one setting of an adapter; a setting for each layer of the largest models is far below.
 pub const ADAPTER_NAMES: Limit = Limit::count("length of an adapter's setting", 1 << 16, "entries");
 /// Regular expressions in one setting of an adapter.
-pub const ADAPTER_PATTERNS: Limit = Limit::count("length of an adapter's setting", 1 << 12, "patterns");
+pub const ADAPTER_PATTERNS: Limit = Limit::count("number of an adapter's patterns", 1 << 12, "patterns");
 /// A regular expression of an adapter's setting.
 pub const ADAPTER_PATTERN: Limit = Limit::bytes("length of an adapter's pattern", 1 << 16);
 /// Tokens that end a response.
@@ -323,6 +323,37 @@ pub const ALL: &[&Limit] = &[
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    /// `docs/reference/limits.md` as this list makes it.
+    fn page() -> String {
+        let mut out = format!(
+            "# Limits\n\nWhat a file, a server or a template may make this program take. Each limit is told before memory is taken. The limits are\n\
+             far above what real files need. `--max-file-memory SIZE` (or `TEA_MAX_FILE_MEMORY`) raises all of them in proportion, but\n\
+             those in levels, which protect the stack: its default is {}.\n\n\
+             This page is made from `src/file/limits.rs`: `TEA_WRITE_DOCS=1 cargo test --lib file::limits` writes it, and a test compares.\n\n\
+             | what | at most | with `--max-file-memory` |\n|---|--:|---|\n",
+            bytes(FILE_MEMORY)
+        );
+        for limit in ALL {
+            let raised = if limit.unit == Unit::Levels { "the same" } else { "more in proportion" };
+            out += &format!("| {} | {} | {raised} |\n", limit.what, limit.amount(limit.default));
+        }
+        out + "\nRanges of flags and settings are another matter: `src/config/range.rs` lists them, and an error names flag and range.\n"
+    }
+
+    #[test]
+    fn the_page_of_limits_is_this_list() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/limits.md");
+        if std::env::var_os("TEA_WRITE_DOCS").is_some() {
+            std::fs::write(path, page()).unwrap();
+        }
+        let written = std::fs::read_to_string(path).unwrap();
+        assert!(written == page(), "{path} is old: TEA_WRITE_DOCS=1 cargo test --lib file::limits");
+        let mut names: Vec<&str> = ALL.iter().map(|l| l.what).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len(), "two limits of one name");
+    }
 
     #[test]
     fn the_place_and_both_numbers_are_said() {
