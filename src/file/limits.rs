@@ -335,8 +335,16 @@ mod tests {
             bytes(FILE_MEMORY)
         );
         for limit in ALL {
-            let raised = if limit.unit == Unit::Levels { "the same" } else { "more in proportion" };
-            out += &format!("| {} | {} | {raised} |\n", limit.what, limit.amount(limit.default));
+            let raised = if limit.unit == Unit::Levels {
+                "the same"
+            } else {
+                "more in proportion"
+            };
+            out += &format!(
+                "| {} | {} | {raised} |\n",
+                limit.what,
+                limit.amount(limit.default)
+            );
         }
         out + "\nRanges of flags and settings are another matter: `src/config/range.rs` lists them, and an error names flag and range.\n"
     }
@@ -348,7 +356,10 @@ mod tests {
             std::fs::write(path, page()).unwrap();
         }
         let written = std::fs::read_to_string(path).unwrap();
-        assert!(written == page(), "{path} is old: TEA_WRITE_DOCS=1 cargo test --lib file::limits");
+        assert!(
+            written == page(),
+            "{path} is old: TEA_WRITE_DOCS=1 cargo test --lib file::limits"
+        );
         let mut names: Vec<&str> = ALL.iter().map(|l| l.what).collect();
         names.sort_unstable();
         names.dedup();

@@ -102,11 +102,7 @@ impl Build {
     fn tensor(mut self, name: &str, shape: &[usize], kind: u32) -> Self {
         let n: usize = shape.iter().product();
         let bytes = match kind {
-            // A scale with every bit of its exponent set would be infinite.
-            8 => (0..n / 32 * 34)
-                .map(|i| i as u8)
-                .map(|byte| if byte & 0x7c == 0x7c { byte & 0x7b } else { byte })
-                .collect(),
+            8 => counted(n / 32 * 34),
             _ => (0..n).flat_map(|i| (i as f32).to_le_bytes()).collect(),
         };
         self.tensors.push((name.to_string(), shape.to_vec(), kind, bytes));
@@ -186,6 +182,12 @@ fn message<T>(result: Result<T>) -> String {
     text
 }
 
+/// Bytes of quantised blocks: counted up, but that a scale with every bit of its exponent set would be infinite.
+fn counted(n: usize) -> Vec<u8> {
+    let finite = |byte: u8| if byte & 0x7c == 0x7c { byte & 0x7b } else { byte };
+    (0..n).map(|i| finite(i as u8)).collect()
+}
+
 #[test]
 fn whole_model_reads() {
     let (_dir, path) = written(&model("llama").bytes());
@@ -220,7 +222,7 @@ fn whole_model_reads() {
 #[test]
 fn llama_rows_are_put_into_half_order_and_others_kept() {
     let row = |t: &[u8], r: usize| t[r * 34..(r + 1) * 34].to_vec();
-    let raw: Vec<u8> = (0..8 * 34).map(|i| i as u8).collect();
+    let raw = counted(8 * 34);
     let (_dir, path) = written(&model("llama").bytes());
     let store = open_weights(&path).unwrap();
     let q = store.get("model.layers.0.self_attn.q_proj.weight").unwrap();

@@ -229,8 +229,8 @@ mod tests {
                 "of shape [2] has 4 bytes, and F32 has 32 bits",
             ),
             (one("F4", "[3]", "[0,2]", 2), "has 4 bits"),
-            (one("NOPE", "[1]", "[0,4]", 4), "element type \"NOPE\""),
-            (one("F32", "[-1]", "[0,4]", 4), "expected u64"),
+            (one("NOPE", "[1]", "[0,4]", 4), "unknown variant `NOPE`"),
+            (one("F32", "[-1]", "[0,4]", 4), "expected usize"),
             (
                 one("F32", &format!("[{big},{big}]"), "[0,4]", 4),
                 "impossibly large",

@@ -10,6 +10,7 @@
 //! | `TEA_FUZZ_SECONDS` | seconds a target; 2 unless set |
 //! | `TEA_FUZZ_JOBS` | targets at the same time; the number of processors unless set |
 //! | `TEA_FUZZ_FROM` | the first case; 0 unless set |
+//! | `TEA_FUZZ_PATIENCE` | seconds that a case may take; 20 unless set |
 //!
 //! `cargo test --release --test fuzz -- NAME…` runs the targets whose names hold one of the words;
 //! `cargo test --test fuzz -- NAME=CASE` runs one case alone and lets its panic or overflow be seen.
@@ -31,8 +32,8 @@ use rand_chacha::ChaCha8Rng;
 
 use targets::{TARGETS, Target};
 
-/// Longest that a case may take; the machine may be slow and the build without optimisation.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest that a case may take, in seconds; the machine may be slow and the build without optimisation.
+const PATIENCE: u64 = 20;
 /// Memory that a target may take, in bytes: the limits of files are lowered below it.
 const MEMORY: u64 = 3 << 30;
 /// Bytes of an error's message at the most.
@@ -143,6 +144,7 @@ fn watch(target: &Target) -> Result<(), String> {
         .stderr(out)
         .spawn()
         .map_err(|e| e.to_string())?;
+    let patience = Duration::from_secs(number("TEA_FUZZ_PATIENCE", PATIENCE));
     let (mut last, mut since) = (None, Instant::now());
     let status = loop {
         if let Some(status) = process.try_wait().map_err(|e| e.to_string())? {
@@ -153,8 +155,8 @@ fn watch(target: &Target) -> Result<(), String> {
             (last, since) = (now, Instant::now());
         }
         let memory = resident(&process);
-        let why = if since.elapsed() > PATIENCE {
-            Some(format!("a case took more than {} s", PATIENCE.as_secs()))
+        let why = if since.elapsed() > patience {
+            Some(format!("a case took more than {} s", patience.as_secs()))
         } else if memory > MEMORY {
             Some(format!("{} MiB taken", memory >> 20))
         } else {
