@@ -5,9 +5,13 @@
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 use super::limits::Limit;
 use crate::error::{Error, Result};
+
+/// How long a pipe may be without a writer.
+const WRITER: Duration = Duration::from_secs(5);
 
 /// Opens a regular file for reading, also through a link.
 ///
@@ -86,10 +90,44 @@ pub fn read_text(path: &Path, limit: &Limit) -> Result<String> {
 
 fn open(path: &Path, pipes: bool) -> Result<File> {
     // Asked before opening, since to open a pipe waits for a writer; asked again, since the path may name another file by then.
-    allowed(path, &std::fs::metadata(path).map_err(Error::io(path))?, pipes)?;
-    let file = File::open(path).map_err(Error::io(path))?;
+    let found = std::fs::metadata(path).map_err(Error::io(path))?;
+    allowed(path, &found, pipes)?;
+    let opened = if is_pipe(&found) {
+        opened_soon(path)?
+    } else {
+        File::open(path)
+    };
+    let file = opened.map_err(Error::io(path))?;
     allowed(path, &file.metadata().map_err(Error::io(path))?, pipes)?;
     Ok(file)
+}
+
+fn is_pipe(found: &Metadata) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        found.file_type().is_fifo()
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = found;
+        false
+    }
+}
+
+/// Opens a pipe, which waits for its writer: not for ever.
+fn opened_soon(path: &Path) -> Result<std::io::Result<File>> {
+    let (done, opened) = std::sync::mpsc::channel();
+    let name = path.to_path_buf();
+    // The thread goes on waiting where nobody comes; it ends with the process.
+    std::thread::spawn(move || drop(done.send(File::open(name))));
+    opened.recv_timeout(WRITER).map_err(|_| {
+        Error::user(format!(
+            "{}: a pipe that nobody has opened for writing within {} s: start its writer first",
+            path.display(),
+            WRITER.as_secs()
+        ))
+    })
 }
 
 fn allowed(path: &Path, found: &Metadata, pipes: bool) -> Result<()> {
@@ -161,5 +199,13 @@ mod tests {
         assert!(made.success());
         let said = regular(&path).unwrap_err().to_string();
         assert!(said.contains("a pipe"), "{said}");
+        let said = regular_or_pipe(&path).unwrap_err().to_string();
+        assert!(said.contains("nobody has opened for writing"), "{said}");
+        let writer = path.clone();
+        let writes = std::thread::spawn(move || std::fs::write(writer, "rows"));
+        let mut text = String::new();
+        regular_or_pipe(&path).unwrap().read_to_string(&mut text).unwrap();
+        writes.join().unwrap().unwrap();
+        assert_eq!(text, "rows");
     }
 }

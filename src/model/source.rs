@@ -10,7 +10,7 @@ use super::gguf::Gguf;
 use super::hub::{self, HubSettings};
 use super::spec::ModelSpec;
 use crate::error::{Context, Error, Result};
-use crate::file::limits::SETTINGS_FILE;
+use crate::file::limits::{SETTINGS_FILE, TOKENIZER_FILE};
 use crate::file::open;
 use crate::run::checksums::check_model;
 use crate::tensor::DType;
@@ -84,7 +84,12 @@ impl ModelFiles {
         match self {
             Self::Dir(dir) | Self::Hub { dir, .. } => {
                 let path = dir.join(name);
-                match open::read(&path, &SETTINGS_FILE) {
+                let limit = if name == "tokenizer.json" {
+                    &TOKENIZER_FILE
+                } else {
+                    &SETTINGS_FILE
+                };
+                match open::read(&path, limit) {
                     Ok(bytes) => Ok(Some(bytes)),
                     Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
                     Err(e) => Err(e),

@@ -79,7 +79,7 @@ fn synthetic_prints_writes_and_repeats() {
     }
     tea(&["diagnose", "synthetic", "--sizes", "40"]).refused(&["--sizes holds 40", "too small"]);
     tea(&["diagnose", "synthetic", "--bon", "4"]).refused(&["N = 4"]);
-    tea(&["diagnose", "synthetic", "--replicates", "1"]).refused(&["--replicates is 1"]);
+    tea(&["diagnose", "synthetic", "--replicates", "1"]).refused(&["'1' for '--replicates <", "from 2 to"]);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn laws_compare_the_rules() {
         "diagnose", "laws", "--draws", "60", "--sizes", "64", "--output", out,
     ])
     .refused(&["--draws 60"]);
-    tea(&["diagnose", "laws", "--sizes", "1", "--output", out]).refused(&["group size is 1"]);
+    tea(&["diagnose", "laws", "--sizes", "1", "--output", out]).refused(&["'1' for '--sizes <M", "from 2 to"]);
 }
 
 #[test]

@@ -223,13 +223,13 @@ fn what_cannot_be_evaluated_is_refused_before_anything_is_written() {
         place.run(&line).refused(parts);
         assert!(!place.at("bad").exists(), "{flags}: something was written");
     }
-    // A reward that is not finite names its sample; what is stored can be read.
+    // Weights that are no numbers are named before anything is written.
     let nan = "eval --model policy --reward-model reward-nan --prompts prompts.jsonl --samples 2 --max-completion-length 4 --output nan";
-    place.run(nan).refused(&["NaN", "sample 0"]);
-    assert_eq!(place.read("nan/completions.jsonl"), "");
-    place.run("compare nan nan").refused(&["twice"]);
+    place.run(nan).refused(&["NaN", "score.weight"]);
+    assert!(!place.at("nan").exists());
 
     done(place.eval("e", "--num-prompts 2"));
+    place.run("compare e e").refused(&["twice"]);
     place
         .eval("e", "--num-prompts 2")
         .refused(&["already holds an evaluation", "--overwrite"]);

@@ -266,7 +266,7 @@ fn searches_that_cannot_be_are_refused() {
     tea(&search(&["--model", &policy, "--reward-model", &reward])).refused(&["--prompts"]);
     tea(&search(&["--model", &policy, "--prompts", &prompts])).refused(&["--reward-model"]);
     tea(&["search"]).refused(&["--budget"]);
-    tea(&of_files(&policy, &at("reward-nan"), &prompts, &[])).refused(&["NaN", "finite"]);
+    tea(&of_files(&policy, &at("reward-nan"), &prompts, &[])).refused(&["NaN", "score.weight"]);
     tea(&of_files(&policy, &policy, &prompts, &[])).refused(&["--reward-model"]);
 }
 
