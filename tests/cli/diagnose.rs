@@ -114,7 +114,8 @@ fn laws_compare_the_rules() {
         "diagnose", "laws", "--draws", "60", "--sizes", "64", "--output", out,
     ])
     .refused(&["--draws 60"]);
-    tea(&["diagnose", "laws", "--sizes", "1", "--output", out]).refused(&["'1' for '--sizes <M", "from 2 to"]);
+    tea(&["diagnose", "laws", "--sizes", "1", "--output", out])
+        .refused(&["'1' for '--sizes <M", "from 2 to"]);
 }
 
 #[test]
