@@ -15,7 +15,7 @@
 //! | [`tensor`] | shape + dtype + buffer handle |
 //! | [`gpu`] | the only module that names `wgpu` |
 //! | [`run`] | a directory that a command writes: lock, marker, checksums |
-//! | [`file`] | every file that is read or written goes through here: what may be opened, the limits, whole or not at all |
+//! | [`mod@file`] | every file that is read or written goes through here: what may be opened, the limits, whole or not at all |
 //! | [`config`], [`error`], [`rng`] | typed settings; the error type; counter-based random numbers |
 //! | [`words`] | text of others within messages, tables and terminals; keys that nothing shows |
 //!

@@ -201,6 +201,10 @@ mod tests {
         assert!(said.contains("a pipe"), "{said}");
         let said = regular_or_pipe(&path).unwrap_err().to_string();
         assert!(said.contains("nobody has opened for writing"), "{said}");
+        // Another pipe: who waited for this one's writer still does.
+        let path = dir.path().join("written");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
         let writer = path.clone();
         let writes = std::thread::spawn(move || std::fs::write(writer, "rows"));
         let mut text = String::new();

@@ -2,7 +2,7 @@
 //!
 //! Everything that the program writes to a disk is written here, or in [`dirs`](super::dirs) for directories. A file is made
 //! under a name that nobody had before, so that no link is followed; its permissions are those of the user's mask. What
-//! grows line by line is opened by [`append`], which follows no link and writes to no file that has a second name.
+//! grows line by line is opened by `append`, which follows no link and writes to no file that has a second name.
 
 use std::fs::{self, File, Metadata};
 use std::hash::{BuildHasher, Hasher};

@@ -117,7 +117,7 @@ impl GroupReducer {
     /// For up to `capacity` groups of `m` in one call.
     ///
     /// # Errors
-    /// The rule does not fit groups of `m` or `m` is outside 2 to [`MAX_GROUP`] (bugs), or out of memory.
+    /// The rule does not fit groups of `m` or `m` is outside 2 to [`MAX_GROUP`](crate::advantage::pass::MAX_GROUP) (bugs), or out of memory.
     pub fn new(gpu: &Gpu, pass: &Pass, capacity: usize, m: usize) -> Result<Self> {
         pass.check(m)?;
         let plan = Plan::new(pass, m);

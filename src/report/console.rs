@@ -248,7 +248,7 @@ pub fn line(stream: Stream, line: impl std::fmt::Display) {
     styled(stream, plain(line));
 }
 
-/// As [`line`], for text that holds our own colours: what others have said in it is plain already.
+/// As [`line()`], for text that holds our own colours: what others have said in it is plain already.
 pub fn styled(stream: Stream, line: impl std::fmt::Display) {
     console().push(Message::Text(stream, format!("{line}\n")));
 }
