@@ -468,7 +468,7 @@ fn bad_input_is_refused_before_anything_is_written() {
         ),
         (
             "sft --data one.jsonl --eval-fraction 1",
-            &["--eval-fraction is 1"],
+            &["'1' for '--eval-fraction", "below 1"],
         ),
         ("sft --data one.jsonl --lora-rank 0", &["--lora-rank"]),
         (
