@@ -5,7 +5,9 @@
 //     ψ = Σ_gaps below r, above q of g·(1 + a·P + b·Q) / α,   u = max(ψ, 0),   A = u − mean(u)
 // The Gaussian tail (TEA) stands in where λ₂ ≤ min_scale, ξ is outside, or κ_L ≤ 0.
 // flags: 1 where the group gives no signal, 2 where the Gaussian tail stood in (not where the tail's rewards are equal).
-// A workgroup a group; overwrites curve (G, M, scratch), advantages, flags.
+// tails (G): q, e, s, κ, where e and s are the mean excess and the deviation of the k largest, and q + e + κ·s is the
+// predicted best of N: κ = (e/(k−1) + κ_L·λ₂)/s, or the Gaussian tail's.
+// A workgroup a group; overwrites curve (G, M, scratch), advantages, flags, tails.
 // Appended: shared/row_reduce.wgsl, shared/ordered.wgsl.
 
 override LANES: u32 = 8u;
@@ -34,20 +36,22 @@ var<immediate> p: Params;
 @group(0) @binding(4) var<storage, read_write> curve: array<f32>;
 @group(0) @binding(5) var<storage, read_write> advantages: array<f32>;
 @group(0) @binding(6) var<storage, read_write> flags: array<u32>;
+@group(0) @binding(7) var<storage, read_write> tails: array<vec4<f32>>; // q, e, s, κ
 
 // Slope of the score: 1 + linear·P + quadratic·Q; fitted is false where the Gaussian tail stands in.
 struct Fit {
     fitted: bool,
+    kappa: f32, // κ_L
     linear: f32,
     quadratic: f32,
 }
 
 fn fit_of(scale: f32, third: f32) -> Fit {
-    if scale <= p.min_scale { return Fit(false, 0.0, 0.0); }
+    if scale <= p.min_scale { return Fit(false, 0.0, 0.0, 0.0); }
     let raw = third / scale;
     let skewness = fma(p.weight, raw, p.prior);
     let shape = (3.0 * skewness - 1.0) / (1.0 + skewness);
-    if !(shape >= LEAST_SHAPE && shape < SHAPE_LIMIT) { return Fit(false, 0.0, 0.0); }
+    if !(shape >= LEAST_SHAPE && shape < SHAPE_LIMIT) { return Fit(false, 0.0, 0.0, 0.0); }
     let at = (shape - LEAST_SHAPE) * PER_UNIT;
     let cell = min(u32(at), arrayLength(&cubics) - 1u);
     let t = at - f32(cell);
@@ -55,7 +59,7 @@ fn fit_of(scale: f32, third: f32) -> Fit {
     let kappa = fma(fma(fma(c.w, t, c.z), t, c.y), t, c.x);
     let slope = fma(fma(3.0 * c.w, t, 2.0 * c.z), t, c.y) * PER_UNIT;
     let quadratic = p.weight * slope * 4.0 / ((1.0 + skewness) * (1.0 + skewness));
-    return Fit(kappa > 0.0, kappa - quadratic * raw, quadratic);
+    return Fit(kappa > 0.0, kappa, kappa - quadratic * raw, quadratic);
 }
 
 fn rise(first: u32, t: u32, f: Fit) -> f32 {
@@ -96,7 +100,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         squares = fma(d, d, squares);
         total += rise(first, t, f);
     }
-    let bend = p.half_kappa / max(sqrt(reduce_add(lane, squares) * p.inverse_k), p.min_scale);
+    let deviation = sqrt(reduce_add(lane, squares) * p.inverse_k);
+    let bend = p.half_kappa / max(deviation, p.min_scale);
     let below = sum_before(lane, total);
     var within = 0.0;
     var scores = 0.0;
@@ -117,5 +122,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         if rank > low { u = curve[first + rank]; }
         advantages[first + i] = select(0.0, u - mean, signal);
     }
-    if lane == 0u { flags[g] = select(1u, 0u, signal) | select(2u, 0u, f.fitted || excess == 0.0); }
+    if lane == 0u {
+        flags[g] = select(1u, 0u, signal) | select(2u, 0u, f.fitted || excess == 0.0);
+        var kappa = 2.0 * p.half_kappa;
+        if f.fitted && deviation > 0.0 { kappa = (excess / f32(p.k - 1u) + f.kappa * scale) / deviation; }
+        tails[g] = vec4<f32>(q, excess, deviation, kappa);
+    }
 }

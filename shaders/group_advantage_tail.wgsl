@@ -3,7 +3,8 @@
 // over the k largest, the score is u = Σ_j weight_j · max(x/α · (1 + κ/(2s)·(x − 2e)), 0) and A = u − mean(u).
 // Working with the excess keeps rewards near 1e4 exact: x is one rounding away from the true difference.
 // q is built bit by bit; how ties at q enter the tail does not matter, since their x and ψ are 0.
-// flags: 1 where the group gives no signal (every advantage is 0). A workgroup a group; overwrites both.
+// flags: 1 where the group gives no signal (every advantage is 0). tails (G): q, e, s, κ of the last prefix, which is the
+// whole group; s without its lower bound. A workgroup a group; overwrites all three.
 // Appended: shared/row_reduce.wgsl, shared/sortable.wgsl.
 
 override LANES: u32 = 8u;
@@ -23,11 +24,13 @@ var<immediate> p: Params;
 @group(0) @binding(1) var<storage, read> prefixes: array<vec4<f32>>; // size, tail samples k, weight, 1/k
 @group(0) @binding(2) var<storage, read_write> advantages: array<f32>;
 @group(0) @binding(3) var<storage, read_write> flags: array<u32>;
+@group(0) @binding(4) var<storage, read_write> tails: array<vec4<f32>>; // q, e, s, κ
 
-// A prefix's tail: threshold, mean excess and κ / (2s).
+// A prefix's tail: threshold, mean excess, deviation and κ / (2s).
 struct Tail {
     q: f32,
     excess: f32,
+    deviation: f32,
     bend: f32,
 }
 
@@ -64,8 +67,8 @@ fn tail_of(first: u32, prefix: vec4<f32>, lane: u32) -> Tail {
         let x = rewards[first + i] - q;
         if x > 0.0 { squares = fma(x - excess, x - excess, squares); }
     }
-    let variance = (reduce_add(lane, squares) + ties * excess * excess) * prefix.w;
-    return Tail(q, excess, p.half_kappa / max(sqrt(variance), p.min_scale));
+    let deviation = sqrt((reduce_add(lane, squares) + ties * excess * excess) * prefix.w);
+    return Tail(q, excess, deviation, p.half_kappa / max(deviation, p.min_scale));
 }
 
 @compute @workgroup_size(LANES)
@@ -87,6 +90,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
             }
             if j > 0u { u += advantages[first + i]; }
             advantages[first + i] = u;
+        }
+        if lane == 0u && j + 1u == p.prefixes {
+            tails[g] = vec4<f32>(tail.q, tail.excess, tail.deviation, 2.0 * p.half_kappa);
         }
     }
     var sum = 0.0;

@@ -12,9 +12,9 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde_json::Value;
 use tea_wgpu::advantage::pass::MAX_GROUP;
 use tea_wgpu::advantage::{
-    Alpha, ChowParams, GroupContext, OracleParams, Rule, RuleOptions, TeaGpdParams, tea_gpd,
+    Alpha, ChowParams, GroupContext, OracleParams, Rule, RuleOptions, TailInfo, TeaGpdParams, tea_gpd,
 };
-use tea_wgpu::kernels::group_advantage::reduce_groups;
+use tea_wgpu::kernels::group_advantage::{TailStatistics, reduce_groups};
 
 /// Of the advantage itself: the accuracy asked for.
 const OWN: f64 = 1e-4;
@@ -123,6 +123,21 @@ fn golden_cases_of_every_rule() {
     }
 }
 
+/// The statistics that a tail pass left, against float64: within 1e-4, positions relative to the tail's own extent.
+fn tail_is(got: &TailStatistics, want: &TailInfo, of: &str) {
+    let extent = want.tail.mu - want.tail.q;
+    for (name, got, want, scale) in [
+        ("q", got.q, want.tail.q, extent),
+        ("mu", got.mu, want.tail.mu, extent),
+        ("sigma", got.sigma, want.tail.sigma, want.tail.sigma),
+        ("kappa", got.kappa, want.kappa, want.kappa),
+    ] {
+        // float64 itself rounds rewards near 1e6.
+        let allowed = OWN * scale.abs() + 1e-12 * want.abs();
+        assert!((got - want).abs() <= allowed, "{of}: {name} {got} {want}");
+    }
+}
+
 /// Groups of every kind in one call, at sizes around the lanes of a workgroup, prime, and the largest.
 #[test]
 fn every_rule_agrees_with_float64() {
@@ -153,6 +168,9 @@ fn every_rule_agrees_with_float64() {
                 );
                 let most = most.entry(rule.name()).or_default();
                 *most = most.max(error);
+                if let Some(want) = &want.tail {
+                    tail_is(&got.tails[g], want, &format!("{rule} m={m} group {g}"));
+                }
                 let peak = want.advantages.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
                 // Advantages below f32's range come out as 0.
                 assert!(

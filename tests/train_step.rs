@@ -108,14 +108,31 @@ fn parameters(model: &Model) -> Vec<Vec<f32>> {
     model.trainable().into_iter().map(read).collect()
 }
 
-/// The device's advantages of the last step against the rule in float64.
-fn advantages_are_the_rule_s(gpu: &Gpu, trainer: &Trainer<'_>, step: u64) {
-    let (rewards, advantages) = trainer.device.read(gpu).unwrap();
+/// The device's advantages and tail statistics of the last step against the rule in float64.
+fn groups_are_the_rule_s(gpu: &Gpu, trainer: &Trainer<'_>, step: u64) {
+    let held = trainer.device.read(gpu).unwrap();
     let m = trainer.config.num_generations;
-    for (place, (rewards, got)) in (0u64..).zip(rewards.chunks(m).zip(advantages.chunks(m))) {
+    let groups = held.rewards.chunks(m).zip(held.advantages.chunks(m));
+    for (place, (rewards, got)) in (0..).zip(groups) {
         let rewards: Vec<f64> = rewards.iter().map(|r| f64::from(*r)).collect();
-        let context = GroupContext::at(trainer.config.seed, step + 1, place);
-        let want = trainer.rule.group_with(&rewards, &context).unwrap().advantages;
+        let context = GroupContext::at(trainer.config.seed, step + 1, place as u64);
+        let group = trainer.rule.group_with(&rewards, &context).unwrap();
+        if let Some(want) = group.tail {
+            let got = held.tails[place];
+            assert_eq!(got.q, want.tail.q, "{}", trainer.rule);
+            for (got, want) in [
+                (got.mu - got.q, want.tail.mu - want.tail.q),
+                (got.sigma, want.tail.sigma),
+                (got.kappa, want.kappa),
+            ] {
+                assert!(
+                    (got - want).abs() <= 1e-4 * want.abs(),
+                    "{}: {got} {want}",
+                    trainer.rule
+                );
+            }
+        }
+        let want = group.advantages;
         let peak = want.iter().fold(0.0f64, |a, b| a.max(b.abs()));
         for (got, want) in got.iter().zip(&want) {
             let off = (f64::from(*got) - want).abs();
@@ -204,7 +221,7 @@ fn run_with(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, reward: &mut
     let mut made = None;
     let step = |step| {
         let metrics = trainer.step(step, reward).unwrap();
-        advantages_are_the_rule_s(gpu, &trainer, step);
+        groups_are_the_rule_s(gpu, &trainer, step);
         assert_eq!(
             metrics["host_waits/update"], 1,
             "one readback after the optimiser's step"

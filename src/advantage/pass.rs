@@ -121,6 +121,11 @@ impl Pass {
         matches!(self, Self::Split { .. })
     }
 
+    /// Whether it leaves each group's tail statistics.
+    pub fn has_tail(&self) -> bool {
+        matches!(self, Self::Tail { .. } | Self::Gpd { .. })
+    }
+
     /// Refuses sizes that a reduction cannot take; the rules say it to the user first, but for the largest group.
     ///
     /// # Errors

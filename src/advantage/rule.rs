@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::pass::Pass;
 use super::{
     Alpha, BonMeanParams, CatBonParams, ChowParams, CvarParams, GroupAdvantages, GroupContext, GrpoZParams,
-    MaxAtKParams, OracleParams, PkpoParams, PrefixTeaParams, Tail, TailInfo, TeaGpdParams, TeaParams,
+    MaxAtKParams, OracleParams, PkpoParams, PrefixTeaParams, TailInfo, TeaGpdParams, TeaParams,
     bon_max_mean, bon_max_second, bon_mean, cat_bon, check_finite, check_group_size, chow, cvar, grpo,
     grpo_z, max_at_k, oracle, pkpo, prefix_tea, rloo, tail_rl, tea, tea_gpd,
 };
@@ -244,26 +244,6 @@ impl Rule {
             Self::Chow(params) => params.selection(m, context),
             _ => Ok(Vec::new()),
         }
-    }
-
-    /// The tail of a group that the rule looks at, with its prediction; `None` where the rule has no tail.
-    ///
-    /// # Errors
-    /// As [`Rule::validate`].
-    pub fn tail(&self, rewards: &[f64]) -> Result<Option<TailInfo>> {
-        let m = rewards.len();
-        let (alpha, kappa) = match self {
-            Self::Tea(params) => (params.alpha, params.coefficients(m)?.kappa),
-            Self::PrefixTea(params) => (params.alpha, params.tea().coefficients(m)?.kappa),
-            Self::TeaGpd(params) => (params.alpha, params.coefficients(m)?.gaussian.kappa),
-            _ => return Ok(None),
-        };
-        Ok(Some(TailInfo::gaussian(
-            Tail::fit(rewards, alpha),
-            kappa,
-            alpha,
-            m,
-        )))
     }
 
     /// Advantages (m,) of one group of rewards (m,).

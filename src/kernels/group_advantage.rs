@@ -25,7 +25,7 @@ mod reduce;
 #[cfg(test)]
 mod tests;
 
-pub use reduce::{Reduced, narrow, reduce_groups};
+pub use reduce::{Narrowed, Reduced, TailStatistics, narrow, reduce_groups};
 
 use plan::{CatParams, CurveParams, GpdParams, MeanParams, Plan, SortParams, TailParams, shapes, table};
 
@@ -85,6 +85,9 @@ pub const NO_SIGNAL: u32 = 1;
 /// Bit of a group's flags: TEA-GPD fell back to the Gaussian tail (not counted where the tail's rewards are all equal).
 pub const GAUSSIAN_TAIL: u32 = 2;
 
+/// Numbers of a group's tail statistics.
+pub const TAIL_WORDS: usize = 4;
+
 /// The buffers of one call: `groups` groups of m, rows tight.
 pub struct GroupBuffers<'a> {
     /// Groups in this call, G.
@@ -97,12 +100,16 @@ pub struct GroupBuffers<'a> {
     pub advantages: &'a Buffer,
     /// Flags (G), u32, overwritten: [`NO_SIGNAL`], [`GAUSSIAN_TAIL`].
     pub flags: &'a Buffer,
+    /// Tail statistics (G, [`TAIL_WORDS`]), f32, overwritten, as [`TailStatistics`] reads them. Passes without a tail
+    /// ([`Pass::has_tail`]) ignore it.
+    pub tails: Option<&'a Buffer>,
 }
 
 /// A rule made ready for groups of one size: coefficients uploaded, scratch allocated.
 pub struct GroupReducer {
     plan: Plan,
     selects: bool,
+    has_tail: bool,
     capacity: usize,
     m: usize,
     /// What the last pass reads besides rewards ([`GroupRule`] makes them).
@@ -135,6 +142,7 @@ impl GroupReducer {
         Ok(Self {
             plan,
             selects: pass.selects(),
+            has_tail: pass.has_tail(),
             capacity,
             m,
             table: upload("group_advantage/table", table(pass, m))?,
@@ -162,7 +170,8 @@ impl GroupReducer {
     /// Records the rule over `b.groups` groups.
     ///
     /// # Errors
-    /// More groups than the capacity, Chow without a selection (bugs), or a GPU error.
+    /// More groups than the capacity, Chow without a selection, a tail without a place for its statistics (bugs), or a
+    /// GPU error.
     pub fn record(&self, rec: &mut Recorder, b: &GroupBuffers<'_>) -> Result<()> {
         if b.groups > self.capacity {
             return Err(Error::internal(format!(
@@ -170,18 +179,22 @@ impl GroupReducer {
                 b.groups, self.capacity
             )));
         }
+        if self.has_tail && b.tails.is_none() {
+            return Err(Error::internal("group_advantage: no place for the tail statistics"));
+        }
         if let Some(ordered) = &self.ordered {
             record_sort(rec, b.rewards, ordered, b.groups, self.m)?;
         }
         let (groups, grid) = (b.groups as u32, fold(b.groups, 1));
         let lanes = [("LANES", lanes(rec, 64) as f64)];
         let (rewards, advantages, flags) = (b.rewards.into(), b.advantages.into(), b.flags.into());
+        let tails = Binding::from(b.tails);
         let ordered = Binding::from(self.ordered.as_ref());
         let [table, shapes, curve] =
             [&self.table, &self.shapes, &self.curve].map(|x| Binding::from(x.as_ref()));
         match self.plan {
             Plan::Tail(params) => {
-                let bindings = [rewards, table, advantages, flags];
+                let bindings = [rewards, table, advantages, flags, tails];
                 rec.dispatch(&TAIL, &lanes, &TailParams { groups, ..params }, &bindings, grid)
             }
             Plan::Mean(params) => {
@@ -200,7 +213,7 @@ impl GroupReducer {
                 rec.dispatch(&CAT, &lanes, &CatParams { groups, ..params }, &bindings, grid)
             }
             Plan::Gpd(params) => {
-                let bindings = [rewards, ordered, table, shapes, curve, advantages, flags];
+                let bindings = [rewards, ordered, table, shapes, curve, advantages, flags, tails];
                 rec.dispatch(&GPD, &lanes, &GpdParams { groups, ..params }, &bindings, grid)
             }
         }

@@ -1,11 +1,13 @@
 //! What a step keeps on the device: rewards and advantages of its groups, the loss's operands, and the sums that the host
 //! reads once, after the optimiser's step.
 
-use crate::advantage::{GroupContext, Rule};
+use crate::advantage::{GroupContext, Pass, Rule};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Readback, Recorder};
-use crate::kernels::group_advantage::{GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL, narrow};
+use crate::kernels::group_advantage::{
+    GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL, TAIL_WORDS, TailStatistics, narrow,
+};
 use crate::kernels::policy_loss::{LossConfig, PolicyLossArgs, TERMS, policy_loss, policy_loss_sums};
 use crate::model::plan::Plan;
 use crate::model::run::Packed;
@@ -41,10 +43,19 @@ impl Sizes {
         }
     }
 
+    /// Numbers of the groups' tail statistics.
+    fn tail_words(&self, pass: &Pass) -> usize {
+        if pass.has_tail() {
+            self.groups * TAIL_WORDS
+        } else {
+            0
+        }
+    }
+
     /// Bytes of the buffers, but for the rule's own.
-    fn bytes(&self, selects: bool) -> u64 {
+    fn bytes(&self, pass: &Pass) -> u64 {
         let responses = self.groups * self.m;
-        let step = responses * (2 + usize::from(selects)) + self.groups;
+        let step = responses * (2 + usize::from(pass.selects())) + self.groups + self.tail_words(pass);
         let batch = self.readouts * (3 + TERMS);
         (4 * (step + batch + self.reference + self.rows * TERMS)) as u64
     }
@@ -58,6 +69,8 @@ pub struct DeviceStep {
     selection: Option<Buffer>, // (G, m), Chow's split
     advantages: Buffer,        // (G, m)
     flags: Buffer,             // (G)
+    tails: Option<Buffer>,     // (G, 4), where the rule has a tail
+    shifts: Vec<f64>,          // (G), what the host took off the rewards
     reference: Option<Buffer>, // log-probabilities of the step's tokens
     old: Buffer,               // (P)
     owner: Buffer,             // (P)
@@ -82,6 +95,17 @@ pub(super) struct Totals {
     pub(super) mismatch_max: f64,
 }
 
+/// What [`DeviceStep::read`] finds.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// Rewards (G, m), less what was taken off each group's.
+    pub rewards: Vec<f32>,
+    /// Advantages (G, m).
+    pub advantages: Vec<f32>,
+    /// Tail statistics of those rewards (G), where the rule has a tail.
+    pub tails: Vec<TailStatistics>,
+}
+
 /// What the host learns of a step.
 pub(super) struct Report {
     /// Sums of each micro-batch, in order.
@@ -93,6 +117,8 @@ pub(super) struct Report {
     pub(super) gaussian_tail: Vec<bool>,
     /// Advantages (G, m), for whoever wants to compare them.
     pub(super) advantages: Vec<f32>,
+    /// Per group, where the rule has a tail.
+    pub(super) tails: Vec<TailStatistics>,
 }
 
 impl DeviceStep {
@@ -112,6 +138,10 @@ impl DeviceStep {
             selection: split.then(|| alloc("selection", groups * m)).transpose()?,
             advantages: alloc("advantages", groups * m)?,
             flags: alloc("flags", groups)?,
+            tails: (pass.has_tail())
+                .then(|| alloc("tails", sizes.tail_words(&pass)))
+                .transpose()?,
+            shifts: Vec::new(),
             reference: (sizes.reference > 0)
                 .then(|| alloc("reference", sizes.reference))
                 .transpose()?,
@@ -120,7 +150,7 @@ impl DeviceStep {
             weight: alloc("weight", readouts)?,
             terms: alloc("terms", readouts * TERMS)?,
             sums: alloc("sums", sizes.rows * TERMS)?,
-            report: Readback::new(gpu, "step/report", sizes.report_bytes())?,
+            report: Readback::new(gpu, "step/report", sizes.report_bytes(&pass))?,
             sizes,
             rows: 0,
             referred: 0,
@@ -135,7 +165,7 @@ impl DeviceStep {
         let sizes = Sizes::of(c, readouts);
         let pass = rule.pass(sizes.m)?;
         let mut plan = Plan::default();
-        plan.add("step", sizes.bytes(pass.selects()));
+        plan.add("step", sizes.bytes(&pass));
         plan.add(
             "group_advantage",
             GroupReducer::bytes(&pass, sizes.groups, sizes.m)?,
@@ -163,7 +193,9 @@ impl DeviceStep {
                 all.len()
             )));
         }
-        rec.write(&self.rewards, 0, &narrow(&all, m, 0)?)?;
+        let narrowed = narrow(&all, m, 0)?;
+        rec.write(&self.rewards, 0, &narrowed.rewards)?;
+        self.shifts = narrowed.shifts;
         if let Some(selection) = &self.selection {
             let mut split = vec![0u32; groups * m];
             for g in 0..groups {
@@ -178,17 +210,26 @@ impl DeviceStep {
             selection: self.selection.as_ref(),
             advantages: &self.advantages,
             flags: &self.flags,
+            tails: self.tails.as_ref(),
         };
         self.reducer.record(rec, &buffers)
     }
 
-    /// Rewards as the device holds them, and advantages, of the last step: (G, m) each.
+    /// What the device holds of the last step's groups.
     ///
     /// # Errors
     /// A GPU error.
-    pub fn read(&self, gpu: &Gpu) -> Result<(Vec<f32>, Vec<f32>)> {
+    pub fn read(&self, gpu: &Gpu) -> Result<Held> {
         let n = self.sizes.groups * self.sizes.m;
-        Ok((gpu.read(&self.rewards, 0, n)?, gpu.read(&self.advantages, 0, n)?))
+        let tails: Vec<f32> = match &self.tails {
+            Some(tails) => gpu.read(tails, 0, self.sizes.groups * TAIL_WORDS)?,
+            None => Vec::new(),
+        };
+        Ok(Held {
+            rewards: gpu.read(&self.rewards, 0, n)?,
+            advantages: gpu.read(&self.advantages, 0, n)?,
+            tails: TailStatistics::all(&tails, &vec![0.0; self.sizes.groups]),
+        })
     }
 
     /// Keeps the log-probabilities of a micro-batch, after its forward pass, as the reference's.
@@ -269,6 +310,7 @@ impl DeviceStep {
     /// A GPU error.
     pub(super) fn report(&self, rec: &mut Recorder, norm: &Buffer) -> Result<Report> {
         let Sizes { groups, m, .. } = self.sizes;
+        let tails = self.tails.as_ref().map(|tails| (tails, groups * TAIL_WORDS));
         let parts = [
             (&self.sums, self.rows * TERMS),
             (norm, 1),
@@ -276,7 +318,7 @@ impl DeviceStep {
             (&self.advantages, groups * m),
         ];
         let mut at = 0;
-        for (buffer, words) in parts {
+        for (buffer, words) in parts.into_iter().chain(tails) {
             rec.read_back(buffer, 0, &self.report, 4 * at as u64, 4 * words as u64);
             at += words;
         }
@@ -284,7 +326,10 @@ impl DeviceStep {
         let words: Vec<u32> = self.report.read(&point, at)?;
         let float = |w: &u32| f32::from_bits(*w);
         let (sums, rest) = words.split_at(self.rows * TERMS);
-        let flags = &rest[1..=groups];
+        let (norm, rest) = rest.split_at(1);
+        let (flags, rest) = rest.split_at(groups);
+        let (advantages, tails) = rest.split_at(groups * m);
+        let tails: Vec<f32> = tails.iter().map(float).collect();
         let totals = |row: &[u32]| {
             let v = |i: usize| f64::from(float(&row[i]));
             Totals {
@@ -299,17 +344,18 @@ impl DeviceStep {
         };
         Ok(Report {
             batches: sums.chunks_exact(TERMS).map(totals).collect(),
-            norm: float(&rest[0]),
+            norm: float(&norm[0]),
             no_signal: flags.iter().map(|f| f & NO_SIGNAL != 0).collect(),
             gaussian_tail: flags.iter().map(|f| f & GAUSSIAN_TAIL != 0).collect(),
-            advantages: rest[1 + groups..].iter().map(float).collect(),
+            advantages: advantages.iter().map(float).collect(),
+            tails: TailStatistics::all(&tails, &self.shifts),
         })
     }
 }
 
 impl Sizes {
-    fn report_bytes(&self) -> u64 {
-        (4 * (self.rows * TERMS + 1 + self.groups * (1 + self.m))) as u64
+    fn report_bytes(&self, pass: &Pass) -> u64 {
+        (4 * (self.rows * TERMS + 1 + self.groups * (1 + self.m) + self.tail_words(pass))) as u64
     }
 }
 

@@ -6,10 +6,11 @@
 use super::data;
 use super::device_step::{DeviceStep, Report, Totals};
 use super::judged::{Asked, Clock, Judged};
-use crate::advantage::{GroupContext, Rule, TailInfo, check_finite};
+use crate::advantage::{GroupContext, Rule, check_finite};
 use crate::config::TrainConfig;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Recorder;
+use crate::kernels::group_advantage::TailStatistics;
 use crate::kernels::policy_loss::LossConfig;
 use crate::model::params::Model;
 use crate::model::run::{self, Group};
@@ -79,7 +80,7 @@ impl Trainer<'_> {
         let iterations = self.config.num_iterations;
         let norm = self.optimizer.finish(report.norm, iterations as u64)?;
         dump(step + 1, &scored.rewards, &report.advantages);
-        let mut metrics = describe(&scored, &report, &self.rule, reward.name())?;
+        let mut metrics = describe(&scored, &report, &self.rule, reward.name());
         let per_iteration = report.batches.len() / iterations.max(1);
         let (mut totals, mut passed) = (Totals::default(), Totals::default());
         for (i, batch) in report.batches.iter().enumerate() {
@@ -269,7 +270,7 @@ fn sd(values: &[f64]) -> f64 {
 }
 
 /// What the samples, their rewards and their advantages look like, under TRL's names.
-fn describe(s: &Scored, report: &Report, rule: &Rule, reward: &str) -> Result<Map<String, Value>> {
+fn describe(s: &Scored, report: &Report, rule: &Rule, reward: &str) -> Map<String, Value> {
     let rewards: Vec<f64> = s.rewards.iter().flatten().copied().collect();
     let completions: Vec<&Completion> = s.completions.iter().flatten().collect();
     let lengths: Vec<f64> = completions.iter().map(|c| c.tokens.len() as f64).collect();
@@ -304,15 +305,11 @@ fn describe(s: &Scored, report: &Report, rule: &Rule, reward: &str) -> Result<Ma
         json!(mean(rewards.iter().copied())),
     );
     out.insert(format!("rewards/{reward}/std"), json!(sd(&rewards)));
-    let tails: Vec<Option<TailInfo>> = s.rewards.iter().map(|g| rule.tail(g)).collect::<Result<_>>()?;
-    let tails: Vec<TailInfo> = tails.into_iter().flatten().collect();
-    if !tails.is_empty() {
-        out.insert("tail/mu".into(), json!(mean(tails.iter().map(|t| t.tail.mu))));
-        out.insert(
-            "tail/sigma".into(),
-            json!(mean(tails.iter().map(|t| t.tail.sigma))),
-        );
-        out.insert("tail/kappa".into(), json!(tails[0].kappa));
+    if !report.tails.is_empty() {
+        let of = |f: fn(&TailStatistics) -> f64| json!(mean(report.tails.iter().map(f)));
+        out.insert("tail/mu".into(), of(|t| t.mu));
+        out.insert("tail/sigma".into(), of(|t| t.sigma));
+        out.insert("tail/kappa".into(), of(|t| t.kappa));
     }
-    Ok(out)
+    out
 }

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::adamw::{self, AdamW, AdamWArgs, NormScratch};
 use crate::kernels::adamw_8bit::{self, AdamW8bitArgs};
-use crate::kernels::group_advantage::{GroupBuffers, GroupReducer};
+use crate::kernels::group_advantage::{GroupBuffers, GroupReducer, TAIL_WORDS};
 use crate::kernels::harness::Gen;
 use crate::model::params::LoraShape;
 use crate::model::plan::adapter_bytes;
@@ -210,6 +210,7 @@ fn advantage_prepared(gpu: &Gpu, rule: Rule, variant: VariantName) -> Result<Pre
     let reducer = GroupReducer::new(gpu, &pass, GROUPS, M)?;
     let (rewards_buffer, selection) = (gpu.upload("bench", &rewards)?, gpu.upload("bench", &split)?);
     let (advantages, flags) = (output(gpu, n)?, output(gpu, GROUPS)?);
+    let tails = output(gpu, TAIL_WORDS * GROUPS)?;
     let result = advantages.clone();
     let chosen: Vec<usize> = (0..M / 2).collect();
     let selects = pass.selects();
@@ -221,6 +222,7 @@ fn advantage_prepared(gpu: &Gpu, rule: Rule, variant: VariantName) -> Result<Pre
                 selection: Some(&selection),
                 advantages: &advantages,
                 flags: &flags,
+                tails: Some(&tails),
             };
             forced(rec, variant, |rec| reducer.record(rec, &buffers))
         }),

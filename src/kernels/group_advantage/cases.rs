@@ -1,9 +1,9 @@
 //! Cases of the group reductions; the rules in float64 are the twins.
 
-use super::{GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL};
+use super::{GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL, TAIL_WORDS};
 use crate::advantage::{
     BonMeanParams, CatBonParams, ChowParams, CvarParams, GroupContext, GrpoZParams, MaxAtKParams,
-    OracleParams, PkpoParams, PrefixTeaParams, Rule, TeaGpdParams, TeaParams,
+    OracleParams, PkpoParams, PrefixTeaParams, Rule, Tail, TeaGpdParams, TeaParams,
 };
 use crate::kernels::harness::{Case, Gen, Slot, Tol};
 
@@ -122,9 +122,23 @@ fn expected(rule: &Rule, rewards: &[f32], splits: &[Vec<usize>], m: usize) -> (V
     (advantages, flags)
 }
 
+/// q, μ − q, σ and κ of every group; empty where the rule has no tail.
+fn expected_tails(rule: &Rule, rewards: &[f32], m: usize) -> Vec<f64> {
+    let tail = |group: &[f32]| {
+        let wide: Vec<f64> = group.iter().map(|r| f64::from(*r)).collect();
+        let (tail, kappa) = match rule {
+            Rule::Cvar(params) => (Tail::fit(&wide, params.alpha), 0.0),
+            _ => rule.group(&wide).ok()?.tail.map(|t| (t.tail, t.kappa))?,
+        };
+        Some([tail.q, tail.mu - tail.q, tail.sigma, kappa])
+    };
+    rewards.chunks_exact(m).filter_map(tail).flatten().collect()
+}
+
 fn case(what: &str, rule: Rule, rewards: Vec<f32>, m: usize) -> Case {
     let groups = rewards.len() / m;
     let chosen = splits(&rule, groups, m);
+    let tailed = rule.pass(m).is_ok_and(|pass| pass.has_tail());
     let mut words = vec![0u32; groups * m];
     for (g, split) in chosen.iter().enumerate() {
         split.iter().for_each(|i| words[g * m + i] = 1);
@@ -136,6 +150,7 @@ fn case(what: &str, rule: Rule, rewards: Vec<f32>, m: usize) -> Case {
             Slot::input(&words),
             Slot::Out(groups * m),
             Slot::Out(groups),
+            Slot::Out(if tailed { TAIL_WORDS * groups } else { 0 }),
         ],
         record: Box::new(move |rec, b| {
             let reducer = GroupReducer::new(rec.gpu(), &rule.pass(m)?, groups, m)?;
@@ -145,6 +160,7 @@ fn case(what: &str, rule: Rule, rewards: Vec<f32>, m: usize) -> Case {
                 selection: Some(&b[1]),
                 advantages: &b[2],
                 flags: &b[3],
+                tails: Some(&b[4]),
             };
             reducer.record(rec, &buffers)
         }),
@@ -153,7 +169,16 @@ fn case(what: &str, rule: Rule, rewards: Vec<f32>, m: usize) -> Case {
             let why =
                 "f32 sums of up to 4096 terms, a variance and a power, relative to the largest advantage";
             let tol = Tol::of_peak(&advantages, 2e-5, why);
-            vec![(2, advantages, tol), (3, flags, EXACT)]
+            let tails = Tol {
+                atol: 0.0,
+                rtol: 2e-5,
+                why: "f32 sums of up to 4096 squares; TEA-GPD's κ also a cubic of a ratio of sums",
+            };
+            vec![
+                (2, advantages, tol),
+                (3, flags, EXACT),
+                (4, expected_tails(&rule, &rewards, m), tails),
+            ]
         }),
         flops: (groups * m * 40) as f64,
     }

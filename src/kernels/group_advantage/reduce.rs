@@ -1,6 +1,6 @@
 //! Rewards on the CPU in, advantages out.
 
-use super::{GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL};
+use super::{GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL, TAIL_WORDS};
 use crate::advantage::chow::ChowParams;
 use crate::advantage::{GroupContext, Rule};
 use crate::error::{Error, Result};
@@ -22,6 +22,47 @@ pub struct Reduced {
     pub no_signal: Vec<bool>,
     /// Per group: TEA-GPD fell back to the Gaussian tail.
     pub gaussian_tail: Vec<bool>,
+    /// Per group, where the rule has a tail.
+    pub tails: Vec<TailStatistics>,
+}
+
+/// What a tail pass leaves of a group.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TailStatistics {
+    /// The threshold: the k-th largest reward.
+    pub q: f64,
+    /// Mean of the k largest.
+    pub mu: f64,
+    /// Their population standard deviation.
+    pub sigma: f64,
+    /// With this κ, `μ + κ·σ` is the predicted best of N; 0 where the rule predicts nothing.
+    pub kappa: f64,
+}
+
+impl TailStatistics {
+    /// Of every group, from what the device holds (G, [`TAIL_WORDS`]: q, μ − q, σ, κ) and what was taken off each group's
+    /// rewards ([`Narrowed::shifts`]).
+    pub fn all(words: &[f32], shifts: &[f64]) -> Vec<Self> {
+        let one = |(row, shift): (&[f32], &f64)| {
+            let [q, excess, sigma, kappa] = [0, 1, 2, 3].map(|i| f64::from(row[i]));
+            Self {
+                q: shift + q,
+                mu: shift + (q + excess),
+                sigma,
+                kappa,
+            }
+        };
+        words.chunks_exact(TAIL_WORDS).zip(shifts).map(one).collect()
+    }
+}
+
+/// Rewards as the device takes them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Narrowed {
+    /// Rewards (G, m).
+    pub rewards: Vec<f32>,
+    /// What was taken off each group's rewards (G).
+    pub shifts: Vec<f64>,
 }
 
 /// Advantages of the groups of `m` in `rewards (G, m)` by `rule`, on the GPU: as many dispatches as the sizes need, the
@@ -72,6 +113,7 @@ pub fn reduce_groups<'a>(
         advantages: Vec::with_capacity(rewards.len()),
         no_signal: Vec::with_capacity(groups),
         gaussian_tail: Vec::with_capacity(groups),
+        tails: Vec::new(),
     };
     if groups == 0 {
         return Ok(out);
@@ -85,9 +127,13 @@ pub fn reduce_groups<'a>(
         .transpose()?;
     let advantages = gpu.alloc("group_advantage/advantages", words)?;
     let flags = gpu.alloc("group_advantage/flags", 4 * capacity as u64)?;
+    let tails = (pass.has_tail())
+        .then(|| gpu.alloc("group_advantage/tails", (4 * TAIL_WORDS * capacity) as u64))
+        .transpose()?;
     for (batch, values) in rewards.chunks(capacity * m).enumerate() {
         let first = batch * capacity;
-        gpu.write(&input, 0, &narrow(values, m, first)?);
+        let narrowed = narrow(values, m, first)?;
+        gpu.write(&input, 0, &narrowed.rewards);
         if let Some(split) = &split {
             let at = first * m..first * m + values.len();
             let chosen: Vec<u32> = selection[at].iter().map(|s| u32::from(*s)).collect();
@@ -99,23 +145,29 @@ pub fn reduce_groups<'a>(
             selection: split.as_ref(),
             advantages: &advantages,
             flags: &flags,
+            tails: tails.as_ref(),
         };
         let mut rec = Recorder::new(gpu);
         reducer.record(&mut rec, &buffers)?;
         rec.submit()?;
-        out.take(gpu, &buffers, values.len())?;
+        out.take(gpu, &buffers, &narrowed)?;
     }
     Ok(out)
 }
 
 impl Reduced {
     /// Appends the results of one dispatch.
-    fn take(&mut self, gpu: &Gpu, b: &GroupBuffers<'_>, rewards: usize) -> Result<()> {
-        self.advantages.extend(gpu.read::<f32>(b.advantages, 0, rewards)?);
+    fn take(&mut self, gpu: &Gpu, b: &GroupBuffers<'_>, narrowed: &Narrowed) -> Result<()> {
+        let n = narrowed.rewards.len();
+        self.advantages.extend(gpu.read::<f32>(b.advantages, 0, n)?);
         let flags: Vec<u32> = gpu.read(b.flags, 0, b.groups)?;
         self.no_signal.extend(flags.iter().map(|f| f & NO_SIGNAL != 0));
         self.gaussian_tail
             .extend(flags.iter().map(|f| f & GAUSSIAN_TAIL != 0));
+        if let Some(tails) = b.tails {
+            let words: Vec<f32> = gpu.read(tails, 0, b.groups * TAIL_WORDS)?;
+            self.tails.extend(TailStatistics::all(&words, &narrowed.shifts));
+        }
         Ok(())
     }
 }
@@ -125,11 +177,16 @@ impl Reduced {
 ///
 /// # Errors
 /// A user error: a reward that is not finite, or 1e16 below its group's best.
-pub fn narrow(values: &[f64], m: usize, first: usize) -> Result<Vec<f32>> {
-    let mut out = Vec::with_capacity(values.len());
+pub fn narrow(values: &[f64], m: usize, first: usize) -> Result<Narrowed> {
+    let mut out = Narrowed {
+        rewards: Vec::with_capacity(values.len()),
+        shifts: Vec::with_capacity(values.len() / m),
+    };
     for (g, group) in values.chunks_exact(m).enumerate() {
         let exact = group.iter().all(|r| f64::from(*r as f32) == *r);
         let top = group.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let shift = if exact { 0.0 } else { top };
+        out.shifts.push(shift);
         for (i, r) in group.iter().enumerate() {
             if !r.is_finite() || top - r > MAX_SPREAD {
                 return Err(Error::user(format!(
@@ -138,7 +195,7 @@ pub fn narrow(values: &[f64], m: usize, first: usize) -> Result<Vec<f32>> {
                     first + g
                 )));
             }
-            out.push(if exact { *r } else { *r - top } as f32);
+            out.rewards.push((*r - shift) as f32);
         }
     }
     Ok(out)
