@@ -5,11 +5,11 @@ mod common;
 
 use common::{Golden, open_gpu, workspace};
 use serde_json::{Map, Value};
-use tea_wgpu::advantage::{ChowParams, GroupContext, Rule, RuleOptions};
+use tea_wgpu::advantage::{ChowParams, GroupContext, Rule, RuleOptions, TailInfo};
 use tea_wgpu::config::{Residency, TEMPLATE_DATE, TrainConfig, TrainFlags};
 use tea_wgpu::demo;
-use tea_wgpu::error::Result;
-use tea_wgpu::gpu::Gpu;
+use tea_wgpu::error::{Error, Result};
+use tea_wgpu::gpu::{Buffer, Gpu};
 use tea_wgpu::model::params::{LoraShape, Model};
 use tea_wgpu::model::spec::Proj;
 use tea_wgpu::optim::{Optimizer, Settings};
@@ -75,6 +75,12 @@ enum Start {
 
 struct Run {
     metrics: Vec<Map<String, Value>>,
+    /// Waits of each step beside those for its sampling windows.
+    waits: Vec<u64>,
+    /// What ended the run early.
+    failed: Option<Error>,
+    /// Whether AdamW's moments are all zero at the end.
+    unmoved: bool,
     before: Vec<Vec<f32>>,
     after: Vec<Vec<f32>>,
 }
@@ -151,11 +157,20 @@ fn run(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, f: fn(&str) -> f6
     let mut reward = Toy { f, seen: 0 };
     let run = run_with(gpu, flags, rule, start, &mut reward);
     assert_eq!(reward.seen, responses);
+    assert_eq!(run.waits, [1; 2], "the sampling windows and one readback");
     run
 }
 
-/// Two steps on llama_gqa's random weights with the embedded models' character tokenizer.
+/// Two steps that succeed.
 fn run_with(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, reward: &mut dyn Reward) -> Run {
+    let run = attempt(gpu, flags, rule, start, reward);
+    assert!(run.failed.is_none(), "{:?}", run.failed);
+    run
+}
+
+/// Two steps, or those until one fails, on llama_gqa's random weights with the embedded models'
+/// character tokenizer.
+fn attempt(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, reward: &mut dyn Reward) -> Run {
     let config: TrainConfig = flags.resolve(&|_| None).unwrap();
     let golden = Golden::open(gpu, "llama_gqa");
     let mut model = golden.model(None);
@@ -218,22 +233,33 @@ fn run_with(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, reward: &mut
         optimizer: Optimizer::new(gpu, model.trainable(), settings).unwrap(),
         stop: vec![4, 200, 300],
     };
-    let mut made = None;
-    let step = |step| {
-        let metrics = trainer.step(step, reward).unwrap();
+    let (mut made, mut waits, mut metrics, mut failed) = (None, Vec::new(), Vec::new(), None);
+    for step in 0..2 {
+        let found = match trainer.step(step, reward) {
+            Ok(found) => found,
+            Err(e) => {
+                failed = Some(e);
+                break;
+            }
+        };
         groups_are_the_rule_s(gpu, &trainer, step);
         assert_eq!(
-            metrics["host_waits/update"], 1,
+            found["host_waits/update"], 1,
             "one readback after the optimiser's step"
         );
         let now = gpu.memory().allocations;
         assert_eq!(*made.get_or_insert(now), now, "allocated in step {step}");
-        metrics
-    };
-    let metrics = (0..2).map(step).collect();
+        let windows = trainer.sampler.stats().windows as u64;
+        waits.push(found["host_waits"].as_u64().unwrap() - windows);
+        metrics.push(found);
+    }
     let after = parameters(&model);
+    let moments = trainer.optimizer.read(gpu).unwrap();
     Run {
         metrics,
+        waits,
+        failed,
+        unmoved: moments.iter().flat_map(|(_, bytes)| bytes).all(|b| *b == 0),
         before,
         after,
     }
@@ -408,8 +434,165 @@ fn scoring_beside_sampling_changes_no_bit() {
         assert!(beside.get(step, "frac_groups_overlapped") > 0.0);
         assert!(beside.get(step, "reward_std") > 0.0);
     }
+    // Scores that stay on the device are not waited for, however many passes they take. The host's are.
+    assert_eq!(beside.waits, [1; 2]);
+    assert!(after.waits.iter().all(|n| *n > 1), "{:?}", after.waits);
     assert_eq!(beside.timeless(), after.timeless());
     assert!(beside.after == after.after && beside.moved() > 0.0);
+}
+
+/// A judge whose scores are on the device: `f` of each response and of how many came before it.
+struct Placed {
+    gpu: Gpu,
+    f: fn(&str, usize) -> f32,
+    seen: usize,
+}
+
+struct Placing<'r> {
+    judge: &'r mut Placed,
+    scores: Buffer,
+    given: Vec<f32>,
+}
+
+impl Reward for Placed {
+    fn name(&self) -> &str {
+        "toy"
+    }
+
+    fn score(&mut self, _: &[Item<'_>]) -> Result<Vec<f64>> {
+        Err(Error::user("asked on the host"))
+    }
+
+    fn scoring_on_device(&mut self, scores: &Buffer) -> Option<Box<dyn Scoring<u32> + '_>> {
+        Some(Box::new(Placing {
+            judge: self,
+            scores: scores.clone(),
+            given: Vec::new(),
+        }))
+    }
+}
+
+impl Scoring<u32> for Placing<'_> {
+    fn add(&mut self, items: &[Item<'_>]) -> Result<()> {
+        for item in items {
+            self.given.push((self.judge.f)(item.response, self.judge.seen));
+            self.judge.seen += 1;
+        }
+        Ok(())
+    }
+
+    /// The last response first, with something else beside each score.
+    fn finish(self: Box<Self>) -> Result<Vec<u32>> {
+        let rows: Vec<f32> = self
+            .given
+            .iter()
+            .rev()
+            .flat_map(|s| [*s, 7.0, f32::NAN, 9.0])
+            .collect();
+        self.judge.gpu.write(&self.scores, 0, &rows);
+        Ok((0..self.given.len() as u32).rev().collect())
+    }
+}
+
+#[test]
+fn scores_on_the_device_are_the_rewards_of_a_judge_on_the_host() {
+    let gpu = open_gpu();
+    for rule in [Rule::default(), Rule::Chow(ChowParams::DEFAULT)] {
+        let f = |text: &str, _: usize| parity(text) as f32;
+        let mut placed = Placed {
+            gpu: gpu.clone(),
+            f,
+            seen: 0,
+        };
+        let got = run_with(&gpu, flags(), rule, Start::Fresh, &mut placed);
+        let want = run(&gpu, flags(), rule, Start::Fresh, parity);
+        assert_eq!(got.waits, [1; 2]);
+        assert_eq!(got.timeless(), want.timeless());
+        assert!(got.after == want.after && got.moved() > 0.0);
+    }
+}
+
+/// The update is under way when such a score is read, so the device itself has to stop it.
+#[test]
+fn scores_that_cannot_be_compared_leave_weights_and_moments_alone() {
+    let gpu = open_gpu();
+    type Judge = fn(&str, usize) -> f32;
+    let bad: [(Judge, &str); 3] = [
+        (
+            |text, n| if n == 17 { f32::NAN } else { parity(text) as f32 },
+            "gave the reward NaN to sample 7 of the prompt",
+        ),
+        (
+            |text, n| {
+                if n == 0 {
+                    f32::NEG_INFINITY
+                } else {
+                    parity(text) as f32
+                }
+            },
+            "gave the reward -inf to sample 0 of the prompt",
+        ),
+        (
+            |_, n| if n == 3 { -3e16 } else { 1.0 },
+            "sample 3: the reward is -3000000",
+        ),
+    ];
+    let twice = TrainFlags {
+        num_iterations: Some(2),
+        ..flags()
+    };
+    let fits = |rule: &&Rule| rule.validate(10).is_ok() && rule.trains();
+    for (i, rule) in Rule::ALL.iter().filter(fits).enumerate() {
+        // Every rule sees one, the first all.
+        for (f, says) in &bad[..if i == 0 { 3 } else { 1 }] {
+            let mut placed = Placed {
+                gpu: gpu.clone(),
+                f: *f,
+                seen: 0,
+            };
+            let run = attempt(&gpu, twice.clone(), *rule, Start::Stored, &mut placed);
+            let error = run.failed.as_ref().unwrap();
+            let text = error.to_string();
+            assert!(text.contains(says), "{rule}: {text}");
+            assert_eq!(error.exit_code(), 2);
+            assert!(run.metrics.is_empty() && run.unmoved, "{rule}");
+            assert_eq!(run.moved(), 0.0, "{rule}");
+        }
+    }
+}
+
+/// Rewards that f32 cannot hold go up as differences. Reported statistics are of the rewards.
+#[test]
+fn tail_statistics_are_those_of_the_rewards() {
+    let gpu = open_gpu();
+    let mut watch = Far(Vec::new());
+    let rule = Rule::default();
+    let got = run_with(&gpu, flags(), rule, Start::Fresh, &mut watch);
+    for (step, groups) in watch.0.chunks(3).enumerate() {
+        let tails = groups.iter().map(|g| rule.group(g).unwrap().tail.unwrap());
+        let tails: Vec<TailInfo> = tails.collect();
+        let mean = |f: fn(&TailInfo) -> f64| tails.iter().map(f).sum::<f64>() / 3.0;
+        let (mu, sigma) = (mean(|t| t.tail.mu), mean(|t| t.tail.sigma));
+        assert!(sigma > 0.0);
+        assert!((got.get(step, "tail/mu") - mu).abs() <= 1e-4 * sigma);
+        assert!((got.get(step, "tail/sigma") - sigma).abs() <= 1e-4 * sigma);
+        assert!((got.get(step, "tail/kappa") - tails[0].kappa).abs() <= 1e-6);
+    }
+}
+
+/// Rewards near 1e6 with a third between them, and what they were.
+struct Far(Vec<Vec<f64>>);
+
+impl Reward for Far {
+    fn name(&self) -> &str {
+        "toy"
+    }
+
+    fn score(&mut self, items: &[Item<'_>]) -> Result<Vec<f64>> {
+        let rewards: Vec<f64> = items.iter().map(|i| 1e6 + parity(i.response) / 3.0).collect();
+        self.0.push(rewards.clone());
+        Ok(rewards)
+    }
 }
 
 #[test]

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use super::pass::Pass;
 use super::{
     Alpha, BonMeanParams, CatBonParams, ChowParams, CvarParams, GroupAdvantages, GroupContext, GrpoZParams,
-    MaxAtKParams, OracleParams, PkpoParams, PrefixTeaParams, TailInfo, TeaGpdParams, TeaParams,
-    bon_max_mean, bon_max_second, bon_mean, cat_bon, check_finite, check_group_size, chow, cvar, grpo,
-    grpo_z, max_at_k, oracle, pkpo, prefix_tea, rloo, tail_rl, tea, tea_gpd,
+    MaxAtKParams, OracleParams, PkpoParams, PrefixTeaParams, TailInfo, TeaGpdParams, TeaParams, bon_max_mean,
+    bon_max_second, bon_mean, cat_bon, check_finite, check_group_size, chow, cvar, grpo, grpo_z, max_at_k,
+    oracle, pkpo, prefix_tea, rloo, tail_rl, tea, tea_gpd,
 };
 use crate::error::Result;
 

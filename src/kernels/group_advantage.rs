@@ -25,7 +25,7 @@ mod reduce;
 #[cfg(test)]
 mod tests;
 
-pub use reduce::{Narrowed, Reduced, TailStatistics, narrow, reduce_groups};
+pub use reduce::{Narrowed, Reduced, TailStatistics, far_apart, narrow, reduce_groups};
 
 use plan::{CatParams, CurveParams, GpdParams, MeanParams, Plan, SortParams, TailParams, shapes, table};
 
@@ -180,7 +180,9 @@ impl GroupReducer {
             )));
         }
         if self.has_tail && b.tails.is_none() {
-            return Err(Error::internal("group_advantage: no place for the tail statistics"));
+            return Err(Error::internal(
+                "group_advantage: no place for the tail statistics",
+            ));
         }
         if let Some(ordered) = &self.ordered {
             record_sort(rec, b.rewards, ordered, b.groups, self.m)?;

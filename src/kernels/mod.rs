@@ -17,6 +17,7 @@ pub mod dequantize;
 pub mod elementwise;
 pub mod embedding;
 pub mod group_advantage;
+pub mod group_rewards;
 pub mod half_words;
 pub mod harness;
 pub mod head;
@@ -126,6 +127,7 @@ pub fn table() -> Vec<Entry> {
     all.extend(elementwise::entries());
     all.extend(embedding::entries());
     all.extend(group_advantage::entries());
+    all.extend(group_rewards::entries());
     all.extend(half_words::entries());
     all.extend(head::entries());
     all.extend(linear::entries());

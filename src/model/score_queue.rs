@@ -1,25 +1,28 @@
 //! Scores of sequences that come a few at a time, while the device has other work to be read back: passes are submitted when they
 //! are worth it, their scores stay on the device's side until the end, and nobody waits before that.
+//! They may stay there for good, for what the device does next.
 
 use super::forward::{Keys, Pass};
 use super::params::Model;
 use super::run::next_judged;
 use super::workspace::Workspace;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Readback, Recorder, Submission};
+use crate::kernels::group_rewards::SCORE_WORDS;
 use std::collections::VecDeque;
 
 /// Rows from which a pass is worth its reading of the weights: fewer wait for more sequences, or for the end.
 const ROWS_WORTH_A_PASS: usize = 256;
 
-/// Passes that may be submitted and not have run. The host waits before it records another, because what is submitted takes its memory.
+/// Passes that may be submitted and not have run where their scores go to the host. The host waits
+/// before it records another, because what is submitted takes its memory.
 const PASSES_AHEAD: usize = 4;
 
 /// Scores in one readback area.
 const AREA: usize = 1024;
 
 /// Bytes of a readout's row of scores on the device: (P, 4), first column.
-const ROW: usize = 16;
+const ROW: usize = 4 * SCORE_WORDS;
 
 /// Scores under way, in the order in which their sequences were added.
 #[derive(Default)]
@@ -32,6 +35,8 @@ pub struct ScoreQueue {
     kept: usize,
     /// Where they are kept, [`AREA`] each: made when first needed, and then reused.
     areas: Vec<Readback>,
+    /// Where they stay on the device, in place of the areas: (rows, 4).
+    device: Option<Buffer>,
     /// The last passes, oldest first.
     passes: VecDeque<Submission>,
 }
@@ -42,6 +47,14 @@ impl ScoreQueue {
         self.waiting.clear();
         self.places.clear();
         self.kept = 0;
+        self.device = None;
+    }
+
+    /// As [`ScoreQueue::clear`]. The scores of what is added next stay in `scores` (rows, 4), which
+    /// has a row for each sequence, until [`ScoreQueue::leave`]. The host waits for none of their passes.
+    pub fn clear_for(&mut self, scores: &Buffer) {
+        self.clear();
+        self.device = Some(scores.clone());
     }
 
     /// Sequences added since the last [`ScoreQueue::clear`] or [`ScoreQueue::finish`].
@@ -88,6 +101,19 @@ impl ScoreQueue {
         Ok(out)
     }
 
+    /// Submits what is left of the passes. Gives the row of each sequence's score in the buffer of
+    /// [`ScoreQueue::clear_for`], in the order in which the sequences were added.
+    ///
+    /// # Errors
+    /// As [`ScoreQueue::add`].
+    pub fn leave(&mut self, model: &Model, ws: &Workspace) -> Result<Vec<u32>> {
+        self.submit(model, ws, 0)?;
+        let rows = self.places.iter().map(|place| *place as u32).collect();
+        self.clear();
+        self.passes.clear();
+        Ok(rows)
+    }
+
     /// Submits passes of the waiting sequences, the last of them only if it has at least `least` rows.
     fn submit(&mut self, model: &Model, ws: &Workspace, least: usize) -> Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
@@ -103,7 +129,7 @@ impl ScoreQueue {
             if to == slices.len() && batch.rows() < least {
                 break;
             }
-            while self.passes.len() >= PASSES_AHEAD {
+            while self.device.is_none() && self.passes.len() >= PASSES_AHEAD {
                 if let Some(oldest) = self.passes.pop_front() {
                     model.gpu.wait_for(&oldest)?;
                 }
@@ -122,9 +148,19 @@ impl ScoreQueue {
         Ok(())
     }
 
-    /// Records the way of a pass's `p` scores to the host, in as many areas as they touch: how many areas a number of sequences takes
+    /// Records the way of a pass's `p` scores to where they stay on the device, or to the host.
+    /// There they go to as many areas as they touch: how many areas a number of sequences takes
     /// does not depend on their passes.
     fn keep(&mut self, rec: &mut Recorder, scores: &Buffer, p: usize) -> Result<()> {
+        if let Some(kept) = &self.device {
+            let at = |rows: usize| (rows * ROW) as u64;
+            if at(self.kept + p) > kept.bytes() {
+                return Err(Error::internal("more scores than there is room for"));
+            }
+            rec.copy(scores, 0, kept, at(self.kept), at(p));
+            self.kept += p;
+            return Ok(());
+        }
         let (mut done, gpu) = (0, rec.gpu().clone());
         while done < p {
             let (area, at) = (self.kept / AREA, self.kept % AREA);

@@ -11,7 +11,7 @@ pub use verifier::DemoScore;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Buffer, Gpu};
 use crate::text::PromptContent;
 
 /// The name by which [`DemoScore`] is asked for, in place of a reward model.
@@ -76,6 +76,15 @@ pub trait Reward {
             reward: self,
             rewards: Vec::new(),
         })
+    }
+
+    /// As [`Reward::scoring`], of a judge that computes on the device. Its scores stay in `scores`
+    /// (rows, [`SCORE_WORDS`](crate::kernels::group_rewards::SCORE_WORDS)), which has a row for each
+    /// response. [`Scoring::finish`] gives the row of each without waiting for it, so a score may turn
+    /// out not to be finite. `None` for judges that compute on the host.
+    fn scoring_on_device(&mut self, scores: &Buffer) -> Option<Box<dyn Scoring<u32> + '_>> {
+        let _ = scores;
+        None
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Item, Reward, Scoring, not_finite, place, sample_of};
 use crate::config::Residency;
 use crate::error::{Context, Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Buffer, Gpu};
 use crate::model::load::Source;
 use crate::model::params::Model;
 use crate::model::plan::Plan;
@@ -197,6 +197,14 @@ impl Reward for RewardModel {
             runs: Vec::new(),
         })
     }
+
+    fn scoring_on_device(&mut self, scores: &Buffer) -> Option<Box<dyn Scoring<u32> + '_>> {
+        self.queue.clear_for(scores);
+        Some(Box::new(Queued {
+            judge: self,
+            runs: Vec::new(),
+        }))
+    }
 }
 
 /// Responses whose passes are on their way.
@@ -234,8 +242,8 @@ impl Queued<'_> {
     }
 }
 
-impl Scoring for Queued<'_> {
-    fn add(&mut self, items: &[Item<'_>]) -> Result<()> {
+impl Queued<'_> {
+    fn take(&mut self, items: &[Item<'_>]) -> Result<()> {
         let judge = &*self.judge;
         let formatter = judge.formatter()?;
         let read = |item: &Item<'_>| {
@@ -255,6 +263,12 @@ impl Scoring for Queued<'_> {
         let RewardModel { model, ws, queue, .. } = &mut *self.judge;
         queue.add(model, ws, sequences)
     }
+}
+
+impl Scoring for Queued<'_> {
+    fn add(&mut self, items: &[Item<'_>]) -> Result<()> {
+        self.take(items)
+    }
 
     fn finish(self: Box<Self>) -> Result<Vec<f64>> {
         let RewardModel { model, ws, queue, .. } = &mut *self.judge;
@@ -263,6 +277,17 @@ impl Scoring for Queued<'_> {
             None => Ok(rewards),
             Some(at) => Err(not_finite(&self.judge.name, rewards[at], &self.place(at))),
         }
+    }
+}
+
+impl Scoring<u32> for Queued<'_> {
+    fn add(&mut self, items: &[Item<'_>]) -> Result<()> {
+        self.take(items)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Vec<u32>> {
+        let RewardModel { model, ws, queue, .. } = &mut *self.judge;
+        queue.leave(model, ws)
     }
 }
 

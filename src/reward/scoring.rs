@@ -2,9 +2,11 @@
 
 use super::{Item, Reward};
 use crate::error::{Error, Result};
+use crate::gpu::Buffer;
 
-/// Rewards under way; see [`Reward::scoring`].
-pub trait Scoring {
+/// Rewards under way ([`Reward::scoring`]), or the rows on the device where they will be
+/// ([`Reward::scoring_on_device`]).
+pub trait Scoring<T = f64> {
     /// Takes responses to be scored. A judge that computes on the device submits its work, or keeps it for later, and waits for the device only where
     /// much of its own work is under way.
     ///
@@ -16,7 +18,7 @@ pub trait Scoring {
     ///
     /// # Errors
     /// As [`Reward::score`].
-    fn finish(self: Box<Self>) -> Result<Vec<f64>>;
+    fn finish(self: Box<Self>) -> Result<Vec<T>>;
 }
 
 /// What a judge does that has no other way: it scores what it is given at once.
@@ -37,8 +39,8 @@ impl<R: Reward + ?Sized> Scoring for AtOnce<'_, R> {
 }
 
 /// Rewards of groups of responses that are added in any order, as they end.
-pub struct GroupScoring<'r> {
-    scoring: Box<dyn Scoring + 'r>,
+pub struct GroupScoring<'r, T = f64> {
+    scoring: Box<dyn Scoring<T> + 'r>,
     /// Group and number of responses, in the order added.
     added: Vec<(usize, usize)>,
     groups: usize,
@@ -47,8 +49,21 @@ pub struct GroupScoring<'r> {
 impl<'r> GroupScoring<'r> {
     /// For `groups` groups, each of which must be added once.
     pub fn new(reward: &'r mut dyn Reward, groups: usize) -> Self {
+        Self::of(reward.scoring(), groups)
+    }
+}
+
+impl<'r> GroupScoring<'r, u32> {
+    /// As [`GroupScoring::new`], for the rows of `scores` in place of rewards ([`Reward::scoring_on_device`]).
+    pub fn on_device(reward: &'r mut dyn Reward, scores: &Buffer, groups: usize) -> Option<Self> {
+        Some(Self::of(reward.scoring_on_device(scores)?, groups))
+    }
+}
+
+impl<'r, T: Copy> GroupScoring<'r, T> {
+    fn of(scoring: Box<dyn Scoring<T> + 'r>, groups: usize) -> Self {
         Self {
-            scoring: reward.scoring(),
+            scoring,
             added: Vec::with_capacity(groups),
             groups,
         }
@@ -75,7 +90,7 @@ impl<'r> GroupScoring<'r> {
     ///
     /// # Errors
     /// As [`Scoring::finish`].
-    pub fn finish(self) -> Result<Vec<Vec<f64>>> {
+    pub fn finish(self) -> Result<Vec<Vec<T>>> {
         let rewards = self.scoring.finish()?;
         let wanted: usize = self.added.iter().map(|(_, n)| n).sum();
         if self.added.len() != self.groups || rewards.len() != wanted {

@@ -1,5 +1,5 @@
-//! What a step keeps on the device: rewards and advantages of its groups, the loss's operands, and the sums that the host
-//! reads once, after the optimiser's step.
+//! What a step keeps on the device: scores, rewards and advantages of its groups, the loss's operands,
+//! and the sums that the host reads once, after the optimiser's step.
 
 use crate::advantage::{GroupContext, Pass, Rule};
 use crate::config::TrainConfig;
@@ -8,6 +8,7 @@ use crate::gpu::{Buffer, Gpu, Readback, Recorder};
 use crate::kernels::group_advantage::{
     GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL, TAIL_WORDS, TailStatistics, narrow,
 };
+use crate::kernels::group_rewards::{GroupRewardsArgs, SCORE_WORDS, group_rewards};
 use crate::kernels::policy_loss::{LossConfig, PolicyLossArgs, TERMS, policy_loss, policy_loss_sums};
 use crate::model::plan::Plan;
 use crate::model::run::Packed;
@@ -55,9 +56,10 @@ impl Sizes {
     /// Bytes of the buffers, but for the rule's own.
     fn bytes(&self, pass: &Pass) -> u64 {
         let responses = self.groups * self.m;
-        let step = responses * (2 + usize::from(pass.selects())) + self.groups + self.tail_words(pass);
+        let step = responses * (3 + SCORE_WORDS + usize::from(pass.selects()));
+        let groups = self.groups + self.tail_words(pass);
         let batch = self.readouts * (3 + TERMS);
-        (4 * (step + batch + self.reference + self.rows * TERMS)) as u64
+        (4 * (step + groups + batch + self.reference + self.rows * TERMS)) as u64
     }
 }
 
@@ -65,12 +67,16 @@ impl Sizes {
 pub struct DeviceStep {
     sizes: Sizes,
     reducer: GroupReducer,
+    scores: Buffer,            // (G·m, 4), the first column, where the judge leaves them
+    placed: Buffer,            // (G, m), the row of each response's score
     rewards: Buffer,           // (G, m)
     selection: Option<Buffer>, // (G, m), Chow's split
     advantages: Buffer,        // (G, m)
     flags: Buffer,             // (G)
     tails: Option<Buffer>,     // (G, 4), where the rule has a tail
     shifts: Vec<f64>,          // (G), what the host took off the rewards
+    /// Whether this step's rewards came from `scores`.
+    scored: bool,
     reference: Option<Buffer>, // log-probabilities of the step's tokens
     old: Buffer,               // (P)
     owner: Buffer,             // (P)
@@ -83,9 +89,18 @@ pub struct DeviceStep {
     referred: usize,
 }
 
+/// Where the rewards of a step's groups are, `[group][sample]`.
+#[derive(Debug)]
+pub enum Rewards {
+    /// On the host.
+    Host(Vec<Vec<f64>>),
+    /// On the device: the rows of their scores in [`DeviceStep::scores`].
+    Device(Vec<Vec<u32>>),
+}
+
 /// Sums over a step's tokens.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
-pub(super) struct Totals {
+pub struct Totals {
     pub(super) loss: f64,
     pub(super) kl: f64,
     pub(super) entropy: f64,
@@ -107,11 +122,11 @@ pub struct Held {
 }
 
 /// What the host learns of a step.
-pub(super) struct Report {
+pub struct Report {
     /// Sums of each micro-batch, in order.
     pub(super) batches: Vec<Totals>,
     /// The gradient's norm in the last iteration.
-    pub(super) norm: f32,
+    pub norm: f32,
     /// Per group: every advantage is 0; TEA-GPD fell back to the Gaussian tail.
     pub(super) no_signal: Vec<bool>,
     pub(super) gaussian_tail: Vec<bool>,
@@ -119,6 +134,8 @@ pub(super) struct Report {
     pub(super) advantages: Vec<f32>,
     /// Per group, where the rule has a tail.
     pub(super) tails: Vec<TailStatistics>,
+    /// The rows of scores, where the rewards came from there.
+    pub(super) scores: Vec<f32>,
 }
 
 impl DeviceStep {
@@ -134,6 +151,8 @@ impl DeviceStep {
         let split = pass.selects();
         Ok(Self {
             reducer: GroupReducer::new(gpu, &pass, groups, m)?,
+            scores: alloc("scores", groups * m * SCORE_WORDS)?,
+            placed: alloc("placed", groups * m)?,
             rewards: alloc("rewards", groups * m)?,
             selection: split.then(|| alloc("selection", groups * m)).transpose()?,
             advantages: alloc("advantages", groups * m)?,
@@ -142,6 +161,7 @@ impl DeviceStep {
                 .then(|| alloc("tails", sizes.tail_words(&pass)))
                 .transpose()?,
             shifts: Vec::new(),
+            scored: false,
             reference: (sizes.reference > 0)
                 .then(|| alloc("reference", sizes.reference))
                 .transpose()?,
@@ -173,29 +193,56 @@ impl DeviceStep {
         Ok(plan)
     }
 
-    /// Uploads the step's rewards and records the rule over its groups. A group's place in the step gives its context.
+    /// Where a judge leaves a step's scores: a row for each response.
+    pub fn scores(&self) -> &Buffer {
+        &self.scores
+    }
+
+    /// Brings the step's rewards to their place, from the host or from the judge's scores, and records
+    /// the rule over its groups. A group's place in the step gives its context. Where scores cannot be
+    /// compared, `norm` becomes infinite, so that the optimiser's steps after it leave everything as it
+    /// is. The report's scores tell which.
     ///
     /// # Errors
-    /// A reward that is not finite or too far from its group's best; GPU errors.
-    pub(super) fn advantages<'a>(
+    /// A reward on the host that is not finite or too far from its group's best; GPU errors.
+    pub fn advantages<'a>(
         &mut self,
         rec: &mut Recorder,
         rule: &Rule,
-        rewards: &[Vec<f64>],
+        (rewards, norm): (&Rewards, &Buffer),
         context: impl Fn(u64) -> GroupContext<'a>,
     ) -> Result<()> {
         (self.rows, self.referred) = (0, 0);
         let Sizes { groups, m, .. } = self.sizes;
-        let all: Vec<f64> = rewards.iter().flatten().copied().collect();
-        if all.len() != groups * m {
+        let lengths: Vec<usize> = match rewards {
+            Rewards::Host(values) => values.iter().map(Vec::len).collect(),
+            Rewards::Device(rows) => rows.iter().map(Vec::len).collect(),
+        };
+        if lengths != vec![m; groups] {
             return Err(Error::internal(format!(
-                "{} rewards for {groups} groups of {m}",
-                all.len()
+                "groups of {lengths:?} rewards, where {groups} of {m} are wanted"
             )));
         }
-        let narrowed = narrow(&all, m, 0)?;
-        rec.write(&self.rewards, 0, &narrowed.rewards)?;
-        self.shifts = narrowed.shifts;
+        self.scored = matches!(rewards, Rewards::Device(_));
+        match rewards {
+            Rewards::Host(values) => {
+                let narrowed = narrow(&values.concat(), m, 0)?;
+                rec.write(&self.rewards, 0, &narrowed.rewards)?;
+                self.shifts = narrowed.shifts;
+            }
+            Rewards::Device(rows) => {
+                rec.write(&self.placed, 0, &rows.concat())?;
+                let args = GroupRewardsArgs {
+                    scores: &self.scores,
+                    rows: &self.placed,
+                    rewards: &self.rewards,
+                    norm,
+                };
+                group_rewards(rec, &args, groups, m)?;
+                // Scores are f32: nothing had to be taken off.
+                self.shifts = vec![0.0; groups];
+            }
+        }
         if let Some(selection) = &self.selection {
             let mut split = vec![0u32; groups * m];
             for g in 0..groups {
@@ -236,7 +283,7 @@ impl DeviceStep {
     ///
     /// # Errors
     /// There is no room for them (a bug).
-    pub(super) fn refer(&mut self, rec: &mut Recorder, ws: &Workspace, tokens: usize) -> Result<()> {
+    pub fn refer(&mut self, rec: &mut Recorder, ws: &Workspace, tokens: usize) -> Result<()> {
         let Some(reference) = &self.reference else {
             return Err(Error::internal("a reference where β is 0"));
         };
@@ -254,7 +301,7 @@ impl DeviceStep {
     ///
     /// # Errors
     /// A GPU error.
-    pub(super) fn load<'a>(
+    pub fn load<'a>(
         &self,
         rec: &mut Recorder,
         packed: &Packed<'_, '_>,
@@ -281,7 +328,7 @@ impl DeviceStep {
     ///
     /// # Errors
     /// A GPU error.
-    pub(super) fn loss(
+    pub fn loss(
         &mut self,
         rec: &mut Recorder,
         ws: &Workspace,
@@ -308,9 +355,10 @@ impl DeviceStep {
     ///
     /// # Errors
     /// A GPU error.
-    pub(super) fn report(&self, rec: &mut Recorder, norm: &Buffer) -> Result<Report> {
+    pub fn report(&self, rec: &mut Recorder, norm: &Buffer) -> Result<Report> {
         let Sizes { groups, m, .. } = self.sizes;
         let tails = self.tails.as_ref().map(|tails| (tails, groups * TAIL_WORDS));
+        let scores = (self.scored).then_some((&self.scores, groups * m * SCORE_WORDS));
         let parts = [
             (&self.sums, self.rows * TERMS),
             (norm, 1),
@@ -318,7 +366,7 @@ impl DeviceStep {
             (&self.advantages, groups * m),
         ];
         let mut at = 0;
-        for (buffer, words) in parts.into_iter().chain(tails) {
+        for (buffer, words) in parts.into_iter().chain(tails).chain(scores) {
             rec.read_back(buffer, 0, &self.report, 4 * at as u64, 4 * words as u64);
             at += words;
         }
@@ -328,7 +376,8 @@ impl DeviceStep {
         let (sums, rest) = words.split_at(self.rows * TERMS);
         let (norm, rest) = rest.split_at(1);
         let (flags, rest) = rest.split_at(groups);
-        let (advantages, tails) = rest.split_at(groups * m);
+        let (advantages, rest) = rest.split_at(groups * m);
+        let (tails, scores) = rest.split_at(tails.map_or(0, |(_, words)| words));
         let tails: Vec<f32> = tails.iter().map(float).collect();
         let totals = |row: &[u32]| {
             let v = |i: usize| f64::from(float(&row[i]));
@@ -349,13 +398,15 @@ impl DeviceStep {
             gaussian_tail: flags.iter().map(|f| f & GAUSSIAN_TAIL != 0).collect(),
             advantages: advantages.iter().map(float).collect(),
             tails: TailStatistics::all(&tails, &self.shifts),
+            scores: scores.iter().map(float).collect(),
         })
     }
 }
 
 impl Sizes {
     fn report_bytes(&self, pass: &Pass) -> u64 {
-        (4 * (self.rows * TERMS + 1 + self.groups * (1 + self.m) + self.tail_words(pass))) as u64
+        let of_group = 1 + self.m * (1 + SCORE_WORDS);
+        (4 * (self.rows * TERMS + 1 + self.groups * of_group + self.tail_words(pass))) as u64
     }
 }
 

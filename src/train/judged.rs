@@ -4,7 +4,7 @@ use super::rl::{Prompt, Trainer};
 use crate::config::TrainConfig;
 use crate::error::Result;
 use crate::kernels::sample::SampleParams;
-use crate::reward::{GroupScoring, Item, Reward};
+use crate::reward::{GroupScoring, Item};
 use crate::rollout::{Completion, Job, SampleConfig};
 use crate::text::Tokenizer;
 use std::time::{Duration, Instant};
@@ -20,10 +20,10 @@ pub(super) struct Asked<'a> {
     pub(super) step: u64,
 }
 
-/// Samples with their rewards, `[prompt][sample]`.
-pub(super) struct Judged {
+/// Samples with their rewards, or the rows of their scores on the device, `[prompt][sample]`.
+pub(super) struct Judged<T> {
     pub(super) completions: Vec<Vec<Completion>>,
-    pub(super) rewards: Vec<Vec<f64>>,
+    pub(super) rewards: Vec<Vec<T>>,
     pub(super) clock: Clock,
 }
 
@@ -32,7 +32,8 @@ pub(super) struct Judged {
 pub(super) struct Clock {
     /// Until the last sample had ended, with what of the scoring was done meanwhile.
     pub(super) sample: f64,
-    /// From there until the last reward was there: the part of the scoring that no sampling hid.
+    /// From there until the last reward was there: the part of the scoring that no sampling hid. Where
+    /// the scores stay on the device, until the last pass was submitted: the update waits for it then.
     pub(super) reward: f64,
     /// The host's part of `sample` that went into scoring: texts, tokens, recording of the judge's passes, or its whole computation
     /// where it is the host's.
@@ -42,13 +43,13 @@ pub(super) struct Clock {
 }
 
 /// The judge's side of a step.
-struct Judging<'a> {
-    scoring: GroupScoring<'a>,
+struct Judging<'a, T> {
+    scoring: GroupScoring<'a, T>,
     prompts: &'a [&'a Prompt],
     tokenizer: &'a Tokenizer,
 }
 
-impl Judging<'_> {
+impl<T: Copy> Judging<'_, T> {
     /// Hands a group's texts, without special tokens, to the judge.
     fn take(&mut self, group: usize, completions: &[Completion]) -> Result<()> {
         let texts = completions.iter().map(|c| self.tokenizer.decode(&c.tokens, true));
@@ -61,10 +62,15 @@ impl Judging<'_> {
 
 impl Trainer<'_> {
     /// Samples, and has the judge score every group as soon as it has ended; the rewards are those of scoring all of them afterwards.
+    /// `scoring` is of as many groups as there are prompts.
     ///
     /// # Errors
     /// A reward that is not finite, a text that the judge cannot read, or a GPU error.
-    pub(super) fn sample_and_score(&mut self, asked: &Asked<'_>, reward: &mut dyn Reward) -> Result<Judged> {
+    pub(super) fn sample_and_score<T: Copy>(
+        &mut self,
+        asked: &Asked<'_>,
+        scoring: GroupScoring<'_, T>,
+    ) -> Result<Judged<T>> {
         let begun = Instant::now();
         let c = self.config;
         let jobs: Vec<Job> = (0u64..)
@@ -84,7 +90,7 @@ impl Trainer<'_> {
             step: asked.step,
         };
         let mut judging = Judging {
-            scoring: GroupScoring::new(reward, jobs.len()),
+            scoring,
             prompts: &asked.prompts,
             tokenizer: self.tokenizer,
         };

@@ -4,19 +4,20 @@
 //! group's rewards to its advantages differs. The trainer does not know the rules.
 
 use super::data;
-use super::device_step::{DeviceStep, Report, Totals};
+use super::device_step::{DeviceStep, Report, Rewards, Totals};
 use super::judged::{Asked, Clock, Judged};
 use crate::advantage::{GroupContext, Rule, check_finite};
 use crate::config::TrainConfig;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Recorder;
-use crate::kernels::group_advantage::TailStatistics;
+use crate::kernels::group_advantage::{TailStatistics, far_apart};
+use crate::kernels::group_rewards::{SCORE_WORDS, unfit};
 use crate::kernels::policy_loss::LossConfig;
 use crate::model::params::Model;
 use crate::model::run::{self, Group};
 use crate::model::workspace::Workspace;
 use crate::optim::Optimizer;
-use crate::reward::Reward;
+use crate::reward::{self, GroupScoring, Item, Reward};
 use crate::rollout::{Completion, Finish, Sampler};
 use crate::text::{PromptContent, Tokenizer};
 use serde_json::{Map, Value, json};
@@ -61,7 +62,7 @@ pub struct Trainer<'a> {
 struct Scored {
     prompts: Vec<usize>,
     completions: Vec<Vec<Completion>>,
-    rewards: Vec<Vec<f64>>,
+    rewards: Rewards,
 }
 
 impl Trainer<'_> {
@@ -76,11 +77,14 @@ impl Trainer<'_> {
         let sampled = self.model.gpu.host_waits();
         let (report, rate) = self.update(step, &scored)?;
         let updated = self.model.gpu.host_waits();
-        finite(&report)?;
         let iterations = self.config.num_iterations;
-        let norm = self.optimizer.finish(report.norm, iterations as u64)?;
-        dump(step + 1, &scored.rewards, &report.advantages);
-        let mut metrics = describe(&scored, &report, &self.rule, reward.name());
+        let norm = self.optimizer.finish(report.norm, iterations as u64);
+        // What went wrong first is what is told.
+        let rewards = self.rewards(&scored, &report, reward.name())?;
+        finite(&report)?;
+        let norm = norm?;
+        dump(step + 1, &rewards, &report.advantages);
+        let mut metrics = describe(&scored.completions, &rewards, &report, &self.rule, reward.name());
         let per_iteration = report.batches.len() / iterations.max(1);
         let (mut totals, mut passed) = (Totals::default(), Totals::default());
         for (i, batch) in report.batches.iter().enumerate() {
@@ -132,17 +136,66 @@ impl Trainer<'_> {
             seed: self.config.seed,
             step: step + 1,
         };
-        let Judged {
-            completions,
-            rewards,
-            clock,
-        } = self.sample_and_score(&asked, reward)?;
+        let (completions, rewards, clock) = match self.scored_on_device(&asked, reward)? {
+            Some(judged) => (judged.completions, Rewards::Device(judged.rewards), judged.clock),
+            None => {
+                let scoring = GroupScoring::new(reward, asked.prompts.len());
+                let judged = self.sample_and_score(&asked, scoring)?;
+                (judged.completions, Rewards::Host(judged.rewards), judged.clock)
+            }
+        };
         let scored = Scored {
             prompts,
             completions,
             rewards,
         };
         Ok((scored, clock))
+    }
+
+    /// Samples, and leaves the scores on the device. Where the judge computes on the host nothing is
+    /// done: `None`.
+    fn scored_on_device(
+        &mut self,
+        asked: &Asked<'_>,
+        reward: &mut dyn Reward,
+    ) -> Result<Option<Judged<u32>>> {
+        let scores = self.device.scores().clone();
+        match GroupScoring::on_device(reward, &scores, asked.prompts.len()) {
+            Some(scoring) => self.sample_and_score(asked, scoring).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The rewards of a step that has run, `[group][sample]`.
+    ///
+    /// # Errors
+    /// Scores that cannot be compared: the device has left weights and moments alone then.
+    fn rewards(&self, scored: &Scored, report: &Report, judge: &str) -> Result<Vec<Vec<f64>>> {
+        let rows = match &scored.rewards {
+            Rewards::Host(rewards) => return Ok(rewards.clone()),
+            Rewards::Device(rows) => rows,
+        };
+        // As the device has it, a row that is none holds no score.
+        let score = |row: &u32| {
+            report
+                .scores
+                .get(*row as usize * SCORE_WORDS)
+                .copied()
+                .unwrap_or(f32::NAN)
+        };
+        let mut all = Vec::with_capacity(rows.len());
+        for (group, rows) in rows.iter().enumerate() {
+            let scores: Vec<f32> = rows.iter().map(score).collect();
+            let rewards: Vec<f64> = scores.iter().map(|s| f64::from(*s)).collect();
+            if let Some(sample) = unfit(&scores) {
+                let prompt = &self.prompts[scored.prompts[group]].content;
+                let items = vec![Item { prompt, response: "" }; rewards.len()];
+                reward::check_finite(judge, &items, &rewards)?;
+                return Err(far_apart(group, sample, &rewards));
+            }
+            all.push(rewards);
+        }
+        Ok(all)
     }
 
     /// `num_iterations` optimiser steps on the scored samples, all recorded before the host waits for any of them.
@@ -159,12 +212,14 @@ impl Trainer<'_> {
         let mut rec = Recorder::new(&self.model.gpu);
         // As in sampling, the place in the step seeds a group, not the prompt's number.
         let context = |place| GroupContext::at(self.config.seed, step + 1, place);
-        for (rewards, prompt) in scored.rewards.iter().zip(&scored.prompts) {
-            check_finite(rewards).context(format!("prompt {}", prompt + 1))?;
+        if let Rewards::Host(rewards) = &scored.rewards {
+            for (rewards, prompt) in rewards.iter().zip(&scored.prompts) {
+                check_finite(rewards).context(format!("prompt {}", prompt + 1))?;
+            }
         }
-        self.device
-            .advantages(&mut rec, &self.rule, &scored.rewards, context)?;
         self.optimizer.begin(&mut rec);
+        let rewards = (&scored.rewards, self.optimizer.norm());
+        self.device.advantages(&mut rec, &self.rule, rewards, context)?;
         rec.submit()?;
         if self.config.beta > 0.0 {
             self.refer(&groups)?;
@@ -206,7 +261,7 @@ impl Trainer<'_> {
             kl_estimator: c.kl_estimator,
             epsilon: (iteration > 0).then_some(c.epsilon),
             max_completion_length: c.max_completion_length,
-            responses: scored.rewards.iter().map(Vec::len).sum(),
+            responses: scored.completions.iter().map(Vec::len).sum(),
         };
         let mut first = 0;
         run::each_packed(self.model, self.ws, groups, true, &mut |rec, packed| {
@@ -270,18 +325,24 @@ fn sd(values: &[f64]) -> f64 {
 }
 
 /// What the samples, their rewards and their advantages look like, under TRL's names.
-fn describe(s: &Scored, report: &Report, rule: &Rule, reward: &str) -> Map<String, Value> {
-    let rewards: Vec<f64> = s.rewards.iter().flatten().copied().collect();
-    let completions: Vec<&Completion> = s.completions.iter().flatten().collect();
+fn describe(
+    completions: &[Vec<Completion>],
+    groups: &[Vec<f64>],
+    report: &Report,
+    rule: &Rule,
+    reward: &str,
+) -> Map<String, Value> {
+    let rewards: Vec<f64> = groups.iter().flatten().copied().collect();
+    let completions: Vec<&Completion> = completions.iter().flatten().collect();
     let lengths: Vec<f64> = completions.iter().map(|c| c.tokens.len() as f64).collect();
     let share = |n: usize, of: usize| n as f64 / of.max(1) as f64;
     let clipped = completions.iter().filter(|c| c.finish == Finish::Length).count();
     let mut out = object(json!({
         "reward": mean(rewards.iter().copied()),
-        "reward_std": mean(s.rewards.iter().map(|g| sd(g))),
-        "reward_max": mean(s.rewards.iter().map(|g| g.iter().copied().fold(f64::MIN, f64::max))),
-        "frac_reward_zero_std": share(s.rewards.iter().filter(|g| g.iter().all(|r| *r == g[0])).count(), s.rewards.len()),
-        "frac_groups_no_signal": share(report.no_signal.iter().filter(|f| **f).count(), s.rewards.len()),
+        "reward_std": mean(groups.iter().map(|g| sd(g))),
+        "reward_max": mean(groups.iter().map(|g| g.iter().copied().fold(f64::MIN, f64::max))),
+        "frac_reward_zero_std": share(groups.iter().filter(|g| g.iter().all(|r| *r == g[0])).count(), groups.len()),
+        "frac_groups_no_signal": share(report.no_signal.iter().filter(|f| **f).count(), groups.len()),
         "completions/mean_length": mean(lengths.iter().copied()),
         "completions/min_length": lengths.iter().copied().fold(f64::MAX, f64::min),
         "completions/max_length": lengths.iter().copied().fold(0.0, f64::max),
@@ -291,7 +352,7 @@ fn describe(s: &Scored, report: &Report, rule: &Rule, reward: &str) -> Map<Strin
         let fell = report.gaussian_tail.iter().filter(|f| **f).count();
         out.insert(
             "frac_groups_gaussian_tail".into(),
-            json!(share(fell, s.rewards.len())),
+            json!(share(fell, groups.len())),
         );
     }
     // As TRL: the last part of a path or hub id.

@@ -13,7 +13,7 @@ use crate::demo::{self, Split};
 use crate::error::{Error, Result};
 use crate::file::{dirs, open};
 use crate::model::save::{AtomicDir, recover};
-use crate::reward::Reward;
+use crate::reward::{GroupScoring, Reward};
 use crate::run::checksums::Depth;
 use crate::text::sha256_hex;
 use serde::{Deserialize, Serialize};
@@ -176,7 +176,8 @@ impl<'a> Selection<'a> {
             seed: trainer.config.seed ^ STREAM,
             step: 0,
         };
-        Ok(trainer.sample_and_score(&asked, reward)?.rewards)
+        let scoring = GroupScoring::new(reward, asked.prompts.len());
+        Ok(trainer.sample_and_score(&asked, scoring)?.rewards)
     }
 }
 

@@ -5,13 +5,11 @@ use crate::advantage::chow::ChowParams;
 use crate::advantage::{GroupContext, Rule};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Recorder};
+use crate::kernels::group_rewards::FAR;
 
 /// Rewards of one dispatch: 16 MiB a buffer, well below every adapter's binding limit, and little enough work that no
 /// driver takes the queue for hung.
 const REWARDS_PER_DISPATCH: usize = 1 << 22;
-
-/// Widest group: 4096 squares of it still fit f32.
-const MAX_SPREAD: f64 = 1e16;
 
 /// Advantages of many groups.
 #[derive(Debug, Clone, PartialEq)]
@@ -172,6 +170,16 @@ impl Reduced {
     }
 }
 
+/// The error of a group whose rewards cannot be compared because of that of one sample.
+pub fn far_apart(group: usize, sample: usize, rewards: &[f64]) -> Error {
+    let top = rewards.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    Error::user(format!(
+        "group {group}, sample {sample}: the reward is {} where the group's best is {top}; single precision needs \
+         finite rewards within {FAR:e} of each other: rescale them",
+        rewards[sample]
+    ))
+}
+
 /// Rewards as f32, group by group: as they are where f32 holds them, else as differences from the group's maximum, taken
 /// in float64. `first` is the first group's number for the message.
 ///
@@ -188,12 +196,8 @@ pub fn narrow(values: &[f64], m: usize, first: usize) -> Result<Narrowed> {
         let shift = if exact { 0.0 } else { top };
         out.shifts.push(shift);
         for (i, r) in group.iter().enumerate() {
-            if !r.is_finite() || top - r > MAX_SPREAD {
-                return Err(Error::user(format!(
-                    "group {}, sample {i}: the reward is {r} where the group's best is {top}; single precision needs \
-                     finite rewards within {MAX_SPREAD:e} of each other: rescale them",
-                    first + g
-                )));
+            if !r.is_finite() || top - r > f64::from(FAR) {
+                return Err(far_apart(first + g, i, group));
             }
             out.rewards.push((*r - shift) as f32);
         }
