@@ -5,6 +5,7 @@ use super::policy::Policy;
 use super::timing::{Clock, median};
 use super::train::Settings;
 use crate::error::{Error, Result};
+use crate::gpu::Buffer;
 use crate::kernels::sample::SampleParams;
 use crate::model::score_queue::ScoreQueue;
 use crate::model::workspace::{Shape, Workspace};
@@ -16,6 +17,10 @@ pub(super) struct Judge<'a> {
     pub(super) policy: &'a Policy,
     pub(super) ws: Workspace,
     queue: ScoreQueue,
+    /// Whether the scores of the round under way stay on the device.
+    stays: bool,
+    /// The rows there of those of the last such round.
+    pub(super) rows: Vec<u32>,
 }
 
 impl<'a> Judge<'a> {
@@ -37,6 +42,8 @@ impl<'a> Judge<'a> {
             policy,
             ws: Workspace::new(&policy.model.gpu, &policy.model.spec, shape)?,
             queue: ScoreQueue::default(),
+            stays: false,
+            rows: Vec::new(),
         })
     }
 
@@ -52,8 +59,18 @@ impl<'a> Judge<'a> {
         self.queue.add(model, &self.ws, responses.map(sequence).collect())
     }
 
-    /// Waits for the scores.
+    /// Has the next round's scores stay in `scores`, as a training step does.
+    pub(super) fn stay(&mut self, scores: &Buffer) {
+        self.queue.clear_for(scores);
+        self.stays = true;
+    }
+
+    /// Waits for the scores, unless they stay on the device.
     pub(super) fn finish(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.stays) {
+            self.rows = self.queue.leave(&self.policy.model, &self.ws)?;
+            return Ok(());
+        }
         self.queue.finish(&self.policy.model, &self.ws).map(drop)
     }
 }

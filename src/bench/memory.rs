@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 pub(super) struct Held<'a> {
     /// Forward and backward passes.
     pub(super) training: Shape,
+    /// Rewards, advantages and loss on the device.
+    pub(super) step: Option<&'a Plan>,
     /// The optimiser.
     pub(super) optim: Optim,
     /// Sampling, with the tokens of a prompt and of a response and the responses a prompt.
@@ -38,6 +40,9 @@ pub(super) fn expected(policy: &Policy, held: &Held<'_>) -> Result<(Plan, Plan)>
     }
     plan.extend("", &Plan::workspace(spec, held.training));
     least.extend("", &floor::training(spec, held.training));
+    if let Some(step) = held.step {
+        plan.extend("", step);
+    }
     if let Some((shape, [prompt, response, m])) = &held.sampling {
         plan.extend("", &shape.plan(spec));
         let rows = shape.sequences.div_ceil(*m) * prompt + shape.sequences * (response - 1);

@@ -1,19 +1,24 @@
-//! `bench train` and `bench e2e`: seconds of a training step by phase, and its memory.
+//! `bench train` and `bench e2e`: seconds of a training step by phase and as a whole, the host's
+//! waits, and memory.
 
 use super::judged::{Judge, Rounds, When};
 use super::memory::{self, Held};
 use super::output::Row;
 use super::policy::{Policy, at_least_one, check_tokens};
 use super::timing::{Clock, median};
-use crate::config::{ActivationMemory, FloatDtype, Optim, Schedule};
+use crate::advantage::{GroupContext, Rule};
+use crate::config::{ActivationMemory, FloatDtype, KlEstimator, LossType, Optim, Schedule, TrainFlags};
 use crate::error::{Error, Result};
 use crate::gpu::Recorder;
+use crate::kernels::policy_loss::LossConfig;
+use crate::model::plan::Plan;
 use crate::model::run::{self, Group};
 use crate::model::spec::ModelSpec;
 use crate::model::workspace::{Shape, Workspace};
 use crate::optim::{Optimizer, Settings as OptimizerSettings};
 use crate::rollout::{Sampler, SamplerShape};
 use crate::train::activations::Keeping;
+use crate::train::device_step::{DeviceStep, Rewards};
 use std::time::Instant;
 
 /// Sizes of a step.
@@ -134,6 +139,52 @@ impl Phases {
     }
 }
 
+/// A step as `train` takes it: all of it recorded, and one readback at its end.
+#[derive(Debug, Clone, Copy)]
+struct Whole {
+    seconds: f64,
+    /// Times the host waited for the device.
+    waits: f64,
+    /// Those for windows of sampled tokens.
+    windows: f64,
+}
+
+/// Rewards, advantages and loss of a step on the device.
+struct Device {
+    step: DeviceStep,
+    loss: LossConfig,
+    plan: Plan,
+}
+
+impl Device {
+    /// For TEA with its default settings.
+    fn new(policy: &Policy, s: &Settings, readouts: usize) -> Result<Self> {
+        // A reference is taken where the KL term has a weight.
+        let beta = if s.reference { 0.02 } else { 0.0 };
+        let flags = TrainFlags {
+            reward_model: Some("bench".into()),
+            num_generations: Some(s.num_generations),
+            prompts_per_step: Some(s.batch),
+            max_completion_length: Some(s.max_completion_length),
+            beta: Some(beta),
+            ..TrainFlags::default()
+        };
+        let (config, rule) = (flags.resolve(&|_| None)?, Rule::default());
+        Ok(Self {
+            step: DeviceStep::new(&policy.model.gpu, &rule, &config, readouts)?,
+            plan: DeviceStep::plan(&rule, &config, readouts)?,
+            loss: LossConfig {
+                loss_type: LossType::DrGrpo,
+                beta,
+                kl_estimator: KlEstimator::K3,
+                epsilon: None,
+                max_completion_length: s.max_completion_length,
+                responses: s.batch * s.num_generations,
+            },
+        })
+    }
+}
+
 /// Everything that is allocated once.
 struct Stage<'a> {
     policy: &'a Policy,
@@ -144,6 +195,8 @@ struct Stage<'a> {
     sampler: Option<Sampler>,
     reward: Option<Judge<'a>>,
     prompts: Vec<Vec<u32>>,
+    /// Of steps as a whole; `None` where they are not measured.
+    device: Option<Device>,
 }
 
 impl<'a> Stage<'a> {
@@ -183,8 +236,13 @@ impl<'a> Stage<'a> {
                 SamplerShape::within(cap, spec, s.batch * s.num_generations, shape),
             )
         });
+        let ws = Workspace::new(gpu, spec, s.workspace(spec, policy.rank())?)?;
+        // A profile is of the phases alone, and advantages compare two responses or more.
+        let device = (sample && s.num_generations > 1 && !gpu.profiles())
+            .then(|| Device::new(policy, s, ws.shape.readouts));
         Ok(Self {
-            ws: Workspace::new(gpu, spec, s.workspace(spec, policy.rank())?)?,
+            device: device.transpose()?,
+            ws,
             optimizer: Optimizer::new(gpu, policy.model.trainable(), settings)?,
             sampler: sampler.transpose()?,
             reward: reward.map(|r| Judge::new(r, s)).transpose()?,
@@ -200,6 +258,7 @@ impl<'a> Stage<'a> {
         let lengths = [s.prompt_length, s.max_completion_length, s.num_generations];
         Held {
             training: self.ws.shape,
+            step: self.device.as_ref().map(|d| &d.plan),
             optim: s.optim,
             sampling: self.sampler.as_ref().map(|sampler| (sampler.shape(), lengths)),
             reward: self.reward.as_ref().map(|judge| (judge.policy, judge.ws.shape)),
@@ -249,6 +308,75 @@ impl<'a> Stage<'a> {
             samples: self.settings.num_generations,
         };
         rounds.compare(sampler, judge, self.settings)
+    }
+
+    /// One step as a whole; `None` where such are not measured.
+    fn whole(&mut self, number: u64) -> Result<Option<Whole>> {
+        let (s, model) = (self.settings, &self.policy.model);
+        let Self {
+            ws,
+            prompts,
+            optimizer,
+            ..
+        } = self;
+        let (Some(device), Some(sampler)) = (&mut self.device, &mut self.sampler) else {
+            return Ok(None);
+        };
+        let (begun, waits, step) = (Instant::now(), model.gpu.host_waits(), &mut device.step);
+        if let Some(judge) = &mut self.reward {
+            judge.stay(step.scores());
+        }
+        let rounds = Rounds {
+            policy: self.policy,
+            prompts,
+            samples: s.num_generations,
+        };
+        let limits = vec![s.max_completion_length; s.batch];
+        let round = rounds.run(sampler, self.reward.as_mut(), (number, &limits), When::Beside)?;
+        // Whose score is whose does not change the work.
+        let rewards = match &self.reward {
+            Some(judge) => Rewards::Device(judge.rows.chunks(s.num_generations).map(Vec::from).collect()),
+            None => Rewards::Host(vec![(0..s.num_generations).map(|i| i as f64).collect(); s.batch]),
+        };
+        let groups: Vec<Group<'_>> = prompts
+            .iter()
+            .zip(&round.responses)
+            .map(|(prefix, suffixes)| Group {
+                prefix,
+                suffixes: suffixes.iter().map(Vec::as_slice).collect(),
+            })
+            .collect();
+        let mut rec = Recorder::new(&model.gpu);
+        optimizer.begin(&mut rec);
+        let context = |place| GroupContext::at(0, number, place);
+        step.advantages(&mut rec, &Rule::default(), (&rewards, optimizer.norm()), context)?;
+        rec.submit()?;
+        if s.reference {
+            run::each_packed(model, ws, &groups, false, &mut |rec, packed| {
+                packed.forward(rec, false)?;
+                step.refer(rec, ws, packed.loaded.p)
+            })?;
+        }
+        let mut first = 0;
+        run::each_packed(model, ws, &groups, true, &mut |rec, packed| {
+            // The sampler's log-probabilities enter the metrics alone.
+            step.load(rec, packed, &device.loss, |_, _| &[])?;
+            packed.forward(rec, true)?;
+            let tokens = packed.loaded.p;
+            step.loss(rec, ws, &device.loss, (tokens, first))?;
+            first += tokens;
+            let (pass, batch) = (packed.pass, packed.batch);
+            pass.backward_coefficients(rec, packed.loaded, &batch.tokens)
+        })?;
+        optimizer.record(&mut rec)?;
+        rec.submit()?;
+        let report = step.report(&mut rec, optimizer.norm())?;
+        optimizer.finish(report.norm, 1)?;
+        Ok(Some(Whole {
+            seconds: begun.elapsed().as_secs_f64(),
+            waits: (model.gpu.host_waits() - waits) as f64,
+            windows: sampler.stats().windows as f64,
+        }))
     }
 
     /// One step: its phases in order, each ended by a wait.
@@ -308,10 +436,14 @@ pub fn run(policy: &Policy, s: &Settings, reward: Option<&Policy>, sample: bool)
     let gpu = &policy.model.gpu;
     let mut stage = Stage::new(policy, s, reward, sample)?;
     stage.step(0)?;
+    stage.whole(0)?;
     let before = (gpu.memory().allocations, gpu.pipelines_made());
     let steps = (1..=s.repetitions as u64)
         .map(|i| stage.step(i))
         .collect::<Result<Vec<Phases>>>()?;
+    let wholes = (1..=s.repetitions as u64)
+        .filter_map(|i| stage.whole(i).transpose())
+        .collect::<Result<Vec<Whole>>>()?;
     let made = (
         gpu.memory().allocations - before.0,
         gpu.pipelines_made() - before.1,
@@ -356,6 +488,13 @@ pub fn run(policy: &Policy, s: &Settings, reward: Option<&Policy>, sample: bool)
         s.rows(),
     );
     push("step", steps.iter().map(Phases::total).collect(), s.rows());
+    if !wholes.is_empty() {
+        push("whole step", wholes.iter().map(|w| w.seconds).collect(), s.rows());
+        let row = Row::of(wholes.iter().map(|w| w.waits).collect(), false);
+        let windows = median(&wholes.iter().map(|w| w.windows).collect::<Vec<f64>>());
+        let row = policy.row("host waits of a whole step".into(), &variant, "", row);
+        rows.push(row.with("sampling windows", windows));
+    }
     for (what, n) in [("allocations", made.0 as f64), ("pipelines", made.1 as f64)] {
         let row = Row::of(vec![n / s.repetitions as f64], false);
         rows.push(policy.row(format!("{what} a step after the first"), &variant, "", row));

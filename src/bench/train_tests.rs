@@ -67,6 +67,12 @@ fn a_step_is_measured_phase_by_phase() {
     ];
     assert!(phases.iter().all(|p| seconds(p) > 0.0));
     assert!(seconds("step ") > seconds("forward+backward "));
+    // The sampling windows and one readback: two windows of four tokens each group, or fewer.
+    assert!(seconds("whole step ") > 0.0);
+    let waits = rows.iter().find(|r| r.test.starts_with("host waits")).unwrap();
+    let windows = waits.extra["sampling windows"].as_f64().unwrap();
+    assert!(windows > 0.0);
+    assert_eq!(waits.samples, [windows + 1.0; 2]);
     let made = rows.iter().find(|r| r.test.starts_with("pipelines")).unwrap();
     assert_eq!(made.value, 0.0, "pipelines are made once");
     let all = rows.iter().find(|r| r.variant == "all").unwrap().value;
@@ -95,11 +101,11 @@ fn a_step_is_measured_phase_by_phase() {
     assert!(compared.iter().all(|r| r.value > 0.0));
     // Without sampling and reward there are no such rows.
     let rows = run(&policy, &settings(), None, false).unwrap();
-    assert!(
-        !rows
+    assert!(!rows.iter().any(|r| {
+        ["sample ", "score ", "whole step ", "host waits"]
             .iter()
-            .any(|r| r.test.starts_with("sample ") || r.test.starts_with("score "))
-    );
+            .any(|t| r.test.starts_with(t))
+    }));
 }
 
 #[test]

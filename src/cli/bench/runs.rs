@@ -150,7 +150,9 @@ pub(super) struct TrainArgs {
 
 /// Seconds of a whole training step by phase (sample, score, reference, forward, backward, optimizer), and its peak memory
 ///
-/// Beside the phases: every advantage rule over 10,000 groups of 64 rewards on the CPU, and its share of the step.
+/// Each phase ends with a wait for the device. A "whole step" is taken as `train` takes it, with TEA:
+/// its host waits are the sampling windows and one readback at the end. Also every advantage rule over
+/// 10,000 groups of 64 rewards on the CPU, and its share of the step.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tea-wgpu bench e2e
