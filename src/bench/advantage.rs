@@ -12,8 +12,8 @@ pub const GROUPS: usize = 10_000;
 /// Rewards a group.
 const M: usize = 64;
 
-/// Seconds of every rule of training over `groups` groups of 64 rewards on the CPU in float64, as `train` computes them, and their
-/// share of a step of `step` seconds; the medians of `repetitions` samples.
+/// Seconds of every rule of training over `groups` groups of 64 rewards on the CPU in float64, and their
+/// share of a step of `step` seconds. Medians of `repetitions` samples.
 ///
 /// # Errors
 /// A rule that does not fit groups of 64 (a bug).

@@ -191,7 +191,8 @@ impl Trainer<'_> {
                 let prompt = &self.prompts[scored.prompts[group]].content;
                 let items = vec![Item { prompt, response: "" }; rewards.len()];
                 reward::check_finite(judge, &items, &rewards)?;
-                return Err(far_apart(group, sample, &rewards));
+                let number = scored.prompts[group] + 1;
+                return Err(far_apart(group, sample, &rewards)).context(format!("prompt {number}"));
             }
             all.push(rewards);
         }
