@@ -244,8 +244,8 @@ impl Workspace {
         let packed = half_sets * Widths::of(spec, shape.rank).bytes();
         // tokens, meta (4), key ends, row starts, rstd; final norm.
         let a_row = 1 + 4 + 1 + 1 + 1 + c + inputs * c + sets * acts + if shape.backward { grads } else { 0 };
-        // readout rows, targets, logp, lse, entropy, dlogp, scores (4); states and their gradients.
-        let a_readout = 6 + 4 + c + if shape.backward { c } else { 0 };
+        // readout rows, targets, logp, lse (2), entropy, dlogp, scores (4); states and their gradients.
+        let a_readout = 7 + 4 + c + if shape.backward { c } else { 0 };
         (m * (4 * a_row + packed) + 4 * (1 + p * a_readout)) as u64
     }
 }

@@ -68,8 +68,8 @@ impl SamplerShape {
             &Plan::kv_cache(spec, self.pages() * PAGE, self.kv_cache_dtype),
         );
         plan.add("head", HeadBuffers::bytes(s));
-        // A row: state, logits, threshold, log-sum-exp, entropy; token, logp, keys (4), cache row, length, limit; its output.
-        let row = spec.hidden_size + pad4(spec.vocab_size) + 3 + 9 + 2 * OUT_TOKENS;
+        // A row: state, logits, threshold, log-sum-exp (2), entropy; token, logp, keys (4), cache row, length, limit; its output.
+        let row = spec.hidden_size + pad4(spec.vocab_size) + 4 + 9 + 2 * OUT_TOKENS;
         // As many prompts: state, who reads it, where a prefill pass leaves it.
         let prompt = spec.hidden_size + 2;
         // The set of stop tokens, the count of rows that go on, and the cache rows of a prefill pass.
