@@ -70,11 +70,20 @@ impl HeadBuffers {
     /// # Errors
     /// Out of memory.
     pub fn new(gpu: &Gpu, rows_cap: usize) -> Result<Self> {
+        let [logits, state] = Self::sizes(rows_cap).map(|(label, bytes)| gpu.alloc(label, bytes));
         Ok(Self {
-            logits: gpu.alloc("head/logits", (rows_cap * CHUNK * 4) as u64)?,
-            state: gpu.alloc("head/state", (rows_cap * 16) as u64)?,
+            logits: logits?,
+            state: state?,
             rows_cap,
         })
+    }
+
+    /// Labels and bytes of its buffers.
+    pub fn sizes(rows_cap: usize) -> [(&'static str, u64); 2] {
+        [
+            ("head/logits", (rows_cap * CHUNK * 4) as u64),
+            ("head/state", (rows_cap * 16) as u64),
+        ]
     }
 
     /// Bytes on the device for `rows_cap` rows.
@@ -266,7 +275,11 @@ pub fn log_probs_twin(logits: &[f64], target: usize) -> (f64, [f64; 2], f64) {
     let sum: f64 = logits.iter().map(|x| libm::exp(x - top)).sum();
     let weighted: f64 = logits.iter().map(|x| (x - top) * libm::exp(x - top)).sum();
     let log_sum = libm::log(sum);
-    (logits[target] - top - log_sum, [top, log_sum], log_sum - weighted / sum)
+    (
+        logits[target] - top - log_sum,
+        [top, log_sum],
+        log_sum - weighted / sum,
+    )
 }
 
 /// Float64 twin of [`gradient`]'s dlogits for one row: `dlogp·(onehot − softmax)`.

@@ -217,7 +217,10 @@ mod tests {
                 let large = run(&gpu, &vec![level; m * v], &keys, v, &params);
                 assert_eq!(large.0, small.0, "{level} {params:?}");
                 for logp in large.1 {
-                    assert!((f64::from(logp) + libm::log(v as f64)).abs() < 1e-6, "{level}: {logp}");
+                    assert!(
+                        (f64::from(logp) + libm::log(v as f64)).abs() < 1e-6,
+                        "{level}: {logp}"
+                    );
                 }
             }
         }

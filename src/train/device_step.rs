@@ -41,12 +41,28 @@ impl Sizes {
         }
     }
 
-    /// Bytes of the buffers, but for the rule's own.
-    fn bytes(&self, selects: bool) -> u64 {
+    /// The buffers, but for the rule's own.
+    fn plan(&self, selects: bool) -> Plan {
         let responses = self.groups * self.m;
-        let step = responses * (2 + usize::from(selects)) + self.groups;
-        let batch = self.readouts * (3 + TERMS);
-        (4 * (step + batch + self.reference + self.rows * TERMS)) as u64
+        let mut plan = Plan::default();
+        let mut alloc =
+            |what: &str, elements: usize| plan.alloc(&format!("step/{what}"), 4 * elements as u64);
+        alloc("rewards", responses);
+        if selects {
+            alloc("selection", responses);
+        }
+        alloc("advantages", responses);
+        alloc("flags", self.groups);
+        if self.reference > 0 {
+            alloc("reference", self.reference);
+        }
+        for what in ["old", "owner", "weight"] {
+            alloc(what, self.readouts);
+        }
+        alloc("terms", self.readouts * TERMS);
+        alloc("sums", self.rows * TERMS);
+        plan.read_back("step/report", self.report_bytes());
+        plan
     }
 }
 
@@ -134,8 +150,8 @@ impl DeviceStep {
     pub fn plan(rule: &Rule, c: &TrainConfig, readouts: usize) -> Result<Plan> {
         let sizes = Sizes::of(c, readouts);
         let pass = rule.pass(sizes.m)?;
-        let mut plan = Plan::default();
-        plan.add("step", sizes.bytes(pass.selects()));
+        // The rule's buffers are no larger than the rewards.
+        let mut plan = sizes.plan(pass.selects());
         plan.add(
             "group_advantage",
             GroupReducer::bytes(&pass, sizes.groups, sizes.m)?,
