@@ -496,3 +496,48 @@ fn a_plan_names_the_buffer_that_could_not_be_bound() {
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains(&said), "{error}");
 }
+
+/// Both ends of every numeric flag's range, as the program itself states them: a plan, or a refusal that names the flag.
+#[test]
+fn the_ends_of_every_range_are_planned_or_refused_by_name() {
+    // No driver is found, so that the plan is that of the smallest adapter.
+    let plan = |words: &[&str]| {
+        let out = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"))
+            .args(["plan", "--model", "random:135m", "--reward-model", "random:135m"])
+            .args(words)
+            .envs([("VK_DRIVER_FILES", "/none"), ("VK_ICD_FILENAMES", "/none")])
+            .envs([("WGPU_BACKEND", "vulkan"), ("HF_HUB_OFFLINE", "1")])
+            .output()
+            .unwrap();
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    };
+    let help = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"))
+        .args(["plan", "--help"])
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let flags = help.lines().filter_map(|line| {
+        let (flag, value) = line.trim().split_once(' ')?;
+        (flag.starts_with("--") && value.starts_with('<')).then_some(flag)
+    });
+    let mut numbers = 0;
+    for flag in flags {
+        let (_, said) = plan(&[&format!("{flag}=~")]);
+        let words: Vec<&str> = said.split([' ', ':', '\n', ',']).collect();
+        let Some(at) = words.windows(4).position(|w| w[0] == "from" && w[2] == "to") else {
+            continue;
+        };
+        numbers += 1;
+        for end in [words[at + 1], words[at + 3]] {
+            let given = format!("{flag}={end}");
+            let mut line = vec![given.as_str()];
+            if flag != "--max-prompt-length" {
+                line.push("--max-prompt-length=64");
+            }
+            let (code, said) = plan(&line);
+            let named = code == Some(2) && said.contains(flag) && !said.contains("internal error");
+            assert!(code == Some(0) || named, "{given}: {code:?} {said}");
+        }
+    }
+    assert!(numbers > 30, "{numbers}");
+}

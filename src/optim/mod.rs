@@ -163,8 +163,7 @@ impl Optimizer {
         self.steps -= steps;
         Err(Error::user(
             "the gradient is not finite: the last checkpoint is intact; lower --learning-rate, --lora-alpha or \
-             --max-grad-norm \
-             and resume",
+             --max-grad-norm and resume",
         ))
     }
 
