@@ -608,16 +608,12 @@ fn a_plan_refuses_what_training_would_in_the_same_words() {
         ("max_completion_length = 2147483647", "context"),
         // Each is in its range, and one buffer of the run would be larger than any adapter binds.
         (
-            "num_iterations = 1024\nprompts_per_step = 16\nnum_generations = 4096",
+            "num_iterations = 1024\nprompts_per_step = 16\nnum_generations = 4096\nmax_completion_length = 8",
             "step/sums needs 2147483648 bytes in one binding",
         ),
         (
-            "num_generations = 4096\nprompts_per_step = 1024\nmax_completion_length = 128",
-            "step/reference needs 2147483648 bytes in one binding",
-        ),
-        (
-            "lora_rank = 65536\nmax_completion_length = 8",
-            "activations/lora needs",
+            "lora_rank = 65536\ntoken_budget = 16384\nnum_generations = 4096\nmax_completion_length = 8",
+            "activations/lora needs 4294967296 bytes in one binding",
         ),
         (
             "activation_memory = 1\nmax_completion_length = 8",

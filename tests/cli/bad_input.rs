@@ -136,7 +136,7 @@ fn damaged_weights_are_told_by_their_file_in_every_command() {
                 .args(line.split_whitespace()),
         );
         run.refused(&[&said]);
-        let place = run.err.split(&said).next().unwrap();
+        let place = run.err.split(&said).next().unwrap().lines().last().unwrap();
         assert!(
             ["error: ", "error: --reward-model: "].contains(&place),
             "{}",
