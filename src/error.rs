@@ -128,15 +128,24 @@ impl Error {
 
 /// Puts a place before an error's message.
 pub trait Context<T> {
-    /// Prefixes the error with `context` (a file, a line, a flag).
+    /// Prefixes the error with `context` (a file, a line, a flag), unless it begins with that place already: a file in a
+    /// directory is told by its path alone.
     fn context(self, context: impl Display) -> Result<T>;
 }
 
 impl<T> Context<T> for Result<T> {
     fn context(self, context: impl Display) -> Result<T> {
-        self.map_err(|source| Error::Context {
-            context: words::bounded(context.to_string()),
-            source: Box::new(source),
+        self.map_err(|source| {
+            let context = context.to_string();
+            let said = source.to_string();
+            let rest = said.strip_prefix(&context);
+            if !context.is_empty() && rest.is_some_and(|rest| rest.starts_with(['/', '\\', ':'])) {
+                return source;
+            }
+            Error::Context {
+                context: words::bounded(context),
+                source: Box::new(source),
+            }
         })
     }
 }

@@ -3,7 +3,8 @@
 
 use std::process::{Command, Output};
 use tea_wgpu::config::{ActivationMemory, FloatDtype, Optim, Residency, TrainConfig, TrainFlags};
-use tea_wgpu::gpu::{Gpu, GpuOptions};
+use tea_wgpu::gpu::{BufferLimits, DeviceKind, Gpu, GpuOptions, Imagined, Readback};
+use tea_wgpu::kernels::weight::Weight;
 use tea_wgpu::model::kv_cache::KvCache;
 use tea_wgpu::model::load::Source;
 use tea_wgpu::model::params::LoraShape;
@@ -406,4 +407,137 @@ fn a_directory_of_config_json_alone_is_planned_and_not_trained() {
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("model.safetensors"), "{error}");
     assert!(!options.output.exists());
+}
+
+/// A buffer that no adapter of the smallest kind binds is refused by the plan in the words of the allocation.
+#[test]
+fn a_plan_names_the_buffer_that_could_not_be_bound() {
+    let adapter = Imagined {
+        kind: DeviceKind::Discrete,
+        f16: false,
+        subgroup_size: None,
+        coop: None,
+    };
+    let gpu = Gpu::imagine(adapter, &GpuOptions::default()).unwrap();
+    let limits = gpu.buffer_limits();
+    assert_eq!(limits.binding, BufferLimits::least().binding);
+    let source = golden("llama_gqa");
+    let spec = &source.spec;
+    let most = |width: usize| (limits.binding / 4) as usize / width;
+    let shape = |rows, readouts, rank| Shape {
+        rows,
+        readouts,
+        ..shape(rank, false, 1)
+    };
+    // One buffer in each is a row too long.
+    for (label, shape) in [
+        (
+            "activations/q",
+            shape(most(spec.num_heads * spec.head_dim) + 1, 1, 0),
+        ),
+        ("activations/lora", shape(most(1 << 16) + 1, 1, 1 << 16)),
+        ("head/logits", shape(1, most(4096) + 1, 0)),
+    ] {
+        let error = Workspace::new(&gpu, spec, shape).err().unwrap().to_string();
+        let said = Plan::workspace(spec, shape).unbound(&limits).unwrap();
+        assert!(
+            said.starts_with(label) && error.contains(&said),
+            "{said}\n{error}"
+        );
+    }
+    assert_eq!(
+        Plan::workspace(spec, shape(most(1 << 16), 1, 1 << 16)).unbound(&limits),
+        None
+    );
+    let model = source.load(&gpu, None, 8, None).unwrap();
+    let rows = most(spec.num_kv_heads * spec.head_dim) / 8 * 8;
+    for (rows, fits) in [(rows, true), (rows + 1, false)] {
+        let said = Plan::kv_cache(spec, rows, FloatDtype::Float32).unbound(&limits);
+        assert_eq!(said.is_none(), fits, "{said:?}");
+        if let Some(said) = said {
+            let error = KvCache::new(&model, rows, FloatDtype::Float32).err().unwrap();
+            assert!(error.to_string().contains(&said), "{error}");
+        }
+    }
+    let positions = most(spec.head_dim) + 1;
+    let said = Plan::model(&source, None, positions)
+        .unwrap()
+        .unbound(&limits)
+        .unwrap();
+    let error = source
+        .load(&gpu, None, positions, None)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        said.starts_with("rope/turns") && error.contains(&said),
+        "{said}\n{error}"
+    );
+    // A matrix is split between rows, 4,096 at least.
+    let mut plan = Plan::default();
+    plan.matrix(DType::F32, 1 << 20, 8192);
+    assert_eq!(plan.unbound(&limits), None);
+    plan.matrix(DType::F32, 4096, 8196);
+    assert!(Weight::zeros(&gpu, "weights", 4096, 8196).is_err());
+    let said = plan.unbound(&limits).unwrap();
+    assert!(
+        said.starts_with("4096 rows of a f32 matrix of 8196 columns needs"),
+        "{said}"
+    );
+    // Results on their way to the host are held to the size of a buffer.
+    let mut plan = Plan::default();
+    plan.read_back("step/report", limits.buffer);
+    assert_eq!(plan.unbound(&limits), None);
+    plan.read_back("step/report", limits.buffer + 8);
+    let said = plan.unbound(&limits).unwrap();
+    let error = Readback::new(&gpu, "step/report", limits.buffer + 8)
+        .err()
+        .unwrap();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains(&said), "{error}");
+}
+
+/// Both ends of every numeric flag's range, as the program itself states them: a plan, or a refusal that names the flag.
+#[test]
+fn the_ends_of_every_range_are_planned_or_refused_by_name() {
+    // No driver is found, so that the plan is that of the smallest adapter.
+    let plan = |words: &[&str]| {
+        let out = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"))
+            .args(["plan", "--model", "random:135m", "--reward-model", "random:135m"])
+            .args(words)
+            .envs([("VK_DRIVER_FILES", "/none"), ("VK_ICD_FILENAMES", "/none")])
+            .envs([("WGPU_BACKEND", "vulkan"), ("HF_HUB_OFFLINE", "1")])
+            .output()
+            .unwrap();
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    };
+    let help = Command::new(env!("CARGO_BIN_EXE_tea-wgpu"))
+        .args(["plan", "--help"])
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let flags = help.lines().filter_map(|line| {
+        let (flag, value) = line.trim().split_once(' ')?;
+        (flag.starts_with("--") && value.starts_with('<')).then_some(flag)
+    });
+    let mut numbers = 0;
+    for flag in flags {
+        let (_, said) = plan(&[&format!("{flag}=~")]);
+        let words: Vec<&str> = said.split([' ', ':', '\n', ',']).collect();
+        let Some(at) = words.windows(4).position(|w| w[0] == "from" && w[2] == "to") else {
+            continue;
+        };
+        numbers += 1;
+        for end in [words[at + 1], words[at + 3]] {
+            let given = format!("{flag}={end}");
+            let mut line = vec![given.as_str()];
+            if flag != "--max-prompt-length" {
+                line.push("--max-prompt-length=64");
+            }
+            let (code, said) = plan(&line);
+            let named = code == Some(2) && said.contains(flag) && !said.contains("internal error");
+            assert!(code == Some(0) || named, "{given}: {code:?} {said}");
+        }
+    }
+    assert!(numbers > 25, "{numbers}");
 }

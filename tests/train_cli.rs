@@ -584,7 +584,7 @@ fn a_plan_refuses_what_training_would_in_the_same_words() {
     let two = "prompts_per_step = 65536\nnum_generations = 128";
     let settings = [
         ("num_generations = 1", "--num-generations is 1; it must be"),
-        ("num_generations = 65537", "from 2 to 65536"),
+        ("num_generations = 4097", "from 2 to 4096"),
         ("prompts_per_step = 4294967296", "--prompts-per-step"),
         (two, "--prompts-per-step 65536 × --num-generations 128"),
         ("max_completion_length = 2147483648", "--max-completion-length"),
@@ -593,7 +593,7 @@ fn a_plan_refuses_what_training_would_in_the_same_words() {
         ("token_budget = 4294967296", "--token-budget"),
         ("rollout_batch = 1099511627776", "--rollout-batch"),
         ("lora_rank = 65537", "--lora-rank"),
-        ("num_iterations = 1099511627776", "--num-iterations"),
+        ("num_iterations = 1025", "--num-iterations"),
         ("save_steps = 0", "--save-steps"),
         ("validation_size = 1099511627776", "--validation-size"),
         ("validation_samples = 65537", "--validation-samples"),
@@ -606,6 +606,15 @@ fn a_plan_refuses_what_training_would_in_the_same_words() {
         ("lora_alpha = -1.0", "--lora-alpha is -1"),
         ("seed = 9223372036854775808", "seed"),
         ("max_completion_length = 2147483647", "context"),
+        // Each is in its range, and one buffer of the run would be larger than any adapter binds.
+        (
+            "num_iterations = 1024\nprompts_per_step = 16\nnum_generations = 4096\nmax_completion_length = 8",
+            "step/sums needs 2147483648 bytes in one binding",
+        ),
+        (
+            "lora_rank = 65536\ntoken_budget = 16384\nnum_generations = 4096\nmax_completion_length = 8",
+            "activations/lora needs 4294967296 bytes in one binding",
+        ),
         (
             "activation_memory = 1\nmax_completion_length = 8",
             "--activation-memory 1",

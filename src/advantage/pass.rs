@@ -5,8 +5,8 @@
 
 use crate::error::{Error, Result};
 
-/// Largest group that the reductions take.
-pub const MAX_GROUP: usize = 4096;
+/// Largest group that the reductions take, and that settings may ask for.
+pub const MAX_GROUP: usize = crate::config::range::MAX_GROUP as usize;
 
 /// Range of ξ that TEA-GPD's fit may take, and the intervals its κ_L is given on: 128 a unit of ξ.
 pub const SHAPES: std::ops::Range<f64> = -1.5..0.5;

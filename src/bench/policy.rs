@@ -190,17 +190,16 @@ pub fn at_least_one(flags: &[(&str, usize)]) -> Result<()> {
     }
 }
 
-/// Refuses more made-up tokens than memory should hold: `prompts` times `responses`, each of `tokens`.
+/// Refuses more made-up tokens than memory should hold: the product of `counts` sequences, each of `length`. All come
+/// with their flags.
 ///
 /// # Errors
-/// A user error with the numbers.
-pub fn check_tokens(prompts: usize, responses: usize, tokens: usize) -> Result<()> {
-    let all = [("prompts", prompts as u64), ("responses", responses as u64)];
+/// A user error with the flags and numbers.
+pub fn check_tokens(counts: &[(&'static str, usize)], length: (&'static str, usize)) -> Result<()> {
+    let wide = |(flag, n): &(&'static str, usize)| (*flag, *n as u64);
+    let mut all: Vec<_> = counts.iter().map(wide).collect();
     range::check_product(&all, range::RESPONSES, "responses")?;
-    let all = [
-        ("responses", (prompts * responses) as u64),
-        ("tokens of each", tokens as u64),
-    ];
+    all.push(wide(&length));
     range::check_product(&all, range::TOKENS_HELD, "tokens")
 }
 

@@ -59,12 +59,20 @@ impl Settings {
             ("--token-budget", self.token_budget),
         ])?;
         let most = |all: &[usize]| all.iter().copied().max().unwrap_or(0);
-        check_tokens(1, 1, most(&self.prefill))?;
-        check_tokens(most(&self.decode), 1, self.decode_length)?;
+        check_tokens(&[], ("--prefill", most(&self.prefill)))?;
         check_tokens(
-            self.batch,
-            self.num_generations,
-            self.prompt_length + self.max_completion_length,
+            &[("--decode", most(&self.decode))],
+            ("--decode-length", self.decode_length),
+        )?;
+        check_tokens(
+            &[
+                ("--batch", self.batch),
+                ("--num-generations", self.num_generations),
+            ],
+            (
+                "--prompt-length + --max-completion-length",
+                self.prompt_length + self.max_completion_length,
+            ),
         )
     }
 }

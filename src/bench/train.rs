@@ -68,9 +68,14 @@ impl Settings {
             ("--token-budget", self.token_budget),
         ])?;
         check_tokens(
-            self.batch,
-            self.num_generations,
-            self.prompt_length + self.max_completion_length,
+            &[
+                ("--batch", self.batch),
+                ("--num-generations", self.num_generations),
+            ],
+            (
+                "--prompt-length + --max-completion-length",
+                self.prompt_length + self.max_completion_length,
+            ),
         )
     }
 

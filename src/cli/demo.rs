@@ -184,6 +184,7 @@ impl Exam<'_> {
             max_completion_length: COMPLETION,
             raw: false,
             date: self.date,
+            prompts_file: None,
         };
         let sampling = Sampling {
             params: SampleParams::PLAIN,

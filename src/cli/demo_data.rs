@@ -211,6 +211,7 @@ fn sampled(
         max_completion_length: COMPLETION,
         raw: false,
         date: TEMPLATE_DATE.parse()?,
+        prompts_file: None,
     };
     let sampling = Sampling {
         params: SampleParams::PLAIN,

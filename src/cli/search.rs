@@ -264,19 +264,21 @@ impl SearchArgs {
     }
 
     fn policy(&self, gpu: &Gpu, records: &[PromptRecord], length: usize) -> Result<Policy> {
+        let prompts = self
+            .models
+            .prompts
+            .as_ref()
+            .map(|file| file.display().to_string());
         let options = PolicyOptions {
             adapter: self.models.adapter.as_deref(),
             dtype: self.models.base_dtype,
             max_completion_length: length,
             raw: self.models.raw,
             date: self.models.template_date,
+            prompts_file: prompts.as_deref(),
         };
         let contents: Vec<PromptContent> = records.iter().map(|r| r.prompt.clone()).collect();
-        let policy = Policy::load(gpu, &self.models.model, &contents, &options);
-        match &self.models.prompts {
-            Some(file) => policy.context(file.display()),
-            None => policy,
-        }
+        Policy::load(gpu, &self.models.model, &contents, &options)
     }
 }
 

@@ -4,6 +4,7 @@ use super::Globals;
 use super::common::{kept, layered, say, tell};
 use crate::config::{TrainConfig, TrainFlags};
 use crate::error::{Error, Result};
+use crate::gpu::BufferLimits;
 use crate::model::plan::Plan;
 use crate::run::{Dir, kinds};
 use crate::train::checkpoint::RunDir;
@@ -12,9 +13,6 @@ use crate::train::run::{self, RunOptions};
 use crate::train::setup::default_reward;
 use crate::train::sizes::Outline;
 use std::path::{Path, PathBuf};
-
-/// The largest binding every supported adapter has, in bytes.
-const PORTABLE_BINDING: u64 = 128 << 20;
 
 /// Post-train a policy for best-of-N: sample groups of responses, score them, follow the tail
 #[derive(Debug, clap::Args)]
@@ -105,16 +103,17 @@ impl PlanArgs {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
         let mut outline = Outline::open(self.settings.resolve(None)?)?;
         // Without an adapter the plan is that of the smallest one the program runs on.
-        let (cap, have) = match globals.open_gpu() {
-            Ok(gpu) => (gpu.caps().max_binding, memory::free(&gpu)?),
+        let (limits, have) = match globals.open_gpu() {
+            Ok(gpu) => (gpu.buffer_limits(), memory::free(&gpu)?),
             Err(error) if globals.gpu_options()?.device.is_some() => return Err(error),
             Err(error) => {
                 log::warn!("{error}. The plan is that of the smallest adapter");
-                (PORTABLE_BINDING, None)
+                (BufferLimits::least(), None)
             }
         };
-        outline.choose_dtypes(cap, have)?;
-        let (plan, least) = outline.plan(cap)?;
+        outline.choose_dtypes(limits.binding, have)?;
+        let (plan, least) = outline.plan(limits.binding)?;
+        memory::binds(&plan, &limits, run::LOWER)?;
         let dtypes = [&outline.config.base_dtype, &outline.config.reward_dtype];
         let residency = if outline.streams_reward() {
             "stream"

@@ -21,7 +21,7 @@ const UNITS: [(&str, u64); 9] = [
 /// A number of bytes: 1048576, 512MiB, 1.5GB; units in any case.
 ///
 /// # Errors
-/// Anything else, or more than 2⁶³ bytes.
+/// Anything else, or more than 2⁶³ − 1 bytes, the most that settings files hold.
 pub fn parse_bytes(text: &str) -> Result<u64> {
     let wrong = || {
         Error::user(format!(
@@ -36,16 +36,27 @@ pub fn parse_bytes(text: &str) -> Result<u64> {
             end.eq_ignore_ascii_case(name).then_some((&text[..cut], *unit))
         })
         .unwrap_or((text, 1));
+    let large = || {
+        Error::user(format!(
+            "{text:?} is too large: a size is from 0 to {} bytes",
+            i64::MAX
+        ))
+    };
     let number = number.trim();
     if let Ok(whole) = number.parse::<u64>() {
         let bytes = whole.checked_mul(unit).filter(|b| *b <= i64::MAX as u64);
-        return bytes.ok_or_else(wrong);
+        return bytes.ok_or_else(large);
+    }
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if digits(number) {
+        return Err(large());
     }
     let decimal = number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     match number.parse::<f64>() {
-        Ok(number) if decimal && unit > 1 && number * (unit as f64) < i64::MAX as f64 => {
-            Ok((number * unit as f64) as u64)
-        }
+        Ok(number) if decimal && unit > 1 => match number * (unit as f64) {
+            bytes if bytes < i64::MAX as f64 => Ok(bytes as u64),
+            _ => Err(large()),
+        },
         _ => Err(wrong()),
     }
 }
@@ -141,22 +152,24 @@ mod tests {
         ] {
             assert_eq!(parse_bytes(text).unwrap(), bytes, "{text}");
         }
-        for text in [
-            "",
-            "GiB",
-            "-1",
-            "1.5",
-            "1e9",
-            "infGB",
-            "nan",
-            "2Gi",
-            "2 G",
-            "10000000000GB",
-            "µB",
-        ] {
+        for text in ["", "GiB", "-1", "1.5", "1e9", "infGB", "nan", "2Gi", "2 G", "µB"] {
             let error = parse_bytes(text).unwrap_err();
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains("512MiB"), "{error}");
+        }
+        assert_eq!(parse_bytes("9223372036854775807").unwrap(), i64::MAX as u64);
+        for text in [
+            "9223372036854775808",
+            "18446744073709551615",
+            "99999999999999999999999",
+            "10000000000GB",
+            "99999999999TiB",
+            "8388608.5TiB",
+        ] {
+            let error = parse_bytes(text).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            let said = error.to_string();
+            assert!(said.contains("from 0 to 9223372036854775807 bytes"), "{said}");
         }
     }
 

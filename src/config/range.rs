@@ -43,8 +43,10 @@ const TOKENS: u64 = (1 << 31) - 1;
 const ROWS: u64 = u32::MAX as u64;
 /// Responses to one prompt, and prompts, that are in memory together.
 const HELD: u64 = 1 << 20;
-/// Members of a group, and groups of a step.
+/// Groups of a step, and samples of one prompt that are only scored.
 const GROUP: u64 = 1 << 16;
+/// Members of a group: the largest that the advantage reductions sort in a workgroup's memory.
+pub const MAX_GROUP: u64 = 4096;
 /// The largest number that is multiplied in float32: some room is left below the largest float32.
 pub const LARGE: f64 = 1e30;
 /// Seconds in a day.
@@ -153,11 +155,21 @@ pub const RANGES: &[Range] = &[
     whole(
         "num_generations",
         2,
-        GROUP,
-        "a group has at least 2 responses to compare, and all are in memory",
+        MAX_GROUP,
+        "a group has at least 2 responses to compare, and a GPU workgroup reduces all of them",
     ),
-    whole("bench.num_generations", 1, GROUP, HELD_WHY),
-    whole("num_iterations", 1, 1 << 20, ""),
+    whole(
+        "bench.num_generations",
+        1,
+        MAX_GROUP,
+        "training takes no larger group",
+    ),
+    whole(
+        "num_iterations",
+        1,
+        1024,
+        "each is an update from the same responses, and the sums of all are in memory",
+    ),
     whole("num_prompts", 1, HELD, HELD_WHY),
     whole("pairs", 1, 1024, HELD_WHY),
     whole(
@@ -389,7 +401,7 @@ mod tests {
         for (text, part) in [
             (
                 "num_generations = 1",
-                "--num-generations is 1; it must be a whole number from 2 to 65536",
+                "--num-generations is 1; it must be a whole number from 2 to 4096",
             ),
             ("steps = 0", "--steps is 0"),
             ("steps = -1", "steps = -1"),

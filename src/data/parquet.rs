@@ -89,7 +89,10 @@ fn each_of<R: ChunkReader + 'static>(
         return Ok(());
     }
     if table.roots.is_empty() {
-        let have: Vec<&str> = names.iter().take(NAMED).map(String::as_str).collect();
+        let mut have: Vec<&str> = names.iter().take(NAMED).map(String::as_str).collect();
+        if have.is_empty() {
+            have.push("no columns");
+        }
         return Err(Error::user(format!(
             "{name}: none of the columns {} is in this file; it has {}",
             columns.join(", "),

@@ -79,6 +79,21 @@ fn columns_that_nobody_reads_are_not_decoded() {
     );
 }
 
+/// Three rows of nothing: the schema has a root and no fields.
+#[test]
+fn a_file_without_columns_is_said_to_have_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("none.parquet");
+    let metadata = b"\x15\x02\x19\x1c\x48\x06schema\x15\x00\x00\x16\x06\x19\x0c\x00";
+    let length = (metadata.len() as u32).to_le_bytes();
+    std::fs::write(&path, [&b"PAR1"[..], metadata, &length, b"PAR1"].concat()).unwrap();
+    let e = rows(&path, &["prompt"]).unwrap_err().to_string();
+    assert!(
+        e.ends_with("none of the columns prompt is in this file; it has no columns"),
+        "{e}"
+    );
+}
+
 #[test]
 fn every_type_is_a_value_or_named() {
     let columns = [

@@ -174,6 +174,7 @@ mod tests {
             max_completion_length: 32,
             raw: false,
             date,
+            prompts_file: None,
         };
         let policy = Policy::load(&gpu, "tiny", &contents, &options).unwrap();
         let sampling = Sampling {

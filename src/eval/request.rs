@@ -308,8 +308,9 @@ impl Job {
             max_completion_length: m.max_completion_length,
             raw: m.raw,
             date: self.date,
+            prompts_file: Some(&m.prompts_file),
         };
-        let policy = Policy::load(gpu, &m.model, &contents, &options).context(&m.prompts_file)?;
+        let policy = Policy::load(gpu, &m.model, &contents, &options)?;
         let (raw, date) = (m.raw, self.date);
         let judge = |what: &str, of: &str, adapter: Option<&String>, dtype: &mut Option<String>| {
             let asked = parse(&flag("--reward-dtype"), dtype.as_deref())?;

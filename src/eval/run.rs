@@ -29,6 +29,8 @@ pub struct PolicyOptions<'a> {
     pub raw: bool,
     /// The date its template sees.
     pub date: TemplateDate,
+    /// The file of the prompts, which messages about a prompt begin with.
+    pub prompts_file: Option<&'a str>,
 }
 
 /// A policy on the device with the prompts it will answer.
@@ -104,7 +106,10 @@ impl Policy {
         let mut positions = 1;
         let mut prompts = Vec::with_capacity(contents.len());
         for (i, content) in contents.iter().enumerate() {
-            let place = || format!("prompt {}", i + 1);
+            let place = || match options.prompts_file {
+                Some(file) => format!("{file}: prompt {}", i + 1),
+                None => format!("prompt {}", i + 1),
+            };
             let tokens = formatter.prompt(content).context(place())?;
             let needed = source
                 .positions(tokens.len() + options.max_completion_length)

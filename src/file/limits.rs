@@ -143,6 +143,12 @@ pub const NESTING: Limit = Limit::levels("nesting", 128);
 pub const TEMPLATE_SIZE: Limit = Limit::bytes("size of a chat template", 1 << 20);
 /// A chat template's expressions, each operator, filter, name or open bracket of which is a level; and `elif`s of an `if`.
 pub const TEMPLATE_NESTING: Limit = Limit::levels("nesting of an expression", 1000);
+/// Blocks and brackets of a chat template that lie in one another, a bracket being two levels: what minijinja's parser
+/// takes.
+pub const TEMPLATE_PARSER: Limit =
+    Limit::levels("nesting of blocks (one level each) and brackets (two)", 150);
+/// Macros, blocks and recursive loops of a chat template that run in one another: what minijinja runs.
+pub const TEMPLATE_CALLS: Limit = Limit::levels("nesting of macros and loops that run", 500);
 /// What one rendering of a chat template may do. Each byte of the conversation adds sixteen.
 pub const TEMPLATE_STEPS: Limit = Limit::count("work of one rendering", 16 << 20, "steps");
 /// A text that a chat template makes, the prompt among them.
@@ -264,6 +270,8 @@ pub const ALL: &[&Limit] = &[
     &NESTING,
     &TEMPLATE_SIZE,
     &TEMPLATE_NESTING,
+    &TEMPLATE_PARSER,
+    &TEMPLATE_CALLS,
     &TEMPLATE_STEPS,
     &TEMPLATE_TEXT,
     &TEMPLATE_VALUES,

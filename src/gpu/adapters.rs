@@ -292,6 +292,48 @@ pub(super) const LEAST: wgpu::Limits = wgpu::Limits {
     ..wgpu::Limits::defaults()
 };
 
+/// What an adapter holds in one buffer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BufferLimits {
+    /// The adapter, for messages.
+    pub adapter: String,
+    /// Bytes that a kernel sees of one buffer.
+    pub binding: u64,
+    /// Bytes of a buffer that no kernel sees.
+    pub buffer: u64,
+}
+
+impl BufferLimits {
+    /// Those of the smallest adapter that this crate accepts.
+    pub fn least() -> Self {
+        Self {
+            adapter: "of the smallest kind".into(),
+            binding: LEAST.max_storage_buffer_binding_size,
+            buffer: LEAST.max_buffer_size,
+        }
+    }
+
+    /// What is wrong with a buffer of `bytes` that kernels bind.
+    pub fn binds(&self, label: &str, bytes: u64) -> Option<String> {
+        (bytes > self.binding).then(|| {
+            format!(
+                "{label} needs {bytes} bytes in one binding; adapter {} binds at most {}",
+                self.adapter, self.binding
+            )
+        })
+    }
+
+    /// What is wrong with a buffer of `bytes` for results on their way to the host.
+    pub fn holds(&self, label: &str, bytes: u64) -> Option<String> {
+        (bytes > self.buffer).then(|| {
+            format!(
+                "{label} needs {bytes} bytes in one buffer; adapter {} makes buffers of at most {}",
+                self.adapter, self.buffer
+            )
+        })
+    }
+}
+
 /// What an adapter lacks of that.
 fn unusable(limits: &wgpu::Limits, features: wgpu::Features) -> Option<String> {
     let mut lacks = Vec::new();

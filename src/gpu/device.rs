@@ -1,6 +1,6 @@
 //! An open device: its queue, what it can do, and the errors it reports out of turn.
 
-use super::adapters::{self, AdapterReport, DeviceKind, Found};
+use super::adapters::{self, AdapterReport, BufferLimits, DeviceKind, Found};
 use super::buffer::{Buffer, MemoryReport, Tracker};
 use super::features;
 use super::pipeline::{Kernel, Pipeline};
@@ -239,6 +239,15 @@ impl Gpu {
         &self.0.report
     }
 
+    /// What it holds in one buffer.
+    pub fn buffer_limits(&self) -> BufferLimits {
+        BufferLimits {
+            adapter: self.0.report.name.clone(),
+            binding: self.0.caps.max_binding,
+            buffer: self.0.device.limits().max_buffer_size,
+        }
+    }
+
     /// Bytes allocated now and at the peak, by label.
     pub fn memory(&self) -> MemoryReport {
         self.0.tracker.report()
@@ -250,11 +259,8 @@ impl Gpu {
     /// More than one binding can hold (the caller splits or the user lowers a setting), or out of memory.
     pub fn alloc(&self, label: &str, bytes: u64) -> Result<Buffer> {
         let bytes = bytes.max(4).next_multiple_of(4);
-        if bytes > self.0.caps.max_binding {
-            return Err(Error::OutOfMemory(format!(
-                "{label} needs {bytes} bytes in one binding; adapter {} binds at most {}",
-                self.0.report.name, self.0.caps.max_binding
-            )));
+        if let Some(wrong) = self.buffer_limits().binds(label, bytes) {
+            return Err(Error::OutOfMemory(wrong));
         }
         let scope = self.0.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let raw = self.0.device.create_buffer(&wgpu::BufferDescriptor {

@@ -18,7 +18,7 @@ mod profile;
 mod readback;
 mod recorder;
 
-pub use adapters::{AdapterReport, CoopShape, DeviceKind, LeftOut, list_adapters};
+pub use adapters::{AdapterReport, BufferLimits, CoopShape, DeviceKind, LeftOut, list_adapters};
 pub use buffer::{Buffer, MemoryReport};
 pub use device::{Caps, Gpu, GpuOptions, Tune};
 pub use environment::quiet_device_select;

@@ -25,9 +25,12 @@ impl Readback {
     /// Room for `bytes` (rounded up to 8). It lies in the host's memory: the device's report counts that it was allocated, not its bytes.
     ///
     /// # Errors
-    /// Out of memory.
+    /// More than a buffer can hold, or out of memory.
     pub fn new(gpu: &Gpu, label: &str, bytes: u64) -> Result<Self> {
         let bytes = bytes.max(8).next_multiple_of(8);
+        if let Some(wrong) = gpu.buffer_limits().holds(label, bytes) {
+            return Err(Error::OutOfMemory(wrong));
+        }
         let scope = gpu.0.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let raw = host_buffer(gpu, label, bytes);
         if pollster::block_on(scope.pop()).is_some() {
@@ -80,11 +83,9 @@ impl Gpu {
         let padded = bytes.next_multiple_of(4);
         let mut slot = lock(&self.0.staging);
         if slot.as_ref().is_none_or(|s| s.size() < padded) {
-            *slot = Some(host_buffer(
-                self,
-                "readback",
-                padded.next_power_of_two().max(4096),
-            ));
+            let most = self.buffer_limits().buffer;
+            let roomy = padded.next_power_of_two().max(4096);
+            *slot = Some(host_buffer(self, "readback", roomy.min(most.max(padded))));
         }
         let Some(staging) = slot.as_ref() else {
             return Err(Error::internal("no staging buffer"));

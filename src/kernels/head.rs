@@ -70,11 +70,20 @@ impl HeadBuffers {
     /// # Errors
     /// Out of memory.
     pub fn new(gpu: &Gpu, rows_cap: usize) -> Result<Self> {
+        let [logits, state] = Self::sizes(rows_cap).map(|(label, bytes)| gpu.alloc(label, bytes));
         Ok(Self {
-            logits: gpu.alloc("head/logits", (rows_cap * CHUNK * 4) as u64)?,
-            state: gpu.alloc("head/state", (rows_cap * 16) as u64)?,
+            logits: logits?,
+            state: state?,
             rows_cap,
         })
+    }
+
+    /// Labels and bytes of its buffers.
+    pub fn sizes(rows_cap: usize) -> [(&'static str, u64); 2] {
+        [
+            ("head/logits", (rows_cap * CHUNK * 4) as u64),
+            ("head/state", (rows_cap * 16) as u64),
+        ]
     }
 
     /// Bytes on the device for `rows_cap` rows.
@@ -149,9 +158,11 @@ fn finish(
     )
 }
 
-/// For each of the `p` rows of `hidden (P, C)` and its `targets (P) u32`: `logp (P) = x_t − lse`, `lse (P) = log Σ eˣ`
-/// and `entropy (P) = −Σ softmax·log softmax` of the logits `x = hidden · wᵀ`, `w (V, C)`; natural logarithms,
-/// temperature 1. Overwrites the outputs.
+/// For each of the `p` rows of `hidden (P, C)` and its `targets (P) u32`: `logp (P) = (x_t − max) − log Σ e^(x−max)`,
+/// `lse (P, 2) = (max, log Σ e^(x−max))` and `entropy (P) = −Σ softmax·log softmax` of the logits `x = hidden · wᵀ`,
+/// `w (V, C)`; natural logarithms, temperature 1. Overwrites the outputs.
+///
+/// The two words of `lse` are never added: beside a large maximum the logarithm would be rounded away.
 ///
 /// # Errors
 /// More rows than `hb` holds (a bug), or a GPU error.
@@ -239,7 +250,7 @@ fn chunk_gradient(
     )
 }
 
-/// `lse (M)` and `entropy (M)` of whole rows of `logits (M, V)`, stride `pad4(V)`: the bits that [`log_probs`] gives
+/// `lse (M, 2)` and `entropy (M)` of whole rows of `logits (M, V)`, stride `pad4(V)`: the bits that [`log_probs`] gives
 /// for the same logits. Uses only `hb`'s state.
 ///
 /// # Errors
@@ -258,20 +269,24 @@ pub fn row_stats(
     finish(rec, &hb.state, lse, entropy, m, 0)
 }
 
-/// Float64 twin of [`log_probs`] for one row of logits: `(logp, lse, entropy)`.
-pub fn log_probs_twin(logits: &[f64], target: usize) -> (f64, f64, f64) {
+/// Float64 twin of [`log_probs`] for one row of logits: `(logp, lse, entropy)`, lse as its two words.
+pub fn log_probs_twin(logits: &[f64], target: usize) -> (f64, [f64; 2], f64) {
     let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = logits.iter().map(|x| libm::exp(x - top)).sum();
     let weighted: f64 = logits.iter().map(|x| (x - top) * libm::exp(x - top)).sum();
-    let lse = top + libm::log(sum);
-    (logits[target] - lse, lse, libm::log(sum) - weighted / sum)
+    let log_sum = libm::log(sum);
+    (
+        logits[target] - top - log_sum,
+        [top, log_sum],
+        log_sum - weighted / sum,
+    )
 }
 
 /// Float64 twin of [`gradient`]'s dlogits for one row: `dlogp·(onehot − softmax)`.
 pub fn dlogits_twin(logits: &[f64], target: usize, dlogp: f64) -> Vec<f64> {
-    let (_, lse, _) = log_probs_twin(logits, target);
+    let (_, [top, log_sum], _) = log_probs_twin(logits, target);
     (logits.iter().enumerate())
-        .map(|(i, x)| dlogp * (f64::from(u8::from(i == target)) - libm::exp(x - lse)))
+        .map(|(i, x)| dlogp * (f64::from(u8::from(i == target)) - libm::exp(x - top - log_sum)))
         .collect()
 }
 

@@ -129,7 +129,7 @@ fn log_probs_case(s: Shape) -> Case {
             w1,
             Slot::input(&d.targets),
             Slot::Out(s.p),
-            Slot::Out(s.p),
+            Slot::Out(2 * s.p),
             Slot::Out(s.p),
         ],
         record: Box::new(move |rec, b| {
@@ -143,7 +143,7 @@ fn log_probs_case(s: Shape) -> Case {
                 .collect();
             vec![
                 (4, rows.iter().map(|r| r.0).collect(), tol),
-                (5, rows.iter().map(|r| r.1).collect(), tol),
+                (5, rows.iter().flat_map(|r| r.1).collect(), tol),
                 (6, rows.iter().map(|r| r.2).collect(), tol),
             ]
         }),
@@ -169,14 +169,14 @@ fn row_stats_case(m: usize, v: usize, scale: f32) -> Case {
                 })
                 .collect();
             vec![
-                (1, rows.iter().map(|r| r.1).collect(), TOL),
+                (1, rows.iter().flat_map(|r| r.1).collect(), TOL),
                 (2, rows.iter().map(|r| r.2).collect(), TOL),
             ]
         }
     };
     Case {
         name: format!("head row_stats M={m} V={v} scale={scale}"),
-        slots: vec![Slot::input(&logits), Slot::Out(m), Slot::Out(m)],
+        slots: vec![Slot::input(&logits), Slot::Out(2 * m), Slot::Out(m)],
         record: Box::new(move |rec, b| {
             let hb = HeadBuffers::new(rec.gpu(), m)?;
             head::row_stats(rec, &hb, &b[0], &b[1], &b[2], m, v)
@@ -219,7 +219,8 @@ fn gradient_case(s: Shape) -> Case {
     let (dlogp, dw0) = (g.uniform(s.p, 1.0), g.uniform(s.v * s.c, 1.0));
     // The forward's lse, to f32.
     let lse: Vec<f32> = (0..s.p)
-        .map(|r| head::log_probs_twin(&d.logits(r), 0).1 as f32)
+        .flat_map(|r| head::log_probs_twin(&d.logits(r), 0).1)
+        .map(|x| x as f32)
         .collect();
     let [w0, w1] = d.weight_slots(&d.w, false);
     let [dw_a, dw_b] = d.weight_slots(&dw0, true);
@@ -344,18 +345,21 @@ mod tests {
                 .upload("h", &d.hidden[rows.start * s.c..rows.end * s.c])
                 .unwrap();
             let targets = gpu.upload("t", &d.targets[rows]).unwrap();
-            let out: Vec<Buffer> = (0..3).map(|_| gpu.alloc("o", 4 * n as u64).unwrap()).collect();
+            let out: Vec<Buffer> = (0..3).map(|_| gpu.alloc("o", 8 * n as u64).unwrap()).collect();
             let mut rec = Recorder::new(&gpu);
             head::log_probs(&mut rec, &hb, &hidden, &w, &targets, &out[0], &out[1], &out[2], n).unwrap();
             let full = gpu.alloc("full", 4 * (n * pad4(s.v)) as u64).unwrap();
             linear::forward(&mut rec, &hidden, &w, None, &full, n, Write::SET).unwrap();
-            let stats: Vec<Buffer> = (0..2).map(|_| gpu.alloc("o", 4 * n as u64).unwrap()).collect();
+            let stats: Vec<Buffer> = (0..2).map(|_| gpu.alloc("o", 8 * n as u64).unwrap()).collect();
             head::row_stats(&mut rec, &hb, &full, &stats[0], &stats[1], n, s.v).unwrap();
             rec.submit().unwrap();
             let read = |b: &Buffer| gpu.read::<u32>(b, 0, n).unwrap();
-            assert_eq!(read(&out[1]), read(&stats[0]), "lse of whole rows");
+            let pairs = |b: &Buffer| gpu.read::<[u32; 2]>(b, 0, n).unwrap();
+            assert_eq!(pairs(&out[1]), pairs(&stats[0]), "lse of whole rows");
             assert_eq!(read(&out[2]), read(&stats[1]), "entropy of whole rows");
-            [read(&out[0]), read(&out[1]), read(&out[2])]
+            let lse = pairs(&out[1]);
+            let [top, log_sum] = [0, 1].map(|word| lse.iter().map(|x| x[word]).collect());
+            [read(&out[0]), top, log_sum, read(&out[2])]
         };
         let all = run(0..37);
         for row in [0, 17, 36] {
@@ -363,6 +367,39 @@ mod tests {
             for (a, b) in all.iter().zip(&one) {
                 assert_eq!(a[row], b[0], "row {row}");
             }
+        }
+    }
+
+    /// Logits of 1e20, all equal: their level is nothing that a probability or a gradient depends on.
+    #[test]
+    fn the_level_of_large_logits_does_not_matter() {
+        let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+        let (p, c, v) = (3, 4, CHUNK + 331);
+        let hb = HeadBuffers::new(&gpu, p).unwrap();
+        let run = |hidden: f32| {
+            let hidden = gpu.upload("h", &vec![hidden; p * c]).unwrap();
+            let rows = vec![0.25f32; v * c];
+            let w = Weight::upload(&gpu, "w", DType::F32, v, c, bytemuck::cast_slice(&rows)).unwrap();
+            let dw = Weight::upload(&gpu, "dw", DType::F32, v, c, &vec![0; 4 * v * c]).unwrap();
+            let targets = gpu.upload("t", &[0u32, 1, v as u32 - 1]).unwrap();
+            let dlogp = gpu.upload("d", &[1.0f32, -1.0, 2.0]).unwrap();
+            let [logp, entropy] = [(); 2].map(|()| gpu.alloc("o", 4 * p as u64).unwrap());
+            let lse = gpu.alloc("o", 8 * p as u64).unwrap();
+            let dhidden = gpu.alloc("o", (4 * p * c) as u64).unwrap();
+            let mut rec = Recorder::new(&gpu);
+            head::log_probs(&mut rec, &hb, &hidden, &w, &targets, &logp, &lse, &entropy, p).unwrap();
+            let (d, dw) = (&dlogp, Some(&dw));
+            head::gradient(&mut rec, &hb, &hidden, &w, &targets, &lse, d, &dhidden, dw, p).unwrap();
+            rec.submit().unwrap();
+            let read = |b: &Buffer, n: usize| gpu.read::<f32>(b, 0, n).unwrap();
+            [read(&logp, p), read(&entropy, p), read(&dhidden, p * c)]
+        };
+        let small = run(1.0);
+        for x in &small[0] {
+            assert!((f64::from(*x) + libm::log(v as f64)).abs() < 1e-5, "{x}");
+        }
+        for hidden in [1e20, -1e20, 3e37] {
+            assert_eq!(run(hidden), small, "{hidden}");
         }
     }
 

@@ -151,11 +151,11 @@ struct DrawParams {
 
 /// Draws one token a row.
 ///
-/// * `logits (M, V)` with stride `pad4(V)`, at temperature 1; `lse (M)` their log-sum-exp
-///   ([`head::row_stats`](super::head::row_stats));
+/// * `logits (M, V)` with stride `pad4(V)`, at temperature 1; `lse (M, 2)` their maximum and
+///   `log Σ e^(x−max)` ([`head::row_stats`](super::head::row_stats));
 /// * `keys (M)` vec4 of u32: Philox key (2), position, active;
 /// * `token (M)` u32 and `logp (M)` f32 are overwritten: the drawn token and its natural-log probability at
-///   temperature 1 over the whole vocabulary, `logit − lse` (the bits of
+///   temperature 1 over the whole vocabulary, `(logit − max) − log Σ e^(x−max)` (the bits of
 ///   [`head::log_probs`](super::head::log_probs)); [`NO_TOKEN`] and 0 where the row is not active;
 /// * `threshold (M)` u32 is scratch, used by the filters.
 ///

@@ -13,7 +13,7 @@ const EXACT: Tol = Tol {
 const LOGP: Tol = Tol {
     atol: 1e-6,
     rtol: 1e-6,
-    why: "one f32 subtraction",
+    why: "two f32 subtractions",
 };
 
 /// Draws whose best two scores are nearer than this may differ from the float64 twin.
@@ -36,22 +36,22 @@ fn rows(m: usize, v: usize, scale: f32, params: &SampleParams) -> (Vec<f32>, Vec
 
 fn case(m: usize, v: usize, scale: f32, params: SampleParams) -> Case {
     let (logits, keys) = rows(m, v, scale, &params);
-    let lse: Vec<f32> = logits
+    let lse: Vec<[f32; 2]> = logits
         .chunks_exact(pad4(v))
-        .map(|r| log_probs_twin(&wide(&r[..v]), 0).1 as f32)
+        .map(|r| log_probs_twin(&wide(&r[..v]), 0).1.map(|x| x as f32))
         .collect();
     let drawn: Vec<(usize, f64)> = (logits.chunks_exact(pad4(v)).zip(keys.chunks_exact(4)))
         .zip(&lse)
         .map(|((row, k), lse)| {
             let t = draw_twin(&row[..v], [k[0], k[1]], k[2], &params).0;
-            (t, f64::from(row[t]) - f64::from(*lse))
+            (t, f64::from(row[t]) - f64::from(lse[0]) - f64::from(lse[1]))
         })
         .collect();
     Case {
         name: format!("sample M={m} V={v} scale={scale} {params:?}"),
         slots: vec![
             Slot::input(&logits),
-            Slot::input(&lse),
+            Slot::input(lse.as_flattened()),
             Slot::input(&keys),
             Slot::Out(m),
             Slot::Out(m),
@@ -157,7 +157,12 @@ mod tests {
         let m = keys.len() / 4;
         let buffer = |n: usize| gpu.alloc("b", 4 * n as u64).unwrap();
         let (l, k) = (gpu.upload("l", logits).unwrap(), gpu.upload("k", keys).unwrap());
-        let (lse, token, logp, scratch) = (buffer(m), buffer(m), buffer(m), buffer(m));
+        let lse: Vec<[f32; 2]> = logits
+            .chunks_exact(pad4(v))
+            .map(|r| log_probs_twin(&wide(&r[..v]), 0).1.map(|x| x as f32))
+            .collect();
+        let lse = gpu.upload("lse", lse.as_flattened()).unwrap();
+        let (token, logp, scratch) = (buffer(m), buffer(m), buffer(m));
         let mut rec = Recorder::new(gpu);
         sample(&mut rec, &l, &lse, &k, &token, &logp, &scratch, m, v, params).unwrap();
         rec.submit().unwrap();
@@ -176,7 +181,9 @@ mod tests {
         };
         let (token, logp) = run(&gpu, &logits, &keys, 5, &SampleParams::GREEDY);
         assert_eq!(token, [1, NO_TOKEN, 1]);
-        assert_eq!(logp, [7.0, 0.0, 7.0]);
+        let expected = log_probs_twin(&wide(&logits[..5]), 1).0;
+        assert!((f64::from(logp[0]) - expected).abs() < 1e-6, "{logp:?}");
+        assert_eq!((logp[1], logp[2].to_bits()), (0.0, logp[0].to_bits()));
         for params in [SampleParams::PLAIN, filtered] {
             let (token, logp) = run(&gpu, &logits, &keys, 5, &params);
             assert_eq!((token[1], logp[1]), (NO_TOKEN, 0.0));
@@ -187,6 +194,36 @@ mod tests {
             kept_twin(&logits[..5], &filtered),
             [false, true, true, false, true]
         );
+    }
+
+    /// Beside logits of 1e20 both the random part of a score and the logarithm of the sum are below half an ulp.
+    #[test]
+    fn large_logits_are_drawn_as_small_ones() {
+        let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+        let (m, v) = (64, 20);
+        let keys: Vec<u32> = (0..m as u32).flat_map(|i| [i, 3, 5, 1]).collect();
+        let params = [
+            SampleParams::PLAIN,
+            SampleParams {
+                temperature: 1e-4,
+                top_p: 0.9,
+                ..SampleParams::PLAIN
+            },
+        ];
+        for params in params {
+            let small = run(&gpu, &vec![0.0; m * v], &keys, v, &params);
+            assert!(small.0.iter().any(|t| *t != small.0[0]));
+            for level in [1e20f32, -1e20, 3e37] {
+                let large = run(&gpu, &vec![level; m * v], &keys, v, &params);
+                assert_eq!(large.0, small.0, "{level} {params:?}");
+                for logp in large.1 {
+                    assert!(
+                        (f64::from(logp) + libm::log(v as f64)).abs() < 1e-6,
+                        "{level}: {logp}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

@@ -20,9 +20,14 @@ pub struct KvCache {
 impl KvCache {
     /// Bytes of a cache for `rows` rows: whole pages, and their table.
     pub fn bytes(spec: &ModelSpec, rows: usize, dtype: FloatDtype) -> u64 {
+        let table = 4 * rows.div_ceil(PAGE).max(1) as u64;
+        2 * spec.num_layers as u64 * Self::layer_bytes(spec, rows, dtype) + table
+    }
+
+    /// Bytes of one layer's keys, or of its values.
+    pub fn layer_bytes(spec: &ModelSpec, rows: usize, dtype: FloatDtype) -> u64 {
         let pages = rows.div_ceil(PAGE).max(1);
-        let layer = pages * PAGE * spec.num_kv_heads * spec.head_dim * 2;
-        (dtype.bytes() * layer * spec.num_layers + 4 * pages) as u64
+        (pages * PAGE * spec.num_kv_heads * spec.head_dim * dtype.bytes()) as u64
     }
 
     /// Allocates a cache of as many pages as hold `rows` rows.
@@ -31,8 +36,7 @@ impl KvCache {
     /// Out of memory.
     pub fn new(model: &Model, rows: usize, dtype: FloatDtype) -> Result<Self> {
         let pages = rows.div_ceil(PAGE).max(1);
-        let row = model.spec.num_kv_heads * model.spec.head_dim * dtype.bytes();
-        let bytes = (pages * PAGE * row) as u64;
+        let bytes = Self::layer_bytes(&model.spec, rows, dtype);
         let one = || model.gpu.alloc("kv cache", bytes);
         let layers = (0..model.spec.num_layers)
             .map(|_| Ok((one()?, one()?)))

@@ -162,7 +162,8 @@ impl Source {
         let context = self.spec.max_position_embeddings;
         if longest > context {
             return Err(Error::user(format!(
-                "a sequence of {longest} tokens is longer than the context of {}, {context} tokens; shorten it",
+                "a sequence of {longest} tokens is longer than the context of {}, {context} tokens; shorten it (a prompt, or \
+                 --max-completion-length)",
                 self.name
             )));
         }

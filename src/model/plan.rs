@@ -14,10 +14,11 @@ use super::stream;
 use super::workspace::{Shape, Workspace};
 use crate::config::{FloatDtype, Optim};
 use crate::error::Result;
+use crate::gpu::BufferLimits;
 use crate::kernels::adamw_8bit;
 use crate::kernels::head::HeadBuffers;
 use crate::kernels::pad4;
-use crate::kernels::weight::device_bytes;
+use crate::kernels::weight::{SHARD_ROWS, device_bytes, shard_ranges};
 use crate::tensor::DType;
 
 /// Who takes how many bytes.
@@ -25,6 +26,19 @@ use crate::tensor::DType;
 pub struct Plan {
     /// (owner, bytes), in the order they were added; no owner twice.
     pub rows: Vec<(String, u64)>,
+    /// What has to lie in one buffer, each kind once.
+    pieces: Vec<Piece>,
+}
+
+/// What an adapter may not be able to hold, however much memory it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    /// A buffer that kernels bind whole: its label, and the most bytes of one with it.
+    Bound(String, u64),
+    /// A buffer for results on their way to the host.
+    Host(String, u64),
+    /// A matrix, which is split between rows: its type, rows and columns.
+    Matrix(DType, usize, usize),
 }
 
 impl Plan {
@@ -34,6 +48,61 @@ impl Plan {
             Some((_, sum)) => *sum += bytes,
             None => self.rows.push((owner.to_string(), bytes)),
         }
+    }
+
+    /// Adds a buffer as [`Gpu::alloc`](crate::gpu::Gpu::alloc) makes it, to the row of its label's first part.
+    pub fn alloc(&mut self, label: &str, bytes: u64) {
+        let owner = label.split('/').next().unwrap_or(label);
+        self.add(owner, bytes.max(4).next_multiple_of(4));
+        self.bind(label, bytes);
+    }
+
+    /// Notes that a buffer of `bytes` is bound whole, without counting its bytes.
+    pub fn bind(&mut self, label: &str, bytes: u64) {
+        self.note(Piece::Bound(label.to_string(), bytes));
+    }
+
+    /// Notes a buffer on the host ([`Readback`](crate::gpu::Readback)), which takes nothing of the device's memory.
+    pub fn read_back(&mut self, label: &str, bytes: u64) {
+        self.note(Piece::Host(label.to_string(), bytes));
+    }
+
+    /// Notes a matrix that is allocated in shards.
+    pub fn matrix(&mut self, dtype: DType, rows: usize, cols: usize) {
+        self.note(Piece::Matrix(dtype, rows, cols));
+    }
+
+    fn note(&mut self, piece: Piece) {
+        for known in &mut self.pieces {
+            match (known, &piece) {
+                (Piece::Bound(a, most), Piece::Bound(b, bytes))
+                | (Piece::Host(a, most), Piece::Host(b, bytes))
+                    if a == b =>
+                {
+                    *most = (*most).max(*bytes);
+                    return;
+                }
+                (known, piece) if known == piece => return,
+                _ => {}
+            }
+        }
+        self.pieces.push(piece);
+    }
+
+    /// What is wrong with the first buffer that the adapter cannot hold; `None` where it holds all.
+    pub fn unbound(&self, limits: &BufferLimits) -> Option<String> {
+        self.pieces.iter().find_map(|piece| match piece {
+            Piece::Bound(label, bytes) => limits.binds(label, *bytes),
+            Piece::Host(label, bytes) => limits.holds(label, *bytes),
+            Piece::Matrix(dtype, rows, cols) => {
+                let cut = shard_ranges(*dtype, *rows, *cols, limits.binding);
+                cut.err().map(|_| {
+                    let rows = SHARD_ROWS.min(*rows);
+                    let what = format!("{rows} rows of a {} matrix of {cols} columns", dtype.name());
+                    limits.binds(&what, device_bytes(*dtype, rows, *cols))
+                })?
+            }
+        })
     }
 
     /// Adds another plan's rows, each under `prefix` where that is not empty ("reward model weights").
@@ -46,6 +115,7 @@ impl Plan {
             };
             self.add(&name, *bytes);
         }
+        other.pieces.iter().for_each(|piece| self.note(piece.clone()));
     }
 
     /// All bytes.
@@ -80,10 +150,12 @@ impl Plan {
     ) -> Result<Self> {
         let mut plan = Self::default();
         for t in spec.tensors() {
-            plan.add("weights", tensor_bytes(&t, dtype(&t)?));
+            let dtype = dtype(&t)?;
+            plan.add("weights", tensor_bytes(&t, dtype));
+            plan.tensor(&t, dtype);
         }
         plan.add("weights", joined_bias_bytes(spec));
-        plan.add("rope", 2 * (positions * spec.head_dim / 2 * 4) as u64);
+        plan.alloc("rope/turns", rope_bytes(spec, positions));
         Ok(plan)
     }
 
@@ -96,12 +168,15 @@ impl Plan {
         for t in source.spec.tensors().filter(|t| !stream::passes(t)) {
             plan.add("weights", tensor_bytes(&t, source.stored(&t, dtype)?));
         }
+        for t in source.spec.tensors() {
+            plan.tensor(&t, source.stored(&t, dtype)?);
+        }
         plan.add("weights", joined_bias_bytes(&source.spec));
         plan.add(
             "weights",
             stream::ring_bytes(&source.spec, |t| source.stored(t, dtype))?,
         );
-        plan.add("rope", 2 * (positions * source.spec.head_dim / 2 * 4) as u64);
+        plan.alloc("rope/turns", rope_bytes(&source.spec, positions));
         Ok(plan)
     }
 
@@ -109,12 +184,21 @@ impl Plan {
     pub fn adapter(spec: &ModelSpec, shape: &LoraShape, optim: Optim) -> Self {
         let mut plan = Self::trained(adapter_tensors(spec, shape), optim);
         plan.add("adapter", adapter_bytes(spec, shape));
+        for (rows, cols) in shape
+            .targets
+            .iter()
+            .flat_map(|proj| adapter_sizes(spec, shape, *proj))
+        {
+            plan.matrix(DType::F32, rows, cols);
+        }
         plan
     }
 
     /// Training every weight: what [`Plan::model`] counts as f32 weights once more as gradients, and their moments.
     pub fn full(spec: &ModelSpec, optim: Optim) -> Self {
-        Self::trained(spec.tensors().map(|t| tensor_bytes(&t, DType::F32)), optim)
+        let mut plan = Self::trained(spec.tensors().map(|t| tensor_bytes(&t, DType::F32)), optim);
+        spec.tensors().for_each(|t| plan.tensor(&t, DType::F32));
+        plan
     }
 
     /// Gradients and moments of f32 tensors of these many bytes each.
@@ -135,16 +219,32 @@ impl Plan {
     pub fn workspace(spec: &ModelSpec, shape: Shape) -> Self {
         let mut plan = Self::default();
         plan.add("activations", Workspace::activation_bytes(spec, shape));
+        for (name, bytes) in Workspace::largest(spec, shape) {
+            plan.bind(&format!("activations/{name}"), bytes);
+        }
         if shape.vocabulary_head {
-            plan.add("head", HeadBuffers::bytes(shape.readouts));
+            plan.head(shape.readouts);
         }
         plan
+    }
+
+    /// Scratch of the vocabulary head for this many rows.
+    pub fn head(&mut self, rows: usize) {
+        for (label, bytes) in HeadBuffers::sizes(rows) {
+            self.alloc(label, bytes);
+        }
+    }
+
+    fn tensor(&mut self, t: &TensorSpec, dtype: DType) {
+        let (dtype, rows, cols) = on_device(t, dtype);
+        self.matrix(dtype, rows, cols);
     }
 
     /// A KV cache of `rows` rows.
     pub fn kv_cache(spec: &ModelSpec, rows: usize, dtype: FloatDtype) -> Self {
         let mut plan = Self::default();
         plan.add("kv cache", KvCache::bytes(spec, rows, dtype));
+        plan.bind("kv cache", KvCache::layer_bytes(spec, rows, dtype));
         plan
     }
 }
@@ -175,11 +275,22 @@ fn joined_bias_bytes(spec: &ModelSpec) -> u64 {
 
 /// Bytes of one tensor on the device: matrices as `dtype`, everything else as f32.
 fn tensor_bytes(t: &TensorSpec, dtype: DType) -> u64 {
+    let (dtype, rows, cols) = on_device(t, dtype);
+    device_bytes(dtype, rows, cols)
+}
+
+/// A tensor's type, rows and columns there.
+fn on_device(t: &TensorSpec, dtype: DType) -> (DType, usize, usize) {
     let (rows, cols) = match t.shape[..] {
         [rows, cols] => (rows, cols),
         _ => (1, t.shape.iter().product()),
     };
-    device_bytes(if is_matrix(t) { dtype } else { DType::F32 }, rows, cols)
+    (if is_matrix(t) { dtype } else { DType::F32 }, rows, cols)
+}
+
+/// Bytes of the rotary table.
+fn rope_bytes(spec: &ModelSpec, positions: usize) -> u64 {
+    2 * (positions * spec.head_dim / 2 * 4) as u64
 }
 
 /// Bytes of an adapter's A and B matrices on the device.
@@ -190,11 +301,16 @@ pub fn adapter_bytes(spec: &ModelSpec, shape: &LoraShape) -> u64 {
 /// The bytes of each of them.
 fn adapter_tensors(spec: &ModelSpec, shape: &LoraShape) -> impl Iterator<Item = u64> {
     let pair = |proj: &Proj| {
-        let (out, inp) = spec.proj_dims(*proj);
-        [(shape.rank, inp), (out, shape.rank)].map(|(rows, cols)| device_bytes(DType::F32, rows, cols))
+        adapter_sizes(spec, shape, *proj).map(|(rows, cols)| device_bytes(DType::F32, rows, cols))
     };
     let layer: Vec<u64> = shape.targets.iter().flat_map(pair).collect();
     std::iter::repeat_n(layer, spec.num_layers).flatten()
+}
+
+/// Rows and columns of an adapter's A and B at one linear layer.
+fn adapter_sizes(spec: &ModelSpec, shape: &LoraShape, proj: Proj) -> [(usize, usize); 2] {
+    let (out, inp) = spec.proj_dims(proj);
+    [(shape.rank, inp), (out, shape.rank)]
 }
 
 impl Workspace {
@@ -213,6 +329,24 @@ impl Workspace {
             }
             .kept(spec),
         )
+    }
+
+    /// The largest buffers that [`Workspace::new`] makes, in its order: one of each width.
+    fn largest(spec: &ModelSpec, shape: Shape) -> [(&'static str, u64); 9] {
+        let (q, kv) = (spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim);
+        let f32s = |rows: usize, width: usize| 4 * (rows * width) as u64;
+        let [m, p] = [shape.rows, shape.readouts].map(|n| move |width| f32s(n, width));
+        [
+            ("meta", m(4)),
+            ("layer inputs", m(spec.hidden_size)),
+            ("q", m(q)),
+            ("k", m(kv)),
+            ("lse", m(spec.num_heads)),
+            ("mlp", m(spec.intermediate_size)),
+            ("lora", m(pad4(shape.rank))),
+            ("readout states", p(spec.hidden_size)),
+            ("scores", p(4)),
+        ]
     }
 
     /// Bytes that [`Workspace::new`] allocates, the vocabulary head's chunks ([`HeadBuffers::bytes`]) aside.
@@ -244,8 +378,8 @@ impl Workspace {
         let packed = half_sets * Widths::of(spec, shape.rank).bytes();
         // tokens, meta (4), key ends, row starts, rstd; final norm.
         let a_row = 1 + 4 + 1 + 1 + 1 + c + inputs * c + sets * acts + if shape.backward { grads } else { 0 };
-        // readout rows, targets, logp, lse, entropy, dlogp, scores (4); states and their gradients.
-        let a_readout = 6 + 4 + c + if shape.backward { c } else { 0 };
+        // readout rows, targets, logp, lse (2), entropy, dlogp, scores (4); states and their gradients.
+        let a_readout = 7 + 4 + c + if shape.backward { c } else { 0 };
         (m * (4 * a_row + packed) + 4 * (1 + p * a_readout)) as u64
     }
 }

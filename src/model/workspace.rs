@@ -116,7 +116,7 @@ pub struct Workspace {
     pub(super) grads: Option<Grads>,
     pub(super) head: Option<HeadBuffers>,
     pub(super) logp: Buffer,    // (P)
-    pub(super) lse: Buffer,     // (P)
+    pub(super) lse: Buffer,     // (P, 2)
     pub(super) entropy: Buffer, // (P)
     pub(super) dlogp: Buffer,   // (P)
     pub(super) scores: Buffer,  // (P, 4)
@@ -183,7 +183,7 @@ impl Workspace {
                 None
             },
             logp: f32s("logp", p)?,
-            lse: f32s("lse", p)?,
+            lse: f32s("lse", 2 * p)?,
             entropy: f32s("entropy", p)?,
             dlogp: f32s("dlogp", p)?,
             scores: f32s("scores", p * 4)?,

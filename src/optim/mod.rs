@@ -162,8 +162,8 @@ impl Optimizer {
         }
         self.steps -= steps;
         Err(Error::user(
-            "the gradient is not finite: the last checkpoint is intact; lower --learning-rate or --max-grad-norm \
-             and resume",
+            "the gradient is not finite: the last checkpoint is intact; lower --learning-rate, --lora-alpha or \
+             --max-grad-norm and resume",
         ))
     }
 

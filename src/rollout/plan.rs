@@ -1,10 +1,9 @@
 //! What a sampler allocates, added up before it does.
 
 use super::job::SamplerShape;
-use super::state::OUT_TOKENS;
+use super::state::{OUT_TOKENS, WORDS_A_ROW};
 use crate::kernels::advance::stop_words;
 use crate::kernels::attention::PAGE;
-use crate::kernels::head::HeadBuffers;
 use crate::kernels::pad4;
 use crate::model::plan::Plan;
 use crate::model::spec::ModelSpec;
@@ -67,14 +66,18 @@ impl SamplerShape {
             "",
             &Plan::kv_cache(spec, self.pages() * PAGE, self.kv_cache_dtype),
         );
-        plan.add("head", HeadBuffers::bytes(s));
-        // A row: state, logits, threshold, log-sum-exp, entropy; token, logp, keys (4), cache row, length, limit; its output.
-        let row = spec.hidden_size + pad4(spec.vocab_size) + 3 + 9 + 2 * OUT_TOKENS;
+        plan.head(s);
+        // A row: state, logits, threshold, log-sum-exp (2), entropy; token, logp, keys (4), cache row, length, limit; its output.
+        let row = spec.hidden_size + pad4(spec.vocab_size) + 4 + 9 + 2 * OUT_TOKENS;
         // As many prompts: state, who reads it, where a prefill pass leaves it.
         let prompt = spec.hidden_size + 2;
         // The set of stop tokens, the count of rows that go on, and the cache rows of a prefill pass.
         let shared = stop_words(spec.vocab_size) + 1 + self.prefill_rows;
         plan.add("sampler", 4 * (s * (row + prompt) + shared) as u64);
+        // Those that are wider than the passes' own.
+        plan.bind("sampler/logits", 4 * (s * pad4(spec.vocab_size)) as u64);
+        plan.bind("sampler/tokens out", 4 * (s * OUT_TOKENS) as u64);
+        plan.read_back("sampler/results", 4 * (s * WORDS_A_ROW) as u64);
         plan
     }
 }

@@ -25,7 +25,7 @@ pub struct Sampler {
     pub(super) prompt_states: Buffer, // (S, C) the states after cached prompts
     pub(super) states: Buffer,        // (S, C) hidden states that predict the next token
     logits: Buffer,                   // (S, pad4(V))
-    lse: Buffer,                      // (S)
+    lse: Buffer,                      // (S, 2)
     entropy: Buffer,
     pub(super) prefill_rows: Buffer, // (prefill rows) cache row of each row of a prefill pass
     pub(super) prefill_targets: Buffer, // (S) the prompt state that each of its readouts becomes
@@ -65,7 +65,7 @@ impl Sampler {
             prompt_states: f32s("prompt states", s * spec.hidden_size)?,
             states: f32s("states", s * spec.hidden_size)?,
             logits: f32s("logits", s * pad4(spec.vocab_size))?,
-            lse: f32s("lse", s)?,
+            lse: f32s("lse", 2 * s)?,
             entropy: f32s("entropy", s)?,
             prefill_rows: f32s("prefill rows", shape.prefill_rows)?,
             prefill_targets: f32s("prefill targets", s)?,

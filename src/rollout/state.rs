@@ -16,7 +16,7 @@ use crate::rng::seed_for;
 pub(super) const OUT_TOKENS: usize = WINDOW + 2;
 
 /// Words that are read back of a row: its key, its length, tokens and log-probabilities.
-const WORDS_A_ROW: usize = 4 + 1 + 2 * OUT_TOKENS;
+pub(super) const WORDS_A_ROW: usize = 4 + 1 + 2 * OUT_TOKENS;
 
 /// What is drawn of one sample.
 struct Sample {

@@ -189,6 +189,7 @@ mod tests {
             max_completion_length: LENGTH,
             raw: false,
             date: TEMPLATE_DATE.parse().unwrap(),
+            prompts_file: None,
         };
         let policy = Policy::load(&gpu, "tiny", &contents, &options).unwrap();
         let sampling = Sampling {

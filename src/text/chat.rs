@@ -227,7 +227,7 @@ fn rewritten(name: &str, source: &str) -> Result<String> {
 }
 
 fn compiled<'a>(name: &'a str, text: &'a str) -> Result<Compiled<'a>> {
-    Compiled::new(name, text, &jinja::syntax()?)?.map_err(|e| Error::user(jinja::explain_syntax(&e, name)))
+    Compiled::new(name, text, &jinja::syntax()?)?.map_err(|e| jinja::explain_syntax(&e, name))
 }
 
 fn values_of(messages: &[Message]) -> Value {

@@ -14,6 +14,7 @@ use super::jinja_work::{self as work, Paid, PaidText};
 use super::{jinja_filters, jinja_methods, jinja_ops};
 use crate::data::json::python_constant;
 use crate::error;
+use crate::file::limits;
 
 /// An environment with transformers' settings, filters and functions.
 pub(super) fn environment() -> Environment<'static> {
@@ -155,7 +156,30 @@ pub(super) fn explain(error: &Error, template: &str) -> error::Error {
             place(error, template)
         ));
     }
+    if detailed(error, TOO_MANY_CALLS) {
+        return limits::TEMPLATE_CALLS.exceeded(format_args!(
+            "{}: the chat template calls itself without an end",
+            place(error, template)
+        ));
+    }
     error::Error::user(explanation(error, template))
+}
+
+/// minijinja's words where macros and loops run too deep in one another.
+const TOO_MANY_CALLS: &str = "recursion limit exceeded";
+/// minijinja's words where its parser meets too deep a nesting.
+const TOO_DEEP: &str = "template exceeds maximum recursion limits";
+
+/// Whether the error or one of its causes is minijinja's with this detail.
+fn detailed(error: &Error, detail: &str) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        if cause.downcast_ref::<Error>().and_then(Error::detail) == Some(detail) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// Most characters of what a template says that an error repeats.
@@ -218,15 +242,21 @@ fn explanation(error: &Error, template: &str) -> String {
 }
 
 /// Why a template does not parse.
-pub(super) fn explain_syntax(error: &Error, template: &str) -> String {
+pub(super) fn explain_syntax(error: &Error, template: &str) -> error::Error {
+    if detailed(error, TOO_DEEP) {
+        return limits::TEMPLATE_PARSER.exceeded(format_args!(
+            "{}: the chat template is nested too deeply",
+            place(error, template)
+        ));
+    }
     let detail = error
         .detail()
         .map_or_else(|| error.kind().to_string(), str::to_owned);
-    format!(
+    error::Error::user(format!(
         "{}: the chat template does not parse: {}",
         place(error, template),
         cut(&detail)
-    )
+    ))
 }
 
 fn place(error: &Error, template: &str) -> String {

@@ -53,13 +53,30 @@ impl Sizes {
         }
     }
 
-    /// Bytes of the buffers, but for the rule's own.
-    fn bytes(&self, pass: &Pass) -> u64 {
+    /// The buffers, but for the rule's own.
+    fn plan(&self, pass: &Pass) -> Plan {
         let responses = self.groups * self.m;
-        let step = responses * (3 + SCORE_WORDS + usize::from(pass.selects()));
-        let groups = self.groups + self.tail_words(pass);
-        let batch = self.readouts * (3 + TERMS);
-        (4 * (step + groups + batch + self.reference + self.rows * TERMS)) as u64
+        let mut plan = Plan::default();
+        let mut alloc = |what: &str, elements: usize| {
+            if elements > 0 {
+                plan.alloc(&format!("step/{what}"), 4 * elements as u64);
+            }
+        };
+        alloc("scores", responses * SCORE_WORDS);
+        for what in ["placed", "rewards", "advantages"] {
+            alloc(what, responses);
+        }
+        alloc("selection", responses * usize::from(pass.selects()));
+        alloc("flags", self.groups);
+        alloc("tails", self.tail_words(pass));
+        alloc("reference", self.reference);
+        for what in ["old", "owner", "weight"] {
+            alloc(what, self.readouts);
+        }
+        alloc("terms", self.readouts * TERMS);
+        alloc("sums", self.rows * TERMS);
+        plan.read_back("step/report", self.report_bytes(pass));
+        plan
     }
 }
 
@@ -184,8 +201,8 @@ impl DeviceStep {
     pub fn plan(rule: &Rule, c: &TrainConfig, readouts: usize) -> Result<Plan> {
         let sizes = Sizes::of(c, readouts);
         let pass = rule.pass(sizes.m)?;
-        let mut plan = Plan::default();
-        plan.add("step", sizes.bytes(&pass));
+        // The rule's buffers are no larger than the rewards.
+        let mut plan = sizes.plan(&pass);
         plan.add(
             "group_advantage",
             GroupReducer::bytes(&pass, sizes.groups, sizes.m)?,

@@ -2,7 +2,7 @@
 
 use super::cgroup;
 use crate::error::{Error, Result};
-use crate::gpu::{DeviceKind, Gpu};
+use crate::gpu::{BufferLimits, DeviceKind, Gpu};
 use crate::model::plan::Plan;
 use std::path::Path;
 
@@ -41,6 +41,17 @@ fn on_host(root: &Path) -> Option<u64> {
 pub fn fits(plan: &Plan, have: Option<u64>, lower: &str) -> Result<()> {
     match short(plan, have) {
         Some(short) => Err(Error::user(format!("{short}:\n{plan}\nLower {lower}"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a plan with a buffer that the adapter cannot hold; `lower` names the settings that make it smaller.
+///
+/// # Errors
+/// A user error with the buffer and the adapter's limit.
+pub fn binds(plan: &Plan, limits: &BufferLimits, lower: &str) -> Result<()> {
+    match plan.unbound(limits) {
+        Some(wrong) => Err(Error::user(format!("{wrong}. Lower {lower}"))),
         None => Ok(()),
     }
 }

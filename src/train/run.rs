@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 /// What kind of checkpoint this loop writes.
 const KIND: &str = "train";
 /// What makes a run smaller.
-pub const LOWER: &str = "--token-budget, --num-generations, --max-completion-length, --rollout-batch or --activation-memory, choose \
-                     a smaller --base-dtype or --reward-dtype, or --reward-residency stream";
+pub const LOWER: &str = "--token-budget, --num-generations, --prompts-per-step, --num-iterations, \
+                     --max-completion-length, --rollout-batch, --lora-rank or --activation-memory, choose a smaller --base-dtype or --reward-dtype, or --reward-residency stream";
 
 /// How to run.
 #[derive(Debug, Clone)]
@@ -54,7 +54,9 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
     }
     let (cap, have) = (gpu.caps().max_binding, memory::free(gpu)?);
     job.choose_dtypes(cap, have)?;
-    memory::fits(&job.plan(cap)?, have, LOWER)?;
+    let plan = job.plan(cap)?;
+    memory::binds(&plan, &gpu.buffer_limits(), LOWER)?;
+    memory::fits(&plan, have, LOWER)?;
     let toml = job.config.to_toml()?;
     gpu.set_matmul_precision(job.config.matmul_precision)?;
     let (model, reference) = job.policy(gpu)?;

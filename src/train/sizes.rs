@@ -72,7 +72,10 @@ impl Outline {
                 config.model
             )));
         };
-        let positions = source.positions(prompt + config.max_completion_length)?;
+        let length = config.max_completion_length;
+        let positions = source.positions(prompt + length).context(format!(
+            "--max-prompt-length {prompt} and --max-completion-length {length}"
+        ))?;
         Ok(Self {
             fit: Fit::of(&config),
             config,

@@ -27,7 +27,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// What makes a run smaller.
-const LOWER: &str = "--token-budget, --max-length or --activation-memory, or choose a smaller --base-dtype";
+const LOWER: &str =
+    "--token-budget, --max-length, --lora-rank or --activation-memory, or choose a smaller --base-dtype";
 
 /// One kind of supervised training.
 pub trait Task {
@@ -206,7 +207,9 @@ impl<E: Example> Job<E> {
         let chosen = largest(sized, have).flatten();
         let plan = self.plan(chosen)?;
         self.auto = activations::budget(have, plan.total() - plan.bytes("activations"));
-        memory::fits(&self.plan(chosen)?, have, LOWER)?;
+        let plan = self.plan(chosen)?;
+        memory::binds(&plan, &gpu.buffer_limits(), LOWER)?;
+        memory::fits(&plan, have, LOWER)?;
         self.config.base_dtype = settle("--base-dtype", &c.model, c.base_dtype.is_some(), chosen);
         Ok(())
     }

@@ -87,6 +87,65 @@ fn weights_that_are_not_finite() {
     run.refused(&["model.safetensors", "tensor score.weight holds NaN"]);
 }
 
+/// The file is named, once, and neither its directory again nor a file that has nothing to do with it.
+#[test]
+fn damaged_weights_are_told_by_their_file_in_every_command() {
+    const EMBEDDING: &str = "model.embed_tokens.weight";
+    let place = tiny::workplace();
+    fill(&place.path().join("policy"), &[EMBEDDING], f32::NAN);
+    std::fs::write(place.path().join("ids.jsonl"), "{\"tokens\": [1, 2, 3]}\n").unwrap();
+    std::fs::write(
+        place.path().join("texts.jsonl"),
+        "{\"prompt\": \"a\", \"response\": \"b\"}\n",
+    )
+    .unwrap();
+    let policy = format!("policy/model.safetensors: tensor {EMBEDDING} holds NaN (element 0)");
+    let judge = "reward-nan/model.safetensors: tensor score.weight holds NaN (element 0)";
+    const RUN: &str = "--prompts prompts.jsonl --max-completion-length 4";
+    const SEARCH: &str = "search --samples 4 --width 2 --budget 15";
+    for (line, said) in [
+        (
+            "logprobs --model policy --input ids.jsonl".to_string(),
+            policy.clone(),
+        ),
+        ("generate --model policy --prompt a".to_string(), policy.clone()),
+        (
+            format!("eval --model policy --reward-model reward --samples 2 --output e {RUN}"),
+            policy.clone(),
+        ),
+        (
+            format!("{SEARCH} --model policy --reward-model reward {RUN}"),
+            policy.clone(),
+        ),
+        (
+            format!("train --model policy --reward-model reward --output t {RUN}"),
+            policy.clone(),
+        ),
+        (
+            "score --reward-model reward-nan --input texts.jsonl".to_string(),
+            judge.to_string(),
+        ),
+        (
+            format!("{SEARCH} --model tiny --reward-model reward-nan {RUN}"),
+            judge.to_string(),
+        ),
+    ] {
+        let run = finish(
+            Command::new(env!("CARGO_BIN_EXE_tea-wgpu"))
+                .current_dir(place.path())
+                .args(line.split_whitespace()),
+        );
+        run.refused(&[&said]);
+        let place = run.err.split(&said).next().unwrap().lines().last().unwrap();
+        assert!(
+            ["error: ", "error: --reward-model: "].contains(&place),
+            "{}",
+            run.err
+        );
+        assert!(run.out.is_empty(), "{line}: {}", run.out);
+    }
+}
+
 #[test]
 fn unknown_architectures() {
     let dir = copy("mistral");

@@ -94,7 +94,7 @@ fn build(gpu: &Gpu, call: Call, gradient: bool) -> Result<Prepared> {
         hidden: x.upload(gpu, p)?,
         targets: gpu.upload("bench", &targets)?,
         dlogp: gpu.upload("bench", &d)?,
-        outputs: [output(gpu, p)?, output(gpu, p)?, output(gpu, p)?],
+        outputs: [output(gpu, p)?, output(gpu, 2 * p)?, output(gpu, p)?],
         dhidden: output(gpu, p * c)?,
     };
     let weight = w.weight.clone();

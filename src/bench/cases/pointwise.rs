@@ -342,8 +342,9 @@ fn sampling(model: Named, phase: Phase, variant: VariantName) -> BenchCase {
             let (logits, hb) = (x.upload(gpu, m)?, HeadBuffers::new(gpu, m)?);
             let keys: Vec<[u32; 4]> = (0..m as u32).map(|i| [i, 7, 3, 1]).collect();
             let keys = gpu.upload("bench", &keys)?;
-            let [lse, entropy, token, logp, threshold] = [(); 5].map(|()| output(gpu, m));
-            let (lse, entropy, token, logp, threshold) = (lse?, entropy?, token?, logp?, threshold?);
+            let lse = output(gpu, 2 * m)?;
+            let [entropy, token, logp, threshold] = [(); 4].map(|()| output(gpu, m));
+            let (entropy, token, logp, threshold) = (entropy?, token?, logp?, threshold?);
             let (tokens, logps) = (token.clone(), logp.clone());
             let plain = SampleParams::PLAIN;
             Ok(Prepared {
