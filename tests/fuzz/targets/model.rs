@@ -34,17 +34,20 @@ fn value(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// A header of the model's own tensors, twisted, with its length and data that fit or do not.
-pub(crate) fn safetensors(u: &mut Unstructured<'_>, dir: &Path) -> Drawn<Result<()>> {
-    let spec = spec();
+/// A safetensors file of these tensors: a header, twisted or not, with its length and data that fit or do not.
+fn safetensors_bytes(
+    u: &mut Unstructured<'_>,
+    tensors: impl IntoIterator<Item = (String, Vec<usize>)>,
+) -> Drawn<Vec<u8>> {
     let (mut header, mut at) = (Map::new(), 0usize);
-    for t in spec.tensors() {
-        let size = t.shape.iter().product::<usize>() * 4;
+    for (name, shape) in tensors {
+        let size = shape.iter().fold(4usize, |n, d| n.saturating_mul(*d));
+        let end = at.saturating_add(size);
         header.insert(
-            t.name,
-            json!({"dtype": "F32", "shape": t.shape, "data_offsets": [at, at + size]}),
+            name,
+            json!({"dtype": "F32", "shape": shape, "data_offsets": [at, end]}),
         );
-        at += size;
+        at = end;
     }
     let mut header = Value::Object(header);
     if u.ratio(3, 4)? {
@@ -68,10 +71,17 @@ pub(crate) fn safetensors(u: &mut Unstructured<'_>, dir: &Path) -> Drawn<Result<
     } else {
         u.arbitrary()?
     };
-    bytes.extend(fill.iter().cycle().take(at));
+    bytes.extend(fill.iter().cycle().take(at.min(1 << 16)));
     if u.ratio(1, 5)? {
         damage(u, &mut bytes)?;
     }
+    Ok(bytes)
+}
+
+/// The model's own tensors.
+pub(crate) fn safetensors(u: &mut Unstructured<'_>, dir: &Path) -> Drawn<Result<()>> {
+    let spec = spec();
+    let bytes = safetensors_bytes(u, spec.tensors().map(|t| (t.name, t.shape)))?;
     let path = dir.join("model.safetensors");
     fs::write(&path, bytes).unwrap();
     Ok(read_weights(&path, &spec))
@@ -346,21 +356,20 @@ pub(crate) fn config(u: &mut Unstructured<'_>, _: &Path) -> Drawn<Result<()>> {
 
 /// `adapter_config.json`, twisted, without weights.
 pub(crate) fn adapter(u: &mut Unstructured<'_>, dir: &Path) -> Drawn<Result<()>> {
-    let mut config = value(ADAPTER);
-    twist(u, &mut config)?;
+    let (mut config, spec) = (value(ADAPTER), spec());
+    if u.ratio(3, 4)? {
+        twist(u, &mut config)?;
+    }
     let bytes = written(u, &config)?;
     fs::write(dir.join("adapter_config.json"), bytes).unwrap();
+    // Weights that fit, where the settings can be read.
+    let tensors = peft::read_config(dir).and_then(|c| c.tensors(&spec));
     let path = dir.join("adapter_model.safetensors");
-    if u.ratio(1, 2)? {
-        let mut bytes = b"\x02\0\0\0\0\0\0\0{}".to_vec();
-        damage(u, &mut bytes)?;
+    if u.ratio(9, 10)? {
+        let bytes = safetensors_bytes(u, tensors.unwrap_or_default())?;
         fs::write(path, bytes).unwrap();
     } else {
         let _ = fs::remove_file(path);
     }
-    let spec = spec();
-    Ok(peft::read_config(dir).and_then(|config| {
-        config.tensors(&spec)?;
-        peft::read_adapter(dir, &spec).map(drop)
-    }))
+    Ok(peft::read_adapter(dir, &spec).map(drop))
 }
