@@ -177,7 +177,7 @@ impl Pages {
         let Some((file, anchor)) = self.target(page, link) else {
             return Ok(());
         };
-        if !self.root.join(&file).exists() {
+        if !self.text.contains_key(&file) && !self.root.join(&file).exists() {
             return Err(format!("{} does not exist", file.display()));
         }
         match (anchor, self.text.get(&file)) {
