@@ -339,7 +339,10 @@ fn every_rule_is_in_the_pages() {
             listed.iter().any(|text| methods.contains(text)),
             "docs/methods.md has no row of {name}"
         );
-        assert!(guide.contains(&format!("`{name}`")), "docs/guide/training.md: {name}");
+        assert!(
+            guide.contains(&format!("`{name}`")),
+            "docs/guide/training.md: {name}"
+        );
     }
     let count = Rule::ALL.iter().filter(|rule| rule.trains()).count();
     assert!(

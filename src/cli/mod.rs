@@ -353,7 +353,10 @@ mod tests {
             let text = std::fs::read_to_string(root.join(page)).unwrap();
             for sub in Cli::command().get_subcommands() {
                 let name = sub.get_name();
-                assert!(text.contains(&format!("`{name}`")), "{page} does not name `{name}`");
+                assert!(
+                    text.contains(&format!("`{name}`")),
+                    "{page} does not name `{name}`"
+                );
             }
         }
     }
