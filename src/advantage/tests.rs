@@ -325,3 +325,28 @@ fn tea_reports_its_tail_and_prediction() {
         );
     }
 }
+
+/// Whoever adds a rule reads here which pages list the rules.
+#[test]
+fn every_rule_is_in_the_pages() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+    let (methods, guide) = (page("docs/methods.md"), page("docs/guide/training.md"));
+    for rule in Rule::ALL {
+        let name = rule.name();
+        let listed = [format!("--advantage {name}"), format!("--rule {name}")];
+        assert!(
+            listed.iter().any(|text| methods.contains(text)),
+            "docs/methods.md has no row of {name}"
+        );
+        assert!(
+            guide.contains(&format!("`{name}`")),
+            "docs/guide/training.md: {name}"
+        );
+    }
+    let count = Rule::ALL.iter().filter(|rule| rule.trains()).count();
+    assert!(
+        page("README.md").contains(&format!("{count} advantage rules")),
+        "README.md counts other than {count} advantage rules"
+    );
+}

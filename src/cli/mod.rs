@@ -345,4 +345,19 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn every_command_is_in_the_pages() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        for page in ["README.md", "docs/reference/commands.md"] {
+            let text = std::fs::read_to_string(root.join(page)).unwrap();
+            for sub in Cli::command().get_subcommands() {
+                let name = sub.get_name();
+                assert!(
+                    text.contains(&format!("`{name}`")),
+                    "{page} does not name `{name}`"
+                );
+            }
+        }
+    }
 }

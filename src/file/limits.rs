@@ -335,10 +335,13 @@ mod tests {
     /// `docs/reference/limits.md` as this list makes it.
     fn page() -> String {
         let mut out = format!(
-            "# Limits\n\nWhat a file, a server or a template may make this program take. Each limit is told before memory is taken. The limits are\n\
-             far above what real files need. `--max-file-memory SIZE` (or `TEA_MAX_FILE_MEMORY`) raises all of them in proportion, but\n\
-             those in levels, which protect the stack: its default is {}.\n\n\
-             This page is made from `src/file/limits.rs`: `TEA_WRITE_DOCS=1 cargo test --lib file::limits` writes it, and a test compares.\n\n\
+            "# Limits\n\n\
+             Files, servers and templates may take no more than this. Each limit is checked before memory is\n\
+             taken, and lies far above what real files need.\n\n\
+             `--max-file-memory SIZE` (or `TEA_MAX_FILE_MEMORY`; default {}) raises all limits in proportion,\n\
+             except those in levels, which protect the stack.\n\n\
+             This page is made from `src/file/limits.rs`. `TEA_WRITE_DOCS=1 cargo test --lib file::limits`\n\
+             writes it, and a test compares.\n\n\
              | what | at most | with `--max-file-memory` |\n|---|--:|---|\n",
             bytes(FILE_MEMORY)
         );
@@ -354,7 +357,7 @@ mod tests {
                 limit.amount(limit.default)
             );
         }
-        out + "\nRanges of flags and settings are another matter: `src/config/range.rs` lists them, and an error names flag and range.\n"
+        out + "\nRanges of flags and settings are in `src/config/range.rs`. An error names flag and range.\n"
     }
 
     #[test]

@@ -282,7 +282,7 @@ fn coop_crashes(driver: &str, subgroup_size: u32) -> Option<String> {
     })
 }
 
-/// The least an adapter must give: see the portable path in `ARCHITECTURE.md`.
+/// The least an adapter must give: see `docs/design/kernels.md`.
 pub(super) const LEAST: wgpu::Limits = wgpu::Limits {
     max_storage_buffers_per_shader_stage: 8,
     max_compute_invocations_per_workgroup: 256,

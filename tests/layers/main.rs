@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod lexer;
+mod pages;
 
 use std::collections::BTreeMap;
 use std::fs;
