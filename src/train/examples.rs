@@ -566,6 +566,51 @@ mod tests {
         );
     }
 
+    /// The pair's text would be an error if it were tokenised.
+    #[test]
+    fn what_cannot_fit_is_left_out_without_being_tokenised() {
+        let long = "a".repeat(crate::file::limits::TOKENIZED.most() as usize + 1);
+        let plain = crate::demo::CHAT_TEMPLATE;
+        for turns in [
+            [("user", "a"), ("assistant", &long[..5000])],
+            [("user", &long[..5000]), ("assistant", "b")],
+        ] {
+            assert_eq!(made(plain, &turns, TrainOn::All, 64).unwrap(), ["too long"]);
+            // What may fit is counted.
+            let made = made(plain, &turns, TrainOn::All, 5000).unwrap();
+            assert_eq!(
+                made[0].len(),
+                "<|user|>".len() + "<|assistant|>[<|end|>]".len() + 5001
+            );
+        }
+        let tokenizer = tokenizer(plain);
+        let making = Making {
+            formatter: Formatter {
+                tokenizer: &tokenizer,
+                raw: true,
+                date: "2026-07-05".parse().unwrap(),
+                most: 64,
+            },
+            train_on: TrainOn::All,
+            limit: 64,
+            openings: Cell::default(),
+        };
+        let pair = |chosen: &str| {
+            let prompt = PromptContent::Text("a".into());
+            Pair::new(
+                PairRecord(crate::text::PreferenceRecord {
+                    id: serde_json::Value::Null.into(),
+                    prompt,
+                    chosen: chosen.into(),
+                    rejected: "b".into(),
+                }),
+                &making,
+            )
+        };
+        assert!(matches!(pair(&long).unwrap(), Made::TooLong));
+        assert!(matches!(pair("c").unwrap(), Made::Example(_)));
+    }
+
     #[test]
     fn a_split_keeps_every_example_once_and_prompts_whole() {
         let (train, held) = split((0..40).collect(), |i| i / 4, 0.1, 3);

@@ -239,3 +239,72 @@ impl Tokenised {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::text::{HfFiles, Tokenizer};
+
+    fn of(texts: &[&str], asked: Option<usize>, found: bool) -> Result<Tokenised> {
+        let tokenizer = Tokenizer::from_hf(&HfFiles {
+            tokenizer_json: demo::tokenizer_json().into(),
+            ..HfFiles::default()
+        })?;
+        let formatter = Formatter {
+            tokenizer: &tokenizer,
+            raw: true,
+            date: "2026-07-05".parse().unwrap(),
+            most: usize::MAX,
+        };
+        let record = |text: &&str| PromptRecord {
+            id: serde_json::Value::Null.into(),
+            prompt: PromptContent::Text((*text).to_owned()),
+            fields: serde_json::Map::new(),
+        };
+        let all = Prompts {
+            records: texts.iter().map(record).collect(),
+            set: None,
+            source: Some("p.jsonl".into()),
+            found,
+        };
+        tokenise(all, &formatter, Limit { asked, room: 100 })
+    }
+
+    /// A text of 100 kB has more than 100 tokens for certain, so it is not tokenised; one of 1000 letters is.
+    #[test]
+    fn prompts_that_cannot_fit_are_left_out_or_refused_as_those_that_do_not() {
+        for long in ["a".repeat(1000), "a".repeat(100_000)] {
+            let texts = ["b", &long, "cc"];
+            for (asked, found) in [(Some(50), false), (Some(50), true), (None, true)] {
+                let kept = of(&texts, asked, found).unwrap();
+                assert_eq!(kept.prompts.len(), 2);
+                assert_eq!(kept.longest, (Count::of(2), "p.jsonl: prompt 3".into()));
+                let said = of(&[&long], asked, found).err().unwrap().to_string();
+                let most = asked.unwrap_or(100);
+                assert!(
+                    said.contains(&format!("all 1 prompts have more than {most} tokens")),
+                    "{said}"
+                );
+            }
+            // Nothing is left out of a file made for this program unless a length was asked for.
+            let source = Source::open_causal("tiny").unwrap();
+            for texts in [&texts[..], &[&long]] {
+                let said = of(texts, None, false).unwrap().positions(&source, 28);
+                let said = said.unwrap_err().to_string();
+                let place = format!("p.jsonl: prompt {} has ", if texts.len() == 1 { 1 } else { 2 });
+                let count = if long.len() == 1000 {
+                    "1000"
+                } else {
+                    "at least 1924"
+                };
+                assert!(
+                    said.starts_with(&format!(
+                        "{place}{count} tokens and --max-completion-length is 28"
+                    )) && said.contains("longer than the context of tiny, 128 tokens"),
+                    "{said}"
+                );
+            }
+        }
+    }
+}

@@ -200,9 +200,6 @@ impl<R: ChunkReader> Pages<R> {
             _ => header.uncompressed,
         };
         let memory = header.compressed + unpacked + self.values(&header)?;
-        self.expansion
-            .unpacked(&*self.name, header.compressed.max(header.uncompressed))
-            .map_err(limit)?;
         self.meter.add(&self.name, memory)?;
         match is_dictionary {
             true => _ = self.meter.dictionary.fetch_add(memory, Ordering::Relaxed),
@@ -213,6 +210,9 @@ impl<R: ChunkReader> Pages<R> {
             .get_bytes(self.at + length, header.compressed as usize)?;
         self.at += length + header.compressed;
         let bytes = self.unpack(&header, bytes)?;
+        self.expansion
+            .unpacked(&*self.name, bytes.len() as u64)
+            .map_err(limit)?;
         self.check(&header, &bytes)?;
         Ok(Some(header.page(bytes)))
     }
