@@ -7,7 +7,6 @@ use std::fmt;
 
 use tokenizers::Model;
 use tokenizers::models::ModelWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::pipeline::Loss;
 use super::tokenizer_file::Engine;
@@ -102,6 +101,8 @@ pub(super) struct Fewest {
     per_token: Option<usize>,
     /// Whether white space may vanish.
     spaces: bool,
+    /// The bytes that the vocabulary lacks: they vanish.
+    lost: Vec<u8>,
 }
 
 impl Fewest {
@@ -115,14 +116,15 @@ impl Fewest {
         if added.values().any(|token| token.lstrip || token.rstrip) {
             loss = loss.then(Loss::SPACES);
         }
-        let spelt = unknown(engine);
-        let per_token = loss.times().zip(spelt).map(|(times, unknown)| {
+        let (unknown, lost) = unknown(engine);
+        let per_token = loss.times().zip(unknown).map(|(times, unknown)| {
             let bytes = longest.max(1).saturating_mul(unknown);
             bytes.saturating_mul(times)
         });
         Self {
             per_token,
             spaces: loss.spaces(),
+            lost,
         }
     }
 
@@ -132,43 +134,72 @@ impl Fewest {
         if text.len().div_ceil(per_token) <= most {
             return None;
         }
+        let kept = |text: &str| match self.lost.is_empty() {
+            true => text.len(),
+            false => text.bytes().filter(|byte| !self.lost.contains(byte)).count(),
+        };
         let bytes = match self.spaces {
-            true => {
-                let kept = text.chars().filter(|c| !c.is_whitespace());
-                kept.map(char::len_utf8).sum()
-            }
-            false => text.len(),
+            true => text.split(char::is_whitespace).map(kept).sum(),
+            false => kept(text),
         };
         Some(bytes.div_ceil(per_token)).filter(|fewest| *fewest > most)
     }
 }
 
 /// How many bytes of a text may stand behind each byte of a token because the vocabulary cannot spell them; `None` where
-/// any number may, as where unknown characters become one token together, or none at all.
-fn unknown(engine: &Engine) -> Option<usize> {
+/// any number may, as where unknown characters become one token together, or none at all. Bytes that a vocabulary of bytes
+/// lacks are told apart.
+fn unknown(engine: &Engine) -> (Option<usize>, Vec<u8>) {
     let model = engine.get_model();
     let has = |token: &str| model.token_to_id(token).is_some();
-    let bytes = || (0..=255u8).all(|byte| has(&format!("<{byte:#04X}>")));
-    match model {
+    let bytes = || {
+        (0..=255)
+            .filter(|byte| is_utf8(*byte))
+            .all(|byte: u8| has(&format!("<{byte:#04X}>")))
+    };
+    let times = match model {
         ModelWrapper::BPE(bpe) => {
             let byte_level = engine.get_pre_tokenizer().is_some_and(|s| s.spells_bytes())
                 || engine.get_normalizer().is_some_and(|s| s.spells_bytes());
-            let alphabet = || {
-                ByteLevel::alphabet()
-                    .into_iter()
-                    .all(|c| has(c.encode_utf8(&mut [0; 4])))
-            };
-            let affixes = bpe.continuing_subword_prefix.is_some() || bpe.end_of_word_suffix.is_some();
-            if !affixes && ((byte_level && alphabet()) || (bpe.byte_fallback && bytes())) {
-                return Some(1);
+            if bpe.continuing_subword_prefix.is_some() || bpe.end_of_word_suffix.is_some() {
+                None
+            } else if byte_level {
+                let lost: Vec<u8> = letters()
+                    .filter(|(_, letter)| !has(letter.encode_utf8(&mut [0; 4])))
+                    .map(|(byte, _)| byte)
+                    .collect();
+                // A normal form may make lost bytes of others.
+                let known = lost.is_empty() || engine.get_normalizer().is_none();
+                return (known.then_some(1), lost);
+            } else if bpe.byte_fallback && bytes() {
+                Some(1)
+            } else {
+                // Each unknown character is a token, which merges may join with others.
+                (bpe.unk_token.is_some() && !bpe.fuse_unk).then_some(4)
             }
-            // Each unknown character is a token, which merges may join with others.
-            (bpe.unk_token.is_some() && !bpe.fuse_unk).then_some(4)
         }
         ModelWrapper::Unigram(unigram) => (unigram.byte_fallback() && bytes()).then_some(1),
         // A word of any length may be one unknown token.
         ModelWrapper::WordPiece(_) | ModelWrapper::WordLevel(_) => None,
-    }
+    };
+    (times, Vec::new())
+}
+
+/// Whether UTF-8 has a byte.
+fn is_utf8(byte: u8) -> bool {
+    !matches!(byte, 0xc0 | 0xc1 | 0xf5..)
+}
+
+/// The bytes of UTF-8 and the letters that a byte-level vocabulary spells them with, as GPT-2's.
+fn letters() -> impl Iterator<Item = (u8, char)> {
+    let plain = |byte: &u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
+    let others = (0..=255u8).filter(move |byte| !plain(byte));
+    let shifted = others.zip('\u{100}'..);
+    let all = (0..=255u8)
+        .filter(plain)
+        .map(|byte| (byte, char::from(byte)))
+        .chain(shifted);
+    all.filter(|(byte, _)| is_utf8(*byte))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use tokenizers::{NormalizedString, Normalizer, NormalizerWrapper, normalizers};
 use super::*;
 use crate::file::limits::TOKENIZED;
 use crate::text::{GgufVocab, HfFiles, Tokenizer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 fn demo() -> Tokenizer {
     Tokenizer::from_hf(&HfFiles {
@@ -19,8 +20,15 @@ fn demo() -> Tokenizer {
 
 /// A byte-level tokenizer of the whole alphabet and a few longer tokens, with other sections.
 fn of_bytes(sections: &Value) -> Tokenizer {
+    without("", sections)
+}
+
+/// As [`of_bytes`] where the letters of some bytes are not in the vocabulary.
+fn without(without: &str, sections: &Value) -> Tokenizer {
     let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
+    assert!(letters().all(|(_, letter)| alphabet.contains(&letter)));
+    alphabet.retain(|letter| !without.contains(*letter));
     let mut vocab: serde_json::Map<String, Value> = serde_json::Map::new();
     for (id, token) in alphabet.iter().map(char::to_string).enumerate() {
         vocab.insert(token, json!(id));
@@ -28,7 +36,9 @@ fn of_bytes(sections: &Value) -> Tokenizer {
     for token in ["aa", "aaaa", "ĠĠ", "ĠĠĠĠ"] {
         vocab.insert(token.to_owned(), json!(vocab.len()));
     }
-    let model = json!({"type": "BPE", "vocab": vocab, "merges": ["a a", "aa aa", "Ġ Ġ", "ĠĠ ĠĠ"]});
+    let mut merges = vec!["a a", "aa aa", "Ġ Ġ", "ĠĠ ĠĠ"];
+    merges.retain(|merge| !merge.contains(|c| without.contains(c)));
+    let model = json!({"type": "BPE", "vocab": vocab, "merges": merges});
     of_model(model, sections)
 }
 
@@ -96,6 +106,10 @@ fn no_text_has_fewer_tokens_than_is_said() {
             of_bytes(&json!({"normalizer": {"type": "Strip", "strip_left": true, "strip_right": true}})),
             Some(125),
         ),
+        (without("bĠÿ", &json!({})), Some(125)),
+        (without("aÿ", &json!({})), None),
+        (without("ÿ", &json!({"normalizer": {"type": "NFC"}})), Some(32)),
+        (without("b", &json!({"normalizer": {"type": "NFC"}})), None),
         (of_bytes(&split("Isolated")), Some(125)),
         (of_bytes(&split("Removed")), None),
         (of_bytes(&replace("a")), Some(63)),
@@ -104,8 +118,12 @@ fn no_text_has_fewer_tokens_than_is_said() {
         (of_bytes(&json!({"normalizer": {"type": "StripAccents"}})), None),
         (of_bytes(&json!({"pre_tokenizer": {"type": "Whitespace"}})), None),
         (of_model(words, &json!({})), None),
-        (of_model(fused, &json!({})), None),
-        (of_model(no_unknown, &json!({})), None),
+        (of_model(fused, &json!({"pre_tokenizer": null})), None),
+        (
+            of_model(no_unknown.clone(), &json!({"pre_tokenizer": null})),
+            None,
+        ),
+        (of_model(no_unknown, &json!({})), Some(1000)),
     ];
     let texts = [
         "a".repeat(1000),
