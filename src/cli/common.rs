@@ -17,6 +17,7 @@ use crate::kernels::sample::SampleParams;
 use crate::model::alias::is_alias;
 use crate::model::load::Source;
 use crate::report::console::{self, Stream};
+use crate::text::Count;
 use crate::train::checkpoint::RunDir;
 
 /// Most tokens in one pass unless a flag says otherwise.
@@ -223,19 +224,19 @@ pub(crate) fn budget(asked: Option<usize>, lengths: impl Iterator<Item = usize> 
 /// Positions for sequences read from a file; an error names the first line that does not fit.
 ///
 /// Record numbers count non-blank lines from 1.
-pub(crate) fn positions(source: &Source, file: &Path, lengths: impl Iterator<Item = usize>) -> Result<usize> {
+pub(crate) fn positions(source: &Source, file: &Path, counts: impl Iterator<Item = Count>) -> Result<usize> {
     let context = source.spec.max_position_embeddings;
     let mut longest = 1;
-    for (i, length) in lengths.enumerate() {
-        if length > context {
+    for (i, count) in counts.enumerate() {
+        if count.tokens > context {
             return Err(Error::user(format!(
-                "{}: record {} has {length} tokens; the context of {} is {context} tokens. Shorten it",
+                "{}: record {} has {count}; the context of {} is {context} tokens. Shorten it",
                 file.display(),
                 i + 1,
                 source.name
             )));
         }
-        longest = longest.max(length);
+        longest = longest.max(count.tokens);
     }
     Ok(longest)
 }

@@ -146,9 +146,9 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     args.check_total(&records)?;
     let mut source = Source::open_causal(&args.model)?;
     let tokenizer = source.tokenizer()?;
-    let jobs = jobs(args, &records, &tokenizer)?;
+    let jobs = jobs(args, &records, &tokenizer, &source)?;
     let longest = jobs.iter().map(|j| j.tokens.len()).max().unwrap_or(0);
-    let length = completion_length(args, &source, &jobs)?;
+    let length = completion_length(args, &source, longest);
     let dtype = source.dtype(args.base_dtype)?;
 
     let gpu = args.precision.open_gpu(globals)?;
@@ -190,16 +190,31 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     print(args, &records, &samples)
 }
 
-fn jobs(args: &Args, records: &[PromptRecord], tokenizer: &Tokenizer) -> Result<Vec<Job>> {
+/// The prompts' tokens; one that leaves no room in the context for a completion is refused.
+fn jobs(args: &Args, records: &[PromptRecord], tokenizer: &Tokenizer, source: &Source) -> Result<Vec<Job>> {
+    let context = source.spec.max_position_embeddings;
+    // The last token is never fed back, so it needs no position.
+    let least = args.max_completion_length.unwrap_or(1);
+    let most = (context + 1).saturating_sub(least);
     let formatter = Formatter {
         tokenizer,
         raw: args.raw,
         date: args.template_date,
+        most,
     };
     let job = |(i, record): (usize, &PromptRecord)| {
         let tokens = formatter.prompt(&record.prompt).context(place(args, i))?;
+        if tokens.count().tokens > most {
+            return Err(Error::user(format!(
+                "{}: the prompt has {}; with completions of {least} that is more than the context of {}, {context} tokens. \
+                 Shorten the prompt or lower --max-completion-length",
+                place(args, i),
+                tokens.count(),
+                source.name
+            )));
+        }
         Ok(Job {
-            tokens,
+            tokens: tokens.ids()?,
             prompt: i as u64,
             samples: args.samples(),
             first: 0,
@@ -216,26 +231,10 @@ fn place(args: &Args, i: usize) -> String {
     }
 }
 
-/// The most tokens of a completion: what was asked for, checked against the context, or what fits of 512.
-fn completion_length(args: &Args, source: &Source, jobs: &[Job]) -> Result<usize> {
-    let context = source.spec.max_position_embeddings;
-    // The last token is never fed back, so it needs no position.
-    let least = args.max_completion_length.unwrap_or(1);
-    for (i, job) in jobs.iter().enumerate() {
-        if job.tokens.len() + least - 1 > context {
-            return Err(Error::user(format!(
-                "{}: the prompt has {} tokens; with completions of {least} that is more than the context of {}, {context} \
-                 tokens. Shorten the prompt or lower --max-completion-length",
-                place(args, i),
-                job.tokens.len(),
-                source.name
-            )));
-        }
-    }
-    let longest = jobs.iter().map(|j| j.tokens.len()).max().unwrap_or(0);
-    Ok(args
-        .max_completion_length
-        .unwrap_or_else(|| 512.min(context + 1 - longest)))
+/// The most tokens of a completion: what was asked for, or what fits of 512.
+fn completion_length(args: &Args, source: &Source, longest: usize) -> usize {
+    let room = source.spec.max_position_embeddings + 1 - longest;
+    args.max_completion_length.unwrap_or_else(|| 512.min(room))
 }
 
 /// Buffers for as many sequences at once as were asked for and one binding allows.

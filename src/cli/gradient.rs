@@ -16,7 +16,7 @@ use crate::model::save::write_safetensors;
 use crate::model::store::HostTensor;
 use crate::model::workspace::{Shape, Workspace};
 use crate::tensor::DType;
-use crate::text::GradientRecord;
+use crate::text::{Count, GradientRecord};
 
 /// Write the gradient of −Σᵢ weightᵢ Σ_{t ≥ prompt_len} log π(y_t) for every trainable tensor
 ///
@@ -58,7 +58,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     let records: Vec<GradientRecord> = read_records(&args.input)?;
     let source = Source::open_causal(&args.model)?;
     let lengths = || records.iter().map(|r| r.tokens.len());
-    let positions = positions(&source, &args.input, lengths())?;
+    let positions = positions(&source, &args.input, lengths().map(Count::of))?;
     check_ids(&source, &args.input, records.iter().map(|r| r.tokens.as_slice()))?;
     let rows = budget(args.token_budget, lengths())?;
     let dtype = if args.full {

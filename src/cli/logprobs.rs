@@ -12,7 +12,7 @@ use crate::model::load::{Source, load_adapter};
 use crate::model::run::{Group, log_probs};
 use crate::model::workspace::{Shape, Workspace};
 use crate::tensor::DType;
-use crate::text::{Formatter, LogprobsInput, LogprobsRecord, TemplateDate};
+use crate::text::{Encoded, Formatter, LogprobsInput, LogprobsRecord, TemplateDate};
 
 /// Print the natural-log probability of every token after the first, given all before it
 ///
@@ -55,8 +55,12 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     let records: Vec<LogprobsRecord> = read_records(&args.input)?;
     let mut source = Source::open_causal(&args.model)?;
     let sequences = token_ids(&records, &mut source)?;
+    let positions = positions(&source, &args.input, sequences.iter().map(Encoded::count))?;
+    let sequences = sequences
+        .into_iter()
+        .map(Encoded::ids)
+        .collect::<Result<Vec<_>>>()?;
     let lengths = || sequences.iter().map(Vec::len);
-    let positions = positions(&source, &args.input, lengths())?;
     check_ids(&source, &args.input, sequences.iter().map(Vec::as_slice))?;
     let rows = budget(args.token_budget, lengths())?;
     let dtype = source.dtype(args.base_dtype)?;
@@ -117,23 +121,25 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
 }
 
 /// Every record's ids; the tokenizer is read only if some record is a text.
-fn token_ids(records: &[LogprobsRecord], source: &mut Source) -> Result<Vec<Vec<u32>>> {
+fn token_ids(records: &[LogprobsRecord], source: &mut Source) -> Result<Vec<Encoded>> {
     let texts = records
         .iter()
         .any(|r| matches!(r.input, LogprobsInput::Pair { .. }));
+    let context = source.spec.max_position_embeddings;
     let tokenizer = if texts { Some(source.tokenizer()?) } else { None };
     let ids = |(i, record): (usize, &LogprobsRecord)| match (&record.input, &tokenizer) {
-        (LogprobsInput::Tokens(ids), _) => Ok(ids.clone()),
+        (LogprobsInput::Tokens(ids), _) => Ok(Encoded::Ids(ids.clone())),
         (input, Some(tokenizer)) => {
             // Never rendered, so the date does not matter.
             let ids = Formatter {
                 tokenizer,
                 raw: true,
                 date: TemplateDate::today(),
+                most: context,
             }
             .logprobs_input(input);
             ids.context(format!("record {}", i + 1)).and_then(|ids| {
-                if ids.is_empty() {
+                if ids.count().tokens == 0 {
                     return Err(Error::user(format!("record {}: both texts are empty", i + 1)));
                 }
                 Ok(ids)

@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Result};
 use crate::model::load::{Source, read_tokenizer};
 use crate::reward::{self, Item, RewardModel, RewardOptions};
 use crate::tensor::DType;
-use crate::text::{Formatter, PromptContent, ScoreInput, ScoreRecord, TemplateDate};
+use crate::text::{Encoded, Formatter, PromptContent, ScoreInput, ScoreRecord, TemplateDate};
 
 /// Print a reward model's score of every line
 ///
@@ -85,8 +85,12 @@ fn write<S: Serialize>(args: &Args, records: &[ScoreRecord], scores: Vec<S>) -> 
 fn of_model(globals: &Globals, args: &Args, records: &[ScoreRecord]) -> Result<Vec<f32>> {
     let source = Source::open_with_score(&args.reward_model)?;
     let sequences = token_ids(args, records, &source)?;
+    let positions = positions(&source, &args.input, sequences.iter().map(Encoded::count))?;
+    let sequences = sequences
+        .into_iter()
+        .map(Encoded::ids)
+        .collect::<Result<Vec<_>>>()?;
     let lengths = || sequences.iter().map(Vec::len);
-    let positions = positions(&source, &args.input, lengths())?;
     check_ids(&source, &args.input, sequences.iter().map(Vec::as_slice))?;
     let options = RewardOptions {
         adapter: args.adapter.as_deref(),
@@ -140,7 +144,7 @@ fn texts(args: &Args, records: &[ScoreRecord]) -> Result<Vec<(PromptContent, Str
 }
 
 /// Every record's ids; the tokenizer is read only if some record is a text.
-fn token_ids(args: &Args, records: &[ScoreRecord], source: &Source) -> Result<Vec<Vec<u32>>> {
+fn token_ids(args: &Args, records: &[ScoreRecord], source: &Source) -> Result<Vec<Encoded>> {
     let texts = records.iter().any(|r| !matches!(r.input, ScoreInput::Tokens(_)));
     let tokenizer = if texts {
         let tokenizer = read_tokenizer(&source.files)?;
@@ -152,11 +156,12 @@ fn token_ids(args: &Args, records: &[ScoreRecord], source: &Source) -> Result<Ve
         None
     };
     let ids = |(i, record): (usize, &ScoreRecord)| match (&record.input, &tokenizer) {
-        (ScoreInput::Tokens(ids), _) => Ok(ids.clone()),
+        (ScoreInput::Tokens(ids), _) => Ok(Encoded::Ids(ids.clone())),
         (input, Some(tokenizer)) => Formatter {
             tokenizer,
             raw: args.raw,
             date: args.template_date,
+            most: source.spec.max_position_embeddings,
         }
         .score_input(input)
         .context(format!("{}: record {}", args.input.display(), i + 1)),

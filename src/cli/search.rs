@@ -201,13 +201,15 @@ impl SearchArgs {
             tokenizer: &tokenizer,
             raw: self.models.raw,
             date: self.models.template_date,
+            // More leaves no room for a response, however much more.
+            most: source.spec.max_position_embeddings,
         };
         let mut longest = 0;
         for (i, record) in records.iter().enumerate() {
             let tokens = formatter
                 .prompt(&record.prompt)
                 .context(format!("prompt {}", i + 1))?;
-            longest = longest.max(tokens.len());
+            longest = longest.max(tokens.count().tokens);
         }
         let context = source.spec.max_position_embeddings;
         Ok(512.min(context.saturating_sub(longest)).max(1))

@@ -13,7 +13,7 @@ use flate2::bufread::MultiGzDecoder;
 use super::parquet::Chunks;
 use super::place::Place;
 use super::row::Row;
-use super::weight::expansion;
+use super::weight::Expansion;
 use super::{parquet, text};
 use crate::error::{Error, Result};
 use crate::file::limits::{HELD, SKIPPED, ZSTD_WINDOW};
@@ -30,11 +30,14 @@ pub struct Input {
     name: String,
     body: Body,
     sha256: Option<String>,
+    expansion: Expansion,
 }
 
 enum Body {
-    /// JSON or CSV, decompressed.
+    /// JSON or CSV.
     Text(Box<dyn Read>),
+    /// JSON or CSV, decompressed.
+    Unpacked(Box<dyn Read>),
     Parquet(Chunks),
 }
 
@@ -96,8 +99,16 @@ impl Input {
     /// # Errors
     /// It cannot be read, or begins as a kind of file that holds no rows.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, &Expansion::default())
+    }
+
+    /// As [`Input::open`], counted together with the other files of a directory.
+    ///
+    /// # Errors
+    /// As [`Input::open`].
+    pub fn open_with(path: &Path, expansion: &Expansion) -> Result<Self> {
         if path.as_os_str() == STDIN {
-            return Self::sniff("standard input".to_owned(), None, io::stdin().lock());
+            return Self::sniff("standard input".to_owned(), None, io::stdin().lock(), expansion);
         }
         let name = path.display().to_string();
         if path.is_dir() {
@@ -111,17 +122,17 @@ impl Input {
             .then(|| file.try_clone())
             .transpose()
             .map_err(Error::io(path))?;
-        Self::sniff(name, again, file)
+        Self::sniff(name, again, file, expansion)
     }
 
-    /// As [`Input::open`], and hashes the file's bytes. What can be read only once is held in memory.
+    /// As [`Input::open_with`], and hashes the file's bytes. What can be read only once is held in memory.
     ///
     /// # Errors
     /// As [`Input::open`].
-    pub fn open_hashed(path: &Path) -> Result<Self> {
+    pub fn open_hashed(path: &Path, expansion: &Expansion) -> Result<Self> {
         let found = std::fs::metadata(path).map(|m| m.file_type());
         if found.is_ok_and(|kind| kind.is_file() || kind.is_dir()) && path.as_os_str() != STDIN {
-            let opened = Self::open(path)?;
+            let opened = Self::open_with(path, expansion)?;
             let file = open::regular(path)?;
             let sha256 = sha256_of(file).map_err(Error::io(path))?;
             return Ok(Self {
@@ -143,7 +154,7 @@ impl Input {
         let sha256 = sha256_of(&bytes[..]).map_err(Error::io(path))?;
         Ok(Self {
             sha256: Some(sha256),
-            ..Self::of_bytes(&name, bytes)?
+            ..Self::sniff(name, None, Cursor::new(bytes), expansion)?
         })
     }
 
@@ -152,25 +163,35 @@ impl Input {
     /// # Errors
     /// As [`Input::open`].
     pub fn of_bytes(name: &str, bytes: Vec<u8>) -> Result<Self> {
-        Self::sniff(name.to_owned(), None, Cursor::new(bytes))
+        Self::sniff(name.to_owned(), None, Cursor::new(bytes), &Expansion::default())
     }
 
     /// Tells what a reader holds; `file` is the same in a form that can be read anywhere, where there is one.
-    fn sniff(name: String, file: Option<File>, mut raw: impl Read + 'static) -> Result<Self> {
+    fn sniff(
+        name: String,
+        file: Option<File>,
+        mut raw: impl Read + 'static,
+        expansion: &Expansion,
+    ) -> Result<Self> {
         let failed = |e| Error::io(&name)(e);
         let first = head::<32>(&mut raw).map_err(failed)?;
         let kind = Kind::of(&first);
         known(&name, &first)?;
+        let of = |name: String, body: Body| Self {
+            name,
+            body,
+            sha256: None,
+            expansion: expansion.clone(),
+        };
         if let (Kind::Parquet, Some(file)) = (&kind, file) {
-            let body = Body::Parquet(Chunks::File(file));
-            return Ok(Self {
-                name,
-                body,
-                sha256: None,
-            });
+            expansion.read(file.metadata().map_err(Error::io(&name))?.len());
+            return Ok(of(name, Body::Parquet(Chunks::File(file))));
         }
         let raw = BufReader::with_capacity(PIECE, Cursor::new(first).chain(raw));
-        let packed = Packed::default();
+        let packed = Packed {
+            empty: Rc::default(),
+            expansion: expansion.clone(),
+        };
         let mut reader: Box<dyn Read> = match kind {
             Kind::Gzip => Box::new(packed.unpacked(&name, MultiGzDecoder::new(packed.counted(&name, raw)))),
             Kind::Zstd => {
@@ -181,39 +202,23 @@ impl Input {
                 decoder.window_log_max(log).map_err(failed)?;
                 Box::new(packed.unpacked(&name, decoder))
             }
-            Kind::Parquet => return Self::held(name, raw),
-            Kind::Other => {
-                let body = Body::Text(Box::new(raw));
-                return Ok(Self {
-                    name,
-                    body,
-                    sha256: None,
-                });
+            Kind::Parquet => {
+                let bytes = Bytes::from(held(&name, raw)?);
+                expansion.read(bytes.len() as u64);
+                return Ok(of(name, Body::Parquet(Chunks::Bytes(bytes))));
             }
+            Kind::Other => return Ok(of(name, Body::Text(Box::new(raw)))),
         };
         let first = head::<32>(&mut reader).map_err(|e| unpack(&name, &e))?;
         known(&name, &first)?;
         let is_parquet = matches!(Kind::of(&first), Kind::Parquet);
         let reader = Cursor::new(first).chain(reader);
-        if is_parquet {
-            return Self::held(name, reader);
-        }
-        let body = Body::Text(Box::new(reader));
-        Ok(Self {
-            name,
-            body,
-            sha256: None,
-        })
-    }
-
-    /// A Parquet file that cannot be read from anywhere: it is read into memory.
-    fn held(name: String, reader: impl Read) -> Result<Self> {
-        let body = Body::Parquet(Chunks::Bytes(Bytes::from(held(&name, reader)?)));
-        Ok(Self {
-            name,
-            body,
-            sha256: None,
-        })
+        let body = match is_parquet {
+            // A Parquet file must be read from anywhere: it is read into memory.
+            true => Body::Parquet(Chunks::Bytes(Bytes::from(held(&name, reader)?))),
+            false => Body::Unpacked(Box::new(reader)),
+        };
+        Ok(of(name, body))
     }
 
     /// What messages call it.
@@ -242,7 +247,11 @@ impl Input {
     pub fn each(self, columns: &[&str], f: &mut dyn FnMut(Place<'_>, Row) -> Result<()>) -> Result<()> {
         match self.body {
             Body::Text(reader) => text::each(&self.name, reader, columns, f),
-            Body::Parquet(chunks) => parquet::each(&self.name, chunks, columns, f),
+            Body::Unpacked(reader) => text::each(&self.name, reader, columns, &mut |place, row| {
+                self.expansion.rows(place, 1)?;
+                f(place, row)
+            }),
+            Body::Parquet(chunks) => parquet::each(&self.name, chunks, columns, &self.expansion, f),
         }
     }
 }
@@ -260,14 +269,11 @@ fn held(name: &str, reader: impl Read) -> Result<Vec<u8>> {
     }
 }
 
-/// How many bytes of a compressed file were read: in all, and since it last gave data.
-#[derive(Clone, Default)]
-struct Packed(Rc<Taken>);
-
-#[derive(Default)]
-struct Taken {
-    all: Cell<u64>,
-    empty: Cell<u64>,
+/// What is counted of a compressed file.
+struct Packed {
+    /// Bytes that were read since it last gave data.
+    empty: Rc<Cell<u64>>,
+    expansion: Expansion,
 }
 
 impl Packed {
@@ -275,7 +281,8 @@ impl Packed {
     fn counted<R: BufRead>(&self, name: &str, raw: R) -> Counted<R> {
         Counted {
             name: name.to_owned(),
-            taken: self.0.clone(),
+            empty: self.empty.clone(),
+            expansion: self.expansion.clone(),
             raw,
         }
     }
@@ -284,8 +291,8 @@ impl Packed {
     fn unpacked<R: Read>(&self, name: &str, reader: R) -> Unpacked<R> {
         Unpacked {
             name: name.to_owned(),
-            taken: self.0.clone(),
-            data: 0,
+            empty: self.empty.clone(),
+            expansion: self.expansion.clone(),
             reader,
         }
     }
@@ -294,7 +301,8 @@ impl Packed {
 /// Compressed bytes. Frames to be skipped and empty members may follow each other without end.
 struct Counted<R> {
     name: String,
-    taken: Rc<Taken>,
+    empty: Rc<Cell<u64>>,
+    expansion: Expansion,
     raw: R,
 }
 
@@ -308,15 +316,15 @@ impl<R: BufRead> Read for Counted<R> {
 
 impl<R: BufRead> BufRead for Counted<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.taken.empty.get() > SKIPPED.most() {
+        if self.empty.get() > SKIPPED.most() {
             return Err(io::Error::other(SKIPPED.exceeded(&self.name)));
         }
         self.raw.fill_buf()
     }
 
     fn consume(&mut self, n: usize) {
-        self.taken.all.set(self.taken.all.get() + n as u64);
-        self.taken.empty.set(self.taken.empty.get() + n as u64);
+        self.expansion.read(n as u64);
+        self.empty.set(self.empty.get() + n as u64);
         self.raw.consume(n);
     }
 }
@@ -324,17 +332,17 @@ impl<R: BufRead> BufRead for Counted<R> {
 /// What compressed bytes unpack to.
 struct Unpacked<R> {
     name: String,
-    taken: Rc<Taken>,
-    data: u64,
+    empty: Rc<Cell<u64>>,
+    expansion: Expansion,
     reader: R,
 }
 
 impl<R: Read> Read for Unpacked<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.reader.read(buffer)?;
-        self.data += n as u64;
-        self.taken.empty.set(0);
-        expansion(&self.name, self.taken.all.get(), self.data).map_err(io::Error::other)?;
+        self.empty.set(0);
+        let unpacked = self.expansion.unpacked(&self.name, n as u64);
+        unpacked.map_err(io::Error::other)?;
         Ok(n)
     }
 }
@@ -374,7 +382,7 @@ mod tests {
     }
 
     fn refused(raw: impl Read + 'static) -> String {
-        let read = Input::sniff("f".into(), None, raw);
+        let read = Input::sniff("f".into(), None, raw, &Expansion::default());
         let error = read.and_then(|input| input.each(&["prompt"], &mut |_, _| Ok(())));
         let error = error.unwrap_err();
         assert_eq!(error.exit_code(), 2);
@@ -406,8 +414,13 @@ mod tests {
 
     #[test]
     fn what_is_many_and_not_packed_tight_is_read() {
-        assert!(expansion("f", 1, 256 << 20).is_ok());
-        assert!(expansion("f", 2 << 20, 1 << 30).is_ok());
-        assert!(expansion("f", 1 << 18, 1 << 30).is_err());
+        let of = |size, unpacked| {
+            let expansion = Expansion::default();
+            expansion.read(size);
+            expansion.unpacked("f", unpacked)
+        };
+        assert!(of(1, 256 << 20).is_ok());
+        assert!(of(2 << 20, 1 << 30).is_ok());
+        assert!(of(1 << 18, 1 << 30).is_err());
     }
 }

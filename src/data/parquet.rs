@@ -50,11 +50,12 @@ pub(super) fn each(
     name: &str,
     chunks: Chunks,
     columns: &[&str],
+    expansion: &Expansion,
     f: &mut dyn FnMut(Place<'_>, Row) -> Result<()>,
 ) -> Result<()> {
     match chunks {
-        Chunks::File(file) => each_of(name, &Arc::new(file), columns, f),
-        Chunks::Bytes(bytes) => each_of(name, &Arc::new(bytes), columns, f),
+        Chunks::File(file) => each_of(name, &Arc::new(file), columns, expansion, f),
+        Chunks::Bytes(bytes) => each_of(name, &Arc::new(bytes), columns, expansion, f),
     }
 }
 
@@ -62,6 +63,7 @@ fn each_of<R: ChunkReader + 'static>(
     name: &str,
     file: &Arc<R>,
     columns: &[&str],
+    expansion: &Expansion,
     f: &mut dyn FnMut(Place<'_>, Row) -> Result<()>,
 ) -> Result<()> {
     let bad = |e: &dyn Display| {
@@ -100,12 +102,11 @@ fn each_of<R: ChunkReader + 'static>(
         )));
     }
     let (label, held) = (Arc::from(name), Arc::new(AtomicU64::new(0)));
-    let mut data = Expansion::new(file.len());
     let mut number = 0;
     for group in metadata.row_groups() {
         let mut leaves = Vec::with_capacity(table.leaves.len());
         for leaf in &table.leaves {
-            let batch = run(|| Batch::open(leaf, &label, file, group, &held)).map_err(caught)?;
+            let batch = run(|| Batch::open(leaf, &label, file, group, &held, expansion)).map_err(caught)?;
             leaves.push(batch);
         }
         let most = batch(&table, group);
@@ -113,6 +114,7 @@ fn each_of<R: ChunkReader + 'static>(
             let mut counts = Vec::with_capacity(leaves.len());
             for leaf in &mut leaves {
                 counts.push(run(|| leaf.read(most)).map_err(caught)?);
+                expansion.values(name, leaf.entries as u64)?;
             }
             let rows = counts.first().copied().unwrap_or(0);
             if counts.iter().any(|n| *n != rows) {
@@ -138,7 +140,7 @@ fn each_of<R: ChunkReader + 'static>(
                     };
                     fields.insert(column.clone(), value);
                 }
-                data.add(place, room.data())?;
+                expansion.data(place, room.data())?;
                 f(place, Row::of_table(fields, &names, false))?;
             }
             if leaves.iter().any(|leaf| !leaf.is_done()) {
@@ -571,11 +573,12 @@ impl Batch {
         file: &Arc<R>,
         group: &RowGroupMetaData,
         held: &Arc<AtomicU64>,
+        expansion: &Expansion,
     ) -> Result<Self, ParquetError> {
         let missing = || ParquetError::General(format!("a row group has no column {}", leaf.column));
         let chunk = group.columns().get(leaf.column).ok_or_else(missing)?;
         let meter = Meter::new(held);
-        let pages = Pages::new(name, file, chunk, &meter)?;
+        let pages = Pages::new(name, file, chunk, &meter, expansion)?;
         let reader = get_column_reader(chunk.column_descr_ptr(), Box::new(pages));
         Ok(Self {
             leaf: leaf.clone(),

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::data::row::shown;
+use crate::data::weight::Expansion;
 use crate::data::{Input, Row};
 use crate::error::Result;
 use serde_json::Value;
@@ -405,5 +406,89 @@ fn a_dictionary_makes_no_more_of_a_file_than_it_may() {
     assert!(
         (2000..3000).contains(&rows) && said.contains("data that unpack to more than 1000 times"),
         "{rows}: {said}"
+    );
+}
+
+/// A file with one column in `schema`, the first of whose values is "hi"; each of `levels` is a definition and a repetition level.
+fn of_levels(schema: &str, levels: &[(i16, i16)], values: usize) -> Vec<u8> {
+    use parquet::data_type::{ByteArray, ByteArrayType};
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    let schema = parquet::schema::parser::parse_message_type(schema).unwrap();
+    let properties = WriterProperties::builder().set_dictionary_enabled(true).build();
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema.into(), properties.into()).unwrap();
+    let mut rows = writer.next_row_group().unwrap();
+    let (defs, reps): (Vec<i16>, Vec<i16>) = levels.iter().copied().unzip();
+    while let Some(mut column) = rows.next_column().unwrap() {
+        let values = vec![ByteArray::from("hi"); values];
+        let typed = column.typed::<ByteArrayType>();
+        typed.write_batch(&values, Some(&defs), Some(&reps)).unwrap();
+        column.close().unwrap();
+    }
+    rows.close().unwrap();
+    writer.into_inner().unwrap()
+}
+
+/// The rows that are read of a file after others, and what is said of the rest.
+fn after(before: &Expansion, bytes: &[u8], column: &str) -> (usize, Result<(), String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f.parquet");
+    std::fs::write(&path, bytes).unwrap();
+    let mut rows = 0;
+    let input = Input::open_with(&path, before).unwrap();
+    let read = input.each(&[column], &mut |_, _| {
+        rows += 1;
+        Ok(())
+    });
+    (rows, read.map_err(|e| e.to_string()))
+}
+
+#[test]
+fn run_lengths_make_no_more_of_files_than_they_may() {
+    let flat = "message m { optional binary prompt (UTF8); }";
+    let list = "message m { optional group prompt (LIST) { repeated group list { optional group element {
+        optional binary role (UTF8); optional binary content (UTF8); } } } }";
+    // 4000 values, 4000 nulls, 40 lists of 100 structures of two texts, and of structures that are null.
+    let lists = |def| {
+        let items = (0..4000).map(|i| (def, i16::from(i % 100 != 0)));
+        items.collect::<Vec<(i16, i16)>>()
+    };
+    for (bytes, rows, values) in [
+        (of_levels(flat, &[(1, 0); 4000], 4000), 4000, 4000),
+        (of_levels(flat, &[(0, 0); 4000], 0), 4000, 4000),
+        (of_levels(list, &lists(4), 4000), 40, 8000),
+        (of_levels(list, &lists(2), 0), 40, 8000),
+        (of_levels(list, &[(0, 0); 4000], 0), 4000, 8000),
+    ] {
+        assert!(bytes.len() < 2000, "{}", bytes.len());
+        assert_eq!(after(&Expansion::default(), &bytes, "prompt"), (rows, Ok(())));
+        // So many are the most, and one more is refused.
+        let before = Expansion::default();
+        before.values("f", 10_000_000 - values).unwrap();
+        assert_eq!(after(&before, &bytes, "prompt"), (rows, Ok(())));
+        let before = Expansion::default();
+        before.values("f", 10_000_001 - values).unwrap();
+        let (read, said) = after(&before, &bytes, "prompt");
+        let said = said.unwrap_err();
+        assert!(
+            read < rows
+                && said.contains("f.parquet: Parquet data of more than 1000 values per byte: more, where the limit is 10000000")
+                && said.contains("--max-file-memory"),
+            "{read}: {said}"
+        );
+        // A hundred times as many, of files that have the bytes for them.
+        let before = Expansion::default();
+        before.read(1 << 20);
+        before.values("f", 1_000_000_000).unwrap();
+        assert_eq!(after(&before, &bytes, "prompt"), (rows, Ok(())));
+    }
+    // Pages count too: row groups may share one.
+    let before = Expansion::default();
+    before.unpacked("f", 256 << 20).unwrap();
+    let (read, said) = after(&before, &of_levels(flat, &[(1, 0); 4000], 4000), "prompt");
+    let said = said.unwrap_err();
+    assert!(
+        read == 0 && said.contains("f.parquet: data that unpack to more than 1000 times"),
+        "{said}"
     );
 }

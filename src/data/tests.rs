@@ -4,6 +4,7 @@
 use std::io::Write;
 
 use super::record::read_placed;
+use super::weight::Expansion;
 use super::*;
 use crate::error::Result;
 
@@ -365,8 +366,8 @@ fn only_files_and_pipes_are_opened() {
         (&circle, "circle"),
         (dir.path(), "a directory"),
     ] {
-        for open in [Input::open, Input::open_hashed] {
-            let error = open(path).err().unwrap();
+        for opened in [Input::open(path), Input::open_hashed(path, &Expansion::default())] {
+            let error = opened.err().unwrap();
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains(what), "{error}");
         }
@@ -386,7 +387,7 @@ fn a_pipe_is_read_once_and_hashed() {
             let (to, sent) = (path.clone(), bytes.clone());
             let writer = std::thread::spawn(move || std::fs::write(to, sent));
             let input = match hashed {
-                true => Input::open_hashed(&path),
+                true => Input::open_hashed(&path, &Expansion::default()),
                 false => Input::open(&path),
             };
             let input = input.unwrap();
@@ -395,4 +396,54 @@ fn a_pipe_is_read_once_and_hashed() {
             writer.join().unwrap().unwrap();
         }
     }
+}
+
+/// Files of a directory are counted together: here as many as nearly reach the limits were read before.
+#[test]
+fn what_little_holds_is_bounded_over_all_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.csv.gz");
+    std::fs::write(
+        &path,
+        gzip(("prompt\n".to_owned() + &"a\n".repeat(100)).as_bytes()),
+    )
+    .unwrap();
+    let read = |before: &Expansion| {
+        let mut rows = 0;
+        let input = Input::open_with(&path, before).unwrap();
+        let read = input.each(&["prompt"], &mut |_, _| {
+            rows += 1;
+            Ok(())
+        });
+        (rows, read.map_err(|e| e.to_string()))
+    };
+    assert_eq!(read(&Expansion::default()), (100, Ok(())));
+    let before = Expansion::default();
+    before.rows("f", 9_999_950).unwrap();
+    let (rows, said) = read(&before);
+    let said = said.unwrap_err();
+    assert!(
+        rows == 50
+            && said
+                .contains("row 51: compressed text of more than 100 rows per byte: more, where the limit is"),
+        "{rows}: {said}"
+    );
+    // Many rows are many bytes, in good faith.
+    let before = Expansion::default();
+    before.read(1 << 20);
+    before.rows("f", 9_999_950).unwrap();
+    assert_eq!(read(&before), (100, Ok(())));
+    // The bytes of the second file are held against the first one's too.
+    let before = Expansion::default();
+    before.unpacked("f", 256 << 20).unwrap();
+    let said = Input::open_with(&path, &before).err().unwrap().to_string();
+    assert!(
+        said.contains("rows.csv.gz: data that unpack to more than 1000 times"),
+        "{said}"
+    );
+    // Text that is not packed is as long as its file.
+    let plain = dir.path().join("rows.csv");
+    std::fs::write(&plain, "prompt\na\n").unwrap();
+    let input = Input::open_with(&plain, &before).unwrap();
+    assert!(input.each(&["prompt"], &mut |_, _| Ok(())).is_ok());
 }

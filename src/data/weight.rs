@@ -1,13 +1,17 @@
 //! What rows take of memory: the one count of it, and its limits.
 
 use std::fmt::Display;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, Value};
 
 use super::message::PromptContent;
 use super::place::Place;
 use crate::error::{Error, Result};
-use crate::file::limits::{Limit, ROW, ROW_MEMORY, ROWS, UNPACKED, UNPACKED_RATIO};
+use crate::file::limits::{
+    Limit, ROW, ROW_MEMORY, ROWS, TEXT_ROWS, TEXT_ROWS_RATIO, UNPACKED, UNPACKED_RATIO, VALUES, VALUES_RATIO,
+};
 
 /// Bytes of an item of a list, where the list has room for as many again.
 pub(super) const ITEM: u64 = 64;
@@ -74,30 +78,64 @@ impl Over {
     }
 }
 
-/// How much more data a file holds than it has bytes.
-pub(super) struct Expansion {
-    size: u64,
-    data: u64,
+/// How much more compressed and encoded files hold than they have bytes. Clones count together: those of one file, or of
+/// all files of a directory.
+#[derive(Debug, Clone, Default)]
+pub struct Expansion(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Bytes of the files so far.
+    size: AtomicU64,
+    /// Bytes that compressed files and pages unpacked to.
+    unpacked: AtomicU64,
+    /// Bytes of values.
+    data: AtomicU64,
+    /// Values of Parquet files.
+    values: AtomicU64,
+    /// Rows of compressed text.
+    rows: AtomicU64,
 }
 
 impl Expansion {
-    /// Of a file of so many bytes.
-    pub(super) fn new(size: u64) -> Self {
-        Self { size, data: 0 }
+    /// More bytes of files.
+    pub(super) fn read(&self, bytes: u64) {
+        self.0.size.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Counts data; refuses what so few bytes do not hold in good faith.
-    pub(super) fn add(&mut self, place: impl Display, data: u64) -> Result<()> {
-        self.data += data;
-        expansion(place, self.size, self.data)
+    /// Counts bytes that were packed; refuses what so few bytes do not hold in good faith, as the other counts do.
+    pub(super) fn unpacked(&self, place: impl Display, bytes: u64) -> Result<()> {
+        self.add(place, &self.0.unpacked, bytes, &UNPACKED, UNPACKED_RATIO)
     }
-}
 
-/// Refuses data that are many and far more than the bytes they come from.
-pub(super) fn expansion(place: impl Display, size: u64, data: u64) -> Result<()> {
-    match data > UNPACKED.most() && data / UNPACKED_RATIO > size {
-        true => Err(UNPACKED.exceeded(place)),
-        false => Ok(()),
+    /// Counts bytes of values. A dictionary holds a value once that rows have again and again.
+    pub(super) fn data(&self, place: impl Display, bytes: u64) -> Result<()> {
+        self.add(place, &self.0.data, bytes, &UNPACKED, UNPACKED_RATIO)
+    }
+
+    /// Counts values of a Parquet file, null ones among them: their levels are run lengths, which may be any.
+    pub(super) fn values(&self, place: impl Display, values: u64) -> Result<()> {
+        self.add(place, &self.0.values, values, &VALUES, VALUES_RATIO)
+    }
+
+    /// Counts rows of compressed text.
+    pub(super) fn rows(&self, place: impl Display, rows: u64) -> Result<()> {
+        self.add(place, &self.0.rows, rows, &TEXT_ROWS, TEXT_ROWS_RATIO)
+    }
+
+    fn add(
+        &self,
+        place: impl Display,
+        count: &AtomicU64,
+        more: u64,
+        limit: &Limit,
+        ratio: u64,
+    ) -> Result<()> {
+        let found = count.fetch_add(more, Ordering::Relaxed).saturating_add(more);
+        match found > limit.most() && found / ratio > self.0.size.load(Ordering::Relaxed) {
+            true => Err(limit.exceeded(place)),
+            false => Ok(()),
+        }
     }
 }
 

@@ -98,10 +98,12 @@ impl Policy {
     ) -> Result<Self> {
         let mut source = Source::open_causal(name)?;
         let tokenizer = source.tokenizer()?;
+        let context = source.spec.max_position_embeddings;
         let formatter = Formatter {
             tokenizer: &tokenizer,
             raw: options.raw,
             date: options.date,
+            most: context.saturating_sub(options.max_completion_length),
         };
         let mut positions = 1;
         let mut prompts = Vec::with_capacity(contents.len());
@@ -112,10 +114,10 @@ impl Policy {
             };
             let tokens = formatter.prompt(content).context(place())?;
             let needed = source
-                .positions(tokens.len() + options.max_completion_length)
+                .fits(tokens.count().plus(options.max_completion_length))
                 .context(place())?;
             positions = positions.max(needed);
-            prompts.push(tokens);
+            prompts.push(tokens.ids()?);
         }
         let mut model = source.load(gpu, source.dtype(options.dtype)?, positions, None)?;
         if let Some(dir) = options.adapter {

@@ -180,6 +180,8 @@ pub const TOKENIZER_PATTERNS: Limit =
     Limit::count("regular expressions", 32 << 10, "characters and repetitions");
 /// Text that a tokenizer's steps make of another that is more than eight times shorter.
 pub const GROWN_TEXT: Limit = Limit::bytes("text that a tokenizer makes of a short one", 16 << 20);
+/// A text that is tokenised at once. The tokenizer takes about 130 bytes of memory for each of its bytes.
+pub const TOKENIZED: Limit = Limit::bytes("length of a text that is tokenised", 32 << 20);
 /// The text of one row of a data file, and one value of a Parquet file.
 pub const ROW: Limit = Limit::bytes("size of a row", 128 << 20);
 /// One row of a data file as it stands in memory.
@@ -199,6 +201,23 @@ pub const HELD: Limit = Limit::bytes(
 pub const UNPACKED: Limit = Limit::bytes("data that unpack to more than 1000 times their size", 256 << 20);
 /// How many bytes a byte of a file may become before [`UNPACKED`] counts.
 pub const UNPACKED_RATIO: u64 = 1000;
+/// The values of Parquet files that hold more than [`VALUES_RATIO`] for each of their bytes.
+pub const VALUES: Limit = Limit::count(
+    "Parquet data of more than 1000 values per byte",
+    10_000_000,
+    "values",
+);
+/// How many values a byte of a Parquet file may hold before [`VALUES`] counts. A column whose rows are all the same holds
+/// about 400 as pyarrow writes it, and 650 as DuckDB does.
+pub const VALUES_RATIO: u64 = 1000;
+/// The rows of compressed text that holds more than [`TEXT_ROWS_RATIO`] for each byte.
+pub const TEXT_ROWS: Limit = Limit::count(
+    "compressed text of more than 100 rows per byte",
+    10_000_000,
+    "rows",
+);
+/// How many rows a byte of compressed text may hold before [`TEXT_ROWS`] counts.
+pub const TEXT_ROWS_RATIO: u64 = 100;
 /// Bytes of a compressed file in a row that hold no data (frames to be skipped, empty members).
 pub const SKIPPED: Limit = Limit::bytes("compressed bytes without data", 256 << 20);
 /// The window of a zstd frame.
@@ -287,6 +306,7 @@ pub const ALL: &[&Limit] = &[
     &TOKENIZER_STEPS_SIZE,
     &TOKENIZER_PATTERNS,
     &GROWN_TEXT,
+    &TOKENIZED,
     &ROW,
     &ROW_MEMORY,
     &ROWS,
@@ -294,6 +314,8 @@ pub const ALL: &[&Limit] = &[
     &CSV_CELLS,
     &HELD,
     &UNPACKED,
+    &VALUES,
+    &TEXT_ROWS,
     &SKIPPED,
     &ZSTD_WINDOW,
     &PARQUET_FOOTER,

@@ -18,7 +18,7 @@ use crate::kernels::attention::check_head_dim;
 use crate::kernels::weight::Weight;
 use crate::report::Progress;
 use crate::tensor::DType;
-use crate::text::{GgufVocab, HfFiles, Tokenizer};
+use crate::text::{Count, GgufVocab, HfFiles, Tokenizer};
 
 /// A model's files with their weights opened and checked, nothing on the device yet.
 #[derive(Debug)]
@@ -159,10 +159,18 @@ impl Source {
     /// # Errors
     /// It is longer than the model's context.
     pub fn positions(&self, longest: usize) -> Result<usize> {
-        let context = self.spec.max_position_embeddings;
+        self.fits(Count::of(longest))
+    }
+
+    /// As [`Source::positions`] for a sequence that may not have been counted to its end.
+    ///
+    /// # Errors
+    /// As [`Source::positions`].
+    pub fn fits(&self, sequence: Count) -> Result<usize> {
+        let (context, longest) = (self.spec.max_position_embeddings, sequence.tokens);
         if longest > context {
             return Err(Error::user(format!(
-                "a sequence of {longest} tokens is longer than the context of {}, {context} tokens; shorten it (a prompt, or \
+                "a sequence of {sequence} is longer than the context of {}, {context} tokens; shorten it (a prompt, or \
                  --max-completion-length)",
                 self.name
             )));

@@ -14,7 +14,7 @@ use crate::model::score_queue::ScoreQueue;
 use crate::model::spec::ModelSpec;
 use crate::model::workspace::{Shape, Workspace};
 use crate::tensor::DType;
-use crate::text::{Formatter, PromptContent, TemplateDate, Tokenizer};
+use crate::text::{Count, Formatter, PromptContent, TemplateDate, Tokenizer};
 
 /// How a reward model is loaded and reads conversations.
 #[derive(Debug, Clone, Copy)]
@@ -122,6 +122,7 @@ impl RewardModel {
             tokenizer,
             raw: self.raw,
             date: self.date,
+            most: self.model.rope.positions,
         })
     }
 
@@ -131,18 +132,18 @@ impl RewardModel {
     /// An empty or too long sequence, ids outside the vocabulary, or a GPU error.
     pub fn score_tokens(&mut self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
         for sequence in sequences {
-            self.check_length(sequence.len())?;
+            self.check_length(Count::of(sequence.len()))?;
         }
         self.make_room(sequences.iter().map(|s| s.len()).max())?;
         run::scores(&self.model, &self.ws, sequences)
     }
 
-    fn check_length(&self, length: usize) -> Result<()> {
-        if length <= self.model.rope.positions {
+    fn check_length(&self, length: Count) -> Result<()> {
+        if length.tokens <= self.model.rope.positions {
             return Ok(());
         }
         Err(Error::user(format!(
-            "a sequence of {length} tokens is longer than the {} positions that {} was set up for (its context is {}); \
+            "a sequence of {length} is longer than the {} positions that {} was set up for (its context is {}); \
              shorten prompts or responses",
             self.model.rope.positions, self.name, self.model.spec.max_position_embeddings
         )))
@@ -248,8 +249,8 @@ impl Queued<'_> {
         let formatter = judge.formatter()?;
         let read = |item: &Item<'_>| {
             let tokens = formatter.scored(item.prompt, item.response)?;
-            judge.check_length(tokens.len())?;
-            Ok(tokens)
+            judge.check_length(tokens.count())?;
+            tokens.ids()
         };
         let mut sequences = Vec::with_capacity(items.len());
         for (at, item) in items.iter().enumerate() {

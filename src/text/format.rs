@@ -1,6 +1,7 @@
 //! Records → token ids: where a chat template applies and where it does not.
 
 use super::chat::TemplateDate;
+use super::fewest::Encoded;
 use super::tokenizer::Tokenizer;
 use crate::data::{LogprobsInput, Message, PromptContent, ScoreInput};
 use crate::error::{Error, Result};
@@ -18,6 +19,9 @@ pub struct Formatter<'a> {
     pub raw: bool,
     /// What the template takes for today.
     pub date: TemplateDate,
+    /// The most tokens that are of use, such as the model's context. A text that has more by its bytes alone is not
+    /// tokenised.
+    pub most: usize,
 }
 
 impl Formatter<'_> {
@@ -32,19 +36,19 @@ impl Formatter<'_> {
     ///
     /// # Errors
     /// A user error when messages meet a model without a template, the template refuses them, or no token comes out.
-    pub fn prompt(&self, prompt: &PromptContent) -> Result<Vec<u32>> {
+    pub fn prompt(&self, prompt: &PromptContent) -> Result<Encoded> {
         self.prompt_with(prompt, None)
     }
 
-    fn prompt_with(&self, prompt: &PromptContent, tools: Option<&Value>) -> Result<Vec<u32>> {
+    fn prompt_with(&self, prompt: &PromptContent, tools: Option<&Value>) -> Result<Encoded> {
         let ids = match prompt {
-            PromptContent::Text(text) if !self.wraps() => self.tokenizer.encode(text, true)?,
+            PromptContent::Text(text) if !self.wraps() => self.encode(text, true)?,
             _ => {
                 let text = self.render(&prompt.to_messages(), tools, true)?;
-                self.tokenizer.encode(&text, false)?
+                self.encode(&text, false)?
             }
         };
-        if ids.is_empty() {
+        if ids.count().tokens == 0 {
             return Err(Error::user(
                 "the prompt is empty and the model has no begin-of-text token: give at least one character",
             ));
@@ -56,14 +60,20 @@ impl Formatter<'_> {
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
-    pub fn completion(&self, text: &str) -> Result<Vec<u32>> {
-        self.tokenizer.encode(text, false)
+    pub fn completion(&self, text: &str) -> Result<Encoded> {
+        self.encode(text, false)
+    }
+
+    fn encode(&self, text: &str, add_special: bool) -> Result<Encoded> {
+        self.tokenizer.encode_within(text, add_special, self.most)
     }
 
     /// The ids of the prompt and of the response a policy should learn, which ends with the token that ends a turn: the
     /// one the template writes after the response, else the tokenizer's own end token. What a template writes after that
     /// token (a newline, say) is left out, because sampling stops before it. The template sees
     /// `tools`.
+    ///
+    /// A turn that is too long with what the template writes after its end is too long.
     ///
     /// # Errors
     /// As [`Formatter::prompt`].
@@ -72,7 +82,7 @@ impl Formatter<'_> {
         prompt: &PromptContent,
         response: &str,
         tools: Option<&Value>,
-    ) -> Result<(Vec<u32>, Vec<u32>)> {
+    ) -> Result<(Encoded, Encoded)> {
         let before = self.prompt_with(prompt, tools)?;
         let mut ids = Vec::new();
         if self.wraps() || matches!(prompt, PromptContent::Messages(_)) {
@@ -80,14 +90,20 @@ impl Formatter<'_> {
             let opened = self.render(&messages, tools, true)?;
             messages.push(Message::assistant(response));
             if let Some(turn) = self.render(&messages, tools, false)?.strip_prefix(&opened) {
-                ids = self.tokenizer.encode(turn, false)?;
+                ids = match self.encode(turn, false)? {
+                    Encoded::Ids(ids) => ids,
+                    too_long => return Ok((before, too_long)),
+                };
                 let ends = self.tokenizer.eos_ids();
                 let end = ids.iter().rposition(|id| ends.contains(id));
                 ids.truncate(end.map_or(0, |end| end + 1));
             }
         }
         if ids.is_empty() {
-            ids = self.tokenizer.encode(response, false)?;
+            ids = match self.encode(response, false)? {
+                Encoded::Ids(ids) => ids,
+                too_long => return Ok((before, too_long)),
+            };
             ids.extend(self.tokenizer.eos_id());
         }
         if ids.is_empty() {
@@ -95,7 +111,7 @@ impl Formatter<'_> {
                 "the response is empty and the model has no end token: there is nothing to learn",
             ));
         }
-        Ok((before, ids))
+        Ok((before, Encoded::Ids(ids)))
     }
 
     /// The ids a reward model reads: the conversation with the response as the assistant's turn, in this model's own
@@ -103,11 +119,10 @@ impl Formatter<'_> {
     ///
     /// # Errors
     /// As [`Formatter::prompt`].
-    pub fn scored(&self, prompt: &PromptContent, response: &str) -> Result<Vec<u32>> {
+    pub fn scored(&self, prompt: &PromptContent, response: &str) -> Result<Encoded> {
         if !self.wraps() && matches!(prompt, PromptContent::Text(_)) {
-            let mut ids = self.prompt(prompt)?;
-            ids.extend(self.completion(response)?);
-            return Ok(ids);
+            let prompt = self.prompt(prompt)?;
+            return Ok(prompt.then(self.completion(response)?));
         }
         let mut messages = prompt.to_messages();
         messages.push(Message::assistant(response));
@@ -118,17 +133,17 @@ impl Formatter<'_> {
     ///
     /// # Errors
     /// A user error when the model has no template or the template refuses the conversation.
-    pub fn conversation(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        self.tokenizer.encode(&self.render(messages, None, false)?, false)
+    pub fn conversation(&self, messages: &[Message]) -> Result<Encoded> {
+        self.encode(&self.render(messages, None, false)?, false)
     }
 
     /// The ids of a line of `score`.
     ///
     /// # Errors
     /// As [`Formatter::scored`].
-    pub fn score_input(&self, input: &ScoreInput) -> Result<Vec<u32>> {
+    pub fn score_input(&self, input: &ScoreInput) -> Result<Encoded> {
         match input {
-            ScoreInput::Tokens(ids) => Ok(ids.clone()),
+            ScoreInput::Tokens(ids) => Ok(Encoded::Ids(ids.clone())),
             ScoreInput::Pair { prompt, response } => self.scored(prompt, response),
             ScoreInput::Messages(messages) => self.conversation(messages),
         }
@@ -138,13 +153,12 @@ impl Formatter<'_> {
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
-    pub fn logprobs_input(&self, input: &LogprobsInput) -> Result<Vec<u32>> {
+    pub fn logprobs_input(&self, input: &LogprobsInput) -> Result<Encoded> {
         match input {
-            LogprobsInput::Tokens(ids) => Ok(ids.clone()),
+            LogprobsInput::Tokens(ids) => Ok(Encoded::Ids(ids.clone())),
             LogprobsInput::Pair { prompt, completion } => {
-                let mut ids = self.tokenizer.encode(prompt, true)?;
-                ids.extend(self.tokenizer.encode(completion, false)?);
-                Ok(ids)
+                let prompt = self.encode(prompt, true)?;
+                Ok(prompt.then(self.completion(completion)?))
             }
         }
     }
@@ -178,6 +192,15 @@ mod tests {
     const OTHER_PREFIX: &str = r#"{"eos_token": "</s>", "chat_template":
         "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}h{% endif %}"}"#;
 
+    fn ids(encoded: Result<Encoded>) -> Vec<u32> {
+        encoded.unwrap().ids().unwrap()
+    }
+
+    fn target(f: Formatter<'_>, prompt: &PromptContent, response: &str) -> (Vec<u32>, Vec<u32>) {
+        let (prompt, response) = f.target(prompt, response, None).unwrap();
+        (ids(Ok(prompt)), ids(Ok(response)))
+    }
+
     fn text(prompt: &str) -> PromptContent {
         PromptContent::Text(prompt.to_owned())
     }
@@ -189,22 +212,19 @@ mod tests {
             tokenizer: &tokenizer,
             raw,
             date,
+            most: usize::MAX,
         })
     }
 
     #[test]
     fn texts_are_wrapped_unless_raw_or_without_template() {
         with(CHAT, false, |f| {
-            assert_eq!(f.prompt(&text("c")).unwrap(), [11, 2, 10, 7])
+            assert_eq!(ids(f.prompt(&text("c"))), [11, 2, 10, 7])
         });
-        with(CHAT, true, |f| assert_eq!(f.prompt(&text("c")).unwrap(), [11, 2]));
-        with(PLAIN, false, |f| {
-            assert_eq!(f.prompt(&text("c")).unwrap(), [11, 2])
-        });
+        with(CHAT, true, |f| assert_eq!(ids(f.prompt(&text("c"))), [11, 2]));
+        with(PLAIN, false, |f| assert_eq!(ids(f.prompt(&text("c"))), [11, 2]));
         let turns = PromptContent::Messages(vec![Message::user("c")]);
-        with(CHAT, true, |f| {
-            assert_eq!(f.prompt(&turns).unwrap(), [11, 2, 10, 7])
-        });
+        with(CHAT, true, |f| assert_eq!(ids(f.prompt(&turns)), [11, 2, 10, 7]));
         let error = with(PLAIN, false, |f| f.prompt(&turns)).unwrap_err().to_string();
         assert!(error.contains("no chat template"), "{error}");
     }
@@ -213,28 +233,21 @@ mod tests {
     fn prompt_and_completion_are_tokenised_separately() {
         with(PLAIN, false, |f| {
             assert_eq!(f.tokenizer.encode("ab", false).unwrap(), [9]);
-            assert_eq!(f.scored(&text("a"), "b").unwrap(), [11, 0, 1]);
+            assert_eq!(ids(f.scored(&text("a"), "b")), [11, 0, 1]);
             let pair = LogprobsInput::Pair {
                 prompt: "a".to_owned(),
                 completion: "b".to_owned(),
             };
-            assert_eq!(f.logprobs_input(&pair).unwrap(), [11, 0, 1]);
-            assert_eq!(f.completion("b").unwrap(), [1]);
-            assert_eq!(
-                f.target(&text("a"), "b", None).unwrap(),
-                (vec![11, 0], vec![1, 12])
-            );
+            assert_eq!(ids(f.logprobs_input(&pair)), [11, 0, 1]);
+            assert_eq!(ids(f.completion("b")), [1]);
+            assert_eq!(target(f, &text("a"), "b"), (vec![11, 0], vec![1, 12]));
         });
         with(CHAT, false, |f| {
             let pair = LogprobsInput::Pair {
                 prompt: "a".to_owned(),
                 completion: "b".to_owned(),
             };
-            assert_eq!(
-                f.logprobs_input(&pair).unwrap(),
-                [11, 0, 1],
-                "logprobs never wraps"
-            );
+            assert_eq!(ids(f.logprobs_input(&pair)), [11, 0, 1], "logprobs never wraps");
         });
     }
 
@@ -242,42 +255,36 @@ mod tests {
     fn a_learned_response_ends_with_the_turn() {
         // the template's space after </s> is not learned
         with(CHAT, false, |f| {
-            let (prompt, response) = f.target(&text("a"), "b", None).unwrap();
+            let (prompt, response) = target(f, &text("a"), "b");
             // the opened turn's "h" is not in the closed rendering: the tokenizer's own end token
             assert_eq!((prompt, response), (vec![11, 0, 10, 7], vec![1, 12]));
         });
         let config = r#"{"eos_token": "</s>", "chat_template":
             "{% for m in messages %}{% if m.role == 'assistant' %}h{{ m.content }}</s> {% else %}{{ m.content }}!{% endif %}{% endfor %}{% if add_generation_prompt %}h{% endif %}"}"#;
         with(config, false, |f| {
-            assert_eq!(
-                f.target(&text("a"), "b", None).unwrap(),
-                (vec![0, 10, 7], vec![1, 12])
-            );
-            assert_eq!(f.scored(&text("a"), "b").unwrap(), [0, 10, 7, 1, 12, 8]);
+            assert_eq!(target(f, &text("a"), "b"), (vec![0, 10, 7], vec![1, 12]));
+            assert_eq!(ids(f.scored(&text("a"), "b")), [0, 10, 7, 1, 12, 8]);
         });
         with(OTHER_PREFIX, false, |f| {
-            assert_eq!(
-                f.target(&text("a"), "b", None).unwrap(),
-                (vec![0, 7], vec![1, 12])
-            );
+            assert_eq!(target(f, &text("a"), "b"), (vec![0, 7], vec![1, 12]));
         });
     }
 
     #[test]
     fn rewards_read_the_whole_conversation() {
         with(CHAT, false, |f| {
-            assert_eq!(f.scored(&text("a"), "b").unwrap(), [11, 0, 10, 1, 12, 8]);
+            assert_eq!(ids(f.scored(&text("a"), "b")), [11, 0, 10, 1, 12, 8]);
             let turns = vec![Message::user("a"), Message::assistant("b")];
-            let want = f.scored(&text("a"), "b").unwrap();
-            assert_eq!(f.score_input(&ScoreInput::Messages(turns)).unwrap(), want);
-            assert_eq!(f.score_input(&ScoreInput::Tokens(vec![3])).unwrap(), [3]);
+            let want = ids(f.scored(&text("a"), "b"));
+            assert_eq!(ids(f.score_input(&ScoreInput::Messages(turns))), want);
+            assert_eq!(ids(f.score_input(&ScoreInput::Tokens(vec![3]))), [3]);
         });
     }
 
     #[test]
     fn nothing_to_continue_is_an_error() {
         with(r#"{"eos_token": "</s>"}"#, false, |f| {
-            assert_eq!(f.prompt(&text("")).unwrap(), [11])
+            assert_eq!(ids(f.prompt(&text(""))), [11])
         });
         let config = r#"{"chat_template": "{{ '' }}"}"#;
         let error = with(config, false, |f| f.prompt(&text("a"))).unwrap_err();

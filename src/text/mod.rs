@@ -5,9 +5,11 @@
 //! | [`tokenizer`] | [`Tokenizer`]: Hugging Face's `tokenizer.json` and its companions |
 //! | [`gguf_vocab`] | [`GgufVocab`]: a tokenizer from a GGUF file's metadata |
 //! | [`chat`] | [`ChatTemplate`], [`TemplateDate`]: Hugging Face chat templates |
+//! | [`fewest`] | [`Encoded`]: the ids of a text, unless it cannot fit |
 //! | [`mod@format`] | [`Formatter`]: records → token ids |
 
 pub mod chat;
+pub mod fewest;
 pub mod format;
 pub mod gguf_vocab;
 mod jinja;
@@ -28,6 +30,7 @@ pub use crate::data::{
     ScoreInput, ScoreRecord, SftRecord, TokenRecord, sha256_hex,
 };
 pub use chat::{ChatTemplate, TemplateDate};
+pub use fewest::{Count, Encoded};
 pub use format::Formatter;
 pub use gguf_vocab::GgufVocab;
 pub use tokenizer::{HfFiles, Tokenizer};

@@ -323,6 +323,56 @@ impl Substitute {
     }
 }
 
+/// What steps may take away of a text before it becomes tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Loss {
+    /// How many bytes may become one; `None` where any number may vanish.
+    times: Option<usize>,
+    /// Whether any white space may vanish, beside that.
+    spaces: bool,
+}
+
+impl Loss {
+    /// Nothing.
+    pub(super) const NONE: Self = Self::shrunk(1);
+    /// White space.
+    pub(super) const SPACES: Self = Self {
+        times: Some(1),
+        spaces: true,
+    };
+    /// Anything.
+    const ANY: Self = Self {
+        times: None,
+        spaces: true,
+    };
+
+    const fn shrunk(times: usize) -> Self {
+        Self {
+            times: Some(times),
+            spaces: false,
+        }
+    }
+
+    /// This, and then another.
+    pub(super) fn then(self, next: Self) -> Self {
+        let times = self.times.zip(next.times);
+        Self {
+            times: times.and_then(|(a, b)| a.checked_mul(b)),
+            spaces: self.spaces || next.spaces,
+        }
+    }
+
+    /// How many bytes may become one; `None` where any number may vanish.
+    pub(super) fn times(self) -> Option<usize> {
+        self.times
+    }
+
+    /// Whether white space may vanish.
+    pub(super) fn spaces(self) -> bool {
+        self.spaces
+    }
+}
+
 /// The steps that make a text uniform before it is cut.
 #[derive(Debug, Default)]
 pub(super) struct Normalize(Vec<NormalizeStep>);
@@ -354,6 +404,29 @@ impl NormalizeStep {
             Self::Substitute(step) => step.length(text),
             Self::Map(map, _) => Ok(mapped_length(map, text)),
             Self::Plain(_) => Ok(self.most(text.len())),
+        }
+    }
+
+    /// What it may take away. No normal form of Unicode makes one byte of more than four.
+    fn loss(&self) -> Loss {
+        use NormalizerWrapper as N;
+        match self {
+            Self::Plain(N::Prepend(_) | N::ByteLevel(_)) => Loss::NONE,
+            Self::Plain(N::NFC(_) | N::NFD(_) | N::NFKC(_) | N::NFKD(_) | N::Lowercase(_)) => Loss::shrunk(4),
+            Self::Plain(N::Replace(step)) => {
+                let pattern = match pattern_of(step) {
+                    Ok(ReplacePattern::String(pattern)) => pattern,
+                    _ => return Loss::ANY,
+                };
+                match pattern.len().checked_div(step.content.len()) {
+                    // What was no white space may have become some.
+                    Some(_) if step.content.contains(char::is_whitespace) => Loss::ANY,
+                    Some(_) => Loss::shrunk(pattern.len().div_ceil(step.content.len()).max(1)),
+                    None => Loss::ANY,
+                }
+            }
+            Self::Plain(N::StripNormalizer(_)) => Loss::SPACES,
+            _ => Loss::ANY,
         }
     }
 
@@ -397,6 +470,20 @@ impl Normalize {
         Ok(Some(Self(all)))
     }
 
+    /// What they may take away of a text.
+    pub(super) fn loss(&self) -> Loss {
+        self.0
+            .iter()
+            .fold(Loss::NONE, |loss, step| loss.then(step.loss()))
+    }
+
+    /// Whether they make letters of bytes, which stand for every text.
+    pub(super) fn spells_bytes(&self) -> bool {
+        let step =
+            |step: &NormalizeStep| matches!(step, NormalizeStep::Plain(NormalizerWrapper::ByteLevel(_)));
+        self.0.last().is_some_and(step)
+    }
+
     fn run(&self, text: &mut NormalizedString) -> CrateResult<()> {
         let (read, made) = WATCH.with_borrow_mut(|watch| {
             watch.read += text.get().len();
@@ -429,10 +516,15 @@ impl Normalizer for Normalize {
     }
 }
 
+/// What a replacement looks for, which the crate does not show.
+fn pattern_of(replace: &Replace) -> serde_json::Result<ReplacePattern> {
+    let pattern = serde_json::to_value(replace).map(|mut v| v["pattern"].take());
+    pattern.and_then(serde_json::from_value)
+}
+
 /// The length of a text after a replacement, without making it.
 fn replaced_length(replace: &Replace, text: &str) -> CrateResult<usize> {
-    let pattern = serde_json::to_value(replace).map(|mut v| v["pattern"].take());
-    let pattern: ReplacePattern = pattern.and_then(serde_json::from_value)?;
+    let pattern = pattern_of(replace)?;
     let with = |content: &str| -> CrateResult<usize> {
         let texts = Replace::new(pattern.clone(), content)?.decode_chain(vec![text.to_owned()])?;
         Ok(texts.iter().map(String::len).sum())
@@ -566,6 +658,38 @@ impl PreTokenize {
             )));
         }
         Ok(Self(all))
+    }
+}
+
+impl PreTokenize {
+    /// What they may take away of a text.
+    pub(super) fn loss(&self) -> Loss {
+        use PreTokenizerWrapper as P;
+        let split = |behavior: SplitDelimiterBehavior| match behavior {
+            SplitDelimiterBehavior::Removed => Loss::ANY,
+            _ => Loss::NONE,
+        };
+        self.0.iter().fold(Loss::NONE, |loss, step| {
+            loss.then(match step {
+                PreTokenizeStep::Split { behavior, .. } => split(*behavior),
+                PreTokenizeStep::Plain(P::Split(step)) => split(step.behavior),
+                PreTokenizeStep::Plain(P::Punctuation(step)) => split(step.behavior),
+                PreTokenizeStep::Plain(P::ByteLevel(_) | P::Metaspace(_) | P::Digits(_)) => Loss::NONE,
+                PreTokenizeStep::Plain(P::UnicodeScripts(_) | P::FixedLength(_)) => Loss::NONE,
+                PreTokenizeStep::Plain(P::Whitespace(_) | P::WhitespaceSplit(_) | P::BertPreTokenizer(_)) => {
+                    Loss::SPACES
+                }
+                PreTokenizeStep::Plain(_) => Loss::ANY,
+            })
+        })
+    }
+
+    /// Whether they make letters of bytes, which stand for every text.
+    pub(super) fn spells_bytes(&self) -> bool {
+        let step = |step: &PreTokenizeStep| {
+            matches!(step, PreTokenizeStep::Plain(PreTokenizerWrapper::ByteLevel(_)))
+        };
+        self.0.last().is_some_and(step)
     }
 }
 

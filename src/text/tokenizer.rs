@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokenizers::AddedToken;
 
 use super::chat::ChatTemplate;
+use super::fewest::{Encoded, Fewest};
 use super::pipeline::{PostProcess, watched};
 use super::tokenizer_file::{self, Engine, Read, add_all};
 use crate::data::json::parse_object;
@@ -92,6 +93,8 @@ pub struct Tokenizer {
     file: &'static str,
     /// The bytes of its longest token.
     longest: usize,
+    /// How few tokens a text may have.
+    pub(super) fewest: Fewest,
     /// Put before every text encoded with `add_special` (GGUF; Hugging Face files say it in their post-processor).
     prepend: Option<u32>,
     /// As `prepend`, after it.
@@ -215,6 +218,7 @@ impl Tokenizer {
             .map(|token| token.len())
             .fold(parts.longest, usize::max);
         Self {
+            fewest: Fewest::new(&inner, longest),
             inner,
             file: parts.file,
             longest,
@@ -232,19 +236,32 @@ impl Tokenizer {
     /// Text that a chat template rendered already holds its special tokens: encode it with `add_special = false`.
     ///
     /// # Errors
-    /// A user error when the vocabulary cannot spell the text (only tokenizers without byte fallback), or when the file's
-    /// steps make too much of it.
+    /// A user error when the vocabulary cannot spell the text (only tokenizers without byte fallback), when the file's
+    /// steps make too much of it, or when it is longer than [`limits::TOKENIZED`].
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        self.encode_within(text, add_special, usize::MAX)?.ids()
+    }
+
+    /// As [`Tokenizer::encode`] for a reader that cannot use more than `most` tokens: a text that has more by its bytes
+    /// alone is not tokenised.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_within(&self, text: &str, add_special: bool, most: usize) -> Result<Encoded> {
+        if let Some(tokens) = self.fewest.more_than(most, text) {
+            return Ok(Encoded::TooLong(tokens));
+        }
+        limits::TOKENIZED.check(self.file, text.len())?;
         let encode = || watched(|| self.inner.encode_fast(text, add_special));
         let encoding = guard(self.file, || {
             encode().map_err(|e| Error::user(format!("{}: this text cannot be tokenised: {e}", self.file)))
         })?;
         let around = |id: Option<u32>| id.filter(|_| add_special);
-        Ok(around(self.prepend)
+        let ids = around(self.prepend)
             .into_iter()
             .chain(encoding.get_ids().iter().copied())
-            .chain(around(self.append))
-            .collect())
+            .chain(around(self.append));
+        Ok(Encoded::Ids(ids.collect()))
     }
 
     /// The text of `ids`; `skip_special` leaves out special tokens. Bytes that are not UTF-8 become U+FFFD; ids past

@@ -5,13 +5,13 @@ use super::sources::{Named, Purpose};
 use crate::config::{DataSet, SupervisedConfig, TrainOn};
 use crate::data::prepare::pairs::PairRecord;
 use crate::data::record::collect;
-use crate::data::weight::Held;
+use crate::data::weight::{Expansion, Held};
 use crate::data::{ASSISTANT, Input, PromptContent, Record, Tally, sha256_hex};
 use crate::error::{Context, Error, Result};
 use crate::model::hub::HubSettings;
 use crate::model::load::Source;
 use crate::run::{Kind, kinds};
-use crate::text::{Formatter, SftRecord, TemplateDate};
+use crate::text::{Encoded, Formatter, SftRecord, TemplateDate};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -29,6 +29,17 @@ pub struct Making<'a> {
     pub openings: Cell<usize>,
 }
 
+/// What a record becomes.
+#[derive(Debug)]
+pub enum Made<E> {
+    /// An example, which may be too long.
+    Example(E),
+    /// It holds nothing to learn.
+    Nothing,
+    /// A sequence of it is longer than [`Making::limit`] and was not tokenised.
+    TooLong,
+}
+
 /// What one record of a data file becomes.
 pub trait Example: Sized {
     /// The runs that learn from it.
@@ -40,11 +51,11 @@ pub trait Example: Sized {
     /// Which split of a data set they are.
     const PURPOSE: Purpose;
 
-    /// Tokenises a record; `None` where it holds nothing to learn.
+    /// Tokenises a record.
     ///
     /// # Errors
     /// A text the tokenizer or the chat template refuses.
-    fn new(record: Self::Record, making: &Making<'_>) -> Result<Option<Self>>;
+    fn new(record: Self::Record, making: &Making<'_>) -> Result<Made<Self>>;
 
     /// Its prompt.
     fn key(&self) -> Self::Key;
@@ -130,7 +141,7 @@ impl Example for Demonstration {
     type Key = Vec<u32>;
     const PURPOSE: Purpose = Purpose::Demonstrations;
 
-    fn new(r: SftRecord, making: &Making<'_>) -> Result<Option<Self>> {
+    fn new(r: SftRecord, making: &Making<'_>) -> Result<Made<Self>> {
         let mut learned: Vec<usize> = (0..r.turns.len())
             .filter(|i| r.turns[*i].role == ASSISTANT)
             .collect();
@@ -151,7 +162,8 @@ impl Example for Demonstration {
                 .formatter
                 .target(&before, &r.turns[at].content, r.tools.as_ref())
             {
-                Ok((prompt, response)) => out.push(prompt, &response),
+                Ok((Encoded::Ids(prompt), Encoded::Ids(response))) => out.push(prompt, &response),
+                Ok(_) => return Ok(Made::TooLong),
                 // Nothing to answer, and the template opens no turn for it. The turns after it can
                 // be learned.
                 Err(_) if opening && several => making.openings.set(making.openings.get() + 1),
@@ -162,7 +174,10 @@ impl Example for Demonstration {
                 break;
             }
         }
-        Ok((!out.sequences.is_empty()).then_some(out))
+        Ok(match out.sequences.is_empty() {
+            true => Made::Nothing,
+            false => Made::Example(out),
+        })
     }
 
     fn key(&self) -> Vec<u32> {
@@ -205,14 +220,18 @@ impl Example for Pair {
     type Key = String;
     const PURPOSE: Purpose = Purpose::Preferences;
 
-    fn new(PairRecord(r): PairRecord, making: &Making<'_>) -> Result<Option<Self>> {
+    fn new(PairRecord(r): PairRecord, making: &Making<'_>) -> Result<Made<Self>> {
         let ids = |answer: &str| making.formatter.scored(&r.prompt, answer);
         let answers = [ids(&r.chosen)?, ids(&r.rejected)?];
-        if answers.iter().any(Vec::is_empty) {
+        if answers.iter().any(|ids| ids.count().tokens == 0) {
             return Err(Error::user("prompt and answer are both empty"));
         }
+        let [Encoded::Ids(chosen), Encoded::Ids(rejected)] = answers else {
+            return Ok(Made::TooLong);
+        };
         let prompt = format!("{:?}", r.prompt);
-        Ok(Some(Self { prompt, answers }))
+        let answers = [chosen, rejected];
+        Ok(Made::Example(Self { prompt, answers }))
     }
 
     fn key(&self) -> String {
@@ -256,14 +275,16 @@ impl<E: Example> Examples<E> {
             .template_date
             .parse::<TemplateDate>()
             .context("--template-date")?;
+        let limit = c.max_length.min(source.spec.max_position_embeddings);
         let making = Making {
             formatter: Formatter {
                 tokenizer: &tokenizer,
                 raw: c.raw,
                 date,
+                most: limit,
             },
             train_on: c.train_on.unwrap_or_default(),
-            limit: c.max_length.min(source.spec.max_position_embeddings),
+            limit,
             openings: Cell::default(),
         };
         let hub = HubSettings::from_env();
@@ -300,9 +321,9 @@ impl<E: Example> Examples<E> {
 fn read<E: Example>(named: &Named, making: &Making<'_>) -> Result<(Vec<E>, String)> {
     let (source, limit) = (named.source(), making.limit);
     let (mut out, mut total, mut tally, mut hashes) = (Vec::new(), 0, Tally::default(), Vec::new());
-    let (mut nothing, mut held) = (0, Held::default());
+    let (mut nothing, mut held, expansion) = (0, Held::default(), Expansion::default());
     for path in named.files() {
-        let input = Input::open_hashed(path)?;
+        let input = Input::open_hashed(path, &expansion)?;
         hashes.extend(input.sha256().map(str::to_owned));
         // Public data, of which nobody has made sure that every row fits.
         let found = input.is_parquet() || matches!(named, Named::Set { .. });
@@ -310,13 +331,13 @@ fn read<E: Example>(named: &Named, making: &Making<'_>) -> Result<(Vec<E>, Strin
             let example = E::new(record, making)?;
             total += 1;
             match example {
-                None => nothing += 1,
-                Some(example) if example.longest() <= limit => {
+                Made::Nothing => nothing += 1,
+                Made::Example(example) if example.longest() <= limit => {
                     let tokens: usize = example.tokens().iter().map(|part| size_of_val(*part)).sum();
                     out.push(example);
                     return Ok(tokens as u64);
                 }
-                Some(_) => {}
+                Made::Example(_) | Made::TooLong => {}
             }
             Ok(0)
         })?;
@@ -420,6 +441,7 @@ mod tests {
                 tokenizer: &tokenizer,
                 raw: false,
                 date: "2026-07-05".parse().unwrap(),
+                most: limit,
             },
             train_on,
             limit,
@@ -444,8 +466,11 @@ mod tests {
             let pieces: Vec<String> = s.pieces().map(text).collect();
             pieces.chunks(2).map(|p| format!("{}[{}]", p[0], p[1])).collect()
         };
-        let example = Demonstration::new(record, &making)?;
-        Ok(example.map_or_else(Vec::new, |e| e.sequences.iter().map(shown).collect()))
+        Ok(match Demonstration::new(record, &making)? {
+            Made::Example(e) => e.sequences.iter().map(shown).collect(),
+            Made::Nothing => Vec::new(),
+            Made::TooLong => vec!["too long".to_owned()],
+        })
     }
 
     const TURNS: [(&str, &str); 6] = [
@@ -539,6 +564,51 @@ mod tests {
             ["<|user|>s<|user|>a<|assistant|>[t#b<|end|>]"],
             "9 tokens are over 8 already"
         );
+    }
+
+    /// The pair's text would be an error if it were tokenised.
+    #[test]
+    fn what_cannot_fit_is_left_out_without_being_tokenised() {
+        let long = "a".repeat(crate::file::limits::TOKENIZED.most() as usize + 1);
+        let plain = crate::demo::CHAT_TEMPLATE;
+        for turns in [
+            [("user", "a"), ("assistant", &long[..5000])],
+            [("user", &long[..5000]), ("assistant", "b")],
+        ] {
+            assert_eq!(made(plain, &turns, TrainOn::All, 64).unwrap(), ["too long"]);
+            // What may fit is counted.
+            let made = made(plain, &turns, TrainOn::All, 5000).unwrap();
+            assert_eq!(
+                made[0].len(),
+                "<|user|>".len() + "<|assistant|>[<|end|>]".len() + 5001
+            );
+        }
+        let tokenizer = tokenizer(plain);
+        let making = Making {
+            formatter: Formatter {
+                tokenizer: &tokenizer,
+                raw: true,
+                date: "2026-07-05".parse().unwrap(),
+                most: 64,
+            },
+            train_on: TrainOn::All,
+            limit: 64,
+            openings: Cell::default(),
+        };
+        let pair = |chosen: &str| {
+            let prompt = PromptContent::Text("a".into());
+            Pair::new(
+                PairRecord(crate::text::PreferenceRecord {
+                    id: serde_json::Value::Null.into(),
+                    prompt,
+                    chosen: chosen.into(),
+                    rejected: "b".into(),
+                }),
+                &making,
+            )
+        };
+        assert!(matches!(pair(&long).unwrap(), Made::TooLong));
+        assert!(matches!(pair("c").unwrap(), Made::Example(_)));
     }
 
     #[test]

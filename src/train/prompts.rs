@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Result};
 use crate::model::alias::alias;
 use crate::model::hub::HubSettings;
 use crate::model::load::Source;
-use crate::text::Formatter;
+use crate::text::{Count, Encoded, Formatter};
 use std::path::{Path, PathBuf};
 
 /// Training prompts of the embedded preset.
@@ -157,8 +157,8 @@ pub fn read_with(
 pub(super) struct Tokenised {
     /// Those that are kept, in order.
     pub(super) prompts: Vec<Prompt>,
-    /// Tokens of the longest, and what messages call it.
-    longest: (usize, String),
+    /// Tokens of the longest that is not left out, and what messages call it.
+    longest: (Count, String),
 }
 
 /// How long a prompt may be.
@@ -189,22 +189,31 @@ pub(super) fn tokenise(all: Prompts, formatter: &Formatter<'_>, limit: Limit) ->
     let source = all.source.as_deref();
     let mut out = Tokenised {
         prompts: Vec::with_capacity(total),
-        longest: (0, Prompts::place(source, 0)),
+        longest: (Count::of(0), Prompts::place(source, 0)),
     };
+    let formatter = Formatter {
+        most: most.unwrap_or(limit.room),
+        ..*formatter
+    };
+    let mut dropped = 0;
     for (record, at) in all.records.into_iter().zip(1..) {
         let content = record.prompt;
         let tokens = formatter.prompt(&content).context(Prompts::place(source, at))?;
-        if most.is_some_and(|most| tokens.len() > most) {
+        if most.is_some_and(|most| tokens.count().tokens > most) {
+            dropped += 1;
             continue;
         }
-        if tokens.len() > out.longest.0 {
-            out.longest = (tokens.len(), Prompts::place(source, at));
+        if tokens.count().tokens > out.longest.0.tokens {
+            out.longest = (tokens.count(), Prompts::place(source, at));
         }
-        out.prompts.push(Prompt { content, tokens });
+        // One that is too long for the context is refused when the positions are asked for.
+        if let Encoded::Ids(tokens) = tokens {
+            out.prompts.push(Prompt { content, tokens });
+        }
     }
-    let (dropped, most) = (total - out.prompts.len(), most.unwrap_or(0));
+    let most = most.unwrap_or(0);
     let source = source.unwrap_or("the prompts");
-    if out.prompts.is_empty() {
+    if dropped == total {
         return Err(Error::user(format!(
             "{source}: all {total} prompts have more than {most} tokens; raise --max-prompt-length, or lower \
              --max-completion-length if the context is too short"
@@ -225,8 +234,77 @@ impl Tokenised {
     /// More than the model's context.
     pub(super) fn positions(&self, source: &Source, completion: usize) -> Result<usize> {
         let (longest, place) = &self.longest;
-        source.positions(longest + completion).context(format!(
-            "{place} has {longest} tokens and --max-completion-length is {completion}"
+        source.fits(longest.plus(completion)).context(format!(
+            "{place} has {longest} and --max-completion-length is {completion}"
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::text::{HfFiles, Tokenizer};
+
+    fn of(texts: &[&str], asked: Option<usize>, found: bool) -> Result<Tokenised> {
+        let tokenizer = Tokenizer::from_hf(&HfFiles {
+            tokenizer_json: demo::tokenizer_json().into(),
+            ..HfFiles::default()
+        })?;
+        let formatter = Formatter {
+            tokenizer: &tokenizer,
+            raw: true,
+            date: "2026-07-05".parse().unwrap(),
+            most: usize::MAX,
+        };
+        let record = |text: &&str| PromptRecord {
+            id: serde_json::Value::Null.into(),
+            prompt: PromptContent::Text((*text).to_owned()),
+            fields: serde_json::Map::new(),
+        };
+        let all = Prompts {
+            records: texts.iter().map(record).collect(),
+            set: None,
+            source: Some("p.jsonl".into()),
+            found,
+        };
+        tokenise(all, &formatter, Limit { asked, room: 100 })
+    }
+
+    /// A text of 100 kB has more than 100 tokens for certain, so it is not tokenised; one of 1000 letters is.
+    #[test]
+    fn prompts_that_cannot_fit_are_left_out_or_refused_as_those_that_do_not() {
+        for long in ["a".repeat(1000), "a".repeat(100_000)] {
+            let texts = ["b", &long, "cc"];
+            for (asked, found) in [(Some(50), false), (Some(50), true), (None, true)] {
+                let kept = of(&texts, asked, found).unwrap();
+                assert_eq!(kept.prompts.len(), 2);
+                assert_eq!(kept.longest, (Count::of(2), "p.jsonl: prompt 3".into()));
+                let said = of(&[&long], asked, found).err().unwrap().to_string();
+                let most = asked.unwrap_or(100);
+                assert!(
+                    said.contains(&format!("all 1 prompts have more than {most} tokens")),
+                    "{said}"
+                );
+            }
+            // Nothing is left out of a file made for this program unless a length was asked for.
+            let source = Source::open_causal("tiny").unwrap();
+            for texts in [&texts[..], &[&long]] {
+                let said = of(texts, None, false).unwrap().positions(&source, 28);
+                let said = said.unwrap_err().to_string();
+                let place = format!("p.jsonl: prompt {} has ", if texts.len() == 1 { 1 } else { 2 });
+                let count = if long.len() == 1000 {
+                    "1000"
+                } else {
+                    "at least 1924"
+                };
+                assert!(
+                    said.starts_with(&format!(
+                        "{place}{count} tokens and --max-completion-length is 28"
+                    )) && said.contains("longer than the context of tiny, 128 tokens"),
+                    "{said}"
+                );
+            }
+        }
     }
 }

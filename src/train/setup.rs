@@ -94,6 +94,7 @@ impl Job {
             tokenizer: &tokenizer,
             raw: config.raw,
             date,
+            most: usize::MAX,
         };
         let length = config.max_completion_length;
         let room = source.spec.max_position_embeddings.saturating_sub(length);

@@ -253,6 +253,51 @@ fn a_prompt_longer_than_the_context_is_refused() {
     ]);
 }
 
+/// What can only be too long is refused with the same words, and is not tokenised. So is what a template makes of a short
+/// prompt.
+#[test]
+fn a_text_that_cannot_fit_is_refused_before_it_is_tokenised() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    let embedded = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny");
+    std::fs::create_dir(&model).unwrap();
+    for file in std::fs::read_dir(embedded).unwrap() {
+        let file = file.unwrap().path();
+        std::fs::copy(&file, model.join(file.file_name().unwrap())).unwrap();
+    }
+    let rows = dir.path().join("p.jsonl");
+    let long = json!({"prompt": "a".repeat(10_000)}).to_string();
+    std::fs::write(&rows, format!("{{\"prompt\": \"hi\"}}\n{long}\n")).unwrap();
+    let refused = |command: &str, more: &[&str], parts: &[&str]| {
+        let line = [&[command, "--model", text(&model)], more].concat();
+        tea(&line).refused(parts);
+    };
+    let least = [
+        "p.jsonl: prompt 2: the prompt has at least 193 tokens",
+        "128 tokens",
+    ];
+    refused("generate", &["--prompts", text(&rows), "--raw"], &least);
+    refused("generate", &["--prompts", text(&rows)], &least);
+    std::fs::write(model.join("chat_template.jinja"), "{{ 'a' * 30000000 }}").unwrap();
+    let least = ["--prompt: the prompt has at least 576924 tokens", "128 tokens"];
+    refused("generate", &["--prompt", "hi"], &least);
+    let rows = dir.path().join("s.jsonl");
+    std::fs::write(&rows, long.replace('}', ", \"completion\": \"b\"}")).unwrap();
+    let least = ["s.jsonl: record 1 has at least 194 tokens", "128 tokens"];
+    refused("logprobs", &["--input", text(&rows)], &least);
+    let rows = dir.path().join("r.jsonl");
+    std::fs::write(&rows, long.replace('}', ", \"response\": \"b\"}")).unwrap();
+    let line = [
+        "score",
+        "--reward-model",
+        "tiny-reward",
+        "--raw",
+        "--input",
+        text(&rows),
+    ];
+    tea(&line).refused(&["r.jsonl: record 1 has at least 194 tokens", "context"]);
+}
+
 #[test]
 fn weights_that_cannot_be_computed_with_are_refused() {
     let (policy, _) = pair();

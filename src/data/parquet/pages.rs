@@ -15,6 +15,7 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::ChunkReader;
 use parquet::schema::types::ColumnDescriptor;
 
+use super::super::weight::Expansion;
 use super::thrift::{Fault, Kind, Thrift};
 use crate::error::Error;
 use crate::file::limits::{PARQUET_ITEMS, PARQUET_PAGE_HEADER, PARQUET_PAGES, ROW};
@@ -100,6 +101,8 @@ pub(super) struct Pages<R> {
     /// Whether values have definition levels, and repetition levels, before them.
     levels: (bool, bool),
     meter: Arc<Meter>,
+    /// What all pages unpack to: row groups may share a page.
+    expansion: Expansion,
 }
 
 impl<R: ChunkReader> Pages<R> {
@@ -109,6 +112,7 @@ impl<R: ChunkReader> Pages<R> {
         file: &Arc<R>,
         chunk: &ColumnChunkMetaData,
         meter: &Arc<Meter>,
+        expansion: &Expansion,
     ) -> Result<Self> {
         let descr: &ColumnDescriptor = chunk.column_descr();
         let dictionary = chunk.dictionary_page_offset().filter(|at| *at > 0);
@@ -140,6 +144,7 @@ impl<R: ChunkReader> Pages<R> {
             repeated: descr.max_rep_level() > 0,
             levels: (descr.max_def_level() > 0, descr.max_rep_level() > 0),
             meter: meter.clone(),
+            expansion: expansion.clone(),
         })
     }
 
@@ -205,6 +210,9 @@ impl<R: ChunkReader> Pages<R> {
             .get_bytes(self.at + length, header.compressed as usize)?;
         self.at += length + header.compressed;
         let bytes = self.unpack(&header, bytes)?;
+        self.expansion
+            .unpacked(&*self.name, bytes.len() as u64)
+            .map_err(limit)?;
         self.check(&header, &bytes)?;
         Ok(Some(header.page(bytes)))
     }

@@ -26,7 +26,7 @@ use super::key::sha256_hex;
 use super::message::PromptContent;
 use super::place::Place;
 use super::record::Tally;
-use super::weight::{Held, Weight};
+use super::weight::{Expansion, Held, Weight};
 use crate::error::{Context, Error, Result};
 pub use formats::{Format, Item, ScoreField};
 pub use split::{Share, Splits};
@@ -153,8 +153,9 @@ pub fn prepare(o: &Options) -> Result<Prepared> {
     let (foreign, foreign_files) = keys(&o.disjoint_from)?;
     let mut counts = Counts::default();
     let (mut inputs, mut pool, mut held) = (Vec::new(), split::Pool::default(), Held::default());
+    let expansion = Expansion::default();
     for path in &o.inputs {
-        let input = formats::read(Opened::open_hashed(path)?, o, &mut |place, item| {
+        let input = formats::read(Opened::open_hashed(path, &expansion)?, o, &mut |place, item| {
             let key = split::canonical_key(&item.prompt);
             if excluded.contains_key(&key) {
                 counts.excluded += 1;
@@ -210,8 +211,9 @@ pub fn prepare(o: &Options) -> Result<Prepared> {
 /// The canonical keys of the prompts in files of any known shape, with the file; and the files by their contents.
 fn keys(files: &[PathBuf]) -> Result<(BTreeMap<String, PathBuf>, Vec<Source>)> {
     let (mut found, mut sources, mut held) = (BTreeMap::new(), Vec::new(), Held::default());
+    let expansion = Expansion::default();
     for path in files {
-        let input = Opened::open_hashed(path)?;
+        let input = Opened::open_hashed(path, &expansion)?;
         sources.push(source(&input));
         formats::read_prompts(input, None, &mut |place, prompt| {
             let key = split::canonical_key(&prompt);

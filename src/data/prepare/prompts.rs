@@ -10,7 +10,7 @@ use super::{Opened, split};
 use crate::data::dataset::PromptRecord;
 use crate::data::message::PromptContent;
 use crate::data::record::{Record, Tally};
-use crate::data::weight::{Held, Weight};
+use crate::data::weight::{Expansion, Held, Weight};
 use crate::error::{Context, Error, Result};
 
 /// The prompts of data files.
@@ -33,7 +33,9 @@ pub struct Prompts {
 /// A file that is missing, malformed (naming the row) or without rows; no usable row in all of them.
 pub fn prompts(files: &[PathBuf]) -> Result<Prompts> {
     let names: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
-    found(files.iter().map(|path| Opened::open(path)), &names.join(", "))
+    let expansion = Expansion::default();
+    let files = files.iter().map(|path| Opened::open_with(path, &expansion));
+    found(files, &names.join(", "))
 }
 
 /// Reads one file. Parquet, and files in the shape of a public set, are taken for found data, as [`prompts`] takes them; JSON

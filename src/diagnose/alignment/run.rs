@@ -128,15 +128,17 @@ impl AlignmentRun {
     fn open(&self) -> Result<Policy> {
         let mut source = Source::open_causal(&self.model)?;
         let tokenizer = source.tokenizer()?;
+        let context = source.spec.max_position_embeddings;
         let formatter = Formatter {
             tokenizer: &tokenizer,
             raw: self.raw,
             date: self.date,
+            most: context.saturating_sub(self.max_completion_length),
         };
         let tokens = |(i, content): (usize, &PromptContent)| {
             let tokens = formatter.prompt(content)?;
-            source.positions(tokens.len() + self.max_completion_length)?;
-            Ok(tokens).context(format!("prompt {}", i + 1))
+            source.fits(tokens.count().plus(self.max_completion_length))?;
+            tokens.ids().context(format!("prompt {}", i + 1))
         };
         let prompts = self
             .prompts
