@@ -17,6 +17,7 @@
 //! | [`run`] | a directory that a command writes: lock, marker, checksums |
 //! | [`mod@file`] | every file that is read or written goes through here: what may be opened, the limits, whole or not at all |
 //! | [`config`], [`error`], [`rng`] | typed settings; the error type; counter-based random numbers |
+//! | [`web`] | HTTP: one kind of agent, whose time limits hold |
 //! | [`words`] | text of others within messages, tables and terminals; keys that nothing shows |
 //!
 //! [`data`], [`text`], [`hub`], [`report`] and [`demo`] are CPU-only side rooms (data files and their records; tokenizers and
@@ -48,4 +49,5 @@ pub mod sweep;
 pub mod tensor;
 pub mod text;
 pub mod train;
+pub mod web;
 pub mod words;

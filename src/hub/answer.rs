@@ -11,6 +11,7 @@ use super::cache;
 use super::names::{Etag, is_commit, is_plain};
 use crate::error::{Error, Result};
 use crate::file::limits::{HUB_FILES, HUB_LISTING};
+use crate::words::secret;
 
 /// Longest wait before another try, whatever the server asks for.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
@@ -60,8 +61,10 @@ pub(super) fn failed(why: impl Into<String>) -> Trouble {
     Trouble::Final(Fault::Failed(why.into()))
 }
 
-/// Text of others in a message: escaped and cut.
+/// Text of others in a message: without keys, escaped and cut.
 pub(crate) fn quoted(text: &str) -> String {
+    // Half of a key would not be known for one.
+    let text = &secret::masked(text.to_string());
     let cut = text.char_indices().nth(QUOTED).map(|(at, _)| at);
     match cut {
         Some(at) => format!("{:?}…", &text[..at]),

@@ -147,6 +147,14 @@ impl Folder {
         found.is_file().then_some(found.len())
     }
 
+    /// What is wrong with contents in the cache, which are hashed; `None` where nothing is.
+    pub(super) fn mismatch(&self, etag: &Etag) -> Result<Option<String>> {
+        let path = self.path().join("blobs").join(etag.as_str());
+        let file = regular(&path)?;
+        let size = file.metadata().map_err(Error::io(&path))?.len();
+        mismatch(file, size, etag).map_err(Error::io(&path))
+    }
+
     /// Where a file's contents are put together.
     pub(super) fn incomplete(&self, etag: &Etag) -> Result<PathBuf> {
         self.make(

@@ -13,6 +13,7 @@ use super::settings::HubSettings;
 use crate::error::{Error, Result};
 use crate::file::limits::{HUB_HEADERS, HUB_LISTING};
 use crate::report::progress::Progress;
+use crate::web::{self, Deadline};
 
 /// Most redirects from one question to its answer.
 const REDIRECTS: usize = 10;
@@ -24,6 +25,8 @@ const WAIT: Duration = Duration::from_millis(500);
 const LISTING_TIME: Duration = Duration::from_secs(120);
 /// How often a question and its redirects may take as long as one answer.
 const PATIENT: u32 = 3;
+/// How often a read of a body may take as long as one of the connection.
+const READING: u32 = 2;
 /// Bytes a second below which a server counts as one that does not answer.
 const SLOWEST: f64 = 1024.0;
 
@@ -85,23 +88,18 @@ impl Client {
     /// A client; nothing is sent yet.
     ///
     /// # Errors
-    /// The settings are no such.
+    /// The settings are no such, or the environment's proxy is none.
     pub(super) fn new(settings: &HubSettings) -> Result<Self> {
         let headers = usize::try_from(HUB_HEADERS.most()).unwrap_or(usize::MAX);
         let (metadata, download) = (settings.metadata_patience()?, settings.download_patience()?);
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
-            // Redirects are followed here, where it is known who may see the token.
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .max_response_header_size(headers)
-            .accept_encoding("identity")
-            .user_agent(concat!("tea-wgpu/", env!("CARGO_PKG_VERSION")))
-            .timeout_resolve(Some(metadata))
-            .timeout_connect(Some(metadata))
-            .timeout_send_request(Some(metadata))
-            .build()
-            .new_agent();
+        // Redirects are followed here, where it is known who may see the token.
+        let agent = web::agent(|builder| {
+            builder
+                .max_response_header_size(headers)
+                .timeout_resolve(Some(metadata))
+                .timeout_connect(Some(metadata))
+                .timeout_send_request(Some(metadata))
+        })?;
         Ok(Self {
             base: settings.address()?,
             token: settings.checked_token()?,
@@ -287,7 +285,12 @@ impl Pace {
         piece: &mut [u8],
         at: &Address,
     ) -> Result<usize, Trouble> {
-        let n = body.read(piece).map_err(|e| cut(e, at))?;
+        let n = {
+            // It returns when some of the body is there, whatever else comes meanwhile. TLS has up to 16 KiB together.
+            let left = self.end.saturating_duration_since(Instant::now());
+            let _end = Deadline::after(left.min(self.patience.saturating_mul(READING)));
+            body.read(piece).map_err(|e| cut(e, at))?
+        };
         let (now, waited) = (Instant::now(), self.since.elapsed());
         self.bytes += n;
         if n > 0 && now > self.end {

@@ -1,7 +1,7 @@
 //! A file's bytes: asked for from where an earlier try ended, counted and hashed before they enter the cache.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -45,12 +45,14 @@ pub(super) fn download(
     limit: &Limit,
     path: &Path,
 ) -> Result<(), Fault> {
+    let length = || fs::symlink_metadata(path).map_or(0, |m| m.len());
     let mut tries = Tries::new();
     let mut again = true;
     let mut progress = None;
+    let mut traffic = Traffic::default();
+    let mut longest = length();
     loop {
-        let before = fs::symlink_metadata(path).map_or(0, |m| m.len());
-        let end = match attempt(client, metadata, name, limit, path, &mut progress) {
+        let end = match attempt(client, metadata, name, limit, path, &mut progress, &mut traffic) {
             Ok(()) => return Ok(()),
             Err(end) => end,
         };
@@ -62,16 +64,39 @@ pub(super) fn download(
                     return Err(Fault::Failed(why));
                 }
                 log::warn!("hub: {name}: {why}; fetching it from its beginning");
-                again = false;
+                (again, longest) = (false, 0);
             }
             End::Trouble(trouble) => {
-                let now = fs::symlink_metadata(path).map_or(0, |m| m.len());
-                if now.saturating_sub(before) >= HEADWAY {
+                if traffic.is_too_much() {
+                    return Err(Fault::Failed(format!(
+                        "{name}: {} bytes came for a file of {}, and it is not whole: the server sends the same bytes again and again",
+                        traffic.received, traffic.total
+                    )));
+                }
+                // Not what came again: a server could go on with that for ever.
+                let now = length();
+                if now.saturating_sub(longest) >= HEADWAY {
                     tries = Tries::new();
+                    longest = now;
                 }
                 tries.another(trouble)?;
             }
         }
+    }
+}
+
+/// What came for one file, whatever became of it.
+#[derive(Default)]
+struct Traffic {
+    received: u64,
+    total: u64,
+}
+
+impl Traffic {
+    /// Whether it is as much as the file twice over. Servers that cannot go on in the middle of a file send it from its
+    /// beginning.
+    fn is_too_much(&self) -> bool {
+        self.received > self.total.saturating_mul(2).saturating_add(HEADWAY)
     }
 }
 
@@ -82,6 +107,7 @@ fn attempt(
     limit: &Limit,
     path: &Path,
     progress: &mut Option<Progress>,
+    traffic: &mut Traffic,
 ) -> Result<(), End> {
     let mut file = own_file(path).map_err(Fault::from)?;
     let mut have = file.metadata().map_err(disk(path))?.len();
@@ -109,6 +135,7 @@ fn attempt(
         return Err(End::Useless("the rest of it cannot be had".into()));
     };
     limit.check(name, total).map_err(Fault::from)?;
+    traffic.total = total;
     if begin != have {
         // The server sends the file from its beginning, whatever it was asked.
         file.set_len(0).map_err(disk(path))?;
@@ -129,6 +156,7 @@ fn attempt(
         if n == 0 {
             return Err(cut_short(&at, have, total).into());
         }
+        traffic.received = traffic.received.saturating_add(n as u64);
         if have + n as u64 > total {
             return Err(longer(path, &at, total));
         }
@@ -139,7 +167,7 @@ fn attempt(
         }
     }
     // Where the end of the connection is the end of the file, there may be more.
-    if matches!(reader.read(&mut piece[..1]), Ok(1)) {
+    if matches!(pace.read(&mut reader, &mut piece[..1], &at), Ok(1)) {
         return Err(longer(path, &at, total));
     }
     progress.finish();

@@ -17,10 +17,11 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::file::limits::Limit;
+use crate::report::progress::Progress;
 use answer::{Fault, Listing, Metadata};
 use cache::{Cached, Folder};
 use client::Client;
-use names::{escaped, is_commit, is_hub_id, is_plain, is_revision};
+use names::{Etag, escaped, is_commit, is_hub_id, is_plain, is_revision};
 
 pub use settings::HubSettings;
 
@@ -167,12 +168,27 @@ impl Hub {
         let _lock = self.folder.lock(&metadata.etag)?;
         // Another revision may have the same contents, or another process may have fetched them meanwhile.
         let there = self.folder.blob(&metadata.etag);
-        if there.is_none() || metadata.size.is_some_and(|size| there != Some(size)) {
+        let fits = there.is_some_and(|there| metadata.size.is_none_or(|size| there == size));
+        if !fits || !self.is_good(&metadata.etag, name)? {
             let incomplete = self.folder.incomplete(&metadata.etag)?;
             download::download(self.client()?, &metadata, name, limit, &incomplete)?;
             self.folder.install(&incomplete, &metadata.etag)?;
         }
         Ok(found(self.folder.link(commit, name, &metadata.etag)?, commit))
+    }
+
+    /// Whether contents in the cache are those that they are named by. It is asked before they get their first name in a
+    /// snapshot: other clients wrote them.
+    fn is_good(&self, etag: &Etag, name: &str) -> Result<bool> {
+        let _waiting = Progress::waiting("checking what is in the cache");
+        let wrong = self.folder.mismatch(etag)?;
+        if let Some(why) = &wrong {
+            log::warn!(
+                "{}: {name} in the cache is damaged ({why}); it is fetched again",
+                self.id
+            );
+        }
+        Ok(wrong.is_none())
     }
 
     /// What the hub says of a file.

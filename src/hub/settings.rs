@@ -8,6 +8,7 @@ use super::address::Address;
 use crate::error::{Error, Result};
 use crate::file::limits::HUB_TOKEN;
 use crate::file::open::read_text;
+use crate::words::secret;
 
 /// The public hub.
 const PUBLIC: &str = "https://huggingface.co";
@@ -111,6 +112,7 @@ impl HubSettings {
             _ => return Ok(None),
         };
         let token = text.trim();
+        secret::keep(token);
         if !token.bytes().all(|b| (0x21..0x7f).contains(&b)) {
             return Err(Error::user(format!(
                 "the access token in {from} holds spaces, line ends or other characters that no token has; set it again"

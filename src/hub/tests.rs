@@ -330,6 +330,114 @@ fn a_server_that_does_not_answer_is_given_up() {
 }
 
 #[test]
+fn words_between_chunks_do_not_hold_a_download() {
+    let chunked = |listing: bool, begin: &str, more: &str| {
+        let body = format!("{begin}{}", more.repeat(1000)).into_bytes();
+        let address = serve_with(move |asked| match asked.method.as_str() {
+            "HEAD" => Answer::file(asked, b"weights", COMMIT),
+            _ => {
+                let mut answer = Answer::new(200, &[("transfer-encoding", "chunked")], &body);
+                answer.waits[1] = Duration::from_millis(30);
+                answer
+            }
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let settings = HubSettings {
+            download_seconds: Some("1".into()),
+            metadata_seconds: Some("1".into()),
+            ..settings(dir.path(), &address)
+        };
+        let hub = connected(&settings);
+        match listing {
+            true => hub.listing("main").map(|_| ()),
+            false => hub.fetch("main", NAME, &HUB_FILE).map(|_| ()),
+        }
+    };
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let all = [
+            (false, "5;a=", "x", false),
+            (false, "", "0", false),
+            // After the whole file.
+            (false, "7\r\nweights\r\n0\r\nX: ", "x", true),
+            (true, "5;a=", "x", false),
+        ];
+        let all = all
+            .map(|(listing, begin, more, good)| (scope.spawn(move || chunked(listing, begin, more)), good));
+        for (fetched, good) in all {
+            let fetched = fetched.join().unwrap();
+            assert_eq!(fetched.is_ok(), good, "{fetched:?}");
+        }
+    });
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn bytes_that_come_again_are_no_headway() {
+    const MIB: usize = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let body = vec![b'q'; 20 * MIB];
+    let (address, seen) = counted(move |n, asked| {
+        // Without the range that is asked for.
+        let mut answer = Answer::new(200, &[], b"");
+        match asked.method.as_str() {
+            "HEAD" => answer = Answer::file(asked, &body, COMMIT),
+            _ => {
+                answer.set("content-length", &body.len().to_string());
+                answer.body = body[..if n % 2 == 0 { 17 } else { 1 } * MIB].to_vec();
+            }
+        }
+        answer
+    });
+    let fetched = fetch(dir.path(), &address);
+    assert!(matches!(fetched, Err(Fault::Failed(_))), "{fetched:?}");
+    assert_eq!(seen.lock().unwrap().len(), 1 + 3);
+}
+
+#[test]
+fn a_hub_that_repeats_the_token_does_not_get_it_into_a_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "hf_token_that_is_repeated_0123456789\n").unwrap();
+    for (name, before) in [
+        ("etag", 0),
+        ("etag", 60),
+        ("x-repo-commit", 70),
+        ("x-linked-size", 75),
+    ] {
+        let address = serve_with(move |asked| {
+            let text = format!("{}{}", "z".repeat(before), asked.token);
+            Answer::file(asked, b"x", COMMIT).with(name, &text)
+        });
+        let settings = HubSettings {
+            token: None,
+            token_file: Some(token.clone()),
+            ..settings(dir.path(), &address)
+        };
+        let said = format!(
+            "{:?}",
+            connected(&settings).fetch("main", NAME, &HUB_FILE).unwrap_err()
+        );
+        assert!(said.contains("[key]") && !said.contains("hf_t"), "{said}");
+    }
+}
+
+#[test]
+fn contents_in_the_cache_are_hashed_before_they_get_a_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = dir.path().join("models--owner--model/blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let body = b"0123456789";
+    for (there, asked) in [(&b"evilevilev"[..], 2), (body, 1)] {
+        let _ = std::fs::remove_dir_all(dir.path().join("models--owner--model/snapshots"));
+        std::fs::write(blobs.join(sha256(body)), there).unwrap();
+        let (address, seen) = counted(move |_, asked| Answer::file(asked, body, COMMIT));
+        assert_eq!(fetch(dir.path(), &address).unwrap(), body);
+        assert_eq!(seen.lock().unwrap().len(), asked);
+    }
+}
+
+#[test]
 fn passing_failures_are_tried_again_and_not_for_ever() {
     let dir = tempfile::tempdir().unwrap();
     let (address, seen) = counted(|n, asked| match n {

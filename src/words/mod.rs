@@ -82,7 +82,8 @@ fn is_variation(c: char) -> bool {
 
 /// The text, or its beginning and its end around the number of bytes left out, where it has more than `most`.
 ///
-/// The end stays because messages say there what to do.
+/// The end stays because messages say there what to do. A key that would be cut is left out whole: half of one would not be
+/// known for it.
 pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
         return Cow::Borrowed(text);
@@ -93,6 +94,8 @@ pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
     let tail = (text.len() - tail..text.len())
         .find(boundary)
         .unwrap_or(text.len());
+    let head = secret::across(text, head).map_or(head, |key| key.start);
+    let tail = secret::across(text, tail).map_or(tail, |key| key.end);
     Cow::Owned(format!(
         "{} … {} more bytes … {}",
         &text[..head],
@@ -259,6 +262,23 @@ mod tests {
             assert!(shown.is_ascii(), "{shown}");
             assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
         }
+    }
+
+    #[test]
+    fn a_cut_leaves_no_half_of_a_key() {
+        secret::keep("hf_HalfOfThisKeyIsNotShown");
+        for at in 0..40 {
+            let (before, after) = ("x".repeat(at), "y".repeat(40 - at));
+            for text in [
+                format!("{before}hf_HalfOfThisKeyIsNotShown{}{after}", "z".repeat(200)),
+                format!("{before}{}hf_HalfOfThisKeyIsNotShown{after}", "z".repeat(200)),
+            ] {
+                let said = secret::masked(cut(&text, 40).into_owned());
+                assert!(!said.contains("hf_H") && !said.contains("Shown"), "{said}");
+            }
+        }
+        let whole = cut("hf_HalfOfThisKeyIsNotShown", 20);
+        assert_eq!(whole, " … 26 more bytes … ");
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Keys, which no line shows, whoever repeats them and in whatever form.
 
+use std::ops::Range;
 use std::sync::{PoisonError, RwLock};
 
 /// Stands in a line where a key would.
 const MASK: &str = "[key]";
 /// Shorter values are words ("none", "EMPTY") that people set where a program asks for some key.
 const SHORTEST: usize = 8;
+/// How often over an address is unescaped when a key is looked for in it.
+const ESCAPES: usize = 4;
 /// Variables of the environment that hold keys.
 const VARIABLES: [&str; 4] = [
     "OPENAI_API_KEY",
@@ -45,6 +48,8 @@ pub fn keep_environment() {
         for address in [value(name), value(&name.to_lowercase())].into_iter().flatten() {
             if let Some(password) = password_of(&address) {
                 keep(password);
+                // What the client sends, and a proxy may repeat.
+                keep(&String::from_utf8_lossy(&unescaped(password.as_bytes())));
             }
         }
     }
@@ -67,6 +72,56 @@ pub fn masked(text: String) -> String {
         }
     }
     text
+}
+
+/// Where a known key begins before this byte of the text and ends behind it.
+pub fn across(text: &str, at: usize) -> Option<Range<usize>> {
+    let known = FORMS.read().unwrap_or_else(PoisonError::into_inner);
+    let places = known.iter().filter_map(|form| {
+        let (form, least) = (form.as_bytes(), at.saturating_sub(form.len() - 1));
+        let near = text.as_bytes().get(least..text.len().min(at + form.len() - 1))?;
+        let begin = least + near.windows(form.len()).position(|part| part == form)?;
+        Some(begin..begin + form.len())
+    });
+    places.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))
+}
+
+/// Whether an address holds a key: as it is, or escaped with `%`, a few times over.
+pub fn holds(address: &str, key: &str) -> bool {
+    if key.is_empty() {
+        return false;
+    }
+    let mut text = address.as_bytes().to_vec();
+    for _ in 0..=ESCAPES {
+        if text.windows(key.len()).any(|part| part == key.as_bytes()) {
+            return true;
+        }
+        text = unescaped(&text);
+    }
+    false
+}
+
+/// The bytes that a text with `%` escapes stands for. What is no escape stays.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let digit = |at: usize| char::from(*text.get(at)?).to_digit(16);
+    let (mut out, mut at) = (Vec::with_capacity(text.len()), 0);
+    while at < text.len() {
+        let pair = (text[at] == b'%').then(|| Some((digit(at + 1)?, digit(at + 2)?)));
+        match pair
+            .flatten()
+            .and_then(|(high, low)| u8::try_from(high << 4 | low).ok())
+        {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(text[at]);
+                at += 1;
+            }
+        }
+    }
+    out
 }
 
 /// A key as lines can show it: plain, escaped, in hexadecimal, in base 64 within other text, as a list of bytes.
@@ -152,6 +207,29 @@ mod tests {
             assert!(said.contains(MASK), "{user}: {said}");
         }
         assert_eq!(base64_within(b"Man", 0), "TWFu");
+    }
+
+    #[test]
+    fn a_key_is_found_in_an_address_however_often_it_is_escaped() {
+        let key = "sk-Key%2dOf/Letters";
+        for address in [
+            "http://h/sk-Key%2dOf/Letters/v1",
+            "http://h/sk%2dKey%252dOf%2FLetters/v1",
+            "http://h/?k=sk%252DKey%25252dOf/%4cetters",
+            "http://%73k-Key%252dOf/Letters@h/v1",
+        ] {
+            assert!(holds(address, key), "{address}");
+        }
+        for address in [
+            "http://h/v1",
+            "",
+            "%",
+            "http://h/%zz%2",
+            "http://h/sk-Key%2DOf/Letter",
+        ] {
+            assert!(!holds(address, key), "{address}");
+        }
+        assert_eq!(unescaped(b"%41%4g%+1%4"), b"A%4g%+1%4");
     }
 
     #[test]

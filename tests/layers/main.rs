@@ -44,6 +44,7 @@ const ROOMS: &[(&str, u32)] = &[
     ("config", 2),
     ("error", 0),
     ("rng", 2),
+    ("web", 1),
     ("words", 0),
 ];
 

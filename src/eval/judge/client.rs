@@ -13,6 +13,7 @@ use super::manner::{self, Manner, Parameter, Sent};
 use super::question::{Answer, parse};
 use crate::error::{Error, Result};
 use crate::rng::{Stream, seed_for};
+use crate::web;
 use crate::words::secret;
 
 /// Shorter keys are words, which addresses may hold.
@@ -122,7 +123,8 @@ impl Client {
     /// A client; nothing is sent yet.
     ///
     /// # Errors
-    /// As [`completions_url`]; a timeout of zero; a key that cannot be a header.
+    /// As [`completions_url`]; a timeout of zero; a key that cannot be a header, or that the endpoint
+    /// or the model's name holds; a proxy that is none.
     pub fn new(endpoint: Endpoint) -> Result<Self> {
         let url = completions_url(&endpoint.url)?;
         if endpoint.timeout.is_zero() {
@@ -138,23 +140,16 @@ impl Client {
         }
         if let Some(key) = &endpoint.key {
             secret::keep(key);
-            if key.len() >= LEAST_KEY && url.contains(key.as_str()) {
-                return Err(Error::user(format!(
-                    "--endpoint holds the key in {}, which would be stored with the results: give the address alone",
-                    endpoint.key_env
-                )));
+            for (flag, text) in [("--endpoint", &url), ("--model", &endpoint.model)] {
+                if key.len() >= LEAST_KEY && secret::holds(text, key) {
+                    return Err(Error::user(format!(
+                        "{flag} holds the key in {}, which would be stored with the results: leave it out there",
+                        endpoint.key_env
+                    )));
+                }
             }
         }
-        let agent = Agent::config_builder()
-            .timeout_global(Some(endpoint.timeout))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .user_agent(concat!("tea-wgpu/", env!("CARGO_PKG_VERSION")))
-            // A few bytes can hold gigabytes: the body is read as it comes, see `text_of`.
-            .accept_encoding("identity")
-            .build()
-            .new_agent();
+        let agent = web::agent(|builder| builder.timeout_global(Some(endpoint.timeout)))?;
         Ok(Self {
             endpoint,
             url,

@@ -528,6 +528,30 @@ fn a_server_that_is_down_is_an_error_that_says_so() {
 }
 
 #[test]
+fn a_key_among_what_is_stored_is_refused_before_it_is() {
+    let client = |url: &str, model: &str| {
+        Client::new(Endpoint {
+            url: url.into(),
+            model: model.into(),
+            key: Some("sk-Stored-01234".into()),
+            ..Server::start(|_, _| verdict("A")).endpoint()
+        })
+    };
+    assert!(client("http://h/sk-Stored/v1", "m").is_ok());
+    for (url, model, flag) in [
+        ("http://h/sk-Stored-01234/v1", "m", "--endpoint"),
+        ("http://h/sk%2dStored%2D01234/v1", "m", "--endpoint"),
+        ("http://h/sk%252dStored-0%2531234", "m", "--endpoint"),
+        ("http://h/v1", "m-sk-Stored-01234", "--model"),
+    ] {
+        let error = client(url, model).map(|_| ()).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let said = error.to_string();
+        assert!(said.starts_with(flag) && said.contains("JUDGE_KEY"), "{said}");
+    }
+}
+
+#[test]
 fn the_key_is_sent_and_never_shown_or_stored() {
     let key = "sk-very-secret-0123456789";
     let server = Server::start(|n, seen| {

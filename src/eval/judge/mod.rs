@@ -171,12 +171,12 @@ fn judge_one(client: &Client, pair: &Pair) -> Result<Judgement> {
                     (Side::A, true) | (Side::B, false) => Winner::First,
                     (Side::A, false) | (Side::B, true) => Winner::Second,
                 };
-                let reason = client.without_key(words::cut(&answer.reason, KEPT).into_owned());
+                let reason = words::cut(&client.without_key(answer.reason), KEPT).into_owned();
                 (out.confidence, out.reason, out.raw) = (answer.confidence, reason, None);
                 return Ok(out);
             }
             Err(why) => {
-                let text = client.without_key(words::cut(&text, KEPT).into_owned());
+                let text = words::cut(&client.without_key(text), KEPT).into_owned();
                 let why = client.without_key(why);
                 out.reason = match cut {
                     true => format!("{why} (the answer was cut: raise --max-tokens)"),
