@@ -384,12 +384,19 @@ fn write(
     out.commit()
 }
 
-fn host(shape: &[usize], values: Vec<f32>) -> HostTensor<'static> {
-    HostTensor {
+/// A tensor for a checkpoint, which would be of no use where a value is NaN or infinite.
+fn host(name: &str, shape: &[usize], values: &[f32]) -> Result<HostTensor<'static>> {
+    if let Some((at, value)) = values.iter().enumerate().find(|(_, v)| !v.is_finite()) {
+        return Err(Error::user(format!(
+            "tensor {name} holds {value:?} after this step (element {at}): the run diverged. Start from an earlier checkpoint \
+             with a lower --learning-rate"
+        )));
+    }
+    Ok(HostTensor {
         dtype: DType::F32,
         shape: shape.to_vec(),
-        bytes: Cow::Owned(bytemuck::pod_collect_to_vec(&values)),
-    }
+        bytes: Cow::Owned(bytemuck::pod_collect_to_vec(values)),
+    })
 }
 
 fn save_adapter(
@@ -419,10 +426,14 @@ fn save_adapter(
     let mut tensors: Vec<_> = model
         .read_adapter()?
         .into_iter()
-        .map(|(name, shape, values)| (name, host(&shape, values)))
-        .collect();
+        .map(|(name, shape, values)| {
+            let tensor = host(&name, &shape, &values)?;
+            Ok((name, tensor))
+        })
+        .collect::<Result<_>>()?;
     for t in trained.iter().filter(|t| t.name == peft::score_name()) {
-        tensors.push((t.name.clone(), host(&t.shape, t.value.read_f32(&model.gpu)?)));
+        let values = t.value.read_f32(&model.gpu)?;
+        tensors.push((t.name.clone(), host(&t.name, &t.shape, &values)?));
     }
     peft::write_adapter_into(out, &config, &tensors)
 }
@@ -438,7 +449,10 @@ pub fn save_model(out: &AtomicDir, model: &Model, origin: &Origin<'_>) -> Result
     let tensors = model
         .base_tensors()
         .into_iter()
-        .map(|(t, w)| Ok((t.name, host(&t.shape, w.read_f32(&model.gpu)?))))
+        .map(|(t, w)| {
+            let tensor = host(&t.name, &t.shape, &w.read_f32(&model.gpu)?)?;
+            Ok((t.name, tensor))
+        })
         .collect::<Result<Vec<_>>>()?;
     out.write_safetensors(MODEL, &tensors)?;
     for name in COMPANIONS {

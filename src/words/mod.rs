@@ -133,22 +133,28 @@ pub fn piece(text: &str) -> String {
 
 /// A text of others within Markdown, in a table or outside, where it shows as it is.
 ///
-/// It becomes no HTML, link, image, emphasis or code, and begins no other cell or line.
+/// It becomes no HTML, link, image, emphasis or code, and begins no other cell or line. GitHub links e-mail
+/// addresses however they are escaped: those stay.
 pub fn markdown(text: &str) -> String {
     let text = cut(text, LINE);
     let text = visible(&text);
     let mut out = String::with_capacity(text.len());
-    let mut chars = text.chars().peekable();
-    let mut before = None;
-    while let Some(c) = chars.next() {
-        let after = chars.peek().copied();
+    let mut before: Option<char> = None;
+    for (at, c) in text.char_indices() {
+        let rest = &text[at + c.len_utf8()..];
+        let after = rest.chars().next();
+        let word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
         match c {
             '\n' | '\t' => out.push(' '),
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
-            '|' | '`' | '*' => out.extend(['\\', c]),
-            '~' if before == Some('~') || after == Some('~') => out.extend(['\\', c]),
+            '|' | '`' | '*' | '~' => out.extend(['\\', c]),
+            // Within a word it emphasises nothing.
+            '_' if !(word(before) && word(after)) => out.extend(['\\', c]),
+            // GitHub makes links of `https://` and `www.` alone.
+            ':' if rest.starts_with("//") => out.extend(['\\', c]),
+            '.' if ends_www(&text[..at]) => out.extend(['\\', c]),
             // `](` makes a link or an image, `][` one by reference, `]:` the reference.
             ']' if matches!(after, Some('(' | '[' | ':')) => out.extend(['\\', c]),
             // It would take the meaning of what follows; of a path's separator there is nothing to take.
@@ -160,14 +166,30 @@ pub fn markdown(text: &str) -> String {
     out
 }
 
+fn ends_www(text: &str) -> bool {
+    text.len() >= 3 && text.as_bytes()[text.len() - 3..].eq_ignore_ascii_case(b"www")
+}
+
 /// A cell of CSV (RFC 4180), which no spreadsheet takes for a formula.
 ///
-/// A text that begins like one gets `'` before it, as OWASP advises; numbers stay numbers.
+/// A text that begins like one gets `'` before it, as OWASP advises; numbers stay numbers. So does every part of it after
+/// a semicolon, a tab or a line's end: spreadsheets of some countries split cells there, quoted or not.
 pub fn csv_cell(text: &str) -> Cow<'_, str> {
-    let begins = text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']);
-    let text = match begins && text.parse::<f64>().is_err() {
-        true => Cow::Owned(format!("'{text}")),
-        false => Cow::Borrowed(text),
+    const FORMULA: [char; 8] = ['=', '+', '-', '@', '＝', '＋', '－', '＠'];
+    let splits = |c: char| matches!(c, ';' | '\t' | '\r' | '\n');
+    let mut safe = String::with_capacity(text.len());
+    for part in text.split_inclusive(splits) {
+        let begins = part.trim_start_matches('"').starts_with(FORMULA);
+        if (begins && part.trim_end_matches(splits).parse::<f64>().is_err())
+            || (safe.is_empty() && part.starts_with(splits) && !part.starts_with(';'))
+        {
+            safe.push('\'');
+        }
+        safe.push_str(part);
+    }
+    let text = match safe == text {
+        true => Cow::Borrowed(text),
+        false => Cow::Owned(safe),
     };
     if text.contains([',', '"', '\n', '\r']) || text.starts_with('\'') {
         return Cow::Owned(format!("\"{}\"", text.replace('"', "\"\"")));
@@ -292,14 +314,19 @@ mod tests {
         assert_eq!(markdown("&lt;b&gt;"), "&amp;lt;b&amp;gt;");
         assert_eq!(
             markdown("![x](http://a) [y][z] [q]: u"),
-            "![x\\](http://a) [y\\][z] [q\\]: u"
+            "![x\\](http\\://a) [y\\][z] [q\\]: u"
         );
         assert_eq!(markdown("x\n# head\n| c"), "x # head \\| c");
         assert_eq!(markdown("\u{1b}[31m\u{202e}"), "\\u001b[31m\\u202e");
         // A backslash of the name does not undo one of ours.
         assert_eq!(markdown("a\\|b\\"), "a&#92;\\|b&#92;");
         assert_eq!(markdown("C:\\runs\\tea"), "C:\\runs\\tea");
-        assert_eq!(markdown("~~x~~ ~/runs"), "\\~\\~x\\~\\~ ~/runs");
+        assert_eq!(markdown("~~x~~ ~s~ ~/runs"), "\\~\\~x\\~\\~ \\~s\\~ \\~/runs");
+        assert_eq!(markdown("_it_ __b__ a_b"), "\\_it\\_ \\_\\_b\\_\\_ a_b");
+        assert_eq!(
+            markdown("https://a.b www.a.b WWW.c 1:2"),
+            "https\\://a.b www\\.a.b WWW\\.c 1:2"
+        );
         assert!(markdown(&"<".repeat(1 << 20)).len() < 5 * LINE);
     }
 
@@ -315,6 +342,10 @@ mod tests {
             assert_eq!(csv_cell(text), text);
         }
         assert_eq!(csv_cell("a,b"), "\"a,b\"");
+        assert_eq!(csv_cell("x;=cmd|' /C calc'!A0"), "x;'=cmd|' /C calc'!A0");
+        assert_eq!(csv_cell("x;\"=1\""), "\"x;'\"\"=1\"\"\"");
+        assert_eq!(csv_cell("x\t+1+1"), "x\t'+1+1");
+        assert_eq!(csv_cell("a;-3;b - c"), "a;-3;b - c");
     }
 
     #[test]
