@@ -130,7 +130,7 @@ fn a_torn_file_keeps_its_whole_prompts() {
         let prompts = ends.iter().filter(|&&end| end <= cut).count() / 2;
         let bytes = if prompts == 0 { 0 } else { ends[2 * prompts - 1] };
         assert_eq!(
-            (partial.eval.completions.len(), partial.bytes),
+            (partial.eval.completions.len(), partial.upto.bytes),
             (prompts, bytes as u64),
             "cut at {cut}"
         );
