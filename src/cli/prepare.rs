@@ -156,7 +156,10 @@ impl Args {
             )));
         };
         let others = foreign(dir);
-        match names.iter().find(|name| !written.contains(name) || others.contains(name)) {
+        match names
+            .iter()
+            .find(|name| !written.contains(name) || others.contains(name))
+        {
             Some(other) => Err(Error::user(format!(
                 "{place} holds {other}, which prepare did not write and --overwrite would delete: move it away, or choose another \
                  --output"

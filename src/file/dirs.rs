@@ -130,7 +130,12 @@ pub fn recover(target: &Path, foreign: Foreign) -> Result<()> {
 /// # Errors
 /// The path cannot be looked at.
 pub(crate) fn foreign_at(path: &Path, foreign: Foreign) -> Result<Vec<String>> {
-    let name = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = || {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
     Ok(match own::entry(path)? {
         None => Vec::new(),
         Some(found) if found.is_dir() => foreign(path).iter().map(|n| format!("{}/{n}", name())).collect(),

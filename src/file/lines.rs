@@ -226,7 +226,9 @@ mod tests {
         assert!(said.contains("a.jsonl:2: size of a row: more"), "{said}");
         assert!(lines.text.len() as u64 <= ROW.most());
         file.set_len(WHOLE_FILE.most() + 1).unwrap();
-        let said = Lines::new(&path, regular(&path).unwrap()).unwrap_err().to_string();
+        let said = Lines::new(&path, regular(&path).unwrap())
+            .unwrap_err()
+            .to_string();
         assert!(said.contains(WHOLE_FILE.what), "{said}");
     }
 }

@@ -79,7 +79,10 @@ fn a_full_disk_is_a_user_error() {
 fn a_file_in_place_of_a_directory_is_moved_aside() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("step_1");
-    let kept = [vec!["step_1", "step_1-kept"], vec!["step_1", "step_1-kept", "step_1-kept-2", "step_1-kept-3"]];
+    let kept = [
+        vec!["step_1", "step_1-kept"],
+        vec!["step_1", "step_1-kept", "step_1-kept-2", "step_1-kept-3"],
+    ];
     for kept in kept {
         fs::write(&target, "a file").unwrap();
         let out = AtomicDir::create(&target, none).unwrap();
@@ -130,7 +133,12 @@ fn directories_appear_whole_or_not_at_all() {
 #[test]
 fn directories_of_others_are_moved_aside() {
     let own = |dir: &Path| names(dir).into_iter().filter(|name| name != "a").collect();
-    for place in ["step_1", ".tmp-step_1", ".tmp-0123456789abcdef-step_1", ".old-step_1"] {
+    for place in [
+        "step_1",
+        ".tmp-step_1",
+        ".tmp-0123456789abcdef-step_1",
+        ".old-step_1",
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("step_1");
         if place == ".old-step_1" {

@@ -107,7 +107,13 @@ pub fn read_metrics(path: impl AsRef<Path>) -> Result<Vec<Record>> {
         }
         match line.record() {
             Ok(record) => records.extend(record),
-            Err(e) => return Err(Error::user(format!("{}: line {}: {e}", path.display(), line.number))),
+            Err(e) => {
+                return Err(Error::user(format!(
+                    "{}: line {}: {e}",
+                    path.display(),
+                    line.number
+                )));
+            }
         }
     }
     Ok(records)
@@ -207,7 +213,10 @@ mod tests {
             let (ended, kept) = resumed(damaged.as_bytes());
             let error = ended.unwrap_err();
             let named = format!("metrics.jsonl:{at}: ");
-            assert!(error.exit_code() == 2 && error.to_string().contains(&named), "{error}");
+            assert!(
+                error.exit_code() == 2 && error.to_string().contains(&named),
+                "{error}"
+            );
             assert_eq!(kept, damaged.as_bytes(), "nothing was cut off");
         }
     }

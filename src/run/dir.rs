@@ -458,9 +458,7 @@ fn remove(dir: &Path, tree: &Tree) -> Result<()> {
         .collect();
     // In the tree's order: what makes it a run goes first.
     files.sort_by_key(|(name, ..)| tree.files.iter().position(|pattern| matches(pattern, name)));
-    files
-        .iter()
-        .try_for_each(|(_, path, _)| remove_file(path))
+    files.iter().try_for_each(|(_, path, _)| remove_file(path))
 }
 
 #[cfg(test)]
