@@ -45,7 +45,8 @@ pub enum Error {
     /// A broken promise inside the program: a bug (exit code 1).
     #[error("internal error: {0}")]
     Internal(String),
-    /// Ctrl-C, SIGTERM or SIGHUP came and the work was left in a resumable state (exit code 130).
+    /// Ctrl-C, SIGTERM or SIGHUP came and the work was left in a resumable state (exit code 130; the
+    /// program's own is that of the signal).
     #[error("interrupted: {0}")]
     Interrupted(String),
     /// Some of a list of jobs failed and the rest is done (exit code 1).
@@ -103,6 +104,15 @@ impl Error {
         }
     }
 
+    /// Whether a signal ended the work.
+    pub fn is_interrupted(&self) -> bool {
+        match self {
+            Self::Interrupted(_) => true,
+            Self::Context { source, .. } => source.is_interrupted(),
+            _ => false,
+        }
+    }
+
     /// A bug.
     pub fn internal(message: impl Display) -> Self {
         Self::Internal(words::bounded(message.to_string()))
@@ -115,7 +125,7 @@ impl Error {
     }
 
     /// The process's exit code: 2 for what the user can mend, 1 for bugs, lost devices and failed
-    /// jobs, 130 for Ctrl-C, SIGTERM and SIGHUP.
+    /// jobs, 130 for an interruption: `run::interrupt` knows by which signal.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::User(_) | Self::Unusable(_) | Self::Io { .. } | Self::OutOfMemory(_) => 2,

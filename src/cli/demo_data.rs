@@ -12,7 +12,7 @@ use crate::kernels::sample::SampleParams;
 use crate::model::init::{random_tensors, write_model};
 use crate::model::save::AtomicDir;
 use crate::model::spec::{Family, Head, ModelSpec, Rope, RopeScaling};
-use crate::run::{Dir, kinds};
+use crate::run::{Dir, foreign_to_checkpoint, kinds};
 use crate::text::PromptContent;
 
 /// Write the demo's procedural instruction set, and a random model to train on it
@@ -169,7 +169,7 @@ fn fresh(args: &Args, spec: &ModelSpec, train: &[Example], validation: &[Example
         &demo::preferences(train, args.pairs, args.seed),
         &demo::preferences(validation, args.pairs, args.seed),
     )?;
-    let out = AtomicDir::create(&file("init"))?;
+    let out = AtomicDir::create(&file("init"), foreign_to_checkpoint)?;
     let companions = [
         ("tokenizer.json", demo::tokenizer_json()),
         (

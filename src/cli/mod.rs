@@ -247,7 +247,10 @@ pub fn main() -> ExitCode {
             // A line of a file's name or a server's answer does not pass for one of ours.
             let text = error.to_string().replace('\n', "\n    ");
             console::line(Stream::Err, format_args!("error: {text}"));
-            ExitCode::from(error.exit_code())
+            ExitCode::from(match error.is_interrupted() {
+                true => interrupt::code(),
+                false => error.exit_code(),
+            })
         }
     };
     console::flush();

@@ -4,7 +4,7 @@ use super::common::tell;
 use crate::data::prepare::{Format, Options, Prepared, ScoreField, Share, prepare};
 use crate::error::{Error, Result};
 use crate::file::dirs::{AtomicDir, REPLACED, leftovers};
-use crate::file::limits::WHOLE_FILE;
+use crate::file::limits::SETTINGS_FILE;
 use crate::file::open::read;
 use crate::file::write::prefixed;
 use crate::report::console::{self, Stream};
@@ -80,9 +80,26 @@ fn is_own(name: &str) -> bool {
     name == MANIFEST || name == MARKER || (data && name.ends_with(".jsonl"))
 }
 
+/// What a directory holds that `prepare` does not write. One that cannot be listed may hold anything.
+fn foreign(dir: &Path) -> Vec<String> {
+    match std::fs::read_dir(dir) {
+        Ok(entries) => entries
+            .filter_map(|entry| match entry {
+                Ok(e) => {
+                    let name = e.file_name().to_string_lossy().into_owned();
+                    let own = is_own(&name) && e.file_type().is_ok_and(|is| !is.is_dir());
+                    (!own).then_some(name)
+                }
+                Err(e) => Some(e.to_string()),
+            })
+            .collect(),
+        Err(e) => vec![e.to_string()],
+    }
+}
+
 /// The files of an earlier `prepare` in a directory, its manifest among them; `None` without a manifest of `prepare`'s form.
 fn written_before(dir: &Path) -> Option<Vec<String>> {
-    let text = read(&dir.join(MANIFEST), &WHOLE_FILE).ok()?;
+    let text = read(&dir.join(MANIFEST), &SETTINGS_FILE).ok()?;
     let manifest: Value = serde_json::from_slice(&text).ok()?;
     let outputs = manifest.get("outputs")?.as_array()?;
     let name = |output: &Value| Some(output.get("file")?.as_str()?.to_string());
@@ -100,10 +117,8 @@ fn check_beside(output: &Path) -> Result<()> {
         if std::fs::symlink_metadata(&beside).is_err() {
             continue;
         }
-        let own = std::fs::read_dir(&beside).is_ok_and(|mut entries| {
-            entries.all(|e| e.is_ok_and(|e| is_own(&e.file_name().to_string_lossy())))
-        });
-        if !own {
+        let own = std::fs::symlink_metadata(&beside).is_ok_and(|m| m.is_dir());
+        if !own || !foreign(&beside).is_empty() {
             return Err(Error::user(format!(
                 "{}: not written by this program, and prepare would remove it. Move it away, or choose another --output",
                 beside.display()
@@ -140,7 +155,11 @@ impl Args {
                  no manifest.json that it wrote)"
             )));
         };
-        match names.iter().find(|name| !written.contains(name)) {
+        let others = foreign(dir);
+        match names
+            .iter()
+            .find(|name| !written.contains(name) || others.contains(name))
+        {
             Some(other) => Err(Error::user(format!(
                 "{place} holds {other}, which prepare did not write and --overwrite would delete: move it away, or choose another \
                  --output"
@@ -171,7 +190,7 @@ impl Args {
             seed: self.seed,
         };
         let Prepared { files, manifest } = prepare(&options)?;
-        let out = AtomicDir::create(&self.output)?;
+        let out = AtomicDir::create(&self.output, foreign)?;
         for (name, bytes) in &files {
             out.write(name, bytes)?;
         }

@@ -12,6 +12,7 @@ use super::row::{Row, kind};
 use super::weight;
 use crate::error::{Context, Error, Result};
 use crate::file::limits::{NESTING, ROW};
+use crate::file::lines::{End, append_line};
 
 /// Bytes of a read.
 const PIECE: usize = 1 << 18;
@@ -90,24 +91,13 @@ impl<R: Read> Source<'_, R> {
     /// Appends the rest of the line, its end among it.
     fn read_line(&mut self, out: &mut Vec<u8>) -> Result<()> {
         let (name, line) = (self.name, self.line);
-        loop {
-            let room = room(out);
-            let buffer = self.peek()?;
-            let (n, ended) = match memchr(buffer) {
-                Some(at) => (at + 1, true),
-                None => (buffer.len(), buffer.is_empty()),
-            };
-            if n > room {
-                return Err(too_long(name, line));
-            }
-            out.extend_from_slice(&buffer[..n]);
-            self.reader.consume(n);
-            if ended {
-                self.line += 1;
-                self.column = 1;
-                return Ok(());
-            }
+        let end = append_line(&mut self.reader, out).map_err(|e| unpack(name, &e))?;
+        if end == End::TooLong {
+            return Err(too_long(name, line));
         }
+        self.line += 1;
+        self.column = 1;
+        Ok(())
     }
 
     /// Appends one value: up to the `,` or `]` that ends an array's item, or to the end of a value that brackets enclose.
@@ -160,20 +150,6 @@ impl<R: Read> Source<'_, R> {
             }
         }
     }
-}
-
-/// Where a line ends.
-fn memchr(buffer: &[u8]) -> Option<usize> {
-    // A line end every few bytes is rare: whole words are looked through at once.
-    let words = buffer.chunks_exact(32);
-    let tail = words.remainder();
-    for (i, word) in words.enumerate() {
-        if word.iter().fold(false, |any, b| any | (*b == b'\n')) {
-            return word.iter().position(|b| *b == b'\n').map(|at| i * 32 + at);
-        }
-    }
-    let at = tail.iter().position(|b| *b == b'\n')?;
-    Some(buffer.len() - tail.len() + at)
 }
 
 /// Bytes that a row may still have. A file without line ends is no JSON Lines, and would fill the memory.

@@ -11,6 +11,7 @@ use super::meta::{Difference, EvalMeta};
 use super::run::{Draws, Evaluation};
 use super::store::{StoredCompletion, StoredEval, StoredPrompt};
 use crate::error::{Error, Result};
+use crate::file::lines::Upto;
 use crate::file::write::append;
 use crate::model::save::write_atomic;
 use crate::report::Progress;
@@ -76,11 +77,11 @@ impl Writer {
             prompts,
             completions: Vec::new(),
         };
-        let mut kept = 0;
+        let mut kept = Upto::default();
         if resume {
             let found = StoredEval::read_partial(dir)?;
             check_same(dir, &found.eval.meta, &eval.meta)?;
-            (eval, kept) = (found.eval, found.bytes);
+            (eval, kept) = (found.eval, found.upto);
             held.begin()?;
         } else {
             // eval.json is what makes it an evaluation: the first to go, the last to come. What an evaluation that ended
@@ -92,8 +93,8 @@ impl Writer {
             write_atomic(&StoredEval::meta_path(dir), text.as_bytes())?;
         }
         let path = StoredEval::completions_path(dir);
-        let file = append(&path)?;
-        file.set_len(kept).map_err(Error::io(&path))?;
+        let mut file = append(&path)?;
+        kept.keep(&path, &mut file)?;
         Ok(Self { held, file, eval })
     }
 

@@ -16,8 +16,8 @@ pub use super::meta::{EvalMeta, Judge, RunMeta, VERSION};
 pub use super::rewards::{RewardsRecord, read_rewards};
 use crate::data::Id;
 use crate::error::{Context, Error, Result};
-use crate::file::limits::WHOLE_FILE;
-use crate::file::open::read;
+use crate::file::lines::{Lines, Upto};
+use crate::file::open::regular;
 use crate::rollout::Finish;
 use crate::text::{Message, PromptContent};
 
@@ -100,8 +100,8 @@ pub struct StoredEval {
 pub struct Partial {
     /// The prompts that are whole.
     pub eval: StoredEval,
-    /// Bytes of `completions.jsonl` that hold them; what follows is to be cut off.
-    pub bytes: u64,
+    /// The part of `completions.jsonl` that holds them; what follows is to be cut off.
+    pub(crate) upto: Upto,
 }
 
 impl StoredEval {
@@ -149,19 +149,19 @@ impl StoredEval {
         let prompts: Vec<StoredPrompt> = read_lines(&path)?.into_iter().map(|(p, _)| p).collect();
         check_prompts(&path, &meta, &prompts)?;
         let path = Self::completions_path(dir);
-        let lines: Vec<(StoredCompletion, u64)> = if path.exists() {
+        let lines: Vec<(StoredCompletion, Upto)> = if path.exists() {
             read_lines(&path)?
         } else {
             Vec::new()
         };
         let mut completions: Vec<Vec<StoredCompletion>> = Vec::with_capacity(meta.num_prompts);
-        let (mut bytes, mut group) = (0, Vec::with_capacity(meta.samples));
+        let (mut upto, mut group) = (Upto::default(), Vec::with_capacity(meta.samples));
         for (i, (line, end)) in lines.into_iter().enumerate() {
             check_completion(&line, i, &meta).context(format!("{}:{}", path.display(), i + 1))?;
             group.push(line);
             if group.len() == meta.samples {
                 completions.push(std::mem::take(&mut group));
-                bytes = end;
+                upto = end;
             }
         }
         let eval = Self {
@@ -169,7 +169,7 @@ impl StoredEval {
             prompts,
             completions,
         };
-        Ok(Partial { eval, bytes })
+        Ok(Partial { eval, upto })
     }
 
     /// `--reward-model`'s rewards `[prompt][sample]`.
@@ -215,25 +215,20 @@ impl StoredEval {
     }
 }
 
-/// Every whole line of a JSONL file with the number of bytes up to its end; a last line without an end is left out.
-fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(T, u64)>> {
-    let bytes = read(path, &WHOLE_FILE)?;
-    let (mut end, mut out) = (0, Vec::new());
-    for (i, line) in bytes.split_inclusive(|&b| b == b'\n').enumerate() {
-        if !line.ends_with(b"\n") {
-            log::warn!("{}: line {} is incomplete: left out", path.display(), i + 1);
-            break;
-        }
-        end += line.len() as u64;
-        let value = serde_json::from_slice(line).map_err(|e| {
+/// Every line of a JSONL file with the file up to its end; a last line that was torn is left out.
+fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(T, Upto)>> {
+    let mut lines = Lines::new(path, regular(path)?)?;
+    let mut out = Vec::new();
+    while let Some(line) = lines.next()? {
+        let record = line.record().map_err(|e| {
             let hint = if e.to_string().contains("null, expected f64") {
                 " (a reward must be a finite number)"
             } else {
                 ""
             };
-            Error::user(format!("{}:{}: {e}{hint}", path.display(), i + 1))
+            Error::user(format!("{}:{}: {e}{hint}", path.display(), line.number))
         })?;
-        out.push((value, end));
+        out.extend(record.map(|record| (record, line.upto)));
     }
     Ok(out)
 }

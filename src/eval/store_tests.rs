@@ -127,10 +127,15 @@ fn a_torn_file_keeps_its_whole_prompts() {
     for cut in 0..=whole.len() {
         fs::write(StoredEval::completions_path(dir.path()), &whole[..cut]).unwrap();
         let partial = StoredEval::read_partial(dir.path()).unwrap();
-        let prompts = ends.iter().filter(|&&end| end <= cut).count() / 2;
-        let bytes = if prompts == 0 { 0 } else { ends[2 * prompts - 1] };
+        // A line that lacks only its end is whole.
+        let prompts = ends.iter().filter(|&&end| end - 1 <= cut).count() / 2;
+        let bytes = if prompts == 0 {
+            0
+        } else {
+            ends[2 * prompts - 1].min(cut)
+        };
         assert_eq!(
-            (partial.eval.completions.len(), partial.bytes),
+            (partial.eval.completions.len(), partial.upto.bytes),
             (prompts, bytes as u64),
             "cut at {cut}"
         );
@@ -138,6 +143,12 @@ fn a_torn_file_keeps_its_whole_prompts() {
     fs::write(
         StoredEval::completions_path(dir.path()),
         &whole[..whole.len() - 1],
+    )
+    .unwrap();
+    StoredEval::read(dir.path()).unwrap();
+    fs::write(
+        StoredEval::completions_path(dir.path()),
+        &whole[..whole.len() - 2],
     )
     .unwrap();
     refused(dir.path(), &["2 of 3 prompts", "--resume"]);

@@ -12,13 +12,19 @@ use crate::error::{Error, Result};
 /// Prefix of a directory that is being replaced.
 pub(crate) const REPLACED: &str = ".old-";
 
+/// Lists what a directory of one kind holds that this program did not write, by names below it.
+pub type Foreign = fn(&Path) -> Vec<String>;
+
 /// A directory that appears whole or not at all. Files are written into a hidden sibling of a fresh name, which
 /// [`AtomicDir::commit`] renames; dropped without it, everything is removed. A leftover of a killed process is never
 /// read and is removed by the next [`AtomicDir::create`] of the same name.
+///
+/// Nothing of somebody else is removed: a directory that holds what [`Foreign`] lists is moved aside.
 #[derive(Debug)]
 pub struct AtomicDir {
     temporary: Temporary,
     target: PathBuf,
+    foreign: Foreign,
 }
 
 impl AtomicDir {
@@ -26,19 +32,20 @@ impl AtomicDir {
     ///
     /// # Errors
     /// When the temporary directory cannot be made; a link in place of `target` inside a directory of this program.
-    pub fn create(target: &Path) -> Result<Self> {
+    pub fn create(target: &Path, foreign: Foreign) -> Result<Self> {
         own::check_dir(target)?;
-        recover(target)?;
+        recover(target, foreign)?;
         if let Some(parent) = target.parent() {
             make(parent)?;
         }
         for leftover in leftovers(target)? {
-            remove(&leftover)?;
+            discard(&leftover, target, foreign)?;
         }
         let (temporary, ()) = Temporary::new(target, |path| fs::create_dir(path))?;
         Ok(Self {
             temporary,
             target: target.to_path_buf(),
+            foreign,
         })
     }
 
@@ -67,13 +74,17 @@ impl AtomicDir {
         write_synced(&self.path().join(name), contents).map_err(Error::io(self.target.join(name)))
     }
 
-    /// Renames the directory to its final name. If one was there it is moved aside first and removed after; a crash in
-    /// between is mended by [`recover`].
+    /// Renames the directory to its final name. If one was there it is moved aside first and removed after, unless it
+    /// holds anything of somebody else; a crash in between is mended by [`recover`].
     ///
     /// # Errors
     /// When renaming fails; the old directory is then back in place.
     pub fn commit(self) -> Result<()> {
-        let Self { temporary, target } = self;
+        let Self {
+            temporary,
+            target,
+            foreign,
+        } = self;
         sync_parent(&temporary.path().join("x"))?;
         own::check_dir(&target)?;
         let old = prefixed(&target, REPLACED)?;
@@ -88,10 +99,7 @@ impl AtomicDir {
             return Err(Error::io(&target)(e));
         }
         sync_parent(&target)?;
-        if replaces {
-            remove(&old)?;
-        }
-        Ok(())
+        discard(&old, &target, foreign)
     }
 }
 
@@ -100,7 +108,7 @@ impl AtomicDir {
 ///
 /// # Errors
 /// When renaming or removing fails; a link where the aside copy would be.
-pub fn recover(target: &Path) -> Result<()> {
+pub fn recover(target: &Path, foreign: Foreign) -> Result<()> {
     own::check(target)?;
     let old = prefixed(target, REPLACED)?;
     let Some(found) = own::entry(&old)? else {
@@ -110,10 +118,73 @@ pub fn recover(target: &Path) -> Result<()> {
         return Err(own::link(&old));
     }
     if own::entry(target)?.is_some() {
-        remove(&old)
+        discard(&old, target, foreign)
     } else {
         fs::rename(&old, target).map_err(Error::io(target))
     }
+}
+
+/// What there is at a path that this program did not write: nothing where there is nothing. What is no directory, and
+/// stands where this program makes one, is itself somebody else's.
+///
+/// # Errors
+/// The path cannot be looked at.
+pub(crate) fn foreign_at(path: &Path, foreign: Foreign) -> Result<Vec<String>> {
+    let name = || {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    Ok(match own::entry(path)? {
+        None => Vec::new(),
+        Some(found) if found.is_dir() => foreign(path).iter().map(|n| format!("{}/{n}", name())).collect(),
+        Some(_) => vec![name()],
+    })
+}
+
+/// Removes a directory that this program wrote under the name `of`. One that holds anything else keeps all of it: it is
+/// moved aside, and that is said.
+///
+/// # Errors
+/// It cannot be removed or renamed.
+pub(crate) fn discard(path: &Path, of: &Path, foreign: Foreign) -> Result<()> {
+    let found = foreign_at(path, foreign)?;
+    let Some(first) = found.first() else {
+        return match own::entry(path)? {
+            Some(_) => remove(path),
+            None => Ok(()),
+        };
+    };
+    own::check(path)?;
+    let aside = aside(of)?;
+    fs::rename(path, &aside).map_err(Error::io(path))?;
+    sync_parent(&aside)?;
+    log::warn!(
+        "{}: {first}{}: not written by this program. Nothing of it was removed: it is now {}",
+        path.display(),
+        match found.len() {
+            1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        },
+        aside.display()
+    );
+    Ok(())
+}
+
+/// A name beside a path that nothing has: `NAME-kept`, `NAME-kept-2`, ….
+fn aside(of: &Path) -> Result<PathBuf> {
+    let mut name = of.file_name().unwrap_or_default().to_os_string();
+    name.push("-kept");
+    let mut path = of.with_file_name(&name);
+    let mut n = 1;
+    while own::entry(&path)?.is_some() {
+        n += 1;
+        let mut next = name.clone();
+        next.push(format!("-{n}"));
+        path = of.with_file_name(next);
+    }
+    Ok(path)
 }
 
 /// Directories beside `target` that processes which were killed left half-written under its name. Links are none.
@@ -209,7 +280,7 @@ mod tests {
     }
 
     fn save(target: &Path) -> Result<()> {
-        let out = AtomicDir::create(target)?;
+        let out = AtomicDir::create(target, |_| Vec::new())?;
         out.write("a", b"1")?;
         out.commit()
     }

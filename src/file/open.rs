@@ -55,8 +55,17 @@ pub fn read(path: &Path, limit: &Limit) -> Result<Vec<u8>> {
 /// # Errors
 /// As [`read`]; it is a link.
 pub(crate) fn read_own(path: &Path, limit: &Limit) -> Result<Option<Vec<u8>>> {
+    let file = own_if_any(path)?;
+    file.map(|file| whole(path, file, limit)).transpose()
+}
+
+/// A regular file that this program wrote, open to be read: never through a link. `None` where there is no file.
+///
+/// # Errors
+/// As [`regular`]; it is a link.
+pub(crate) fn own_if_any(path: &Path) -> Result<Option<File>> {
     match super::own::entry(path)? {
-        Some(_) => whole(path, own(path)?, limit).map(Some),
+        Some(_) => own(path).map(Some),
         None => Ok(None),
     }
 }

@@ -266,7 +266,7 @@ mod tests {
     fn a_written_model_reads_back() {
         let spec = spec();
         let dir = tempfile::tempdir().unwrap();
-        let out = AtomicDir::create(&dir.path().join("init")).unwrap();
+        let out = AtomicDir::create(&dir.path().join("init"), |_| Vec::new()).unwrap();
         let tensors = random_tensors(&spec, 3);
         write_model(&out, &spec, &tensors, &[("tokenizer.json", b"{}".to_vec())]).unwrap();
         out.commit().unwrap();

@@ -15,6 +15,7 @@ use crate::error::{Context, Error, Result};
 use crate::file::limits::SETTINGS_FILE;
 use crate::file::open;
 use crate::run::checksums::check_model;
+use crate::run::foreign_to_checkpoint;
 use crate::text::json::parse_object;
 
 pub(super) const CONFIG: &str = "adapter_config.json";
@@ -122,7 +123,7 @@ pub struct Adapter {
 /// # Errors
 /// When it cannot be written.
 pub fn write_adapter(dir: &Path, config: &AdapterConfig, tensors: &[(String, HostTensor)]) -> Result<()> {
-    let out = AtomicDir::create(dir)?;
+    let out = AtomicDir::create(dir, foreign_to_checkpoint)?;
     write_adapter_into(&out, config, tensors)?;
     out.commit()
 }

@@ -7,6 +7,11 @@ use crate::model::store::WeightStore;
 use std::fs;
 use std::io::Write;
 
+/// Nobody else's files.
+fn none(_: &Path) -> Vec<String> {
+    Vec::new()
+}
+
 fn names(dir: &Path) -> Vec<String> {
     let mut list: Vec<_> = fs::read_dir(dir)
         .unwrap()
@@ -54,7 +59,7 @@ fn a_failed_write_leaves_the_old_file_and_no_rubbish() {
 #[test]
 fn a_full_disk_is_a_user_error() {
     let dir = tempfile::tempdir().unwrap();
-    let out = AtomicDir::create(&dir.path().join("step_1")).unwrap();
+    let out = AtomicDir::create(&dir.path().join("step_1"), none).unwrap();
     assert_eq!(out.write("no/model.bin", &[1; 100]).unwrap_err().exit_code(), 2);
     drop(out);
     assert!(names(dir.path()).is_empty());
@@ -71,16 +76,20 @@ fn a_full_disk_is_a_user_error() {
 }
 
 #[test]
-fn a_file_in_place_of_a_directory_is_replaced_too() {
+fn a_file_in_place_of_a_directory_is_moved_aside() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("step_1");
-    for _ in 0..2 {
+    let kept = [
+        vec!["step_1", "step_1-kept"],
+        vec!["step_1", "step_1-kept", "step_1-kept-2", "step_1-kept-3"],
+    ];
+    for kept in kept {
         fs::write(&target, "a file").unwrap();
-        let out = AtomicDir::create(&target).unwrap();
+        let out = AtomicDir::create(&target, none).unwrap();
         out.write("a", b"1").unwrap();
         out.commit().unwrap();
         assert_eq!(names(&target), ["a"]);
-        assert_eq!(names(dir.path()), ["step_1"]);
+        assert_eq!(names(dir.path()), kept);
         // As a kill between two renames leaves it.
         fs::remove_dir_all(&target).unwrap();
         fs::write(dir.path().join(".old-step_1"), "a file").unwrap();
@@ -91,7 +100,7 @@ fn a_file_in_place_of_a_directory_is_replaced_too() {
 fn directories_appear_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("checkpoints/step_1");
-    let out = AtomicDir::create(&target).unwrap();
+    let out = AtomicDir::create(&target, none).unwrap();
     out.write("a", b"1").unwrap();
     assert!(!target.exists());
     let hidden = names(target.parent().unwrap());
@@ -106,18 +115,54 @@ fn directories_appear_whole_or_not_at_all() {
         fs::create_dir_all(&left).unwrap();
         fs::write(left.join("stale"), b"x").unwrap();
     }
-    let out = AtomicDir::create(&target).unwrap();
+    let out = AtomicDir::create(&target, none).unwrap();
     out.write("a", b"1").unwrap();
     out.commit().unwrap();
     assert_eq!(names(&target), ["a"]);
 
     // Replaced as a whole.
-    let out = AtomicDir::create(&target).unwrap();
+    let out = AtomicDir::create(&target, none).unwrap();
     out.write("b", b"2").unwrap();
     assert_eq!(names(&target), ["a"]);
     out.commit().unwrap();
     assert_eq!(names(&target), ["b"]);
     assert_eq!(names(target.parent().unwrap()), ["step_1"]);
+}
+
+/// Wherever a directory lies that would be removed, what somebody put into it is kept.
+#[test]
+fn directories_of_others_are_moved_aside() {
+    let own = |dir: &Path| names(dir).into_iter().filter(|name| name != "a").collect();
+    for place in [
+        "step_1",
+        ".tmp-step_1",
+        ".tmp-0123456789abcdef-step_1",
+        ".old-step_1",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("step_1");
+        if place == ".old-step_1" {
+            fs::create_dir(&target).unwrap();
+        }
+        for name in ["a", "sub"] {
+            let path = dir.path().join(place).join(name);
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("other"), "mine").unwrap();
+        }
+        let out = AtomicDir::create(&target, own).unwrap();
+        out.write("a", b"1").unwrap();
+        out.commit().unwrap();
+        assert_eq!(names(&target), ["a"], "{place}");
+        let kept = dir.path().join("step_1-kept");
+        assert_eq!(names(dir.path()), ["step_1", "step_1-kept"], "{place}");
+        assert_eq!(fs::read(kept.join("sub/other")).unwrap(), b"mine");
+        assert_eq!(fs::read(kept.join("a/other")).unwrap(), b"mine", "all of it");
+        // A second one does not take the first one's place.
+        fs::write(target.join("other"), "mine too").unwrap();
+        AtomicDir::create(&target, own).unwrap().commit().unwrap();
+        assert_eq!(names(&dir.path().join("step_1-kept-2")), ["a", "other"]);
+        assert!(names(&target).is_empty() && kept.join("sub/other").exists());
+    }
 }
 
 #[test]
@@ -126,12 +171,12 @@ fn a_crash_between_the_renames_is_mended() {
     let target = dir.path().join("best");
     fs::create_dir(dir.path().join(".old-best")).unwrap();
     fs::write(dir.path().join(".old-best/a"), b"1").unwrap();
-    recover(&target).unwrap();
+    recover(&target, none).unwrap();
     assert_eq!(names(&target), ["a"]);
     fs::create_dir(dir.path().join(".old-best")).unwrap();
-    recover(&target).unwrap();
+    recover(&target, none).unwrap();
     assert_eq!(names(dir.path()), ["best"]);
-    recover(&dir.path().join("other")).unwrap();
+    recover(&dir.path().join("other"), none).unwrap();
 }
 
 fn tensor(dtype: DType, shape: &[usize], fill: u8) -> HostTensor<'static> {

@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::file::limits::WHOLE_FILE;
-use crate::file::open::{read_own, read_text};
+use crate::file::lines::{Lines, Upto};
+use crate::file::open::{own_if_any, regular};
 use crate::file::write;
 
 /// One line: names to values, in the order they were put in. Holds `"step"`.
@@ -33,27 +33,41 @@ impl MetricsWriter {
         Ok(Self { path, file })
     }
 
-    /// Opens the file of a run resumed after `step`: lines of later steps, and what a crash left after the first
-    /// unreadable line, are cut off. A missing file is started.
+    /// Opens the file of a run resumed after `step`: the lines from the first of a later step on are cut off, since those
+    /// steps are taken again. So is a last line that a crash tore, which is said. A missing file is started.
     ///
     /// # Errors
-    /// An I/O error naming the file.
+    /// An I/O error naming the file; a user error naming a line that is none of metrics. Nothing is cut off then.
     pub fn resume(path: impl AsRef<Path>, step: u64) -> Result<Self> {
         let path = path.as_ref().to_path_buf();
-        let text = read_own(&path, &WHOLE_FILE)?.unwrap_or_default();
-        let mut kept = 0;
-        for line in text.split_inclusive(|&b| b == b'\n') {
-            let whole = line.ends_with(b"\n");
-            let at = serde_json::from_slice::<Record>(line)
-                .ok()
-                .and_then(|r| r.get("step").and_then(Value::as_u64));
-            if !whole || at.is_none_or(|at| at > step) {
-                break;
+        let mut kept = Upto::default();
+        if let Some(file) = own_if_any(&path)? {
+            let mut lines = Lines::new(&path, file)?;
+            while let Some(line) = lines.next()? {
+                let damaged = |why: String| {
+                    Error::user(format!(
+                        "{}:{}: {why}: the file is damaged, and nothing of it was changed. Mend or remove this line, or move \
+                         the file away, and --resume again: the checkpoints do not need it",
+                        path.display(),
+                        line.number
+                    ))
+                };
+                if line.is_blank() && line.upto.ended() {
+                    kept = line.upto;
+                    continue;
+                }
+                let Some(record) = line.record::<Record>().map_err(|e| damaged(e.to_string()))? else {
+                    break;
+                };
+                match record.get("step").and_then(Value::as_u64) {
+                    None => return Err(damaged("no \"step\"".to_string())),
+                    Some(at) if at > step => break,
+                    Some(_) => kept = line.upto,
+                }
             }
-            kept += line.len() as u64;
         }
-        let file = write::append(&path)?;
-        file.set_len(kept).map_err(Error::io(&path))?;
+        let mut file = write::append(&path)?;
+        kept.keep(&path, &mut file)?;
         Ok(Self { path, file })
     }
 
@@ -85,18 +99,21 @@ impl MetricsWriter {
 /// An I/O error naming the file, or a user error naming the line that is not a JSON object.
 pub fn read_metrics(path: impl AsRef<Path>) -> Result<Vec<Record>> {
     let path = path.as_ref();
-    let text = read_text(path, &WHOLE_FILE)?;
+    let mut lines = Lines::new(path, regular(path)?)?;
     let mut records = Vec::new();
-    for (i, line) in text.split_inclusive('\n').enumerate() {
-        if line.trim().is_empty() {
+    while let Some(line) = lines.next()? {
+        if line.is_blank() {
             continue;
         }
-        match serde_json::from_str(line) {
-            Ok(record) => records.push(record),
-            Err(_) if !line.ends_with('\n') => {
-                log::warn!("{}: line {} is incomplete: left out", path.display(), i + 1)
+        match line.record() {
+            Ok(record) => records.extend(record),
+            Err(e) => {
+                return Err(Error::user(format!(
+                    "{}: line {}: {e}",
+                    path.display(),
+                    line.number
+                )));
             }
-            Err(e) => return Err(Error::user(format!("{}: line {}: {e}", path.display(), i + 1))),
         }
     }
     Ok(records)
@@ -162,6 +179,46 @@ mod tests {
         let records = read_metrics(&path).unwrap();
         let rewards = column(&records, "reward");
         assert_eq!(rewards, [(1.0, 0.5), (2.0, 0.5), (3.0, 0.5), (4.0, 0.7)]);
+    }
+
+    #[test]
+    fn resuming_loses_no_history() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let lines = ["{\"step\":1,\"a\":1}\n", "{\"step\":2}\n", "{\"step\":3}\n"];
+        let resumed = |text: &[u8]| {
+            std::fs::write(&path, text).unwrap();
+            let resumed = MetricsWriter::resume(&path, 2).map(drop);
+            (resumed, std::fs::read(&path).unwrap())
+        };
+        let all = lines.concat();
+        let two = lines[..2].concat();
+        // A last line without its end, or torn, or what some file systems leave of it.
+        for text in [all.as_bytes(), two.as_bytes(), two.trim_end().as_bytes()] {
+            let (ended, kept) = resumed(text);
+            ended.unwrap();
+            assert_eq!(kept, two.as_bytes());
+        }
+        for torn in ["{\"step\":2", "\0\0\0\0", "  "] {
+            let (ended, kept) = resumed((lines[0].to_string() + torn).as_bytes());
+            ended.unwrap();
+            assert_eq!(kept, lines[0].as_bytes(), "{torn:?}");
+        }
+        for (at, damaged) in [
+            (1, "nonsense\n".to_string() + &all),
+            (2, lines[0].to_string() + "\0\0\n" + lines[1]),
+            (2, lines[0].to_string() + "{\"loss\":1}\n" + lines[1]),
+            (3, lines[0].to_string() + "\n[1]\n"),
+        ] {
+            let (ended, kept) = resumed(damaged.as_bytes());
+            let error = ended.unwrap_err();
+            let named = format!("metrics.jsonl:{at}: ");
+            assert!(
+                error.exit_code() == 2 && error.to_string().contains(&named),
+                "{error}"
+            );
+            assert_eq!(kept, damaged.as_bytes(), "nothing was cut off");
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ fn spec(num_layers: usize) -> ModelSpec {
 fn source(place: &Path, num_layers: usize) -> Source {
     let (dir, spec) = (place.join(num_layers.to_string()), spec(num_layers));
     if !dir.exists() {
-        let out = AtomicDir::create(&dir).unwrap();
+        let out = AtomicDir::create(&dir, |_| Vec::new()).unwrap();
         write_model(&out, &spec, &random_tensors(&spec, 7), &[]).unwrap();
         out.commit().unwrap();
     }
@@ -220,7 +220,7 @@ fn fragile(gpu: &Gpu, place: &Path) -> RewardModel {
     };
     let bad = tokenizer.encode("!", false).unwrap()[0] as usize;
     let tensors = random_tensors(&spec, 7);
-    let out = AtomicDir::create(place).unwrap();
+    let out = AtomicDir::create(place, |_| Vec::new()).unwrap();
     write_model(&out, &spec, &tensors, &[]).unwrap();
     out.commit().unwrap();
     let source = Source::open_with_score(place.to_str().unwrap()).unwrap();

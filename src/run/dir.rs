@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::checksums;
-use super::kinds::{Inside, Kind, Tree, matches};
+use super::kinds::{CHECKPOINT, Inside, Kind, Tree, matches};
 use super::lock::Lock;
 use crate::error::{Context, Error, Result};
 use crate::file::dirs;
@@ -130,7 +130,11 @@ impl Dir {
                 (found, "--overwrite would remove it")
             }
             Owner::Own(marker) => {
-                return unlinked(&self.root, made(self.kind, marker.as_ref()));
+                let kind = made(self.kind, marker.as_ref());
+                unlinked(&self.root, kind)?;
+                let mut found = Vec::new();
+                half_written(&self.root, kind.tree, "", &mut found);
+                (found, "this run would remove the directory that holds it")
             }
         };
         if in_the_way.is_empty() {
@@ -163,7 +167,7 @@ impl Dir {
     /// As [`Dir::check`], before anything is removed; an I/O error.
     pub fn clear(&self) -> Result<()> {
         self.check(true)?;
-        remove(&self.root, made(self.kind, self.marker()?.as_ref()).tree)?;
+        remove(&self.root, made(self.kind, self.marker()?.as_ref()).tree).context("--overwrite")?;
         self.write(&Marker::new(self.kind))
     }
 
@@ -330,8 +334,11 @@ fn occupied(root: &Path, tree: &Tree) -> Vec<String> {
 fn tidy(dir: &Path, tree: &Tree) -> Result<()> {
     for (name, path, is) in entries(dir) {
         match tree.dir(&name).filter(|_| is.is_dir()) {
+            Some(Inside::Named(inside)) if name.starts_with(TEMPORARY) => {
+                remove(&path, inside)?;
+                dirs::remove_empty(&path)?;
+            }
             Some(Inside::Named(inside)) => tidy(&path, inside)?,
-            Some(Inside::Anything) if name.starts_with(TEMPORARY) => dirs::remove(&path)?,
             _ if is.is_file() && name.starts_with(TEMPORARY) && tree.file(&name) => remove_file(&path)?,
             _ => (),
         }
@@ -407,13 +414,37 @@ fn strangers(dir: &Path, tree: &Tree, top: bool, at: &str, found: &mut Vec<Strin
     }
 }
 
+/// What the directory of a checkpoint or a model holds that this program did not write.
+pub fn foreign_to_checkpoint(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    strangers(dir, &CHECKPOINT, false, "", &mut found);
+    found
+}
+
+/// As [`strangers`], of the directories alone that were being written or replaced when a process was killed: they go when
+/// a run continues.
+fn half_written(dir: &Path, tree: &Tree, at: &str, found: &mut Vec<String>) {
+    for (name, path, is) in entries(dir).into_iter().filter(|(.., is)| !is.is_symlink()) {
+        let Some(Inside::Named(inside)) = tree.dir(&name) else {
+            continue;
+        };
+        let passing = name.starts_with(TEMPORARY) || name.starts_with(dirs::REPLACED);
+        let place = format!("{at}{name}/");
+        match (is.is_dir(), passing) {
+            (true, true) => strangers(&path, inside, false, &place, found),
+            (true, false) => half_written(&path, inside, &place, found),
+            (false, true) => found.push(format!("{at}{name}")),
+            (false, false) => (),
+        }
+    }
+}
+
 /// Removes what is of a tree. Links are removed as what they are.
 fn remove(dir: &Path, tree: &Tree) -> Result<()> {
     let listed = checksums::listed(dir);
     let all = entries(dir);
     for (name, path, is) in &all {
         match tree.dir(name) {
-            Some(Inside::Anything) if is.is_dir() => dirs::remove(path)?,
             Some(Inside::Named(inside)) if is.is_dir() => {
                 remove(path, inside)?;
                 dirs::remove_empty(path)?;
@@ -427,10 +458,7 @@ fn remove(dir: &Path, tree: &Tree) -> Result<()> {
         .collect();
     // In the tree's order: what makes it a run goes first.
     files.sort_by_key(|(name, ..)| tree.files.iter().position(|pattern| matches(pattern, name)));
-    files
-        .iter()
-        .try_for_each(|(_, path, _)| remove_file(path))
-        .context("--overwrite")
+    files.iter().try_for_each(|(_, path, _)| remove_file(path))
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ impl Place {
         let dir = self.hold(&kinds::TRAIN).unwrap();
         dir.begin().unwrap();
         self.write("config.toml", "x").write("metrics.jsonl", "{}\n");
-        for step in ["step_1", "step_3", "best", ".tmp-step_4"] {
+        for step in ["step_1", "step_3", "best", ".tmp-step_4", ".old-best"] {
             self.write(&format!("checkpoints/{step}/trainer_state.json"), "{}");
         }
         dir
@@ -145,6 +145,42 @@ fn a_directory_of_an_older_version_is_known_by_its_files() {
     assert_eq!(dir.checkpoint().unwrap(), Some(3));
     dir.clear().unwrap();
     assert_eq!(dir.checkpoint().unwrap(), None);
+    assert!(!place.has("checkpoints"));
+}
+
+/// The directories that a continued run removes hold what a killed process left, or what somebody put there.
+#[test]
+fn what_somebody_put_into_half_written_directories_is_kept() {
+    for name in [
+        "checkpoints/.tmp-step_4/other",
+        "checkpoints/.tmp-0123456789abcdef-step_4/other",
+        "checkpoints/.tmp-0123456789abcdef-best/config.toml/other",
+        "checkpoints/.old-step_2/other",
+        "checkpoints/.old-best/more/other",
+        "checkpoints/.old-step_7",
+    ] {
+        let place = Place::new();
+        let dir = place.run();
+        place.write(name, "mine");
+        let named = name.strip_suffix("/other").filter(|n| n.matches('/').count() > 1);
+        let named = named.unwrap_or(name);
+        refused(
+            dir.check(false),
+            &[named, "not written by this program", "remove"],
+        );
+        refused(dir.begin(), &[named]);
+        refused(dir.clear(), &[named, "--overwrite would remove"]);
+        assert!(place.has(name) && place.has("metrics.jsonl"), "{name}");
+    }
+    let place = Place::new();
+    let dir = place.run();
+    place.write(
+        "checkpoints/.tmp-step_4/.tmp-0123456789abcdef-checksums.json",
+        "half",
+    );
+    dir.begin().unwrap();
+    assert!(!place.has("checkpoints/.tmp-step_4"));
+    dir.clear().unwrap();
     assert!(!place.has("checkpoints"));
 }
 

@@ -1,7 +1,7 @@
 //! Requests to stop: Ctrl-C (SIGINT), SIGTERM and SIGHUP.
 //!
-//! The process ends at once, with code 130, whatever it is at: loading, downloading, a template, compiling. Only a loop
-//! whose work would be lost [`hold`]s it: the step in progress is finished and saved then. A second Ctrl-C ends the process
+//! The process ends at once, whatever it is at: loading, downloading, a template, compiling. Its exit code is 128 and the
+//! signal's number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP. Only a loop whose work would be lost [`hold`]s it: the step in progress is finished and saved then. A second Ctrl-C ends the process
 //! also there; a second SIGTERM or SIGHUP does not, since `timeout`, job managers and closing terminals send theirs twice. A
 //! signal that the parent process ignores stays ignored: SIGHUP under `nohup`, SIGINT in the background jobs of a script.
 
@@ -13,8 +13,37 @@ use super::lock;
 use crate::error::{Error, Result};
 use crate::file::write;
 
-/// The exit code of a process that a signal ends, as of [`Error::Interrupted`].
-const STOPPED: i32 = 130;
+/// A signal that asks the process to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Signal {
+    /// What the user is told.
+    name: &'static str,
+    number: u8,
+}
+
+impl Signal {
+    /// The exit code of a process that it ends.
+    fn code(self) -> u8 {
+        128 + self.number
+    }
+}
+
+/// Ctrl-C.
+const INTERRUPTED: Signal = Signal {
+    name: "interrupted",
+    number: 2,
+};
+#[cfg(unix)]
+const TERMINATED: Signal = Signal {
+    name: "terminated",
+    number: 15,
+};
+#[cfg(unix)]
+const HUNG_UP: Signal = Signal {
+    name: "hung up",
+    number: 1,
+};
+
 /// Longest wait for standard output to take what was printed so far.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -35,7 +64,7 @@ static VOICE: OnceLock<Voice> = OnceLock::new();
 #[derive(Debug)]
 struct State {
     /// The first signal that came.
-    asked: Option<&'static str>,
+    asked: Option<Signal>,
     /// What the loops that hold the process are going to do.
     loops: Vec<&'static str>,
     brief: usize,
@@ -67,6 +96,11 @@ pub fn requested() -> bool {
     state().asked.is_some()
 }
 
+/// The exit code after [`Error::Interrupted`]: of the signal that was the first to come.
+pub fn code() -> u8 {
+    state().asked.unwrap_or(INTERRUPTED).code()
+}
+
 /// Keeps signals from ending the process while this lives.
 #[derive(Debug)]
 #[must_use = "the process is held for as long as this lives"]
@@ -95,9 +129,9 @@ impl Drop for Hold {
             state.loops.pop();
         }
         let over = self.brief && state.brief == 0 && state.loops.is_empty();
-        if let Some(name) = state.asked.filter(|_| over) {
+        if let Some(signal) = state.asked.filter(|_| over) {
             drop(state);
-            end(name);
+            end(signal);
         }
     }
 }
@@ -117,9 +151,9 @@ enum Act {
 
 impl State {
     /// `again` says whether the signal ends what is held when it is not the first.
-    fn receive(&mut self, name: &'static str, again: bool) -> Act {
+    fn receive(&mut self, signal: Signal, again: bool) -> Act {
         let first = self.asked.is_none();
-        self.asked.get_or_insert(name);
+        self.asked.get_or_insert(signal);
         match self.loops.last() {
             Some(now) if first => Act::Say(now),
             None if self.brief == 0 => Act::End,
@@ -130,13 +164,16 @@ impl State {
     }
 }
 
-fn received(name: &'static str, again: bool) {
-    let act = state().receive(name, again);
+fn received(signal: Signal, again: bool) {
+    let act = state().receive(signal, again);
     match act {
-        Act::Say(now) => say(&format!("{name}: {now} (press Ctrl-C again to stop at once)")),
+        Act::Say(now) => say(&format!(
+            "{}: {now} (press Ctrl-C again to stop at once)",
+            signal.name
+        )),
         Act::Wait => (),
-        Act::End => end(name),
-        Act::Stop => leave(),
+        Act::End => end(signal),
+        Act::Stop => leave(signal),
     }
 }
 
@@ -147,8 +184,8 @@ fn say(line: &str) {
 }
 
 /// Ends the process: what was printed is written, what is half-written is removed.
-fn end(name: &str) {
-    say(name);
+fn end(signal: Signal) {
+    say(signal.name);
     if let Some(voice) = VOICE.get() {
         (voice.flush)();
     }
@@ -161,24 +198,24 @@ fn end(name: &str) {
     if std::thread::Builder::new().spawn(flush).is_ok() {
         let _ = flushed.recv_timeout(PATIENCE);
     }
-    leave();
+    leave(signal);
 }
 
-fn leave() {
+fn leave(signal: Signal) {
     write::abandon();
     lock::leave_all();
-    exit();
+    exit(signal.code().into());
 }
 
 /// Without what drivers do at the end of a process: other threads still use them.
 #[cfg(unix)]
-fn exit() {
-    signal_hook::low_level::exit(STOPPED);
+fn exit(code: i32) {
+    signal_hook::low_level::exit(code);
 }
 
 #[cfg(not(unix))]
-fn exit() {
-    std::process::exit(STOPPED);
+fn exit(code: i32) {
+    std::process::exit(code);
 }
 
 /// Lets a file that reaches the shell's limit (`ulimit -f`) be an error of that write and not the
@@ -205,9 +242,9 @@ fn listen() -> std::io::Result<()> {
     let listener = move || {
         for signal in signals.forever() {
             match signal {
-                SIGINT => received("interrupted", true),
-                SIGTERM => received("terminated", false),
-                _ => received("hung up", false),
+                SIGINT => received(INTERRUPTED, true),
+                SIGTERM => received(TERMINATED, false),
+                _ => received(HUNG_UP, false),
             }
         }
     };
@@ -219,7 +256,7 @@ fn listen() -> std::io::Result<()> {
 
 #[cfg(not(unix))]
 fn listen() -> std::io::Result<()> {
-    ctrlc::set_handler(move || received("interrupted", true)).map_err(std::io::Error::other)
+    ctrlc::set_handler(move || received(INTERRUPTED, true)).map_err(std::io::Error::other)
 }
 
 /// Whether the parent process set a signal to be ignored.
@@ -266,19 +303,43 @@ mod tests {
             brief,
         };
         for again in [true, false] {
-            assert_eq!(new(&[], 0).receive("interrupted", again), Act::End);
+            assert_eq!(new(&[], 0).receive(INTERRUPTED, again), Act::End);
             let mut held = new(&["saving"], 1);
-            assert_eq!(held.receive("interrupted", again), Act::Say("saving"));
+            assert_eq!(held.receive(INTERRUPTED, again), Act::Say("saving"));
             let second = if again { Act::Stop } else { Act::Wait };
-            assert_eq!(held.receive("interrupted", again), second);
+            assert_eq!(held.receive(INTERRUPTED, again), second);
             // What comes after the loop is not held any more.
             held.loops.clear();
             held.brief = 0;
-            assert_eq!(held.receive("interrupted", again), Act::End);
+            assert_eq!(held.receive(INTERRUPTED, again), Act::End);
             let mut line = new(&[], 1);
-            assert_eq!(line.receive("interrupted", again), Act::Wait);
-            assert_eq!(line.receive("interrupted", true), Act::Stop);
+            assert_eq!(line.receive(INTERRUPTED, again), Act::Wait);
+            assert_eq!(line.receive(INTERRUPTED, true), Act::Stop);
         }
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_shells() {
+        for (signal, number, code) in [
+            (INTERRUPTED, SIGINT, 130),
+            (TERMINATED, SIGTERM, 143),
+            (HUNG_UP, SIGHUP, 129),
+        ] {
+            assert_eq!((i32::from(signal.number), signal.code()), (number, code));
+        }
+        let mut held = State {
+            asked: None,
+            loops: vec!["saving"],
+            brief: 0,
+        };
+        held.receive(TERMINATED, false);
+        held.receive(INTERRUPTED, true);
+        assert_eq!(
+            held.asked,
+            Some(TERMINATED),
+            "the first one is what stopped the run"
+        );
+        assert_eq!(code(), 130, "without a signal");
     }
 
     #[test]

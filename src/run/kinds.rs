@@ -23,7 +23,7 @@ pub struct Tree {
 pub enum Inside {
     /// These names, and those that its checksums list.
     Named(&'static Tree),
-    /// Whatever is in it: its name is this program's own.
+    /// Whatever other commands write. It is never removed.
     Anything,
 }
 
@@ -45,7 +45,7 @@ const fn unfinished(dirs: &'static [(&'static str, Inside)]) -> Tree {
     Tree { files: &[], dirs }
 }
 
-const CHECKPOINT: Tree = Tree {
+pub(super) const CHECKPOINT: Tree = Tree {
     files: &[
         "trainer_state.json",
         "adapter_config.json",
@@ -68,10 +68,10 @@ const CHECKPOINT: Tree = Tree {
 const CHECKPOINTS: Tree = unfinished(&[
     ("step_#", Inside::Named(&CHECKPOINT)),
     ("best", Inside::Named(&CHECKPOINT)),
-    (".tmp-step_#", Inside::Anything),
-    (".tmp-best", Inside::Anything),
-    (".old-step_#", Inside::Anything),
-    (".old-best", Inside::Anything),
+    (".tmp-step_#", Inside::Named(&CHECKPOINT)),
+    (".tmp-best", Inside::Named(&CHECKPOINT)),
+    (".old-step_#", Inside::Named(&CHECKPOINT)),
+    (".old-best", Inside::Named(&CHECKPOINT)),
 ]);
 
 const RUN: Tree = Tree {
@@ -225,8 +225,8 @@ pub static DEMO_DATA: Kind = own(
         ],
         dirs: &[
             ("init", Inside::Named(&CHECKPOINT)),
-            (".tmp-init", Inside::Anything),
-            (".old-init", Inside::Anything),
+            (".tmp-init", Inside::Named(&CHECKPOINT)),
+            (".old-init", Inside::Named(&CHECKPOINT)),
         ],
     },
     &[("preferences-validation.jsonl", &["prompt", "chosen", "rejected"])],

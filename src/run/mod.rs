@@ -10,6 +10,6 @@ pub mod interrupt;
 pub mod kinds;
 mod lock;
 
-pub use dir::{Dir, MARKER, marker, unlinked};
+pub use dir::{Dir, MARKER, foreign_to_checkpoint, marker, unlinked};
 pub use kinds::Kind;
 pub use lock::Lock;

@@ -306,7 +306,7 @@ impl Log {
         match done {
             Ok(Work::Done) => self.push(job, "done", begun.elapsed().as_secs_f64(), None),
             Ok(Work::Skipped) => self.push(job, "skipped", 0.0, None),
-            Err(e) if e.exit_code() == 130 => Err(Error::Interrupted(format!(
+            Err(e) if e.is_interrupted() => Err(Error::Interrupted(format!(
                 "{job}: {e}. The same sweep command goes on from here"
             ))),
             Err(e) => {

@@ -8,36 +8,28 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::error::{Context, Error, Result};
-use crate::file::limits::WHOLE_FILE;
-use crate::file::open::read_own;
+use crate::file::lines::{Lines, Upto};
+use crate::file::open::own_if_any;
 use crate::file::write;
 
-/// The records of a journal, in order; a last line torn by a crash is cut off the file. None where there is no file.
+/// The records of a journal, in order; a last line torn by a crash is cut off the file, which is said. None where there is no file.
 ///
 /// # Errors
-/// An I/O error; a whole line that is not a record, with its number.
+/// An I/O error; a whole line that is not a record, or too long for one, with its number.
 pub fn recover<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    let Some(bytes) = read_own(path, &WHOLE_FILE)? else {
+    let Some(file) = own_if_any(path)? else {
         return Ok(Vec::new());
     };
-    let mut records = Vec::new();
-    let mut whole = 0;
-    for line in bytes
-        .split_inclusive(|b| *b == b'\n')
-        .filter(|l| l.ends_with(b"\n"))
-    {
-        let place = || format!("{}:{}", path.display(), records.len() + 1);
-        records.push(
-            serde_json::from_slice(line)
-                .map_err(Error::user)
-                .context(place())?,
-        );
-        whole += line.len() as u64;
+    let (mut records, mut kept) = (Vec::new(), Upto::default());
+    let mut lines = Lines::new(path, file)?;
+    while let Some(line) = lines.next()? {
+        let record = line.record().map_err(Error::user);
+        if let Some(record) = record.context(format_args!("{}:{}", path.display(), line.number))? {
+            records.push(record);
+            kept = line.upto;
+        }
     }
-    if whole < bytes.len() as u64 {
-        let file = write::append(path)?;
-        file.set_len(whole).map_err(Error::io(path))?;
-    }
+    kept.keep(path, &mut write::append(path)?)?;
     Ok(records)
 }
 
@@ -132,7 +124,8 @@ mod tests {
         for cut in 0..=bytes.len() {
             fs::write(&path, &bytes[..cut]).unwrap();
             let kept: Vec<(u32, String)> = recover(&path).unwrap();
-            let lines = bytes[..cut].iter().filter(|b| **b == b'\n').count();
+            // A record that lacks only its line end is whole.
+            let lines = (0..=cut).filter(|at| bytes.get(*at) == Some(&b'\n')).count();
             assert_eq!(kept, records[..lines], "cut at {cut}");
             for record in &records[lines..] {
                 append(&path, record).unwrap();

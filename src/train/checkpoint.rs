@@ -20,8 +20,8 @@ use crate::model::save::{AtomicDir, recover, write_atomic};
 use crate::model::source::ModelFiles;
 use crate::model::store::{HostTensor, WeightStore};
 use crate::optim::{Optimizer, write_f32};
-use crate::run::Dir;
 use crate::run::checksums::{self, Depth, OPTIMIZER};
+use crate::run::{Dir, foreign_to_checkpoint};
 use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -134,7 +134,7 @@ impl RunDir {
         let run = Self::check(held, resume, overwrite)?;
         held.renew(overwrite)?;
         dirs::make(&run.checkpoints())?;
-        recover(&run.best())?;
+        recover(&run.best(), foreign_to_checkpoint)?;
         Ok(run)
     }
 
@@ -222,12 +222,24 @@ impl RunDir {
     /// names every newer one. `None` where the run ended before its first checkpoint: it begins again.
     ///
     /// # Errors
-    /// A user error where checkpoints were written and none that is whole is left; the directory cannot be listed.
+    /// A user error where checkpoints were written and none that is whole is left, or where somebody else's files lie in
+    /// a directory that the run would replace; the directory cannot be listed.
     pub fn resume_point(&self, held: &Dir) -> Result<Option<PathBuf>> {
         let mut damaged = Vec::new();
+        let mut foreign = dirs::foreign_at(&self.best(), foreign_to_checkpoint)?;
         for step in self.steps()? {
             let dir = self.step(step);
             let Some(what) = damage(&dir, Depth::Contents) else {
+                if let Some(first) = foreign.first() {
+                    return Err(Error::user(format!(
+                        "{}/{first}{}: not written by this program, and this run would replace the directory. Move it away",
+                        self.checkpoints().display(),
+                        match foreign.len() {
+                            1 => String::new(),
+                            n => format!(" and {} more", n - 1),
+                        }
+                    )));
+                }
                 for what in &damaged {
                     log::warn!(
                         "{}: {what}: the run continues from step {step}, the newest whole checkpoint",
@@ -237,6 +249,7 @@ impl RunDir {
                 return Ok(Some(dir));
             };
             damaged.push(format!("step_{step} is damaged ({what})"));
+            foreign.extend(dirs::foreign_at(&dir, foreign_to_checkpoint)?);
         }
         let marked = held.command()?.is_some();
         if damaged.is_empty() && marked && held.checkpoint()?.is_none() {
@@ -371,7 +384,7 @@ fn write(
     state: &TrainerState,
     origin: &Origin<'_>,
 ) -> Result<()> {
-    let out = AtomicDir::create(target)?;
+    let out = AtomicDir::create(target, foreign_to_checkpoint)?;
     match &model.lora {
         Some(shape) => save_adapter(&out, model, optimizer, shape, origin)?,
         None => save_model(&out, model, origin)?,

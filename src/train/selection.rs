@@ -15,6 +15,7 @@ use crate::file::{dirs, open};
 use crate::model::save::{AtomicDir, recover};
 use crate::reward::{GroupScoring, Reward};
 use crate::run::checksums::Depth;
+use crate::run::foreign_to_checkpoint;
 use crate::text::sha256_hex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -252,10 +253,13 @@ fn judged(c: &TrainConfig, prompts: &[Prompt]) -> BTreeMap<String, String> {
 /// # Errors
 /// A file cannot be copied; the older copy is then whole.
 pub fn keep(run: &RunDir, checkpoint: &Path) -> Result<()> {
-    let out = AtomicDir::create(&run.best())?;
+    let out = AtomicDir::create(&run.best(), foreign_to_checkpoint)?;
+    // What somebody else put there stays there: in the copy nobody would look for it.
+    let foreign = foreign_to_checkpoint(checkpoint);
     for entry in std::fs::read_dir(checkpoint).map_err(Error::io(checkpoint))? {
         let from = entry.map_err(Error::io(checkpoint))?.path();
-        let Some(name) = from.file_name().and_then(|name| name.to_str()) else {
+        let name = from.file_name().and_then(|name| name.to_str());
+        let Some(name) = name.filter(|name| !foreign.iter().any(|other| other == name)) else {
             continue;
         };
         let mut file = open::own(&from)?;
@@ -291,7 +295,7 @@ pub fn mend(run: &RunDir, state: &TrainerState) -> Result<()> {
             );
             Ok(())
         }
-        None => dirs::remove(&best),
+        None => dirs::discard(&best, &best, foreign_to_checkpoint),
     }
 }
 
@@ -300,7 +304,7 @@ pub fn mend(run: &RunDir, state: &TrainerState) -> Result<()> {
 /// # Errors
 /// As [`mend`].
 pub fn mend_run(run: &RunDir) -> Result<()> {
-    recover(&run.best())?;
+    recover(&run.best(), foreign_to_checkpoint)?;
     match run.latest()? {
         Some(last) => mend(run, &checkpoint::read_state(&last)?),
         None => Ok(()),
