@@ -508,19 +508,24 @@ fn bad_input_is_refused_before_anything_is_written() {
 #[test]
 fn numbers_out_of_range_are_named_with_their_example_and_nothing_is_saved() {
     let place = Place::new();
-    // Finite weights that drive the readout states out of range.
+    // Finite, and their products are not.
     for model in ["policy", "reward"] {
         let path = place.at(model).join("model.safetensors");
         let store = WeightStore::open_safetensors(&path).unwrap();
         let tensor = |name: &str| (name.to_owned(), store.get(name).unwrap().into_owned());
         let mut tensors: Vec<_> = store.names().map(tensor).collect();
-        for (_, norm) in tensors.iter_mut().filter(|(name, _)| name == "model.norm.weight") {
-            norm.bytes = 3e38f32.to_le_bytes().repeat(norm.elements()).into();
+        for (name, t) in &mut tensors {
+            let value: f32 = match name.as_str() {
+                "model.norm.weight" | "score.weight" => 1e19,
+                "model.embed_tokens.weight" => 4e18,
+                _ => continue,
+            };
+            t.bytes = value.to_le_bytes().repeat(t.elements()).into();
         }
         drop(store);
         write_safetensors(&path, &tensors).unwrap();
     }
-    // One example, on the third line; then it is held out.
+    // One example, on the third line.
     let write = |name: &str, row: &str| std::fs::write(place.at(name), format!("\n\n{row}\n")).unwrap();
     write("one.jsonl", r#"{"prompt": "add 1 1", "response": "2"}"#);
     write(
@@ -541,7 +546,7 @@ fn numbers_out_of_range_are_named_with_their_example_and_nothing_is_saved() {
         ),
         (
             "reward --model reward --data pair.jsonl --head-only",
-            &["a hidden state is", "earlier checkpoint"],
+            &["pair.jsonl:3: the score of an answer is", "earlier checkpoint"],
         ),
     ] {
         place.refused(

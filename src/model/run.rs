@@ -283,6 +283,17 @@ pub fn each_scored(
     rec.submit()
 }
 
+/// Rows that [`each_scored`] takes for these sequences, if a micro-batch of `most` holds them all.
+pub fn scored_rows(sequences: &[&[u32]], most: usize) -> usize {
+    let (mut at, mut rows) = (0, 0);
+    while at < sequences.len() {
+        let run = prefix_run(&sequences[at..], most);
+        rows += run.prefix + run.suffix_rows;
+        at += run.count;
+    }
+    rows
+}
+
 /// The micro-batch of the sequences from `from` on, and the first that it has no room for.
 pub(super) fn next_judged(
     model: &Model,
@@ -381,6 +392,7 @@ mod tests {
         let run = prefix_run(&[&a, &b, &c], 100);
         assert_eq!((run.count, run.prefix, run.suffix_rows), (2, 3, 3));
         assert_eq!(prefix_run(&[&a, &b], 5).count, 1);
+        assert_eq!(scored_rows(&[&a, &b, &c], 100), 3 + 3 + 1);
         assert_eq!(score_index(&[5, 3, 0, 0], Some(0)), 1);
         assert_eq!(score_index(&[0, 0], Some(0)), 0);
         assert_eq!(score_index(&[5, 0], None), 1);

@@ -1,6 +1,6 @@
 //! Reward-model training: Bradley-Terry on pairs of answers (L = −log σ(score(chosen) − score(rejected))).
 
-use super::examples::{Example, Examples, Pair};
+use super::examples::{Examples, Pair};
 use super::losses::Losses;
 use super::run::RunOptions;
 use super::supervised::{self, About, Job, Outcome, Task};
@@ -28,21 +28,31 @@ struct Preference<'a> {
     examples: &'a Examples<Pair>,
 }
 
-/// Splits pairs into runs that fit one micro-batch: a pair's loss takes both of its scores.
-fn chunks(pairs: &[usize], cost: impl Fn(usize) -> usize, rows: usize) -> Vec<&[usize]> {
-    let (mut out, mut from, mut used) = (Vec::new(), 0, 0);
-    for (at, pair) in pairs.iter().enumerate() {
-        let cost = cost(*pair);
-        if at > from && used + cost > rows {
+/// Splits pairs into runs as long as `fits` says, of one pair at least.
+fn chunks(pairs: &[usize], fits: impl Fn(&[usize]) -> bool) -> Vec<&[usize]> {
+    let (mut out, mut from) = (Vec::new(), 0);
+    for at in 1..=pairs.len() {
+        if at == pairs.len() || !fits(&pairs[from..=at]) {
             out.push(&pairs[from..at]);
-            (from, used) = (at, 0);
+            from = at;
         }
-        used += cost;
-    }
-    if from < pairs.len() {
-        out.push(&pairs[from..]);
     }
     out
+}
+
+impl Preference<'_> {
+    /// Chosen and rejected of each pair, in turn.
+    fn sequences(&self, pairs: &[usize]) -> Vec<&[u32]> {
+        let all = self.examples;
+        pairs.iter().flat_map(|i| all.get(*i).sequences()).collect()
+    }
+
+    /// Whether one micro-batch holds these pairs: a pair's loss takes both of its scores.
+    fn fits(&self, pairs: &[usize]) -> bool {
+        let shape = self.ws.shape;
+        2 * pairs.len() <= shape.readouts
+            && run::scored_rows(&self.sequences(pairs), shape.rows) <= shape.rows
+    }
 }
 
 impl Task for Preference<'_> {
@@ -51,11 +61,11 @@ impl Task for Preference<'_> {
     }
 
     fn record(&mut self, losses: &mut Losses, pairs: &[usize], backward: bool) -> Result<()> {
-        let (model, ws, all) = (self.model, &self.ws, self.examples);
+        let (model, ws) = (self.model, &self.ws);
         // The loss is the mean over the pairs.
         let scale = 1.0 / pairs.len() as f32;
-        for chunk in chunks(pairs, |i| all.get(i).rows(), ws.shape.rows) {
-            let sequences: Vec<&[u32]> = chunk.iter().flat_map(|i| all.get(*i).sequences()).collect();
+        for chunk in chunks(pairs, |chunk| self.fits(chunk)) {
+            let sequences = self.sequences(chunk);
             run::each_scored(model, ws, &sequences, &mut |rec, packed| {
                 if packed.owners.len() != sequences.len() {
                     return Err(Error::internal("a pair was split over two micro-batches"));
@@ -187,13 +197,11 @@ mod tests {
 
     #[test]
     fn pairs_stay_together_and_fill_micro_batches() {
-        let cost = |i: usize| [3, 4, 5, 9, 1][i];
+        let cost = |chunk: &[usize]| chunk.iter().map(|i| [3, 4, 5, 9, 1][*i]).sum::<usize>();
         let all = [0, 1, 2, 3, 4, 0];
-        assert_eq!(
-            chunks(&all, cost, 7),
-            [&all[..2], &all[2..3], &all[3..4], &all[4..]]
-        );
-        assert_eq!(chunks(&all, cost, 100), [&all[..]]);
-        assert!(chunks(&[], cost, 7).is_empty());
+        let parts = [&all[..2], &all[2..3], &all[3..4], &all[4..]];
+        assert_eq!(chunks(&all, |chunk| cost(chunk) <= 7), parts);
+        assert_eq!(chunks(&all, |_| true), [&all[..]]);
+        assert!(chunks(&[], |_| true).is_empty());
     }
 }
