@@ -197,7 +197,7 @@ fn add_gradient(g: &Golden, model: &Model, ws: &Workspace) -> f64 {
     let sequences = g.ids("sequences");
     let lens: Vec<usize> = serde_json::from_value(g.json["prompt_lens"].clone()).unwrap();
     let weights: Vec<f64> = serde_json::from_value(g.json["weights"].clone()).unwrap();
-    let mut losses = Losses::new(&model.gpu, ws.shape.readouts, 0).unwrap();
+    let mut losses = Losses::new(&model.gpu, ws.shape.readouts).unwrap();
     run::each_packed(model, ws, &groups(&sequences, &lens), true, &mut |rec, packed| {
         let weights = packed.by_readout(|group, _| weights[group] as f32);
         losses.load(rec, &weights, vec![0; weights.len()])?;
@@ -214,7 +214,7 @@ fn add_pair_gradient(g: &Golden, model: &Model, ws: &Workspace) -> f64 {
     let sequences = g.ids("sequences");
     let pairs: Vec<[usize; 2]> = serde_json::from_value(g.json["pairs"].clone()).unwrap();
     let order: Vec<&[u32]> = pairs.iter().flatten().map(|i| &sequences[*i][..]).collect();
-    let mut losses = Losses::new(&model.gpu, ws.shape.readouts, 0).unwrap();
+    let mut losses = Losses::new(&model.gpu, ws.shape.readouts).unwrap();
     run::each_scored(model, ws, &order, &mut |rec, packed| {
         assert_eq!(packed.owners.len(), order.len());
         let of = packed.batch.sequences.chunks(2);

@@ -132,7 +132,7 @@ fn accumulate(model: &Model, ws: &Workspace, file: &Path, records: &[GradientRec
             }
         }
     }
-    let mut losses = Losses::new(&model.gpu, ws.shape.readouts, 0)?;
+    let mut losses = Losses::new(&model.gpu, ws.shape.readouts)?;
     each_packed(model, ws, &groups, true, &mut |rec, packed| {
         let owners = packed.by_readout(|group, suffix| of[group][suffix]);
         let weights: Vec<f32> = owners.iter().map(|i| records[*i].weight as f32).collect();

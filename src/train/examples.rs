@@ -57,9 +57,6 @@ pub trait Example: Sized {
 
     /// Tokens that have to share a micro-batch.
     fn rows(&self) -> usize;
-
-    /// The most micro-batches that it is spread over.
-    fn micro_batches(&self) -> usize;
 }
 
 /// A token sequence of which some ranges are learned and the others are given.
@@ -184,10 +181,6 @@ impl Example for Demonstration {
     fn rows(&self) -> usize {
         self.longest()
     }
-
-    fn micro_batches(&self) -> usize {
-        self.sequences.len()
-    }
 }
 
 /// Two answers to one prompt, each tokenised with it.
@@ -236,10 +229,6 @@ impl Example for Pair {
 
     fn rows(&self) -> usize {
         self.answers[0].len() + self.answers[1].len()
-    }
-
-    fn micro_batches(&self) -> usize {
-        1
     }
 }
 

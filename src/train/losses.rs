@@ -7,8 +7,9 @@ use crate::kernels::policy_loss::{TERMS, policy_loss_sums};
 use crate::kernels::supervised_loss::{pair_loss, token_loss};
 use crate::model::workspace::Workspace;
 
-/// Rows of sums that [`Losses`] has at least: micro-batches of an evaluation that may be under way.
-const BATCHES: usize = 64;
+/// Micro-batches that the host reads at once. A step or an evaluation of more waits once for each as many, so that what is
+/// under way has an end.
+const BATCHES: usize = 256;
 
 /// The losses of `sft`, `reward` and `gradient`, with the coefficients that they give the backward pass.
 pub struct Losses {
@@ -17,8 +18,6 @@ pub struct Losses {
     terms: Buffer,    // (P, 8)
     sums: Buffer,     // (micro-batches, 8)
     report: Readback,
-    /// Micro-batches that there is room for.
-    batches: usize,
     /// Whose each term of each recorded micro-batch is.
     owners: Vec<Vec<usize>>,
     total: Report,
@@ -38,20 +37,18 @@ pub struct Report {
 }
 
 impl Losses {
-    /// Room for micro-batches of up to `readouts` readouts, `batches` of which the host reads at once.
+    /// Room for micro-batches of up to `readouts` readouts.
     ///
     /// # Errors
     /// Out of memory.
-    pub fn new(gpu: &Gpu, readouts: usize, batches: usize) -> Result<Self> {
-        let batches = batches.max(BATCHES);
+    pub fn new(gpu: &Gpu, readouts: usize) -> Result<Self> {
         let alloc = |what: &str, elements: usize| gpu.alloc(&format!("step/{what}"), 4 * elements as u64);
         Ok(Self {
             gpu: gpu.clone(),
             operands: alloc("operands", readouts)?,
             terms: alloc("terms", readouts * TERMS)?,
-            sums: alloc("sums", batches * TERMS)?,
-            report: Readback::new(gpu, "step/report", 4 * (batches * TERMS + 1) as u64)?,
-            batches,
+            sums: alloc("sums", BATCHES * TERMS)?,
+            report: Readback::new(gpu, "step/report", 4 * (BATCHES * TERMS + 1) as u64)?,
             owners: Vec::new(),
             total: Report::default(),
         })
@@ -63,8 +60,8 @@ impl Losses {
     }
 
     /// What [`Losses::new`] will take.
-    pub fn bytes(readouts: usize, batches: usize) -> u64 {
-        4 * (readouts * (1 + TERMS) + batches.max(BATCHES) * TERMS) as u64
+    pub fn bytes(readouts: usize) -> u64 {
+        4 * (readouts * (1 + TERMS) + BATCHES * TERMS) as u64
     }
 
     /// Writes what the loss needs of a micro-batch from the host, before its passes are recorded: the weight of each token
@@ -78,9 +75,7 @@ impl Losses {
         operands: &[T],
         owners: Vec<usize>,
     ) -> Result<()> {
-        // A step's micro-batches always have room. An evaluation's may not, and the host waits then, so that no more are
-        // under way.
-        if self.owners.len() == self.batches {
+        if self.owners.len() == BATCHES {
             self.drain(rec, None)?;
         }
         rec.write(&self.operands, 0, operands)?;
@@ -202,7 +197,7 @@ mod tests {
     fn any_number_of_micro_batches_adds_up_and_the_first_bad_one_is_named() {
         let (gpu, spec) = open();
         let ws = workspace(&gpu, &spec);
-        let mut losses = Losses::new(&gpu, 8, 3).unwrap();
+        let mut losses = Losses::new(&gpu, 8).unwrap();
         let mut rec = Recorder::new(&gpu);
         // Twice the micro-batches that are read at once, and one.
         let n = 2 * BATCHES + 1;
@@ -264,7 +259,7 @@ mod tests {
             total_steps: 9,
         };
         let mut optimizer = Optimizer::new(&gpu, model.trainable(), settings).unwrap();
-        let mut losses = Losses::new(&gpu, 8, 1).unwrap();
+        let mut losses = Losses::new(&gpu, 8).unwrap();
         let group = Group {
             prefix: &[1, 2, 3],
             suffixes: vec![&[4, 5, 6, 7]],

@@ -185,13 +185,8 @@ impl<E: Example> Job<E> {
         }
         let shape = self.shape()?;
         plan.extend("", &Plan::workspace(spec, shape));
-        plan.add("step", Losses::bytes(shape.readouts, self.micro_batches()));
+        plan.add("step", Losses::bytes(shape.readouts));
         Ok(plan)
-    }
-
-    /// The most micro-batches that a step can have.
-    fn micro_batches(&self) -> usize {
-        self.config.batch_size * self.data.most(E::micro_batches)
     }
 
     /// The losses of a run.
@@ -199,7 +194,7 @@ impl<E: Example> Job<E> {
     /// # Errors
     /// Out of memory.
     pub fn losses(&self, gpu: &Gpu) -> Result<Losses> {
-        Losses::new(gpu, self.shape()?.readouts, self.micro_batches())
+        Losses::new(gpu, self.shape()?.readouts)
     }
 
     /// Settles the element type where it was left open, the largest that fits, gives what it leaves to activations where that is
