@@ -3,6 +3,7 @@
 // k3: exp(d) − d − 1; k2: d²/2; k1: −d, whose coefficient is that of a penalty in the reward.
 // terms: loss, k3 of d, clipped from below, clipped from above, k3 of logp − old, |logp − old|, 0, 0.
 // A token's advantage is that of its response (owner). Overwrites both.
+// Appended: shared/not_finite.wgsl.
 
 override LANES: u32 = 64u;
 
@@ -77,7 +78,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         loss = fma(p.beta, value, loss);
         slope = fma(p.beta, step, slope);
     }
-    dlogp[i] = w * slope;
+    // A loss that is not finite can have a finite gradient: its coefficient must not, so that no weight moves.
+    let value = select(l, loss, not_finite(loss));
+    dlogp[i] = select(w * slope, value, not_finite(value));
     terms[2u * i] = vec4<f32>(w * loss, kl, clipped);
     terms[2u * i + 1u] = vec4<f32>(k3(moved), abs(moved), 0.0, 0.0);
 }

@@ -18,7 +18,7 @@ use tea_wgpu::model::spec::{Head, ModelSpec};
 use tea_wgpu::model::store::WeightStore;
 use tea_wgpu::model::workspace::{Shape, Workspace};
 use tea_wgpu::optim::{Optimizer, Settings};
-use tea_wgpu::train::loss::bradley_terry;
+use tea_wgpu::train::losses::Losses;
 
 const CAUSAL: [&str; 7] = [
     "llama_gqa",
@@ -197,20 +197,16 @@ fn add_gradient(g: &Golden, model: &Model, ws: &Workspace) -> f64 {
     let sequences = g.ids("sequences");
     let lens: Vec<usize> = serde_json::from_value(g.json["prompt_lens"].clone()).unwrap();
     let weights: Vec<f64> = serde_json::from_value(g.json["weights"].clone()).unwrap();
-    let mut total = 0.0;
-    run::each_batch(model, ws, &groups(&sequences, &lens), true, &mut |rec, ran| {
-        let mut dlogp = vec![0.0f32; ran.logp.len()];
-        for (i, (group, _)) in ran.owners.iter().enumerate() {
-            for r in &ran.batch.sequences[i] {
-                dlogp[*r] = -weights[*group] as f32;
-                total -= weights[*group] * f64::from(ran.logp[*r]);
-            }
-        }
-        ran.pass
-            .backward_log_probs(rec, ran.loaded, &dlogp, &ran.batch.tokens)
+    let mut losses = Losses::new(&model.gpu, ws.shape.readouts).unwrap();
+    run::each_packed(model, ws, &groups(&sequences, &lens), true, &mut |rec, packed| {
+        let weights = packed.by_readout(|group, _| weights[group] as f32);
+        losses.load(rec, &weights, vec![0; weights.len()])?;
+        packed.forward(rec, true)?;
+        losses.tokens(rec, ws, 1.0)?;
+        packed.backward(rec)
     })
     .unwrap();
-    total
+    losses.read(None).unwrap().sums[0]
 }
 
 /// Bradley-Terry over the golden's pairs; returns the mean loss.
@@ -218,22 +214,19 @@ fn add_pair_gradient(g: &Golden, model: &Model, ws: &Workspace) -> f64 {
     let sequences = g.ids("sequences");
     let pairs: Vec<[usize; 2]> = serde_json::from_value(g.json["pairs"].clone()).unwrap();
     let order: Vec<&[u32]> = pairs.iter().flatten().map(|i| &sequences[*i][..]).collect();
-    let mut total = 0.0;
-    run::each_scored(model, ws, &order, &mut |rec, s| {
-        assert_eq!(s.range, 0..order.len());
-        let all = s.pass.read_scores(s.loaded)?;
-        let mut dscore = vec![0.0f32; all.len()];
-        for pair in s.batch.sequences.chunks(2) {
-            let (c, r) = (pair[0][0], pair[1][0]);
-            let (loss, slope) = bradley_terry(f64::from(all[c]) - f64::from(all[r]));
-            total += loss / pairs.len() as f64;
-            dscore[c] = (slope / pairs.len() as f64) as f32;
-            dscore[r] = -dscore[c];
-        }
-        s.pass.backward_scores(rec, s.loaded, &dscore, &s.batch.tokens)
+    let mut losses = Losses::new(&model.gpu, ws.shape.readouts).unwrap();
+    run::each_scored(model, ws, &order, &mut |rec, packed| {
+        assert_eq!(packed.owners.len(), order.len());
+        let of = packed.batch.sequences.chunks(2);
+        let places: Vec<[u32; 2]> = of.map(|pair| [pair[0][0] as u32, pair[1][0] as u32]).collect();
+        losses.load(rec, &places, vec![0; places.len()])?;
+        packed.forward(rec, true)?;
+        losses.pairs(rec, ws, 1.0 / pairs.len() as f32)?;
+        packed.backward(rec)
     })
     .unwrap();
-    total
+    let report = losses.read(None).unwrap();
+    report.sums[0] / report.count
 }
 
 fn compare_gradients(g: &Golden, which: &str, tensors: &[Trainable]) {
@@ -336,7 +329,11 @@ fn ten_adamw_steps_match() {
                     Head::CausalLm => add_gradient(&g, &model, &ws),
                     Head::Score => add_pair_gradient(&g, &model, &ws),
                 };
-                let norm = optimizer.step(&mut Recorder::new(&g.gpu)).unwrap();
+                let mut rec = Recorder::new(&g.gpu);
+                optimizer.begin(&mut rec);
+                optimizer.record(&mut rec).unwrap();
+                rec.submit().unwrap();
+                let norm = f64::from(g.gpu.read::<f32>(optimizer.norm(), 0, 1).unwrap()[0]);
                 let close = |got: f64, want: &Value| {
                     let want = want.as_f64().unwrap();
                     assert!(

@@ -12,6 +12,8 @@ use tea_wgpu::demo::{Split, generate, write_jsonl};
 use tea_wgpu::gpu::{Gpu, GpuOptions};
 use tea_wgpu::model::load::Source;
 use tea_wgpu::model::peft::read_config;
+use tea_wgpu::model::save::write_safetensors;
+use tea_wgpu::model::store::WeightStore;
 use tea_wgpu::model::workspace::Workspace;
 use tea_wgpu::tensor::DType;
 use tea_wgpu::train::examples::{Demonstration, Example, Pair};
@@ -164,6 +166,10 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
         assert_eq!((metrics.len(), whole.held_out), (4, 4), "{name}");
         assert_eq!((&whole.eval, whole.held_out), (&again.eval, again.held_out));
         assert!(number(&metrics[3], "grad_norm") > 0.0 && number(&metrics[0], "loss") > 0.0);
+        // One readback after the optimiser's step, whatever the number of micro-batches.
+        for record in &metrics {
+            assert_eq!(number(record, "host_waits"), 1.0, "{name}: {record:?}");
+        }
         // 10 examples are trained on, 4 a step.
         assert_eq!(number(&metrics[3], "epoch"), 1.6);
         // Held-out values in every second record, and at the end.
@@ -500,6 +506,60 @@ fn bad_input_is_refused_before_anything_is_written() {
 }
 
 #[test]
+fn numbers_out_of_range_are_named_with_their_example_and_nothing_is_saved() {
+    let place = Place::new();
+    // Finite, and their products are not.
+    for model in ["policy", "reward"] {
+        let path = place.at(model).join("model.safetensors");
+        let store = WeightStore::open_safetensors(&path).unwrap();
+        let tensor = |name: &str| (name.to_owned(), store.get(name).unwrap().into_owned());
+        let mut tensors: Vec<_> = store.names().map(tensor).collect();
+        for (name, t) in &mut tensors {
+            let value: f32 = match name.as_str() {
+                "model.norm.weight" | "score.weight" => 1e19,
+                "model.embed_tokens.weight" => 4e18,
+                _ => continue,
+            };
+            t.bytes = value.to_le_bytes().repeat(t.elements()).into();
+        }
+        drop(store);
+        write_safetensors(&path, &tensors).unwrap();
+    }
+    // One example, on the third line.
+    let write = |name: &str, row: &str| std::fs::write(place.at(name), format!("\n\n{row}\n")).unwrap();
+    write("one.jsonl", r#"{"prompt": "add 1 1", "response": "2"}"#);
+    write(
+        "pair.jsonl",
+        r#"{"prompt": "add 1 1", "chosen": "2", "rejected": "3"}"#,
+    );
+    for (line, parts) in [
+        (
+            "sft --model policy --data one.jsonl",
+            &[
+                "one.jsonl:3: the log-probability of a token is",
+                "earlier checkpoint",
+            ][..],
+        ),
+        (
+            "reward --model reward --data pair.jsonl",
+            &["pair.jsonl:3: the score of an answer is", "earlier checkpoint"],
+        ),
+        (
+            "reward --model reward --data pair.jsonl --head-only",
+            &["pair.jsonl:3: the score of an answer is", "earlier checkpoint"],
+        ),
+    ] {
+        place.refused(
+            &format!("{line} --config step.toml --eval-fraction 0 --steps 2 --output out"),
+            parts,
+        );
+        let saved = std::fs::read_dir(place.at("out/checkpoints")).map_or(0, Iterator::count);
+        assert_eq!(saved, 0, "{line} saved something");
+        std::fs::remove_dir_all(place.at("out")).unwrap_or_default();
+    }
+}
+
+#[test]
 fn data_is_read_whatever_it_is_stored_in() {
     let place = Place::new();
     let lines = String::from_utf8(place.read("pairs.jsonl")).unwrap();
@@ -570,8 +630,17 @@ fn compare<E: Example>(place: &Place, source: Source, config: SupervisedConfig) 
     let model = job.load(&gpu).unwrap();
     let _ws = Workspace::new(&gpu, &model.spec, job.shape().unwrap()).unwrap();
     let _optimizer = optimizer(&job.config, &model, 1).unwrap();
+    let _losses = job.losses(&gpu).unwrap();
     let real = gpu.memory();
-    for owner in ["weights", "adapter", "gradients", "activations", "head", "rope"] {
+    for owner in [
+        "weights",
+        "adapter",
+        "gradients",
+        "activations",
+        "head",
+        "rope",
+        "step",
+    ] {
         let got = real.by_owner.get(owner).copied().unwrap_or(0);
         assert_eq!(got, plan.bytes(owner), "{owner}: {plan}\n{real:?}");
     }

@@ -30,11 +30,10 @@ pub fn run(policy: &Policy, sequences: usize, length: usize, repetitions: usize)
     let slices: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
     let once = || -> Result<f64> {
         let begun = Instant::now();
-        run::each_scored(model, &ws, &slices, &mut |rec, scored| {
-            let dscores = vec![1.0; scored.range.len()];
-            scored
-                .pass
-                .backward_scores(rec, scored.loaded, &dscores, &scored.batch.tokens)
+        run::each_scored(model, &ws, &slices, &mut |rec, packed| {
+            packed.forward(rec, true)?;
+            rec.write(ws.scores(), 0, &vec![[1.0f32, 0.0, 0.0, 0.0]; packed.loaded.p])?;
+            packed.backward(rec)
         })?;
         model.gpu.wait()?;
         Ok(begun.elapsed().as_secs_f64())

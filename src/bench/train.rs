@@ -410,22 +410,26 @@ impl<'a> Stage<'a> {
         }
         let referred = lap();
         phases.reference = if self.settings.reference { referred } else { 0.0 };
-        run::each_batch(model, &self.ws, &groups, true, &mut |rec, ran| {
-            // The log-probabilities have been read: the forward pass is over.
+        run::each_packed(model, &self.ws, &groups, true, &mut |rec, packed| {
+            packed.forward(rec, true)?;
+            rec.submit()?;
+            model.gpu.wait()?;
             phases.forward += lap();
-            let n = ran.logp.len() as f32;
+            let p = packed.loaded.p;
             // Coefficients of both signs, as advantages are; their size does not change the work.
-            let dlogp: Vec<f32> = (0..ran.logp.len())
-                .map(|i| if i % 2 == 0 { 1.0 } else { -1.0 } / n)
+            let dlogp: Vec<f32> = (0..p)
+                .map(|i| if i % 2 == 0 { 1.0 } else { -1.0 } / p as f32)
                 .collect();
-            ran.pass
-                .backward_log_probs(rec, ran.loaded, &dlogp, &ran.batch.tokens)?;
+            rec.write(self.ws.coefficients(), 0, &dlogp)?;
+            packed.backward(rec)?;
             rec.submit()?;
             model.gpu.wait()?;
             phases.backward += lap();
             Ok(())
         })?;
-        self.optimizer.step(&mut Recorder::new(&model.gpu))?;
+        let mut rec = Recorder::new(&model.gpu);
+        self.optimizer.record(&mut rec)?;
+        rec.submit()?;
         model.gpu.wait()?;
         phases.optimizer = lap();
         Ok(phases)

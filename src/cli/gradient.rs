@@ -1,22 +1,23 @@
 //! `gradient`: the gradient of a weighted log-likelihood, for checks against other implementations.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use super::Globals;
 use super::common::{Lines, PrecisionFlag, budget, check_ids, positions};
 use crate::data::read_records;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::model::load::{Source, load_adapter};
 use crate::model::params::Model;
-use crate::model::run::{Group, each_batch};
+use crate::model::run::{Group, LOG_PROBABILITY, each_packed, overflow};
 use crate::model::save::write_safetensors;
 use crate::model::store::HostTensor;
 use crate::model::workspace::{Shape, Workspace};
 use crate::tensor::DType;
 use crate::text::{Count, GradientRecord};
+use crate::train::losses::Losses;
 
 /// Write the gradient of −Σᵢ weightᵢ Σ_{t ≥ prompt_len} log π(y_t) for every trainable tensor
 ///
@@ -84,7 +85,7 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
         vocabulary_head: true,
     };
     let ws = Workspace::new(&gpu, &model.spec, shape)?;
-    let loss = accumulate(&model, &ws, &records)?;
+    let loss = accumulate(&model, &ws, &args.input, &records)?;
     let tensors = model
         .trainable()
         .into_iter()
@@ -107,39 +108,45 @@ pub(crate) fn run(globals: &Globals, args: &Args) -> Result<()> {
     out.finish(None)
 }
 
-/// Adds every record's gradient to the model's; returns the loss.
-fn accumulate(model: &Model, ws: &Workspace, records: &[GradientRecord]) -> Result<f64> {
+/// Adds every record's gradient to the model's; returns the loss. The host waits once.
+fn accumulate(model: &Model, ws: &Workspace, file: &Path, records: &[GradientRecord]) -> Result<f64> {
     // Neighbours with the same prompt share its rows, as a group of samples does in training.
-    let (mut groups, mut weights): (Vec<Group<'_>>, Vec<Vec<f64>>) = (Vec::new(), Vec::new());
-    for r in records.iter().filter(|r| r.tokens.len() > r.prompt_len) {
+    let (mut groups, mut of): (Vec<Group<'_>>, Vec<Vec<usize>>) = (Vec::new(), Vec::new());
+    for (i, r) in records
+        .iter()
+        .enumerate()
+        .filter(|(_, r)| r.tokens.len() > r.prompt_len)
+    {
         let (prefix, suffix) = r.tokens.split_at(r.prompt_len);
-        match (groups.last_mut(), weights.last_mut()) {
-            (Some(group), Some(w)) if group.prefix == prefix => {
+        match (groups.last_mut(), of.last_mut()) {
+            (Some(group), Some(of)) if group.prefix == prefix => {
                 group.suffixes.push(suffix);
-                w.push(r.weight);
+                of.push(i);
             }
             _ => {
                 groups.push(Group {
                     prefix,
                     suffixes: vec![suffix],
                 });
-                weights.push(vec![r.weight]);
+                of.push(vec![i]);
             }
         }
     }
-    let mut loss = 0.0;
-    each_batch(model, ws, &groups, true, &mut |rec, ran| {
-        let mut dlogp = vec![0.0f32; ran.logp.len()];
-        for ((g, s), readouts) in ran.owners.iter().zip(&ran.batch.sequences) {
-            let weight = weights[*g][*s];
-            for &readout in readouts {
-                dlogp[readout] = -weight as f32;
-                loss -= weight * f64::from(ran.logp[readout]);
-            }
-        }
-        ran.pass
-            .backward_log_probs(rec, ran.loaded, &dlogp, &ran.batch.tokens)
+    let mut losses = Losses::new(&model.gpu, ws.shape.readouts)?;
+    each_packed(model, ws, &groups, true, &mut |rec, packed| {
+        let owners = packed.by_readout(|group, suffix| of[group][suffix]);
+        let weights: Vec<f32> = owners.iter().map(|i| records[*i].weight as f32).collect();
+        losses.load(rec, &weights, owners)?;
+        packed.forward(rec, true)?;
+        losses.tokens(rec, ws, 1.0)?;
+        packed.backward(rec)
     })?;
+    let report = losses.read(None)?;
+    if let Some((i, value)) = report.bad {
+        let place = format!("{}: record {}", file.display(), i + 1);
+        return Err(overflow(LOG_PROBABILITY, value)).context(place);
+    }
+    let loss = report.sums[0];
     if !loss.is_finite() {
         return Err(Error::user(format!(
             "the loss is {loss}: the weights hold values that are not finite, or too large for their element type"

@@ -38,6 +38,7 @@ pub mod rope;
 mod rope_cases;
 pub mod rows;
 pub mod sample;
+pub mod supervised_loss;
 pub mod tune;
 pub mod weight;
 pub mod weight_cases;
@@ -137,6 +138,7 @@ pub fn table() -> Vec<Entry> {
     all.extend(rope::entries());
     all.extend(rows::entries());
     all.extend(sample::entries());
+    all.extend(supervised_loss::entries());
     all
 }
 

@@ -6,13 +6,16 @@
 
 use super::harness::{Case, Gen, Slot, Tol, wide};
 use super::reduce::{ROW_REDUCE, lanes};
+use super::supervised_loss::NOT_FINITE;
 use super::{Entry, fold};
 use crate::config::{KlEstimator, LossType};
 use crate::error::Result;
 use crate::gpu::{Binding, Buffer, Kernel, Recorder};
 
-static POLICY_LOSS: Kernel =
-    Kernel::portable("policy_loss", &[include_str!("../../shaders/policy_loss.wgsl")]);
+static POLICY_LOSS: Kernel = Kernel::portable(
+    "policy_loss",
+    &[include_str!("../../shaders/policy_loss.wgsl"), NOT_FINITE],
+);
 static POLICY_LOSS_SUMS: Kernel = Kernel::portable(
     "policy_loss_sums",
     &[include_str!("../../shaders/policy_loss_sums.wgsl"), ROW_REDUCE],
@@ -212,7 +215,8 @@ pub fn twin(token: Token, c: &LossConfig) -> (f64, [f64; TERMS]) {
     (weight * slope, terms)
 }
 
-fn sums_twin(terms: &[f64], entropy: &[f64]) -> Vec<f64> {
+/// Float64 twin of [`policy_loss_sums`].
+pub(super) fn sums_twin(terms: &[f64], entropy: &[f64]) -> Vec<f64> {
     let column = |k: usize| terms.iter().skip(k).step_by(TERMS).copied();
     let sum = |k: usize| column(k).sum::<f64>();
     let largest = column(5).fold(0.0, f64::max);
@@ -227,6 +231,15 @@ fn sums_twin(terms: &[f64], entropy: &[f64]) -> Vec<f64> {
         entropy.iter().sum(),
         n,
     ]
+}
+
+/// How far the sums of such terms may be from the twin's.
+pub(super) fn of_sums(terms: &[f64]) -> Tol {
+    Tol {
+        atol: 1e-6 * terms.iter().step_by(TERMS).map(|t| t.abs()).sum::<f64>(),
+        rtol: 1e-5,
+        why: "a tree over as many tokens; the loss's terms cancel",
+    }
 }
 
 /// `tokens` tokens of `responses` responses; log-probabilities move by up to `moves`, so that ratios are clipped, or by
@@ -299,13 +312,7 @@ fn case(tokens: usize, responses: usize, moves: f32, config: LossConfig, referen
                 rtol: 1e-5,
                 why,
             };
-            let why = "a tree over as many tokens; the loss's terms cancel";
-            let scale = terms.iter().step_by(TERMS).map(|t| t.abs()).sum::<f64>();
-            let of_sums = Tol {
-                atol: 1e-6 * scale,
-                rtol: 1e-5,
-                why,
-            };
+            let of_sums = of_sums(&terms);
             vec![(6, dlogp, slope), (7, terms, of_terms), (9, sums, of_sums)]
         }),
         flops: 0.0,

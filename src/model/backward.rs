@@ -80,25 +80,18 @@ impl Pass<'_> {
         self.backward_hidden(rec, batch, first)
     }
 
-    /// As [`Pass::backward_log_probs`] for `Σᵢ dscore[i] · score(readout i)`.
+    /// As [`Pass::backward_coefficients`] for dL/dscore, which is where the scores were
+    /// ([`Workspace::scores`](super::workspace::Workspace::scores)).
     ///
     /// # Errors
     /// A GPU error.
-    pub fn backward_scores(
-        &self,
-        rec: &mut Recorder,
-        batch: &Loaded,
-        dscore: &[f32],
-        tokens: &[u32],
-    ) -> Result<()> {
+    pub fn backward_scores(&self, rec: &mut Recorder, batch: &Loaded, tokens: &[u32]) -> Result<()> {
         let ws = self.ws;
         let (Some(dhidden), Head::Score) = (&ws.dhidden, self.model.spec.head) else {
             return Err(Error::internal(
                 "no room for the classification head's backward pass",
             ));
         };
-        let padded: Vec<[f32; 4]> = dscore.iter().map(|d| [*d, 0.0, 0.0, 0.0]).collect();
-        rec.write(&ws.scores, 0, &padded)?;
         let param = self.model.head_param();
         linear::input_gradient(rec, &ws.scores, &param.value, dhidden, batch.p, Write::SET)?;
         if let Some(dw) = &param.grad {

@@ -3,6 +3,7 @@
 use super::batch::Batch;
 use super::forward::{Keys, Pass};
 use super::params::Model;
+use super::spec::Head;
 use super::workspace::{Loaded, Workspace};
 use crate::error::{Error, Result};
 use crate::gpu::Recorder;
@@ -79,70 +80,6 @@ pub fn pack(groups: &[Group<'_>], rows: usize, readouts: usize) -> Result<Vec<Pl
     Ok(plans)
 }
 
-/// A micro-batch after its forward pass and head.
-pub struct Ran<'a, 'p> {
-    /// The pass, for the backward call.
-    pub pass: &'a Pass<'p>,
-    /// The batch on the device.
-    pub loaded: &'a Loaded,
-    /// The batch on the host.
-    pub batch: &'a Batch,
-    /// (group, suffix) of each of the batch's sequences.
-    pub owners: &'a [(usize, usize)],
-    /// Log-probability of each readout (P).
-    pub logp: &'a [f32],
-}
-
-impl Ran<'_, '_> {
-    /// The log-probabilities of sequence `i` of this batch, in token order.
-    pub fn sequence(&self, i: usize) -> Vec<f32> {
-        self.batch.sequences[i].iter().map(|r| self.logp[*r]).collect()
-    }
-}
-
-/// Runs every group forward and hands each micro-batch to `f`, which may run it backward.
-///
-/// # Errors
-/// A sequence that does not fit, a log-probability that is not finite, a GPU error, or what `f` returns.
-pub fn each_batch(
-    model: &Model,
-    ws: &Workspace,
-    groups: &[Group<'_>],
-    adapter: bool,
-    f: &mut dyn FnMut(&mut Recorder, &Ran<'_, '_>) -> Result<()>,
-) -> Result<()> {
-    each(model, ws, groups, None, (adapter, true), &mut |rec, ran| {
-        all_finite(ran.logp, LOG_PROBABILITY)?;
-        f(rec, ran)
-    })
-}
-
-/// As [`each_batch`] with the adapter, for groups of one suffix each: only the tokens at indices of
-/// `learned[group]` are read out. `backward` says whether `f` runs a backward pass.
-///
-/// # Errors
-/// As [`each_batch`].
-pub fn each_learned(
-    model: &Model,
-    ws: &Workspace,
-    groups: &[Group<'_>],
-    learned: &[Vec<Range<usize>>],
-    backward: bool,
-    f: &mut dyn FnMut(&mut Recorder, &Ran<'_, '_>) -> Result<()>,
-) -> Result<()> {
-    each(
-        model,
-        ws,
-        groups,
-        Some(learned),
-        (true, backward),
-        &mut |rec, ran| {
-            all_finite(ran.logp, LOG_PROBABILITY)?;
-            f(rec, ran)
-        },
-    )
-}
-
 /// A micro-batch on the device, not run yet.
 pub struct Packed<'a, 'p> {
     /// The pass, for the backward call.
@@ -156,13 +93,40 @@ pub struct Packed<'a, 'p> {
 }
 
 impl Packed<'_, '_> {
-    /// Records the forward pass and the log-probabilities of the readouts; `backward` says whether a backward pass follows.
+    /// Records the forward pass and what the model's head says of the readouts; `backward` says whether a backward pass
+    /// follows.
     ///
     /// # Errors
     /// A GPU error.
     pub fn forward(&self, rec: &mut Recorder, backward: bool) -> Result<()> {
         self.pass.forward_for(rec, self.loaded, &Keys::Packed, backward)?;
-        self.pass.log_probs(rec, self.loaded)
+        match self.pass.model.spec.head {
+            Head::CausalLm => self.pass.log_probs(rec, self.loaded),
+            Head::Score => self.pass.scores(rec, self.loaded),
+        }
+    }
+
+    /// Records the backward pass from the coefficients that are in the workspace.
+    ///
+    /// # Errors
+    /// A GPU error.
+    pub fn backward(&self, rec: &mut Recorder) -> Result<()> {
+        match self.pass.model.spec.head {
+            Head::CausalLm => self
+                .pass
+                .backward_coefficients(rec, self.loaded, &self.batch.tokens),
+            Head::Score => self.pass.backward_scores(rec, self.loaded, &self.batch.tokens),
+        }
+    }
+
+    /// For each readout (P), what `of` says of its sequence (group, suffix).
+    pub fn by_readout<T: Copy + Default>(&self, of: impl Fn(usize, usize) -> T) -> Vec<T> {
+        let mut out = vec![T::default(); self.loaded.p];
+        for ((g, s), readouts) in self.owners.iter().zip(&self.batch.sequences) {
+            let value = of(*g, *s);
+            readouts.iter().for_each(|r| out[*r] = value);
+        }
+        out
     }
 }
 
@@ -181,7 +145,22 @@ pub fn each_packed(
     packed(model, ws, groups, None, adapter, f)
 }
 
-/// As [`each_packed`]; where `learned` is given, only those tokens are read out ([`each_learned`]).
+/// As [`each_packed`] with the adapter, for groups of one suffix each: only the tokens at indices of `learned[group]` are
+/// read out.
+///
+/// # Errors
+/// As [`each_packed`].
+pub fn each_learned(
+    model: &Model,
+    ws: &Workspace,
+    groups: &[Group<'_>],
+    learned: &[Vec<Range<usize>>],
+    f: &mut dyn FnMut(&mut Recorder, &Packed<'_, '_>) -> Result<()>,
+) -> Result<()> {
+    packed(model, ws, groups, Some(learned), true, f)
+}
+
+/// As [`each_packed`], or as [`each_learned`] where `learned` is given.
 fn packed(
     model: &Model,
     ws: &Workspace,
@@ -218,35 +197,11 @@ fn packed(
     rec.submit()
 }
 
-/// As [`each_batch`], or as [`each_learned`] where `learned` is given.
-fn each(
-    model: &Model,
-    ws: &Workspace,
-    groups: &[Group<'_>],
-    learned: Option<&[Vec<Range<usize>>]>,
-    (adapter, backward): (bool, bool),
-    f: &mut dyn FnMut(&mut Recorder, &Ran<'_, '_>) -> Result<()>,
-) -> Result<()> {
-    packed(model, ws, groups, learned, adapter, &mut |rec, packed| {
-        packed.forward(rec, backward)?;
-        rec.submit()?;
-        let logp = packed.pass.read_log_probs(packed.loaded)?;
-        let ran = Ran {
-            pass: packed.pass,
-            loaded: packed.loaded,
-            batch: packed.batch,
-            owners: packed.owners,
-            logp: &logp,
-        };
-        f(rec, &ran)
-    })
-}
-
 /// Log-probability of every suffix token: result `[group][suffix][token]`, natural log. They may be NaN or infinite; whoever
 /// knows what the groups are says so.
 ///
 /// # Errors
-/// As [`each_batch`].
+/// A sequence that does not fit, or a GPU error.
 pub fn log_probs(
     model: &Model,
     ws: &Workspace,
@@ -257,9 +212,12 @@ pub fn log_probs(
         .iter()
         .map(|g| vec![Vec::new(); g.suffixes.len()])
         .collect();
-    each(model, ws, groups, None, (adapter, false), &mut |_, ran| {
-        for (i, (g, s)) in ran.owners.iter().enumerate() {
-            out[*g][*s] = ran.sequence(i);
+    each_packed(model, ws, groups, adapter, &mut |rec, packed| {
+        packed.forward(rec, false)?;
+        rec.submit()?;
+        let all = packed.pass.read_log_probs(packed.loaded)?;
+        for ((g, s), readouts) in packed.owners.iter().zip(&packed.batch.sequences) {
+            out[*g][*s] = readouts.iter().map(|r| all[*r]).collect();
         }
         Ok(())
     })?;
@@ -281,27 +239,18 @@ pub fn score_index(tokens: &[u32], pad: Option<u32>) -> usize {
 /// An empty or too long sequence, or a GPU error.
 pub fn scores(model: &Model, ws: &Workspace, sequences: &[&[u32]]) -> Result<Vec<f32>> {
     let mut out = Vec::with_capacity(sequences.len());
-    each_judged(model, ws, sequences, false, &mut |_, ran| {
-        let all = ran.pass.read_scores(ran.loaded)?;
-        out.extend(ran.batch.sequences.iter().map(|s| all[s[0]]));
+    each_scored(model, ws, sequences, &mut |rec, packed| {
+        packed.forward(rec, false)?;
+        rec.submit()?;
+        let all = packed.pass.read_scores(packed.loaded)?;
+        out.extend(packed.batch.sequences.iter().map(|s| all[s[0]]));
         Ok(())
     })?;
     Ok(out)
 }
 
-/// A micro-batch of scored sequences after its forward pass.
-pub struct Scored<'a, 'p> {
-    /// The pass, for the backward call.
-    pub pass: &'a Pass<'p>,
-    /// The batch on the device.
-    pub loaded: &'a Loaded,
-    /// The batch on the host.
-    pub batch: &'a Batch,
-    /// Which of the sequences it holds.
-    pub range: Range<usize>,
-}
-
-/// Scores micro-batches of sequences in order and hands each to `f`, which may run it backward.
+/// As [`each_packed`] with the adapter, for whole sequences that are read out where their score is. A micro-batch's owners
+/// are their indices, each with 0; neighbours share a micro-batch in order.
 ///
 /// # Errors
 /// As [`scores`], or what `f` returns.
@@ -309,21 +258,7 @@ pub fn each_scored(
     model: &Model,
     ws: &Workspace,
     sequences: &[&[u32]],
-    f: &mut dyn FnMut(&mut Recorder, &Scored<'_, '_>) -> Result<()>,
-) -> Result<()> {
-    each_judged(model, ws, sequences, true, f)
-}
-
-/// As [`each_scored`]; `backward` says whether `f` runs a backward pass.
-///
-/// # Errors
-/// As [`each_scored`].
-pub fn each_judged(
-    model: &Model,
-    ws: &Workspace,
-    sequences: &[&[u32]],
-    backward: bool,
-    f: &mut dyn FnMut(&mut Recorder, &Scored<'_, '_>) -> Result<()>,
+    f: &mut dyn FnMut(&mut Recorder, &Packed<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let pass = Pass {
         model,
@@ -335,21 +270,28 @@ pub fn each_judged(
     while from < sequences.len() {
         let (mut batch, to) = next_judged(model, ws, sequences, from)?;
         let loaded = ws.load(&mut rec, model, &mut batch)?;
-        pass.forward_for(&mut rec, &loaded, &Keys::Packed, backward)?;
-        pass.scores(&mut rec, &loaded)?;
-        rec.submit()?;
-        f(
-            &mut rec,
-            &Scored {
-                pass: &pass,
-                loaded: &loaded,
-                batch: &batch,
-                range: from..to,
-            },
-        )?;
+        let owners: Vec<(usize, usize)> = (from..to).map(|i| (i, 0)).collect();
+        let packed = Packed {
+            pass: &pass,
+            loaded: &loaded,
+            batch: &batch,
+            owners: &owners,
+        };
+        f(&mut rec, &packed)?;
         from = to;
     }
     rec.submit()
+}
+
+/// Rows that [`each_scored`] takes for these sequences, if a micro-batch of `most` holds them all.
+pub fn scored_rows(sequences: &[&[u32]], most: usize) -> usize {
+    let (mut at, mut rows) = (0, 0);
+    while at < sequences.len() {
+        let run = prefix_run(&sequences[at..], most);
+        rows += run.prefix + run.suffix_rows;
+        at += run.count;
+    }
+    rows
 }
 
 /// The micro-batch of the sequences from `from` on, and the first that it has no room for.
@@ -450,6 +392,7 @@ mod tests {
         let run = prefix_run(&[&a, &b, &c], 100);
         assert_eq!((run.count, run.prefix, run.suffix_rows), (2, 3, 3));
         assert_eq!(prefix_run(&[&a, &b], 5).count, 1);
+        assert_eq!(scored_rows(&[&a, &b, &c], 100), 3 + 3 + 1);
         assert_eq!(score_index(&[5, 3, 0, 0], Some(0)), 1);
         assert_eq!(score_index(&[0, 0], Some(0)), 0);
         assert_eq!(score_index(&[5, 0], None), 1);

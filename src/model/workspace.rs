@@ -262,6 +262,12 @@ impl Workspace {
         &self.dlogp
     }
 
+    /// Scores of the readouts (P, 4) after a forward pass and its head, in the first column. dL/dscore takes their place
+    /// before the backward pass, the other columns zero.
+    pub fn scores(&self) -> &Buffer {
+        &self.scores
+    }
+
     /// Hidden states of the readouts (P, C) after a forward pass.
     pub fn hidden(&self) -> &Buffer {
         &self.hidden

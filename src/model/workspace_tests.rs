@@ -3,10 +3,9 @@
 
 use super::*;
 use crate::gpu::GpuOptions;
-use crate::model::forward::Keys;
 use crate::model::init::random_model;
 use crate::model::params::LoraShape;
-use crate::model::run::{Group, each_batch, log_probs};
+use crate::model::run::{Group, each_packed, log_probs};
 use crate::model::shapes::Named;
 use crate::tensor::DType;
 
@@ -64,14 +63,12 @@ fn gradient_values(model: &Model, (kept_blocks, half): (usize, bool), passes: us
         })
         .into();
     let mut batches = 0;
-    each_batch(model, &ws, &groups, true, &mut |rec, ran| {
+    each_packed(model, &ws, &groups, true, &mut |rec, packed| {
         batches += 1;
-        let dlogp: Vec<f32> = (0..ran.logp.len()).map(|i| [0.5, -0.25, 1.0][i % 3]).collect();
-        for _ in 0..passes {
-            ran.pass
-                .backward_log_probs(rec, ran.loaded, &dlogp, &ran.batch.tokens)?;
-        }
-        Ok(())
+        packed.forward(rec, true)?;
+        let dlogp: Vec<f32> = (0..packed.loaded.p).map(|i| [0.5, -0.25, 1.0][i % 3]).collect();
+        rec.write(ws.coefficients(), 0, &dlogp)?;
+        (0..passes).try_for_each(|_| packed.backward(rec))
     })
     .unwrap();
     assert!(batches > 1);
@@ -99,9 +96,12 @@ fn held_out_pass_leaves_no_trace(model: &Model, ws: &Workspace) {
     assert!(packed().iter().all(|held| !held));
     assert!(ws.packed.iter().all(|p| kept(p).iter().all(|word| *word == 0)));
     let mut before_backward = Vec::new();
-    each_batch(model, ws, &groups, true, &mut |_, ran| {
-        let all = (0..ran.owners.len()).flat_map(|i| ran.sequence(i));
-        before_backward.extend(all.map(f32::to_bits));
+    each_packed(model, ws, &groups, true, &mut |rec, packed| {
+        packed.forward(rec, true)?;
+        rec.submit()?;
+        let all = packed.pass.read_log_probs(packed.loaded)?;
+        let readouts = packed.batch.sequences.iter().flatten();
+        before_backward.extend(readouts.map(|r| all[*r].to_bits()));
         Ok(())
     })
     .unwrap();
@@ -137,14 +137,10 @@ fn a_backward_pass_after_one_that_kept_nothing_recomputes() {
             t.grad.shards.iter().for_each(|s| rec.zero(&s.buffer));
         }
         rec.submit().unwrap();
-        each_batch(&model, &ws, &groups, true, &mut |rec, ran| {
-            if !keep {
-                ran.pass.forward_for(rec, ran.loaded, &Keys::Packed, false)?;
-                ran.pass.log_probs(rec, ran.loaded)?;
-            }
-            let dlogp = vec![1.0; ran.logp.len()];
-            ran.pass
-                .backward_log_probs(rec, ran.loaded, &dlogp, &ran.batch.tokens)
+        each_packed(&model, &ws, &groups, true, &mut |rec, packed| {
+            packed.forward(rec, keep)?;
+            rec.write(ws.coefficients(), 0, &vec![1.0f32; packed.loaded.p])?;
+            packed.backward(rec)
         })
         .unwrap();
         let read = |t: crate::model::params::Trainable| t.grad.read_f32(&gpu).unwrap();

@@ -96,25 +96,13 @@ impl Optimizer {
         }
     }
 
-    /// Clips by the global norm, updates every tensor, and zeroes the gradients. Returns the norm before clipping.
-    ///
-    /// # Errors
-    /// A GPU error, or a gradient that is not finite (nothing is updated then).
-    pub fn step(&mut self, rec: &mut Recorder) -> Result<f64> {
-        self.begin(rec);
-        self.record(rec)?;
-        rec.submit()?;
-        let norm = rec.gpu().clone().read::<f32>(&self.norm, 0, 1)?[0];
-        self.finish(norm, 1)
-    }
-
     /// Forgets the norm of earlier steps: before the first [`Optimizer::record`] whose norm is read together with others'.
     pub fn begin(&self, rec: &mut Recorder) {
         rec.zero(&self.norm);
     }
 
-    /// Records a step as [`Optimizer::step`] takes it, without waiting for the norm. Where the gradient is not finite, the
-    /// device leaves everything as it is, in this step and in those recorded after it.
+    /// Records a step: clips by the global norm, updates every tensor, and zeroes the gradients. Where the gradient is not
+    /// finite, the device leaves everything as it is, in this step and in those recorded after it.
     ///
     /// # Errors
     /// A GPU error.

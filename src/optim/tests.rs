@@ -5,7 +5,7 @@ use super::*;
 use crate::gpu::GpuOptions;
 use crate::model::init::random_model;
 use crate::model::params::{LoraShape, Model};
-use crate::model::run::{Group, each_batch};
+use crate::model::run::{Group, each_packed};
 use crate::model::shapes::Named;
 use crate::model::spec::{ModelSpec, Proj};
 use crate::model::workspace::{Shape, Workspace};
@@ -104,14 +104,19 @@ fn curve(gpu: &Gpu, lora: bool, optim: Optim, steps: usize, learning_rate: f64) 
     for _ in 0..steps {
         let mut loss = 0.0;
         let n = (8 * 23) as f64;
-        each_batch(&model, &ws, &groups, true, &mut |rec, ran| {
-            loss -= ran.logp.iter().map(|l| f64::from(*l)).sum::<f64>() / n;
-            let dlogp = vec![(-1.0 / n) as f32; ran.logp.len()];
-            ran.pass
-                .backward_log_probs(rec, ran.loaded, &dlogp, &ran.batch.tokens)
+        each_packed(&model, &ws, &groups, true, &mut |rec, packed| {
+            packed.forward(rec, true)?;
+            rec.submit()?;
+            let logp = packed.pass.read_log_probs(packed.loaded)?;
+            loss -= logp.iter().map(|l| f64::from(*l)).sum::<f64>() / n;
+            rec.write(ws.coefficients(), 0, &vec![(-1.0 / n) as f32; logp.len()])?;
+            packed.backward(rec)
         })
         .unwrap();
-        optimizer.step(&mut Recorder::new(gpu)).unwrap();
+        let mut rec = Recorder::new(gpu);
+        optimizer.begin(&mut rec);
+        optimizer.record(&mut rec).unwrap();
+        rec.submit().unwrap();
         losses.push(loss);
     }
     (losses, optimizer)

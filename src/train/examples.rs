@@ -6,7 +6,7 @@ use crate::config::{DataSet, SupervisedConfig, TrainOn};
 use crate::data::prepare::pairs::PairRecord;
 use crate::data::record::collect;
 use crate::data::weight::{Expansion, Held};
-use crate::data::{ASSISTANT, Input, PromptContent, Record, Tally, sha256_hex};
+use crate::data::{ASSISTANT, Input, Place, PromptContent, Record, Tally, sha256_hex};
 use crate::error::{Context, Error, Result};
 use crate::model::hub::HubSettings;
 use crate::model::load::Source;
@@ -251,6 +251,16 @@ impl Example for Pair {
     }
 }
 
+/// The row that an example is from.
+#[derive(Debug, Clone, Copy)]
+struct Spot {
+    /// Which of the files.
+    file: usize,
+    row: usize,
+    line: Option<usize>,
+    by_line: bool,
+}
+
 /// A run's examples.
 #[derive(Debug)]
 pub struct Examples<E> {
@@ -262,6 +272,9 @@ pub struct Examples<E> {
     pub set: Option<DataSet>,
     /// SHA-256 of what `--data` named.
     file_sha256: String,
+    /// The files that were read, and where in them each example is, as [`Examples::get`] counts.
+    files: Vec<String>,
+    spots: Vec<Spot>,
 }
 
 impl<E: Example> Examples<E> {
@@ -289,20 +302,50 @@ impl<E: Example> Examples<E> {
         };
         let hub = HubSettings::from_env();
         let named = Named::find(&c.data, c.data_set.as_ref(), E::PURPOSE, &hub)?;
-        let (all, file_sha256) = read::<E>(&named, &making)?;
+        let mut files = Vec::new();
+        let (all, file_sha256) = read::<E>(&named, &making, &mut files)?;
         let (train, held_out) = match &c.eval_data {
             Some(path) => {
                 let other = Named::find(path, None, Purpose::Other, &hub).context("--eval-data")?;
-                (all, read(&other, &making)?.0)
+                (all, read(&other, &making, &mut files)?.0)
             }
-            None => split(all, E::key, c.eval_fraction, c.seed),
+            None => split(all, |(e, _)| e.key(), c.eval_fraction, c.seed),
         };
+        let (train, mut spots): (Vec<E>, Vec<Spot>) = train.into_iter().unzip();
+        let (held_out, others): (Vec<E>, Vec<Spot>) = held_out.into_iter().unzip();
+        spots.extend(others);
         Ok(Self {
             train,
             held_out,
             set: named.set().cloned(),
             file_sha256,
+            files,
+            spots,
         })
+    }
+
+    /// Example number `i`: those that are trained on come first, then those that are held out.
+    pub fn get(&self, i: usize) -> &E {
+        match i.checked_sub(self.train.len()) {
+            None => &self.train[i],
+            Some(i) => &self.held_out[i],
+        }
+    }
+
+    /// The row that example number `i` is from.
+    pub fn place(&self, i: usize) -> Place<'_> {
+        let Spot {
+            file,
+            row,
+            line,
+            by_line,
+        } = self.spots[i];
+        Place {
+            name: &self.files[file],
+            row,
+            line,
+            by_line,
+        }
     }
 
     /// What tells these training examples from others, with the hash of what they are from.
@@ -317,8 +360,12 @@ impl<E: Example> Examples<E> {
     }
 }
 
-/// The examples of files, and the hash of these.
-fn read<E: Example>(named: &Named, making: &Making<'_>) -> Result<(Vec<E>, String)> {
+/// The examples of files with their rows, and the hash of the files, whose names are added to `names`.
+fn read<E: Example>(
+    named: &Named,
+    making: &Making<'_>,
+    names: &mut Vec<String>,
+) -> Result<(Vec<(E, Spot)>, String)> {
     let (source, limit) = (named.source(), making.limit);
     let (mut out, mut total, mut tally, mut hashes) = (Vec::new(), 0, Tally::default(), Vec::new());
     let (mut nothing, mut held, expansion) = (0, Held::default(), Expansion::default());
@@ -327,14 +374,25 @@ fn read<E: Example>(named: &Named, making: &Making<'_>) -> Result<(Vec<E>, Strin
         hashes.extend(input.sha256().map(str::to_owned));
         // Public data, of which nobody has made sure that every row fits.
         let found = input.is_parquet() || matches!(named, Named::Set { .. });
-        collect(input, found, &mut tally, &mut held, &mut |_, record, _| {
+        let file = names.len();
+        names.push(input.name().to_owned());
+        collect(input, found, &mut tally, &mut held, &mut |place, record, _| {
             let example = E::new(record, making)?;
             total += 1;
             match example {
                 Made::Nothing => nothing += 1,
                 Made::Example(example) if example.longest() <= limit => {
                     let tokens: usize = example.tokens().iter().map(|part| size_of_val(*part)).sum();
-                    out.push(example);
+                    let Place {
+                        row, line, by_line, ..
+                    } = place;
+                    let spot = Spot {
+                        file,
+                        row,
+                        line,
+                        by_line,
+                    };
+                    out.push((example, spot));
                     return Ok(tokens as u64);
                 }
                 Made::Example(_) | Made::TooLong => {}

@@ -10,7 +10,7 @@ pub mod dtype;
 pub mod examples;
 pub mod fit;
 mod judged;
-pub mod loss;
+pub mod losses;
 pub mod memory;
 mod moments;
 pub mod preference;

@@ -1,204 +1,133 @@
 //! Reward-model training: Bradley-Terry on pairs of answers (L = −log σ(score(chosen) − score(rejected))).
 
-use super::examples::{Example, Pair};
-use super::loss::bradley_terry;
+use super::examples::{Examples, Pair};
+use super::losses::Losses;
 use super::run::RunOptions;
-use super::supervised::{self, Job, Outcome, Task};
+use super::supervised::{self, About, Job, Outcome, Task};
 use crate::config::SupervisedConfig;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Recorder};
 use crate::kernels::linear::{self, Write};
+use crate::model::forward::Pass;
 use crate::model::load::Source;
 use crate::model::params::Model;
 use crate::model::run;
-use crate::model::workspace::Workspace;
-use serde_json::{Map, Value, json};
+use crate::model::workspace::{Loaded, Workspace};
+
+/// What both ways to train say of themselves.
+const ABOUT: About = About {
+    kind: "reward",
+    value: "the score of an answer",
+    means: &["loss", "accuracy", "margin"],
+    count: None,
+};
 
 struct Preference<'a> {
     model: &'a Model,
     ws: Workspace,
-    train: &'a [Pair],
-    held_out: &'a [Pair],
+    examples: &'a Examples<Pair>,
 }
 
-/// Means over pairs.
-#[derive(Default)]
-struct Sums {
-    loss: f64,
-    right: f64,
-    margin: f64,
-    pairs: usize,
-}
-
-impl Sums {
-    /// Adds a pair and returns the loss's slope in the margin.
-    fn add(&mut self, margin: f64) -> f64 {
-        let (loss, slope) = bradley_terry(margin);
-        self.loss += loss;
-        // A tie is half right, as a coin would be.
-        self.right += if margin == 0.0 {
-            0.5
-        } else {
-            f64::from(u8::from(margin > 0.0))
-        };
-        self.margin += margin;
-        self.pairs += 1;
-        slope
-    }
-
-    fn metrics(&self, prefix: &str) -> Map<String, Value> {
-        let n = self.pairs.max(1) as f64;
-        [
-            ("loss", self.loss / n),
-            ("accuracy", self.right / n),
-            ("margin", self.margin / n),
-        ]
-        .into_iter()
-        .map(|(name, v)| (format!("{prefix}{name}"), json!(v)))
-        .collect()
-    }
-}
-
-/// Splits pairs into runs that fit one micro-batch, so that both scores of a pair are known before its backward pass.
-fn chunks<'p>(pairs: &[&'p Pair], rows: usize) -> Vec<Vec<&'p Pair>> {
-    let mut out: Vec<Vec<&Pair>> = Vec::new();
-    let mut used = usize::MAX;
-    for pair in pairs {
-        let cost = pair.rows();
-        if used.saturating_add(cost) > rows {
-            out.push(Vec::new());
-            used = 0;
-        }
-        used += cost;
-        if let Some(last) = out.last_mut() {
-            last.push(pair);
+/// Splits pairs into runs as long as `fits` says, of one pair at least.
+fn chunks(pairs: &[usize], fits: impl Fn(&[usize]) -> bool) -> Vec<&[usize]> {
+    let (mut out, mut from) = (Vec::new(), 0);
+    for at in 1..=pairs.len() {
+        if at == pairs.len() || !fits(&pairs[from..=at]) {
+            out.push(&pairs[from..at]);
+            from = at;
         }
     }
     out
 }
 
 impl Preference<'_> {
-    fn gradients_of(&self, pairs: &[&Pair]) -> Result<Sums> {
-        let mut sums = Sums::default();
-        for chunk in chunks(pairs, self.ws.shape.rows) {
-            let sequences: Vec<&[u32]> = chunk.iter().copied().flat_map(Pair::sequences).collect();
-            run::each_scored(self.model, &self.ws, &sequences, &mut |rec, s| {
-                if s.range != (0..sequences.len()) {
-                    return Err(Error::internal("a pair was split over two micro-batches"));
-                }
-                let all = s.pass.read_scores(s.loaded)?;
-                run::all_finite(&all, "the score of an answer")?;
-                let mut dscore = vec![0.0f32; all.len()];
-                for pair in s.batch.sequences.chunks(2) {
-                    let (chosen, rejected) = (pair[0][0], pair[1][0]);
-                    let slope =
-                        sums.add(f64::from(all[chosen]) - f64::from(all[rejected])) / pairs.len() as f64;
-                    dscore[chosen] = slope as f32;
-                    dscore[rejected] = -slope as f32;
-                }
-                s.pass.backward_scores(rec, s.loaded, &dscore, &s.batch.tokens)
-            })?;
-        }
-        Ok(sums)
+    /// Chosen and rejected of each pair, in turn.
+    fn sequences(&self, pairs: &[usize]) -> Vec<&[u32]> {
+        let all = self.examples;
+        pairs.iter().flat_map(|i| all.get(*i).sequences()).collect()
+    }
+
+    /// Whether one micro-batch holds these pairs: a pair's loss takes both of its scores.
+    fn fits(&self, pairs: &[usize]) -> bool {
+        let shape = self.ws.shape;
+        2 * pairs.len() <= shape.readouts
+            && run::scored_rows(&self.sequences(pairs), shape.rows) <= shape.rows
     }
 }
 
 impl Task for Preference<'_> {
-    fn kind(&self) -> &'static str {
-        "reward"
+    fn about(&self) -> &'static About {
+        &ABOUT
     }
 
-    fn len(&self) -> usize {
-        self.train.len()
-    }
-
-    fn held_out(&self) -> usize {
-        self.held_out.len()
-    }
-
-    fn gradients(&mut self, examples: &[usize]) -> Result<Map<String, Value>> {
-        let pairs: Vec<&Pair> = examples.iter().map(|i| &self.train[*i]).collect();
-        Ok(self.gradients_of(&pairs)?.metrics(""))
-    }
-
-    fn evaluate(&mut self) -> Result<Map<String, Value>> {
-        let sequences: Vec<&[u32]> = self.held_out.iter().flat_map(Pair::sequences).collect();
-        let scores = run::scores(self.model, &self.ws, &sequences)?;
-        run::all_finite(&scores, "the score of an answer")?;
-        let mut sums = Sums::default();
-        for pair in scores.chunks(2) {
-            sums.add(f64::from(pair[0]) - f64::from(pair[1]));
+    fn record(&mut self, losses: &mut Losses, pairs: &[usize], backward: bool) -> Result<()> {
+        let (model, ws) = (self.model, &self.ws);
+        // The loss is the mean over the pairs.
+        let scale = 1.0 / pairs.len() as f32;
+        for chunk in chunks(pairs, |chunk| self.fits(chunk)) {
+            let sequences = self.sequences(chunk);
+            run::each_scored(model, ws, &sequences, &mut |rec, packed| {
+                if packed.owners.len() != sequences.len() {
+                    return Err(Error::internal("a pair was split over two micro-batches"));
+                }
+                let places: Vec<[u32; 2]> = packed
+                    .batch
+                    .sequences
+                    .chunks(2)
+                    .map(|pair| [pair[0][0] as u32, pair[1][0] as u32])
+                    .collect();
+                losses.load(rec, &places, chunk.to_vec())?;
+                packed.forward(rec, backward)?;
+                losses.pairs(rec, ws, scale)?;
+                if backward { packed.backward(rec) } else { Ok(()) }
+            })?;
         }
-        Ok(sums.metrics("eval_"))
+        Ok(())
     }
 }
 
 /// Training of the head alone: the backbone's states are computed once, and a step is a small matrix product.
 struct HeadOnly<'a> {
     model: &'a Model,
-    /// Hidden states of chosen and rejected, training pairs then held-out ones (2·pairs, C).
+    ws: Workspace,
+    /// Hidden states of chosen and rejected, in the order of the examples (2·pairs, C).
     states: Vec<f32>,
-    train: usize,
-    held_out: usize,
-}
-
-impl HeadOnly<'_> {
-    fn scores(&self, weights: &[f32], pair: usize) -> f64 {
-        let c = weights.len();
-        let at = |i: usize| &self.states[(2 * pair + i) * c..(2 * pair + i + 1) * c];
-        let (chosen, rejected) = (at(0), at(1));
-        (0..c)
-            .map(|i| f64::from(weights[i]) * (f64::from(chosen[i]) - f64::from(rejected[i])))
-            .sum()
-    }
-
-    fn weights(&self) -> Result<Vec<f32>> {
-        self.model.head_param().value.read_f32(&self.model.gpu)
-    }
 }
 
 impl Task for HeadOnly<'_> {
-    fn kind(&self) -> &'static str {
-        "reward"
+    fn about(&self) -> &'static About {
+        &ABOUT
     }
 
-    fn len(&self) -> usize {
-        self.train
-    }
-
-    fn held_out(&self) -> usize {
-        self.held_out
-    }
-
-    fn gradients(&mut self, examples: &[usize]) -> Result<Map<String, Value>> {
-        let weights = self.weights()?;
-        let (c, gpu) = (weights.len(), &self.model.gpu);
-        let mut sums = Sums::default();
-        let (mut dscore, mut states) = (Vec::new(), Vec::new());
-        for pair in examples {
-            let slope = (sums.add(self.scores(&weights, *pair)) / examples.len() as f64) as f32;
-            dscore.extend([[slope, 0.0, 0.0, 0.0], [-slope, 0.0, 0.0, 0.0]]);
-            states.extend_from_slice(&self.states[2 * pair * c..2 * (pair + 1) * c]);
+    fn record(&mut self, losses: &mut Losses, pairs: &[usize], backward: bool) -> Result<()> {
+        let (model, ws) = (self.model, &self.ws);
+        let pass = Pass {
+            model,
+            ws,
+            adapter: true,
+        };
+        let (both, scale) = (2 * model.spec.hidden_size, 1.0 / pairs.len() as f32);
+        let mut rec = Recorder::new(&model.gpu);
+        for chunk in pairs.chunks((ws.shape.readouts / 2).max(1)) {
+            let states: Vec<f32> = chunk
+                .iter()
+                .flat_map(|i| &self.states[both * i..both * (i + 1)])
+                .copied()
+                .collect();
+            let places: Vec<[u32; 2]> = (0..chunk.len() as u32).map(|i| [2 * i, 2 * i + 1]).collect();
+            losses.load(&mut rec, &places, chunk.to_vec())?;
+            rec.write(ws.hidden(), 0, &states)?;
+            let loaded = Loaded {
+                m: 0,
+                p: 2 * chunk.len(),
+            };
+            pass.scores(&mut rec, &loaded)?;
+            losses.pairs(&mut rec, ws, scale)?;
+            if let Some(dw) = model.head_param().grad.as_ref().filter(|_| backward) {
+                linear::weight_gradient(&mut rec, ws.scores(), ws.hidden(), dw, loaded.p, Write::ADD)?;
+            }
         }
-        let (dscore, states) = (
-            gpu.upload("head only", &dscore)?,
-            gpu.upload("head only", &states)?,
-        );
-        if let Some(dw) = &self.model.head_param().grad {
-            let mut rec = Recorder::new(gpu);
-            linear::weight_gradient(&mut rec, &dscore, &states, dw, 2 * examples.len(), Write::ADD)?;
-            rec.submit()?;
-        }
-        Ok(sums.metrics(""))
-    }
-
-    fn evaluate(&mut self) -> Result<Map<String, Value>> {
-        let weights = self.weights()?;
-        let mut sums = Sums::default();
-        for pair in self.train..self.train + self.held_out {
-            sums.add(self.scores(&weights, pair));
-        }
-        Ok(sums.metrics("eval_"))
+        rec.submit()
     }
 }
 
@@ -223,41 +152,56 @@ pub fn train(gpu: &Gpu, config: SupervisedConfig, options: &RunOptions) -> Resul
     job.fit(gpu)?;
     let model = job.load(gpu)?;
     let ws = Workspace::new(gpu, &model.spec, job.shape()?)?;
-    let (train, held_out) = (&job.data.train[..], &job.data.held_out[..]);
     if !job.config.head_only {
         let mut task = Preference {
             model: &model,
             ws,
-            train,
-            held_out,
+            examples: &job.data,
         };
         return supervised::run(&job, options, &model, &mut task);
     }
-    let sequences: Vec<&[u32]> = train.iter().chain(held_out).flat_map(Pair::sequences).collect();
-    let states = hidden_states(&model, &ws, &sequences)?;
+    let states = hidden_states(&model, &ws, &job.data)?;
     let mut task = HeadOnly {
         model: &model,
+        ws,
         states,
-        train: train.len(),
-        held_out: held_out.len(),
     };
     supervised::run(&job, options, &model, &mut task)
 }
 
-/// The state each sequence's score is read from (sequences, C).
-fn hidden_states(model: &Model, ws: &Workspace, sequences: &[&[u32]]) -> Result<Vec<f32>> {
+/// The states that the scores of every example are read from (2·pairs, C).
+fn hidden_states(model: &Model, ws: &Workspace, examples: &Examples<Pair>) -> Result<Vec<f32>> {
+    let all = examples.train.iter().chain(&examples.held_out);
+    let sequences: Vec<&[u32]> = all.flat_map(Pair::sequences).collect();
     let c = model.spec.hidden_size;
     let mut out = Vec::with_capacity(sequences.len() * c);
     let mut progress = crate::report::Progress::new("backbone", 0, sequences.len() as u64);
-    run::each_judged(model, ws, sequences, false, &mut |_, s| {
-        let states: Vec<f32> = model.gpu.read(ws.hidden(), 0, s.loaded.p * c)?;
+    run::each_scored(model, ws, &sequences, &mut |rec, packed| {
+        packed.forward(rec, false)?;
+        rec.submit()?;
+        let states: Vec<f32> = model.gpu.read(ws.hidden(), 0, packed.loaded.p * c)?;
         run::all_finite(&states, "a hidden state")?;
-        for sequence in &s.batch.sequences {
+        for sequence in &packed.batch.sequences {
             out.extend_from_slice(&states[sequence[0] * c..(sequence[0] + 1) * c]);
         }
-        progress.step(s.range.end as u64, &[]);
+        progress.step((out.len() / c) as u64, &[]);
         Ok(())
     })?;
     progress.finish();
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_stay_together_and_fill_micro_batches() {
+        let cost = |chunk: &[usize]| chunk.iter().map(|i| [3, 4, 5, 9, 1][*i]).sum::<usize>();
+        let all = [0, 1, 2, 3, 4, 0];
+        let parts = [&all[..2], &all[2..3], &all[3..4], &all[4..]];
+        assert_eq!(chunks(&all, |chunk| cost(chunk) <= 7), parts);
+        assert_eq!(chunks(&all, |_| true), [&all[..]]);
+        assert!(chunks(&[], |_| true).is_empty());
+    }
 }

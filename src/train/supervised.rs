@@ -6,6 +6,7 @@ use super::checkpoint::{self, Origin, RunDir, TrainerState};
 use super::data::{self, Identity};
 use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
 use super::examples::{Example, Examples};
+use super::losses::{Losses, Report};
 use super::memory;
 use super::run::RunOptions;
 use crate::config::SupervisedConfig;
@@ -16,6 +17,7 @@ use crate::model::load::{Source, load_adapter};
 use crate::model::params::{LoraShape, Model};
 use crate::model::peft;
 use crate::model::plan::{Plan, adapter_bytes};
+use crate::model::run;
 use crate::model::spec::{Head, Proj};
 use crate::model::workspace::Shape;
 use crate::optim::{Optimizer, Settings};
@@ -30,28 +32,29 @@ use std::time::Instant;
 const LOWER: &str =
     "--token-budget, --max-length, --lora-rank or --activation-memory, or choose a smaller --base-dtype";
 
+/// What distinguishes the kinds of supervised training in messages and metrics.
+#[derive(Debug)]
+pub struct About {
+    /// "sft" or "reward": what its checkpoints are marked with.
+    pub kind: &'static str,
+    /// What messages call the numbers that its loss is of.
+    pub value: &'static str,
+    /// Metrics that are means over tokens or pairs: the names of [`Report::sums`], the loss first.
+    pub means: &'static [&'static str],
+    /// The metric that counts these, where there is one.
+    pub count: Option<&'static str>,
+}
+
 /// One kind of supervised training.
 pub trait Task {
-    /// "sft" or "reward": what its checkpoints are marked with.
-    fn kind(&self) -> &'static str;
-    /// Training examples.
-    fn len(&self) -> usize;
-    /// Whether there are none.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// Held-out examples.
-    fn held_out(&self) -> usize;
-    /// Adds the gradient of the mean loss of these examples and returns metrics, "loss" among them.
+    /// What it is.
+    fn about(&self) -> &'static About;
+    /// Records the passes of these examples ([`Examples::get`]) and leaves their losses in `losses`; with `backward` the
+    /// gradient of the mean loss is added. The host waits for nothing.
     ///
     /// # Errors
     /// A GPU error.
-    fn gradients(&mut self, examples: &[usize]) -> Result<Map<String, Value>>;
-    /// Metrics on the held-out examples, of which there is at least one; their names begin with "eval_".
-    ///
-    /// # Errors
-    /// A GPU error.
-    fn evaluate(&mut self) -> Result<Map<String, Value>>;
+    fn record(&mut self, losses: &mut Losses, examples: &[usize], backward: bool) -> Result<()>;
 }
 
 /// How a run ended.
@@ -181,8 +184,18 @@ impl<E: Example> Job<E> {
             let score = device_bytes(DType::F32, 1, spec.hidden_size);
             plan.extend("", &Plan::trained([score], c.optim));
         }
-        plan.extend("", &Plan::workspace(spec, self.shape()?));
+        let shape = self.shape()?;
+        plan.extend("", &Plan::workspace(spec, shape));
+        plan.add("step", Losses::bytes(shape.readouts));
         Ok(plan)
+    }
+
+    /// The losses of a run.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn losses(&self, gpu: &Gpu) -> Result<Losses> {
+        Losses::new(gpu, self.shape()?.readouts)
     }
 
     /// Settles the element type where it was left open, the largest that fits, gives what it leaves to activations where that is
@@ -277,15 +290,18 @@ pub fn run<E: Example>(
     task: &mut dyn Task,
 ) -> Result<Outcome> {
     let c = &job.config;
-    let total = total_steps(c, task.len());
+    let about = task.about();
+    let (train, held_out) = (job.data.train.len(), job.data.held_out.len());
+    let total = total_steps(c, train);
     let half_blocks = job.shape()?.half_blocks(&model.spec);
     let mut optimizer = optimizer(c, model, total)?;
+    let mut losses = job.losses(&model.gpu)?;
     let run = RunDir::open(&job.held, options.resume, options.overwrite)?;
     let data = job.data.identity();
     let mut last = job.latest.clone();
     let (mut done, mut position) = (0, 0);
     if let Some(dir) = &last {
-        let state = checkpoint::load(dir, model, &mut optimizer, task.kind(), c.seed)?;
+        let state = checkpoint::load(dir, model, &mut optimizer, about.kind, c.seed)?;
         state.same_halves(half_blocks)?;
         same_examples(state.data.as_ref(), &data, &c.data)?;
         (done, position) = (state.step, state.data_position);
@@ -305,14 +321,14 @@ pub fn run<E: Example>(
         files: &job.source.files,
         config: &toml,
     };
-    let mut progress = Progress::new(task.kind(), done, total);
+    let mut progress = Progress::new(about.kind, done, total);
     let mut eval = None;
     while done < total {
         let begun = Instant::now();
-        let mut report = step(c, model, task, &mut optimizer, &mut position)?;
+        let mut report = step(job, task, &mut losses, &mut optimizer, &mut position)?;
         done += 1;
-        if (done.is_multiple_of(c.eval_steps) || done == total) && task.held_out() > 0 {
-            let values = task.evaluate()?;
+        if (done.is_multiple_of(c.eval_steps) || done == total) && held_out > 0 {
+            let values = evaluate(job, task, &mut losses)?;
             report.extend(values.clone());
             eval = (done == total).then_some(values);
         }
@@ -326,7 +342,7 @@ pub fn run<E: Example>(
         let interrupted = interrupt::requested();
         if done.is_multiple_of(c.save_steps) || done == total || interrupted {
             let state = TrainerState {
-                kind: task.kind().into(),
+                kind: about.kind.into(),
                 step: done,
                 optimizer_steps: optimizer.steps,
                 data_position: position,
@@ -354,13 +370,13 @@ pub fn run<E: Example>(
     drop(held);
     // A run that was complete when it was resumed has taken no step.
     let eval = match eval {
-        None if task.held_out() > 0 => task.evaluate()?,
+        None if held_out > 0 => evaluate(job, task, &mut losses)?,
         other => other.unwrap_or_default(),
     };
     Ok(Outcome {
         checkpoint: last.ok_or_else(|| Error::internal("the run wrote no checkpoint"))?,
         eval,
-        held_out: task.held_out(),
+        held_out,
     })
 }
 
@@ -395,21 +411,61 @@ fn same_examples(was: Option<&Identity>, now: &Identity, file: &Path) -> Result<
     )))
 }
 
-/// One optimiser step on the examples from `position` on, which it moves.
-fn step(
-    c: &SupervisedConfig,
-    model: &Model,
+/// One optimiser step on the examples from `position` on, which it moves. All of it is recorded before the host waits.
+fn step<E: Example>(
+    job: &Job<E>,
     task: &mut dyn Task,
+    losses: &mut Losses,
     optimizer: &mut Optimizer,
     position: &mut u64,
 ) -> Result<Map<String, Value>> {
-    let batch = data::draw(c.seed, task.len(), *position, c.batch_size);
-    let mut report = task.gradients(&batch)?;
+    let (c, gpu) = (&job.config, losses.gpu().clone());
+    let (waits, n) = (gpu.host_waits(), job.data.train.len());
+    let batch = data::draw(c.seed, n, *position, c.batch_size);
+    let mut rec = Recorder::new(&gpu);
+    optimizer.begin(&mut rec);
+    rec.submit()?;
+    task.record(losses, &batch, true)?;
     let rate = optimizer.next_rate();
-    let norm = optimizer.step(&mut Recorder::new(&model.gpu))?;
+    optimizer.record(&mut rec)?;
+    rec.submit()?;
+    let report = losses.read(Some(optimizer.norm()))?;
+    let (about, mut metrics) = (task.about(), means(job, task.about(), &report, "")?);
+    let norm = optimizer.finish(report.norm, 1)?;
     *position += c.batch_size as u64;
-    report.insert("grad_norm".into(), json!(norm));
-    report.insert("learning_rate".into(), json!(rate));
-    report.insert("epoch".into(), json!(*position as f64 / task.len() as f64));
-    Ok(report)
+    if let Some(name) = about.count {
+        metrics.insert(name.into(), json!(report.count as u64));
+    }
+    metrics.insert("grad_norm".into(), json!(norm));
+    metrics.insert("learning_rate".into(), json!(rate));
+    metrics.insert("epoch".into(), json!(*position as f64 / n as f64));
+    metrics.insert("host_waits".into(), json!(gpu.host_waits() - waits));
+    Ok(metrics)
+}
+
+/// Metrics on the held-out examples, of which there is at least one.
+fn evaluate<E: Example>(
+    job: &Job<E>,
+    task: &mut dyn Task,
+    losses: &mut Losses,
+) -> Result<Map<String, Value>> {
+    let train = job.data.train.len();
+    let held_out: Vec<usize> = (train..train + job.data.held_out.len()).collect();
+    task.record(losses, &held_out, false)?;
+    means(job, task.about(), &losses.read(None)?, "eval_")
+}
+
+/// A task's metrics that are means, or the error that names the example whose numbers are none: the device has left the
+/// weights alone then.
+fn means<E: Example>(
+    job: &Job<E>,
+    about: &About,
+    report: &Report,
+    prefix: &str,
+) -> Result<Map<String, Value>> {
+    if let Some((example, value)) = report.bad {
+        return Err(run::overflow(about.value, value)).context(job.data.place(example));
+    }
+    let mean = |(name, sum): (&&str, f64)| (format!("{prefix}{name}"), json!(sum / report.count.max(1.0)));
+    Ok(about.means.iter().zip(report.sums).map(mean).collect())
 }

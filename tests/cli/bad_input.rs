@@ -296,6 +296,31 @@ fn exactly_one_of_adapter_and_full() {
         text(&output),
     ]);
     run.refused(&["in.jsonl:1", "prompt_len"]);
+    // Weights that are finite and far too large: the first record that has a token to learn is named.
+    let huge = copy("mistral");
+    fill(huge.path(), &["model.norm.weight"], 1e19);
+    fill(
+        huge.path(),
+        &["model.embed_tokens.weight", "lm_head.weight"],
+        2e18,
+    );
+    let rows = [
+        json!({"tokens": [1, 2], "prompt_len": 2, "weight": 1}),
+        json!({"tokens": [1, 2], "prompt_len": 1, "weight": 1}),
+    ];
+    let input = jsonl(huge.path(), rows);
+    let run = tea(&[
+        "gradient",
+        "--model",
+        text(huge.path()),
+        "--full",
+        "--input",
+        text(&input),
+        "--output",
+        text(&output),
+    ]);
+    run.refused(&["in.jsonl: record 2", "the log-probability of a token is"]);
+    assert!(!output.exists());
 }
 
 #[test]

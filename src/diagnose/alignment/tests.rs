@@ -7,7 +7,7 @@ use super::*;
 use crate::advantage::{GroupContext, Rule, TeaParams};
 use crate::gpu::{Gpu, GpuOptions};
 use crate::model::load::Source;
-use crate::model::run::{Group, each_batch};
+use crate::model::run::{Group, each_packed};
 use crate::model::workspace::{Shape, Workspace};
 use crate::rng::{Stream, seed_for};
 use crate::tensor::DType;
@@ -62,9 +62,10 @@ fn full_gradient(gpu: &Gpu, name: &str, prompt: &[u32], response: &[u32]) -> Vec
         prefix: prompt,
         suffixes: vec![response],
     }];
-    each_batch(&model, &ws, &groups, false, &mut |rec, ran| {
-        ran.pass
-            .backward_log_probs(rec, ran.loaded, &vec![1.0; ran.logp.len()], &ran.batch.tokens)
+    each_packed(&model, &ws, &groups, false, &mut |rec, packed| {
+        packed.forward(rec, true)?;
+        rec.write(ws.coefficients(), 0, &vec![1.0f32; packed.loaded.p])?;
+        packed.backward(rec)
     })
     .unwrap();
     let block = format!(".layers.{}.", model.spec.num_layers - 1);
