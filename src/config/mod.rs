@@ -5,6 +5,7 @@
 
 mod data_set;
 mod float;
+mod gradient_sum;
 mod memory;
 mod optim;
 mod paths;
@@ -21,6 +22,7 @@ pub use memory::{ActivationMemory, parse_bytes};
 pub use optim::Optim;
 pub use paths::Paths;
 pub use precision::MatmulPrecision;
+pub use gradient_sum::GradientSum;
 pub use residency::Residency;
 pub use supervised::{AdapterShape, Schedule, SupervisedConfig, SupervisedFlags, TrainOn};
 pub use train::TrainConfig;

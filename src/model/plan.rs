@@ -117,6 +117,14 @@ impl Plan {
         Self::trained(spec.tensors().map(|t| tensor_bytes(&t, DType::F32)), optim)
     }
 
+    /// Counts the gradients `sets` times more: where a tree of sums waits
+    /// ([`Summand::extra_slots`](super::pieces::Summand::extra_slots)).
+    pub fn with_gradient_sets(mut self, sets: usize) -> Self {
+        let more = self.bytes("gradients") * sets as u64;
+        self.add("gradients", more);
+        self
+    }
+
     /// Gradients and moments of f32 tensors of these many bytes each.
     pub fn trained(tensors: impl IntoIterator<Item = u64>, optim: Optim) -> Self {
         let mut plan = Self::default();

@@ -5,6 +5,7 @@
 use super::batch::Batch;
 use super::packed::Packed;
 use super::params::Model;
+use super::pieces::{Part, Summand};
 use super::spec::{ModelSpec, Proj};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Recorder};
@@ -128,6 +129,24 @@ pub struct Loaded {
     pub m: usize,
     /// Readouts.
     pub p: usize,
+    /// Its rows by where their gradient goes, in ascending order; together they are all of them.
+    pub parts: Vec<Part>,
+}
+
+impl Loaded {
+    /// `m` rows and `p` readouts whose gradient is one sum.
+    pub fn whole(m: usize, p: usize) -> Self {
+        let part = Part {
+            rows: 0..m,
+            readouts: 0..p,
+            sum: Summand::ADD,
+        };
+        Self {
+            m,
+            p,
+            parts: vec![part],
+        }
+    }
 }
 
 impl Workspace {
@@ -229,7 +248,7 @@ impl Workspace {
         let rows: Vec<u32> = batch.readouts.iter().map(|r| r.row).collect();
         rec.write(&self.readout_rows, 0, &rows)?;
         rec.write(&self.targets, 0, &targets)?;
-        Ok(Loaded { m, p })
+        Ok(Loaded::whole(m, p))
     }
 
     /// Token of each row (M) u32; a decode loop on the GPU writes it.
