@@ -18,11 +18,11 @@ mod train_flags;
 
 pub use data_set::DataSet;
 pub use float::FloatDtype;
+pub use gradient_sum::GradientSum;
 pub use memory::{ActivationMemory, parse_bytes};
 pub use optim::Optim;
 pub use paths::Paths;
 pub use precision::MatmulPrecision;
-pub use gradient_sum::GradientSum;
 pub use residency::Residency;
 pub use supervised::{AdapterShape, Schedule, SupervisedConfig, SupervisedFlags, TrainOn};
 pub use train::TrainConfig;

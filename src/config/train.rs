@@ -3,7 +3,8 @@
 use super::memory::one_of;
 use super::train_flags::{KlEstimator, LossType, TrainFlags};
 use super::{
-    ActivationMemory, DataSet, FloatDtype, GradientSum, MatmulPrecision, Optim, Residency, TEMPLATE_DATE, TINY, range,
+    ActivationMemory, DataSet, FloatDtype, GradientSum, MatmulPrecision, Optim, Residency, TEMPLATE_DATE,
+    TINY, range,
 };
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};

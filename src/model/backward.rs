@@ -6,7 +6,7 @@
 
 use super::forward::{Keys, Pass};
 use super::params::{Block, Param};
-use super::pieces::Part;
+use super::pieces::{Part, Summand};
 use super::spec::{Head, Proj};
 use super::workspace::{Acts, Grads, Loaded};
 use crate::error::{Error, Result};
@@ -70,7 +70,7 @@ impl Pass<'_> {
             None => None,
         };
         let dw = match part {
-            Some(part) => Some((param.gradient(part.sum.slot)?, write_of(part))),
+            Some(part) => Some((param.gradient(part.sum.slot)?, write_of(part.sum))),
             None => None,
         };
         head::gradient(
@@ -87,7 +87,7 @@ impl Pass<'_> {
         )?;
         // A head that is the embedding as well gets the rest of its gradient at the end.
         if let Some(part) = part.filter(|_| self.model.head.is_some()) {
-            merge(rec, param, part)?;
+            merge(rec, param, part.sum)?;
         }
         self.backward_hidden(rec, batch, first)
     }
@@ -117,8 +117,8 @@ impl Pass<'_> {
             for part in &batch.parts {
                 let (dw, of) = (param.gradient(part.sum.slot)?, part.readouts.clone());
                 let rows = 0..dw.rows;
-                linear::weight_gradient_rows(rec, &ws.scores, &ws.hidden, dw, rows, of, write_of(part))?;
-                merge(rec, param, part)?;
+                linear::weight_gradient_rows(rec, &ws.scores, &ws.hidden, dw, rows, of, write_of(part.sum))?;
+                merge(rec, param, part.sum)?;
             }
         }
         self.backward_hidden(rec, batch, 0)?;
@@ -377,7 +377,7 @@ impl Pass<'_> {
             upload(&groups.rows)?,
         );
         embedding::backward(rec, &g.dx, &unique, &starts, &rows, dw, groups.unique.len())?;
-        merge(rec, embed, part)
+        merge(rec, embed, part.sum)
     }
 }
 
@@ -392,9 +392,9 @@ fn single(batch: &Loaded) -> Result<&Part> {
     }
 }
 
-/// How the first sum of a part meets its slot.
-fn write_of(part: &Part) -> Write {
-    if part.sum.begins { Write::SET } else { Write::ADD }
+/// How a summand meets its slot.
+fn write_of(sum: Summand) -> Write {
+    if sum.begins { Write::SET } else { Write::ADD }
 }
 
 /// Empties a part's slot where the part begins it, for kernels that only add.
@@ -406,9 +406,9 @@ fn begin(rec: &mut Recorder, param: &Param, part: &Part) -> Result<()> {
     Ok(())
 }
 
-/// Adds up the slots that are complete with this part.
-pub(super) fn merge(rec: &mut Recorder, param: &Param, part: &Part) -> Result<()> {
-    for slot in (0..part.sum.slot).rev().take(part.sum.merges) {
+/// Adds up the slots that are complete with a summand.
+pub(super) fn merge(rec: &mut Recorder, param: &Param, sum: Summand) -> Result<()> {
+    for slot in (0..sum.slot).rev().take(sum.merges) {
         let (from, to) = (param.gradient(slot + 1)?, param.gradient(slot)?);
         for (x, y) in from.shards.iter().zip(&to.shards) {
             elementwise::add(rec, &x.buffer, &y.buffer, x.rows * pad4(from.cols))?;
@@ -429,12 +429,23 @@ fn weight_gradient(
         return Ok(());
     }
     for part in &batch.parts {
-        let dw = param.gradient(part.sum.slot)?;
-        let write = write_of(part).scaled(factor);
+        let sum = if is_power_of_two(factor) {
+            part.sum.at_once()
+        } else {
+            part.sum
+        };
+        let dw = param.gradient(sum.slot)?;
+        let write = write_of(sum).scaled(factor);
         linear::weight_gradient_rows(rec, dy, x, dw, 0..dw.rows, part.rows.clone(), write)?;
-        merge(rec, param, part)?;
+        merge(rec, param, sum)?;
     }
     Ok(())
+}
+
+/// Whether a product with it is exact: adding the product then has the bits of storing and adding it, also where a
+/// compiler makes one fused operation of the two.
+fn is_power_of_two(factor: f32) -> bool {
+    factor.is_normal() && factor.to_bits().trailing_zeros() >= f32::MANTISSA_DIGITS - 1
 }
 
 /// What an RMS norm normalised: `per_row` vectors of `c` in each row of a batch.
@@ -447,11 +458,7 @@ struct NormShape<'a> {
 
 impl<'a> NormShape<'a> {
     fn rows(batch: &'a Loaded, c: usize) -> Self {
-        Self {
-            batch,
-            per_row: 1,
-            c,
-        }
+        Self { batch, per_row: 1, c }
     }
 }
 
@@ -471,7 +478,7 @@ fn norm_backward(
             let dgamma = &gamma.gradient(part.sum.slot)?.shards[0].buffer;
             let vectors = part.rows.start * per_row..part.rows.end * per_row;
             rmsnorm::gamma_gradient(rec, dy, x, rstd, dgamma, vectors, c)?;
-            merge(rec, gamma, part)?;
+            merge(rec, gamma, part.sum)?;
         }
     }
     let m = batch.m * per_row;

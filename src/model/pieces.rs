@@ -51,6 +51,18 @@ impl Summand {
         }
     }
 
+    /// The same sum where a kernel's result may be added to the slot that it would be merged into: one addition less.
+    pub fn at_once(self) -> Self {
+        if !self.begins || self.merges == 0 {
+            return self;
+        }
+        Self {
+            slot: self.slot - 1,
+            begins: false,
+            merges: self.merges - 1,
+        }
+    }
+
     /// Slots beside the first that the tree of `places` prompts needs.
     pub fn extra_slots(places: usize) -> usize {
         places.checked_ilog2().unwrap_or(0) as usize

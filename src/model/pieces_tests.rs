@@ -28,23 +28,29 @@ fn tree<T>(range: Range<usize>, leaf: &dyn Fn(usize) -> T, join: &dyn Fn(T, T) -
 
 #[test]
 fn the_counter_walks_the_tree() {
-    let walked = |places: usize| {
+    let walked = |places: usize, at_once: bool| {
         let mut slots = vec![String::new(); Summand::extra_slots(places) + 1];
         for place in 0..places {
             let sum = Summand::of((place, places), (0, 1));
-            slots[sum.slot] = format!("{place}");
+            // With a kernel that adds to what waits already, or without one.
+            let sum = if at_once { sum.at_once() } else { sum };
+            slots[sum.slot] = match sum.begins {
+                true => format!("{place}"),
+                false => format!("({}+{place})", slots[sum.slot]),
+            };
             for to in (0..sum.slot).rev().take(sum.merges) {
                 slots[to] = format!("({}+{})", slots[to], slots[to + 1]);
             }
         }
         slots.swap_remove(0)
     };
-    assert_eq!(walked(1), "0");
-    assert_eq!(walked(5), "(((0+1)+(2+3))+4)");
-    assert_eq!(walked(7), "(((0+1)+(2+3))+((4+5)+6))");
+    assert_eq!(walked(1, false), "0");
+    assert_eq!(walked(5, false), "(((0+1)+(2+3))+4)");
+    assert_eq!(walked(7, false), "(((0+1)+(2+3))+((4+5)+6))");
     for places in 1..200 {
         let want = tree(0..places, &|i| format!("{i}"), &|a, b| format!("({a}+{b})"));
-        assert_eq!(walked(places), want);
+        assert_eq!(walked(places, false), want);
+        assert_eq!(walked(places, true), want);
         let most = (0..places).map(|i| Summand::of((i, places), (0, 1)).slot).max();
         assert_eq!(most, Some(Summand::extra_slots(places)));
     }
@@ -75,12 +81,7 @@ fn the_device_adds_prompts_in_the_order_of_the_tree() {
             let sum = Summand::of((place, places), (0, 1));
             let slot = param.gradient(sum.slot).unwrap();
             rec.write(&slot.shards[0].buffer, 0, &gradient(place)).unwrap();
-            let part = Part {
-                rows: 0..1,
-                readouts: 0..1,
-                sum,
-            };
-            merge(&mut rec, &param, &part).unwrap();
+            merge(&mut rec, &param, sum).unwrap();
         }
         rec.submit().unwrap();
         let got = param.grad.unwrap().read_f32(&gpu).unwrap();
@@ -108,10 +109,20 @@ fn pieces_follow_from_lengths_alone() {
     // 3 + 5 + 4 tokens fill a piece; a sample that is too long is one by itself.
     let want = [(0, 0..2), (0, 2..3), (0, 3..4), (1, 0..1), (2, 0..3)];
     assert_eq!(samples(&pieces), want);
-    let sums: Vec<_> = pieces.all.iter().map(|p| (p.sum.slot, p.sum.begins, p.sum.merges)).collect();
+    let sums: Vec<_> = pieces
+        .all
+        .iter()
+        .map(|p| (p.sum.slot, p.sum.begins, p.sum.merges))
+        .collect();
     assert_eq!(
         sums,
-        [(0, true, 0), (0, false, 0), (0, false, 0), (1, true, 1), (1, true, 1)]
+        [
+            (0, true, 0),
+            (0, false, 0),
+            (0, false, 0),
+            (1, true, 1),
+            (1, true, 1)
+        ]
     );
     let ascending = cut(Order::Ascending);
     assert_eq!(samples(&ascending), want);
@@ -124,5 +135,8 @@ fn pieces_follow_from_lengths_alone() {
     assert_eq!(pack(100, 22), [0..3, 3..4, 4..5]);
     assert!(pieces.pack(&groups, 19, 100).is_err());
     let alone = Pieces::cut(&groups, 12, Order::Tree, true);
-    assert_eq!(alone.pack(&groups, 100, 100).unwrap(), [0..1, 1..2, 2..3, 3..4, 4..5]);
+    assert_eq!(
+        alone.pack(&groups, 100, 100).unwrap(),
+        [0..1, 1..2, 2..3, 3..4, 4..5]
+    );
 }

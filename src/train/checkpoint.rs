@@ -8,7 +8,7 @@ use super::base::Base;
 use super::data::Identity;
 use super::moments;
 use super::selection::Best;
-use crate::config::{FloatDtype, MatmulPrecision};
+use crate::config::{FloatDtype, GradientSum, MatmulPrecision};
 use crate::error::{Context, Error, Result};
 use crate::file::limits::SETTINGS_FILE;
 use crate::file::{dirs, open};
@@ -51,6 +51,9 @@ pub struct TrainerState {
     /// How sampling stored keys and values.
     #[serde(default, skip_serializing_if = "FloatDtype::is_float32")]
     pub kv_cache_dtype: FloatDtype,
+    /// In which order a step's gradients were added; kinds that have no choice, and older versions, do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_sum: Option<GradientSum>,
     /// The best checkpoint so far, where checkpoints are selected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,

@@ -191,8 +191,7 @@ impl Trainer<'_> {
         };
         // The gradients of an embedding and a head are written at the two ends of the backward pass. Cooperative matrices
         // take rows in tiles that begin with the micro-batch.
-        let alone =
-            self.config.full || self.model.gpu.matmul_precision() == MatmulPrecision::Medium;
+        let alone = self.config.full || self.model.gpu.matmul_precision() == MatmulPrecision::Medium;
         Pieces::cut(groups, self.piece_tokens, order, alone)
     }
 
@@ -234,8 +233,7 @@ impl Trainer<'_> {
             let old = |g: usize, s: usize| &scored.completions[g][s].logprobs[..];
             self.device.load(rec, packed, &config, old)?;
             packed.forward(rec, true)?;
-            self.device
-                .loss(rec, self.ws, &config, (packed.loaded, first))?;
+            self.device.loss(rec, self.ws, &config, (packed.loaded, first))?;
             first += packed.loaded.p;
             packed
                 .pass

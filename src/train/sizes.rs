@@ -154,7 +154,11 @@ impl Sizes<'_> {
         let step: usize =
             c.prompts_per_step * (self.positions + (c.num_generations - 1) * c.max_completion_length);
         // Every piece of a prompt fits, whatever the budget: it is what the gradient is added up from.
-        let rows = c.token_budget.max(longest).max(PIECE_TOKENS).min(step.max(longest));
+        let rows = c
+            .token_budget
+            .max(longest)
+            .max(PIECE_TOKENS)
+            .min(step.max(longest));
         let keeping = Keeping {
             all: c.no_checkpointing,
             memory: c.activation_memory,
@@ -270,7 +274,10 @@ impl Sizes<'_> {
             let room = have.map_or(TREE_UNASKED, |have| have.saturating_sub(plan.total()));
             sized.fit.ascending = tree > room;
             if sized.fit.ascending {
-                log::info!("{} MiB for a tree of gradients do not fit: they are added in ascending order", tree >> 20);
+                log::info!(
+                    "{} MiB for a tree of gradients do not fit: they are added in ascending order",
+                    tree >> 20
+                );
             } else {
                 plan.add("gradients", tree);
             }
