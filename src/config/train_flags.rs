@@ -198,8 +198,8 @@ pub struct TrainFlags {
     #[arg(long, value_enum)]
     pub gradient_sum: Option<GradientSum>,
     /// Element type of the activations that are kept for backward passes (--no-checkpointing, --activation-memory): float32, or
-    /// float16, which takes a third of the memory and rounds what gradients are computed from; and of the KV cache, unless
-    /// --kv-cache-dtype is given (default float32)
+    /// float16, which takes a third of the memory and rounds what gradients are computed from, of recomputed blocks as well; and of
+    /// the KV cache, unless --kv-cache-dtype is given (default float32)
     #[arg(long, value_enum)]
     pub dtype: Option<FloatDtype>,
     /// Element type of the frozen policy: f32, f16, bf16, q8_0, q4_0 (default: the largest of f32, the stored type and q8_0

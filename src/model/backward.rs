@@ -2,7 +2,7 @@
 //!
 //! Blocks whose activations the workspace no longer holds (with checkpointing, all but the last) are recomputed from their saved
 //! inputs by the same kernels in the same order, so that gradients have the same bits whatever is kept; where activations are kept as
-//! f16 (`packed.rs`), gradients are those of the rounded activations.
+//! f16 (`packed.rs`), gradients are those of the rounded activations, of blocks that are recomputed as well.
 
 use super::forward::{Keys, Pass};
 use super::params::{Block, Param};
@@ -154,14 +154,17 @@ impl Pass<'_> {
             if acts.holds.take() != Some(layer) {
                 match ws.packed(layer).filter(|packed| packed.held.get()) {
                     Some(packed) => self.restore(rec, layer, packed, acts, m)?,
-                    None => self.layer(
-                        rec,
-                        (layer, true),
-                        (ws.input(layer), None),
-                        acts,
-                        m,
-                        &Keys::Packed,
-                    )?,
+                    None => {
+                        self.layer(
+                            rec,
+                            (layer, true),
+                            (ws.input(layer), None),
+                            acts,
+                            m,
+                            &Keys::Packed,
+                        )?;
+                        self.round(rec, layer, acts, m)?;
+                    }
                 }
             }
             acts.holds.set(None);

@@ -1,9 +1,9 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
-use super::super::backward::merge;
-use super::super::params::Param;
 use super::*;
 use crate::gpu::{Gpu, GpuOptions, Recorder};
 use crate::kernels::weight::Weight;
+use crate::model::backward::merge;
+use crate::model::params::Param;
 
 fn group<'a>(prefix: &'a [u32], lengths: &[usize]) -> Group<'a> {
     static TOKENS: [u32; 64] = [3; 64];

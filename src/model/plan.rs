@@ -210,6 +210,15 @@ impl Workspace {
     /// block's do.
     pub fn kept_within(spec: &ModelSpec, shape: Shape, budget: u64) -> Option<usize> {
         let bytes = |kept_blocks| Self::activation_bytes(spec, Shape { kept_blocks, ..shape });
+        if budget >= bytes(usize::MAX) {
+            return Some(
+                Shape {
+                    kept_blocks: usize::MAX,
+                    ..shape
+                }
+                .kept(spec),
+            );
+        }
         let room = budget.checked_sub(bytes(1))?;
         // Two sets are never made for a model of one block, or without a backward pass.
         let set = bytes(2) - bytes(1);
@@ -249,6 +258,7 @@ impl Workspace {
         let grads = 2 * c + 2 * q + 2 * kv + qk + spec.num_heads + f + rank + 4;
         let inputs = if shape.backward { spec.num_layers + 1 } else { 1 };
         let [sets, half_sets] = shape.sets(spec);
+        let half_sets = half_sets + usize::from(shape.rounds(spec));
         let packed = half_sets * Widths::of(spec, shape.rank).bytes();
         // tokens, meta (4), key ends, row starts, rstd; final norm.
         let a_row = 1 + 4 + 1 + 1 + 1 + c + inputs * c + sets * acts + if shape.backward { grads } else { 0 };

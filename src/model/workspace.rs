@@ -27,7 +27,8 @@ pub struct Shape {
     /// Sets of activations, each of one block: the backward pass finds those of the last blocks and computes the others again.
     /// At least 1 is made (`--checkpointing`), at most one a block (`--no-checkpointing`).
     pub kept_blocks: usize,
-    /// Of the sets that are kept, all but the last block's hold f16 (`packed.rs`).
+    /// Of the sets that are kept, all but the last block's hold f16 (`packed.rs`). Activations that are computed again
+    /// are rounded the same way, so that gradients do not depend on how many blocks are kept.
     pub half: bool,
     /// Room for the vocabulary head's chunks.
     pub vocabulary_head: bool,
@@ -40,9 +41,18 @@ impl Shape {
         self.kept_blocks.clamp(1, most)
     }
 
-    /// Blocks whose activations are kept as f16.
+    /// Blocks whose activations the backward pass reads rounded to f16.
     pub fn half_blocks(&self, spec: &ModelSpec) -> usize {
-        self.sets(spec)[1]
+        if self.half && self.backward {
+            spec.num_layers.saturating_sub(1)
+        } else {
+            0
+        }
+    }
+
+    /// Whether activations that are computed again need a place to be rounded in.
+    pub(super) fn rounds(&self, spec: &ModelSpec) -> bool {
+        self.half_blocks(spec) > self.sets(spec)[1]
     }
 
     /// Sets of f32 activations that are made, and of f16 ones.
@@ -110,6 +120,8 @@ pub struct Workspace {
     pub(super) acts: Vec<Acts>,
     /// Where activations are kept as f16: those of the layers from `first_kept` to the last but one.
     packed: Vec<Packed>,
+    /// What rounds the activations of the other blocks, where those are rounded.
+    rounding: Option<Packed>,
     pub(super) normed: Buffer, // (M, C) after the final norm
     pub(super) rstd: Buffer,
     pub(super) hidden: Buffer, // (P, C)
@@ -183,6 +195,10 @@ impl Workspace {
             packed: (0..half_sets)
                 .map(|_| Packed::new(gpu, spec, shape))
                 .collect::<Result<_>>()?,
+            rounding: shape
+                .rounds(spec)
+                .then(|| Packed::new(gpu, spec, shape))
+                .transpose()?,
             normed: f32s("final norm", m * c)?,
             rstd: f32s("rstd", m)?,
             hidden: f32s("readout states", p * c)?,
@@ -304,6 +320,13 @@ impl Workspace {
         layer
             .checked_sub(self.first_kept)
             .and_then(|i| self.packed.get(i))
+    }
+
+    /// What a layer's activations pass through that are computed again: where they are rounded as those that are kept.
+    pub(super) fn rounding(&self, layer: usize) -> Option<&Packed> {
+        let last = self.first_kept + self.packed.len();
+        let rounded = self.shape.half && layer < last;
+        self.packed(layer).or(self.rounding.as_ref()).filter(|_| rounded)
     }
 
     pub(super) fn input(&self, layer: usize) -> &Buffer {

@@ -3,7 +3,7 @@
 use crate::config::{GradientSum, Residency, TrainConfig};
 
 /// What a run settled on by the free memory, beside element types. It changes no result, but for the order of sums, which is written
-/// into the settings, and where activations are kept as f16: how many blocks' are is stored with the run's state.
+/// into the settings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fit {
     /// Bytes that training activations may take under `--activation-memory auto`; `None` where the free memory is not known.
