@@ -32,7 +32,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let second = p.dy_offset / 4u + min(row / 4u + 1u, columns - 1u);
     var s0 = vec4<f32>(); var s1 = vec4<f32>(); var s2 = vec4<f32>(); var s3 = vec4<f32>();
     var s4 = vec4<f32>(); var s5 = vec4<f32>(); var s6 = vec4<f32>(); var s7 = vec4<f32>();
-    for (var m = 0u; m < p.m; m++) {
+    for (var m = p.first; m < p.first + p.m; m++) {
         let a = dy[m * p.dy_stride + first];
         let b = dy[m * p.dy_stride + second];
         let v = x[m * p.x_stride + k];

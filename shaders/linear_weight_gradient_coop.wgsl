@@ -18,7 +18,7 @@ fn steps() -> u32 {
 
 // Four columns of dy, which become rows of dw: those past N are not stored. Past M they are 0.
 fn values(m: u32, n: u32) -> vec4<f32> {
-    let v = dy[min(m, p.m - 1u) * p.dy_stride + p.dy_offset / 4u + min(n, p.n - 1u) / 4u];
+    let v = dy[(p.first + min(m, p.m - 1u)) * p.dy_stride + p.dy_offset / 4u + min(n, p.n - 1u) / 4u];
     return select(vec4<f32>(), v, m < p.m);
 }
 
@@ -42,7 +42,7 @@ fn left(rows: u32, first: u32, line: u32, at: u32) -> vec4<f32> {
 
 // Past M they meet zeros; columns past K repeat the last and are not stored.
 fn right(cols: u32, first: u32, line: u32, at: u32) -> vec4<f32> {
-    return x[min(first + line, p.m - 1u) * p.x_stride + min((cols + at) / 4u, p.k4 - 1u)];
+    return x[(p.first + min(first + line, p.m - 1u)) * p.x_stride + min((cols + at) / 4u, p.k4 - 1u)];
 }
 
 fn left_fragment(half: u32, row: u32, step: u32) -> Left {

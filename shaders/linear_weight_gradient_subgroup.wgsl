@@ -14,7 +14,7 @@ struct Values { a: f32, b: f32, c: f32, d: f32 }
 struct Columns { a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32> }
 
 fn value(m: u32, n: u32) -> f32 {
-    return select(0.0, dy[min(m, p.m - 1u) * p.dy_stride * 4u + p.dy_offset + min(n, p.n - 1u)], m < p.m);
+    return select(0.0, dy[(p.first + min(m, p.m - 1u)) * p.dy_stride * 4u + p.dy_offset + min(n, p.n - 1u)], m < p.m);
 }
 
 fn values(m: u32, n: u32) -> Values {
@@ -22,9 +22,10 @@ fn values(m: u32, n: u32) -> Values {
 }
 
 fn columns(m: u32, k: u32) -> Columns {
-    let last = p.m - 1u;
-    return Columns(x[m * p.x_stride + k], x[min(m + 1u, last) * p.x_stride + k],
-                   x[min(m + 2u, last) * p.x_stride + k], x[min(m + 3u, last) * p.x_stride + k]);
+    let last = p.first + p.m - 1u;
+    let at = p.first + m;
+    return Columns(x[at * p.x_stride + k], x[min(at + 1u, last) * p.x_stride + k],
+                   x[min(at + 2u, last) * p.x_stride + k], x[min(at + 3u, last) * p.x_stride + k]);
 }
 
 fn chain4(a: f32, b: f32, c: f32, d: f32, v: Columns, s: vec4<f32>) -> vec4<f32> {

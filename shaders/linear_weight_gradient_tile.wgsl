@@ -16,7 +16,7 @@ fn start(row: u32, col: u32) -> vec4<f32> {
 
 // Four columns of dy, which become rows of dw: those past N are not stored. Past M they are 0.
 fn values(m: u32, n: u32) -> vec4<f32> {
-    let v = dy[min(m, p.m - 1u) * p.dy_stride + p.dy_offset / 4u + min(n, p.n - 1u) / 4u];
+    let v = dy[(p.first + min(m, p.m - 1u)) * p.dy_stride + p.dy_offset / 4u + min(n, p.n - 1u) / 4u];
     return select(vec4<f32>(), v, m < p.m);
 }
 
@@ -33,7 +33,7 @@ fn stage_left(at: u32, lane: u32, v: Four) {
 
 // Past M they meet zeros; columns past K repeat the last and are not stored.
 fn inputs(m: u32, k: u32) -> vec4<f32> {
-    return x[min(m, p.m - 1u) * p.x_stride + min(k, p.k4 - 1u)];
+    return x[(p.first + min(m, p.m - 1u)) * p.x_stride + min(k, p.k4 - 1u)];
 }
 
 fn right(first: u32, cols: u32, lane: u32) -> Four {

@@ -1,4 +1,4 @@
-// sums (rows, 8), row `row`: over the P tokens of a batch, terms (P, 8) of policy_loss added up, but for the sixth, whose
+// sums (rows, 8), row `row`: over `tokens` tokens of a batch from `first` on, terms (P, 8) of policy_loss added up, but for the sixth, whose
 // largest is taken; the seventh is the sum of entropy (P), the eighth the number of tokens. One workgroup.
 // Appended: shared/row_reduce.wgsl.
 
@@ -7,6 +7,7 @@ override LANES: u32 = 64u;
 struct Params {
     tokens: u32,
     row: u32,
+    first: u32,
 }
 var<immediate> p: Params;
 
@@ -21,7 +22,7 @@ fn main(@builtin(local_invocation_id) local: vec3<u32>) {
     var mismatch = 0.0;
     var largest = 0.0;
     var spread = 0.0;
-    for (var i = lane; i < p.tokens; i += LANES) {
+    for (var i = p.first + lane; i < p.first + p.tokens; i += LANES) {
         first += terms[2u * i];
         let second = terms[2u * i + 1u];
         mismatch += second.x;

@@ -320,6 +320,12 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
     place
         .run("train --output lora-parts --resume --steps 5 --prompts-per-step 3")
         .refused(&["--resume", "--prompts-per-step 2, not 3"]);
+    // What was settled on by the free memory is a setting of the run from then on.
+    let settings = std::fs::read_to_string(place.at("lora-parts/config.toml")).unwrap();
+    assert!(settings.contains("gradient_sum = \"tree\""), "{settings}");
+    place
+        .run("train --output lora-parts --resume --steps 5 --gradient-sum ascending")
+        .refused(&["--resume", "--gradient-sum tree, not ascending"]);
     place
         .run("train --output lora-parts --resume --steps 5 --matmul-precision high")
         .refused(&["--resume", "--matmul-precision highest, not high"]);
@@ -352,6 +358,86 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
     assert!(size("eight-parts") < size("lora-parts"));
     whole(&place.at("lora-parts/checkpoints/step_4"), 4);
     assert_eq!(place.metrics("lora-parts").len(), 4);
+}
+
+/// Groups of about 1,200 tokens, each of two pieces: one to six pieces are a micro-batch, by the token budget.
+const MANY: &str = "--num-generations 80 --prompts-per-step 3 --max-completion-length 16 --lora-rank 4 \
+                    --learning-rate 1e-3 --warmup-steps 2 --rollout-batch 240";
+
+/// Neither what a micro-batch holds nor what is kept of it changes a bit of weights, moments or metrics.
+#[test]
+fn other_token_budgets_give_the_same_bits() {
+    let place = Place::new();
+    for (name, flags, weights) in [
+        (
+            "lora",
+            "--num-iterations 2 --beta 0.1",
+            "adapter_model.safetensors",
+        ),
+        ("full", "--full --beta 0.1", "model.safetensors"),
+        (
+            "half",
+            "--dtype float16 --beta 0 --gradient-sum ascending",
+            "adapter_model.safetensors",
+        ),
+    ] {
+        let mut first = None;
+        for (i, other) in [
+            "64 --activation-memory 1GiB",
+            "300 --no-checkpointing",
+            "2048 --activation-memory auto",
+            "100000 --activation-memory 1GiB",
+        ]
+        .iter()
+        .enumerate()
+        {
+            let run = format!("{name}-{i}");
+            let line =
+                format!("train {MODELS} {MANY} {flags} --steps 2 --output {run} --token-budget {other}");
+            place.run(&line).code(0);
+            let read =
+                |file: &str| std::fs::read(place.at(&run).join("checkpoints/step_2").join(file)).unwrap();
+            let got = (
+                read(weights),
+                read("optimizer.safetensors"),
+                timeless(place.metrics(&run)),
+            );
+            let want = first.get_or_insert_with(|| got.clone());
+            assert!(got.0 == want.0 && got.1 == want.1, "{name}: {other}");
+            assert_eq!(got.2, want.2, "{name}: {other}");
+        }
+    }
+}
+
+/// Where the free memory has no room for the tree, a run adds in one buffer.
+#[test]
+fn the_order_of_sums_follows_the_free_memory() {
+    let place = Place::new();
+    let plan = |flags: &str, limit: Option<u64>| -> Value {
+        let line = format!("plan {MODELS} {STEP} --full --base-dtype f32 --reward-dtype f32 --json {flags}");
+        let mut command = place.command(BIN);
+        command.args(line.split_whitespace());
+        if let Some(bytes) = limit {
+            command.env("TEA_MEMORY_LIMIT", bytes.to_string());
+        }
+        let ended = Ended::from(command.output().unwrap()).code(0);
+        serde_json::from_str(&ended.stdout).unwrap()
+    };
+    let gradients = |plan: &Value| plan["bytes"]["gradients"].as_u64().unwrap();
+    let tree = plan("", None);
+    let ascending = plan("--gradient-sum ascending", None);
+    assert_eq!(
+        (&tree["gradient_sum"], &ascending["gradient_sum"]),
+        (&"tree".into(), &"ascending".into())
+    );
+    // Two prompts a step: one set more.
+    assert_eq!(gradients(&tree), 2 * gradients(&ascending));
+    let total = tree["total"].as_u64().unwrap();
+    assert_eq!(plan("", Some(total))["gradient_sum"], "tree");
+    let short = plan("", Some(total - 1));
+    assert_eq!(short["gradient_sum"], "ascending");
+    assert_eq!(short["total"], ascending["total"]);
+    assert_eq!(plan("--gradient-sum tree", Some(total - 1))["total"], total);
 }
 
 /// Every other step of 6 is validated, and the last.
@@ -721,7 +807,7 @@ fn every_setting_parses_and_flags_win_over_the_file() {
         "plan --json {MODELS} {STEP} --config run.toml --advantage grpo-z --loss-type grpo --kl-estimator k1 --epsilon 0.3 \
          --optim adamw_8bit --activation-memory 1GiB --beta 0 --allow-biased-sampling --temperature 0.7 --top-p 0.9 --min-p 0.1 --raw \
          --rollout-batch 8 --base-dtype bf16 --reward-dtype f16 --template-date 2025-02-03 --max-grad-norm 0 \
-         --matmul-precision medium"
+         --matmul-precision medium --gradient-sum tree"
     );
     let half = format!("{line} --kv-cache-dtype float16");
     let plan: Value = serde_json::from_str(&place.run(&line).code(0).stdout).unwrap();

@@ -6,11 +6,12 @@ mod common;
 use common::{Golden, open_gpu, workspace};
 use serde_json::{Map, Value};
 use tea_wgpu::advantage::{ChowParams, GroupContext, Rule, RuleOptions, TailInfo};
-use tea_wgpu::config::{Residency, TEMPLATE_DATE, TrainConfig, TrainFlags};
+use tea_wgpu::config::{GradientSum, Optim, Residency, TEMPLATE_DATE, TrainConfig, TrainFlags};
 use tea_wgpu::demo;
 use tea_wgpu::error::{Error, Result};
 use tea_wgpu::gpu::{Buffer, Gpu};
 use tea_wgpu::model::params::{LoraShape, Model};
+use tea_wgpu::model::pieces::Summand;
 use tea_wgpu::model::spec::Proj;
 use tea_wgpu::optim::{Optimizer, Settings};
 use tea_wgpu::reward::{Item, Reward, RewardModel, RewardOptions, Scoring};
@@ -71,7 +72,22 @@ enum Start {
     Fresh,
     /// The stored adapter, which changes the policy.
     Stored,
+    /// No adapter: every weight is trained.
+    Full,
 }
+
+/// How the step's samples meet the device: micro-batches of up to `rows` tokens, pieces of up to `piece_tokens`.
+#[derive(Clone, Copy)]
+struct Packing {
+    rows: usize,
+    piece_tokens: usize,
+}
+
+/// Small enough that every group is split over micro-batches.
+const SPLIT: Packing = Packing {
+    rows: 40,
+    piece_tokens: 40,
+};
 
 struct Run {
     metrics: Vec<Map<String, Value>>,
@@ -83,6 +99,7 @@ struct Run {
     unmoved: bool,
     before: Vec<Vec<f32>>,
     after: Vec<Vec<f32>>,
+    moments: Vec<Vec<u8>>,
 }
 
 impl Run {
@@ -161,19 +178,37 @@ fn run(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, f: fn(&str) -> f6
     run
 }
 
-/// Two steps that succeed.
+/// Two steps on llama_gqa that succeed.
 fn run_with(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, reward: &mut dyn Reward) -> Run {
-    let run = attempt(gpu, flags, rule, start, reward);
+    run_packed(gpu, flags, (rule, start), reward, ("llama_gqa", SPLIT))
+}
+
+/// As [`run_with`], on a model and packing of one's own.
+fn run_packed(
+    gpu: &Gpu,
+    flags: TrainFlags,
+    rule: (Rule, Start),
+    reward: &mut dyn Reward,
+    on: (&str, Packing),
+) -> Run {
+    let run = attempt(gpu, flags, rule, reward, on);
     assert!(run.failed.is_none(), "{:?}", run.failed);
     run
 }
 
-/// Two steps, or those until one fails, on llama_gqa's random weights with the embedded models'
+/// Two steps, or those until one fails, on a model's random weights with the embedded models'
 /// character tokenizer.
-fn attempt(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, reward: &mut dyn Reward) -> Run {
+fn attempt(
+    gpu: &Gpu,
+    flags: TrainFlags,
+    (rule, start): (Rule, Start),
+    reward: &mut dyn Reward,
+    (name, packing): (&str, Packing),
+) -> Run {
     let config: TrainConfig = flags.resolve(&|_| None).unwrap();
-    let golden = Golden::open(gpu, "llama_gqa");
+    let golden = Golden::open(gpu, name);
     let mut model = golden.model(None);
+    let mut reference = None;
     match start {
         Start::Fresh => {
             let shape = LoraShape {
@@ -184,6 +219,14 @@ fn attempt(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, reward: &mut 
             model.new_adapter(&shape, config.seed, true).unwrap();
         }
         Start::Stored => golden.add_adapter(&mut model, true),
+        Start::Full => {
+            model.train_base().unwrap();
+            reference = Some(golden.model(None));
+        }
+    }
+    if config.gradient_sum != GradientSum::Ascending {
+        let slots = Summand::extra_slots(config.prompts_per_step);
+        model.add_gradient_slots(slots).unwrap();
     }
     let json = demo::tokenizer_json();
     let tokenizer = Tokenizer::from_hf(&HfFiles {
@@ -201,8 +244,7 @@ fn attempt(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, reward: &mut 
         tokens: tokenizer.encode(text, false).unwrap(),
     };
     let prompts = ["sort: 3 1 2", "a", "reverse: tail", "what next?"].map(prompt);
-    // Small enough that every group is split over micro-batches.
-    let ws = workspace(&model, 40, true);
+    let ws = workspace(&model, packing.rows, true);
     let settings = Settings {
         optim: config.optim,
         learning_rate: config.learning_rate,
@@ -224,10 +266,11 @@ fn attempt(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, reward: &mut 
         config: &config,
         rule,
         model: &model,
-        reference: None,
+        reference: reference.as_ref(),
         tokenizer: &tokenizer,
         prompts: &prompts,
         ws: &ws,
+        piece_tokens: packing.piece_tokens,
         sampler: Sampler::new(&model, shape).unwrap(),
         device: DeviceStep::new(gpu, &rule, &config, ws.shape.readouts).unwrap(),
         optimizer: Optimizer::new(gpu, model.trainable(), settings).unwrap(),
@@ -248,7 +291,10 @@ fn attempt(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, reward: &mut 
             "one readback after the optimiser's step"
         );
         let now = gpu.memory().allocations;
-        assert_eq!(*made.get_or_insert(now), now, "allocated in step {step}");
+        // An embedding's gradient takes its tokens in buffers made for each piece.
+        if !config.full {
+            assert_eq!(*made.get_or_insert(now), now, "allocated in step {step}");
+        }
         let windows = trainer.sampler.stats().windows as u64;
         waits.push(found["host_waits"].as_u64().unwrap() - windows);
         metrics.push(found);
@@ -262,6 +308,7 @@ fn attempt(gpu: &Gpu, flags: TrainFlags, rule: Rule, start: Start, reward: &mut 
         unmoved: moments.iter().flat_map(|(_, bytes)| bytes).all(|b| *b == 0),
         before,
         after,
+        moments: moments.into_iter().map(|(_, bytes)| bytes).collect(),
     }
 }
 
@@ -550,7 +597,13 @@ fn scores_that_cannot_be_compared_leave_weights_and_moments_alone() {
                 f: *f,
                 seen: 0,
             };
-            let run = attempt(&gpu, twice.clone(), *rule, Start::Stored, &mut placed);
+            let run = attempt(
+                &gpu,
+                twice.clone(),
+                (*rule, Start::Stored),
+                &mut placed,
+                ("llama_gqa", SPLIT),
+            );
             let error = run.failed.as_ref().unwrap();
             let text = error.to_string();
             assert!(text.contains(says), "{rule}: {text}");
@@ -709,5 +762,55 @@ fn every_rule_runs_on_the_device_inside_the_step() {
         };
         let run = run(&gpu, flags, *rule, Start::Fresh, parity);
         assert!(run.get(0, "loss").is_finite(), "{rule}");
+    }
+}
+
+/// What the micro-batches hold is the token budget's business, and no bit of weights, moments or metrics depends on it.
+#[test]
+fn other_micro_batches_give_the_same_bits() {
+    let gpu = open_gpu();
+    let full = |f: &mut TrainFlags| {
+        f.full = Some(true);
+        f.learning_rate = Some(1e-3);
+    };
+    let lora = |_: &mut TrainFlags| ();
+    let ascending = |f: &mut TrainFlags| f.gradient_sum = Some(GradientSum::Ascending);
+    let eight = |f: &mut TrainFlags| f.optim = Some(Optim::Adamw8bit);
+    type Set<'a> = &'a dyn Fn(&mut TrainFlags);
+    let cases: [(&str, Start, &str, Set<'_>); 6] = [
+        ("LoRA, tree", Start::Stored, "llama_gqa", &lora),
+        ("LoRA, ascending", Start::Stored, "llama_gqa", &ascending),
+        ("LoRA, 8-bit moments", Start::Stored, "qwen3_qknorm", &eight),
+        ("full, tied", Start::Full, "llama_tied", &full),
+        ("full, QK-norm", Start::Full, "qwen3_qknorm", &full),
+        ("full, biases, ascending", Start::Full, "qwen2_bias", &|f| {
+            full(f);
+            ascending(f);
+        }),
+    ];
+    for (what, start, name, set) in cases {
+        let run = |rows: usize| {
+            let mut flags = TrainFlags {
+                beta: Some(0.1),
+                num_iterations: Some(2),
+                prompts_per_step: Some(5),
+                num_generations: Some(6),
+                epsilon: Some(0.05),
+                ..flags()
+            };
+            set(&mut flags);
+            let mut reward = Toy { f: parity, seen: 0 };
+            let piece_tokens = 40;
+            let packing = Packing { rows, piece_tokens };
+            run_packed(&gpu, flags, (Rule::Grpo, start), &mut reward, (name, packing))
+        };
+        let one = run(40);
+        assert!(one.moved() > 0.0, "{what}");
+        for rows in [57, 90, 700] {
+            let other = run(rows);
+            assert_eq!(one.timeless(), other.timeless(), "{what}: {rows} rows");
+            assert!(one.after == other.after, "{what}: weights at {rows} rows");
+            assert!(one.moments == other.moments, "{what}: moments at {rows} rows");
+        }
     }
 }

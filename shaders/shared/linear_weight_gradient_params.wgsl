@@ -10,5 +10,6 @@ struct Params {
     dw_row: u32,     // first row of dw to write
     flags: u32,      // 1: add to dw
     alpha: f32,
+    first: u32,      // row of dy and x where the sum begins
 }
 var<immediate> p: Params;

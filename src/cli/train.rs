@@ -131,6 +131,7 @@ impl PlanArgs {
             };
             let text = serde_json::json!({
                 "bytes": rows(&plan), "total": plan.total(), "base_dtype": dtypes[0], "reward_dtype": dtypes[1], "reward_residency": residency,
+                "gradient_sum": outline.config.gradient_sum.name(),
                 "free": have, "formula_bytes": rows(&least), "formula_total": least.total(), "plan_over_formula": ratio,
             });
             say(format_args!(
@@ -140,8 +141,9 @@ impl PlanArgs {
         } else {
             let [base, reward] = dtypes.map(|d| d.as_deref().unwrap_or("as stored"));
             say(format_args!(
-                "policy {base}, reward model {reward} ({residency})\n{plan}\n{:>12.1} MiB  is the least by the formula of \
+                "policy {base}, reward model {reward} ({residency}), gradients in {} order\n{plan}\n{:>12.1} MiB  is the least by the formula of \
                  docs/memory.md; the plan is {ratio:.3} times that",
+                outline.config.gradient_sum.name(),
                 least.total() as f64 / f64::from(1 << 20)
             ))?;
         }

@@ -5,6 +5,7 @@
 
 mod data_set;
 mod float;
+mod gradient_sum;
 mod memory;
 mod optim;
 mod paths;
@@ -17,6 +18,7 @@ mod train_flags;
 
 pub use data_set::DataSet;
 pub use float::FloatDtype;
+pub use gradient_sum::GradientSum;
 pub use memory::{ActivationMemory, parse_bytes};
 pub use optim::Optim;
 pub use paths::Paths;

@@ -120,7 +120,8 @@ pub struct SupervisedFlags {
     #[arg(long, value_enum)]
     pub matmul_precision: Option<MatmulPrecision>,
     /// Element type of the activations that are kept for backward passes (--no-checkpointing, --activation-memory): float32, or
-    /// float16, which takes a third of the memory and rounds what gradients are computed from (default float32)
+    /// float16, which takes a third of the memory and rounds what gradients are computed from, of recomputed blocks as well (default
+    /// float32)
     #[arg(long, value_enum)]
     pub dtype: Option<FloatDtype>,
     /// Element type of the frozen weights: f32, f16, bf16, q8_0, q4_0 (default: the largest of f32, the stored type and q8_0

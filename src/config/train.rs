@@ -3,7 +3,8 @@
 use super::memory::one_of;
 use super::train_flags::{KlEstimator, LossType, TrainFlags};
 use super::{
-    ActivationMemory, DataSet, FloatDtype, MatmulPrecision, Optim, Residency, TEMPLATE_DATE, TINY, range,
+    ActivationMemory, DataSet, FloatDtype, GradientSum, MatmulPrecision, Optim, Residency, TEMPLATE_DATE,
+    TINY, range,
 };
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,8 @@ pub struct TrainConfig {
     pub no_checkpointing: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activation_memory: Option<ActivationMemory>,
+    #[serde(default)]
+    pub gradient_sum: GradientSum,
     #[serde(default, skip_serializing_if = "FloatDtype::is_float32")]
     pub dtype: FloatDtype,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -165,6 +168,7 @@ impl TrainFlags {
             rollout_batch: self.rollout_batch.unwrap_or(256),
             no_checkpointing: self.no_checkpointing.unwrap_or(false),
             activation_memory: self.activation_memory,
+            gradient_sum: self.gradient_sum.unwrap_or_default(),
             dtype: self.dtype.unwrap_or_default(),
             base_dtype: self.base_dtype,
             reward_dtype: self.reward_dtype,

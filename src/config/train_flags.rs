@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-use super::{ActivationMemory, DataSet, FloatDtype, MatmulPrecision, Optim, Residency};
+use super::{ActivationMemory, DataSet, FloatDtype, GradientSum, MatmulPrecision, Optim, Residency};
 
 /// How a sequence's log-probability is weighted in the loss (TRL's `loss_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -177,7 +177,8 @@ pub struct TrainFlags {
     /// Steps between validations; the last step is always validated (default 25)
     #[arg(long, value_name = "STEPS")]
     pub validation_steps: Option<u64>,
-    /// Most tokens in one forward and backward pass
+    /// Most tokens in one forward and backward pass; results do not depend on it. At least one piece of a prompt fits: 1024 tokens, or
+    /// the longest prompt and response
     #[arg(long, value_name = "TOKENS")]
     pub token_budget: Option<usize>,
     /// Sequences sampled together
@@ -191,9 +192,14 @@ pub struct TrainFlags {
     /// block's)
     #[arg(long, value_name = "SIZE|auto", conflicts_with = "no_checkpointing")]
     pub activation_memory: Option<ActivationMemory>,
+    /// How the gradients of a step's prompts are added up: in a binary tree, which needs a set of gradient buffers more for each
+    /// doubling of --prompts-per-step, or ascending in one set. Neither depends on --token-budget. auto takes the tree where its buffers
+    /// fit in the free memory; where that is not known, where they take at most 1 GiB (default auto)
+    #[arg(long, value_enum)]
+    pub gradient_sum: Option<GradientSum>,
     /// Element type of the activations that are kept for backward passes (--no-checkpointing, --activation-memory): float32, or
-    /// float16, which takes a third of the memory and rounds what gradients are computed from; and of the KV cache, unless
-    /// --kv-cache-dtype is given (default float32)
+    /// float16, which takes a third of the memory and rounds what gradients are computed from, of recomputed blocks as well; and of
+    /// the KV cache, unless --kv-cache-dtype is given (default float32)
     #[arg(long, value_enum)]
     pub dtype: Option<FloatDtype>,
     /// Element type of the frozen policy: f32, f16, bf16, q8_0, q4_0 (default: the largest of f32, the stored type and q8_0

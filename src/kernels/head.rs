@@ -187,7 +187,7 @@ pub fn log_probs(
     finish(rec, &hb.state, lse, logp, p, 1)
 }
 
-/// The gradient of `Σ dlogp·logp` through [`log_probs`]: `dhidden (P, C)` is overwritten, `dw (V, C)` f32 is added to.
+/// The gradient of `Σ dlogp·logp` through [`log_probs`]: `dhidden (P, C)` is overwritten, `dw (V, C)` f32 is set or added to.
 /// Recomputes each chunk's logits and turns them in place into `dlogp·(onehot − softmax)`; `lse` is the forward's.
 ///
 /// # Errors
@@ -202,7 +202,7 @@ pub fn gradient(
     lse: &Buffer,
     dlogp: &Buffer,
     dhidden: &Buffer,
-    dw: Option<&Weight>,
+    dw: Option<(&Weight, Write)>,
     p: usize,
 ) -> Result<()> {
     hb.check(p)?;
@@ -211,8 +211,8 @@ pub fn gradient(
         chunk_gradient(rec, hb, targets, lse, dlogp, p, &range)?;
         let write = if range.start == 0 { Write::SET } else { Write::ADD };
         linear::input_gradient_rows(rec, &hb.logits, w, range.clone(), dhidden, p, write)?;
-        if let Some(dw) = dw {
-            linear::weight_gradient_rows(rec, &hb.logits, hidden, dw, range, p, Write::ADD)?;
+        if let Some((dw, write)) = &dw {
+            linear::weight_gradient_rows(rec, &hb.logits, hidden, dw, range, 0..p, *write)?;
         }
     }
     Ok(())

@@ -3,6 +3,7 @@
 use crate::gpu::Buffer;
 use crate::kernels::harness::{Case, Expect, Gen, Slot, Tol};
 use crate::kernels::head::{self, CHUNK, HeadBuffers};
+use crate::kernels::linear::Write;
 use crate::kernels::pad4;
 use crate::kernels::weight::{Shard, Weight};
 use crate::tensor::DType;
@@ -240,7 +241,18 @@ fn gradient_case(s: Shape) -> Case {
         record: Box::new(move |rec, b| {
             let hb = HeadBuffers::new(rec.gpu(), s.p)?;
             let (w, dw) = (weight(s, &b[1..3]), weight(s, &b[7..9]));
-            head::gradient(rec, &hb, &b[0], &w, &b[3], &b[4], &b[5], &b[6], Some(&dw), s.p)
+            head::gradient(
+                rec,
+                &hb,
+                &b[0],
+                &w,
+                &b[3],
+                &b[4],
+                &b[5],
+                &b[6],
+                Some((&dw, Write::ADD)),
+                s.p,
+            )
         }),
         expect: Box::new(move || {
             let (dhidden, dw) = gradient_twin(&d, &dlogp, &dw0);

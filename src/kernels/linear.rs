@@ -86,6 +86,7 @@ struct WeightGradientParams {
     dw_row: u32,
     flags: u32,
     alpha: f32,
+    first: u32,
 }
 
 /// `y (m, rows) = alpha · x (m, cols) · Wᵀ [+ bias] [+ y]`; strides are [`pad4`] of the widths. The padding columns
@@ -253,10 +254,11 @@ pub fn weight_gradient(
     m: usize,
     write: Write,
 ) -> Result<()> {
-    weight_gradient_rows(rec, dy, x, dw, 0..dw.rows, m, write)
+    weight_gradient_rows(rec, dy, x, dw, 0..dw.rows, 0..m, write)
 }
 
-/// As [`weight_gradient`] for only the rows `range` of dw: `dy (m, range)` has stride `pad4(range.len())`.
+/// As [`weight_gradient`] for only the rows `range` of dw, `dy (m, range)` with stride `pad4(range.len())`, summed over
+/// only the rows `of` of dy and x. The bits are those of a call with these rows alone.
 ///
 /// # Errors
 /// A GPU error.
@@ -266,10 +268,10 @@ pub fn weight_gradient_rows(
     x: &Buffer,
     dw: &Weight,
     range: Range<usize>,
-    m: usize,
+    of: Range<usize>,
     write: Write,
 ) -> Result<()> {
-    let width = range.len();
+    let (width, m) = (range.len(), of.len());
     for (shard, row, rows, at) in dw.parts(range) {
         aligned(at)?;
         let params = WeightGradientParams {
@@ -282,6 +284,7 @@ pub fn weight_gradient_rows(
             dw_row: row as u32,
             flags: u32::from(write.accumulate),
             alpha: write.alpha,
+            first: of.start as u32,
         };
         let tile = variants::weight_gradient(rec, [m, rows, dw.cols]);
         let bindings = [Binding::from(dy), x.into(), (&shard.buffer).into()];
@@ -384,7 +387,8 @@ mod tests {
                     dy_offset,
                     dw_row,
                     flags,
-                    alpha
+                    alpha,
+                    first
                 }
             );
         }

@@ -11,6 +11,7 @@ use super::{Entry, fold};
 use crate::config::{KlEstimator, LossType};
 use crate::error::Result;
 use crate::gpu::{Binding, Buffer, Kernel, Recorder};
+use std::ops::Range;
 
 static POLICY_LOSS: Kernel = Kernel::portable(
     "policy_loss",
@@ -70,6 +71,7 @@ struct Params {
 struct SumsParams {
     tokens: u32,
     row: u32,
+    first: u32,
 }
 
 /// The buffers of [`policy_loss`]; P tokens of one micro-batch, in any order.
@@ -134,7 +136,7 @@ pub fn policy_loss(
     rec.dispatch(&POLICY_LOSS, &constants, &params, &bindings, fold(tokens, lanes))
 }
 
-/// Adds up what [`policy_loss`] left for each token, with the entropies `(P)`, into row `row` of `sums (rows, 8)`:
+/// Adds up what [`policy_loss`] left for each of some tokens, with their entropies, into row `row` of `sums (rows, 8)`:
 /// loss, k3, clipped from below and above, k3 of the mismatch, its largest absolute value, entropy, tokens.
 ///
 /// # Errors
@@ -145,12 +147,13 @@ pub fn policy_loss_sums(
     entropy: &Buffer,
     sums: &Buffer,
     row: usize,
-    tokens: usize,
+    tokens: Range<usize>,
 ) -> Result<()> {
     let constants = [("LANES", lanes(rec, 256) as f64)];
     let params = SumsParams {
-        tokens: tokens as u32,
+        tokens: tokens.len() as u32,
         row: row as u32,
+        first: tokens.start as u32,
     };
     let bindings = [terms.into(), entropy.into(), sums.into()];
     rec.dispatch(&POLICY_LOSS_SUMS, &constants, &params, &bindings, [1, 1, 1])
@@ -271,6 +274,7 @@ fn case(tokens: usize, responses: usize, moves: f32, config: LossConfig, referen
         Slot::input(&entropy),
         Slot::InOut(vec![7.0; 2 * TERMS]),
     ];
+    let from = tokens / 3;
     let what = (config.kl_estimator, config.epsilon, reference);
     Case {
         name: format!("policy_loss P={tokens} responses={responses} moves={moves} {what:?}"),
@@ -287,7 +291,7 @@ fn case(tokens: usize, responses: usize, moves: f32, config: LossConfig, referen
                 terms: &b[7],
             };
             policy_loss(rec, &args, &config, tokens)?;
-            policy_loss_sums(rec, &b[7], &b[8], &b[9], 1, tokens)
+            policy_loss_sums(rec, &b[7], &b[8], &b[9], 1, from..tokens)
         }),
         expect: Box::new(move || {
             let (mut dlogp, mut terms) = (Vec::new(), Vec::new());
@@ -304,7 +308,7 @@ fn case(tokens: usize, responses: usize, moves: f32, config: LossConfig, referen
                 terms.extend(t);
             }
             let mut sums = vec![7.0; TERMS];
-            sums.extend(sums_twin(&terms, &wide(&entropy)));
+            sums.extend(sums_twin(&terms[from * TERMS..], &wide(&entropy[from..])));
             let why = "exp in f32 (3 ulp and 2 of its argument), a few roundings after it";
             let slope = Tol::of_peak(&dlogp, 4e-6, why);
             let of_terms = Tol {
@@ -371,7 +375,11 @@ mod tests {
             ],
         );
         use SumsParams as S;
-        let members = [("tokens", offset_of!(S, tokens)), ("row", offset_of!(S, row))];
+        let members = [
+            ("tokens", offset_of!(S, tokens)),
+            ("row", offset_of!(S, row)),
+            ("first", offset_of!(S, first)),
+        ];
         assert_layout::<S>(&POLICY_LOSS_SUMS, &members);
     }
 

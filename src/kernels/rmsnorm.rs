@@ -9,6 +9,7 @@ use super::weight::lanes;
 use super::{Entry, fold};
 use crate::error::Result;
 use crate::gpu::{Buffer, Kernel, Recorder};
+use std::ops::Range;
 
 static FORWARD: Kernel = Kernel::portable(
     "rmsnorm_forward",
@@ -44,8 +45,9 @@ struct BackwardParams {
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct GammaGradientParams {
-    m: u32,
+    end: u32,
     c4: u32,
+    first: u32,
 }
 
 /// `y (m, c) = x (m, c) · rstd · gamma (c)`; writes `rstd (m)` for the backward pass. `c` is a multiple of 4.
@@ -120,7 +122,7 @@ pub fn backward(
     )
 }
 
-/// `dgamma (c) += Σ over the m rows of dy · x · rstd`, rows in ascending order.
+/// `dgamma (c) += Σ over the rows `of` dy · x · rstd`, rows in ascending order.
 ///
 /// # Errors
 /// A GPU error.
@@ -130,13 +132,14 @@ pub fn gamma_gradient(
     x: &Buffer,
     rstd: &Buffer,
     dgamma: &Buffer,
-    m: usize,
+    of: Range<usize>,
     c: usize,
 ) -> Result<()> {
     debug_assert!(c.is_multiple_of(4));
     let params = GammaGradientParams {
-        m: m as u32,
+        end: of.end as u32,
         c4: (c / 4) as u32,
+        first: of.start as u32,
     };
     let lanes = lanes(rec);
     rec.dispatch(
@@ -195,8 +198,9 @@ mod tests {
         assert_layout::<GammaGradientParams>(
             &GAMMA_GRADIENT,
             &[
-                ("m", offset_of!(GammaGradientParams, m)),
+                ("end", offset_of!(GammaGradientParams, end)),
                 ("c4", offset_of!(GammaGradientParams, c4)),
+                ("first", offset_of!(GammaGradientParams, first)),
             ],
         );
     }

@@ -28,6 +28,7 @@ pub mod peft;
 mod peft_config;
 mod peft_files;
 mod peft_targets;
+pub mod pieces;
 pub mod plan;
 mod products;
 pub mod raw;

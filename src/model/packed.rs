@@ -113,6 +113,19 @@ impl Pass<'_> {
         if !backward {
             return Ok(());
         }
+        self.fill(rec, packed, acts, m)
+    }
+
+    /// Rounds the activations of block `layer`, just computed again, as those are that are kept.
+    pub(super) fn round(&self, rec: &mut Recorder, layer: usize, acts: &Acts, m: usize) -> Result<()> {
+        let Some(packed) = self.ws.rounding(layer) else {
+            return Ok(());
+        };
+        self.fill(rec, packed, acts, m)?;
+        self.restore(rec, layer, packed, acts, m)
+    }
+
+    fn fill(&self, rec: &mut Recorder, packed: &Packed, acts: &Acts, m: usize) -> Result<()> {
         let widths = Widths::of(&self.model.spec, self.ws.shape.rank);
         for ((from, to), width) in halves(acts).into_iter().zip(&packed.halves).zip(widths.halves) {
             half_words::pack(rec, from, to, m * width)?;

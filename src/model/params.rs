@@ -18,12 +18,18 @@ pub struct Param {
     pub value: Weight,
     /// dL/dvalue in f32, same shape; `None` while frozen.
     pub grad: Option<Weight>,
+    /// Further buffers like it, for sums that wait for others ([`Model::add_gradient_slots`]).
+    pub waiting: Vec<Weight>,
 }
 
 impl Param {
     /// A frozen tensor.
     pub fn frozen(value: Weight) -> Self {
-        Self { value, grad: None }
+        Self {
+            value,
+            grad: None,
+            waiting: Vec::new(),
+        }
     }
 
     /// Gives the tensor a zeroed gradient.
@@ -43,9 +49,25 @@ impl Param {
         &self.value.shards[0].buffer
     }
 
-    /// The only buffer of a vector's gradient.
-    pub fn vector_grad(&self) -> Option<&Buffer> {
-        self.grad.as_ref().map(|g| &g.shards[0].buffer)
+    /// The gradient buffer of a slot: 0 is [`Param::grad`].
+    ///
+    /// # Errors
+    /// There is no such slot (a bug).
+    pub fn gradient(&self, slot: usize) -> Result<&Weight> {
+        let found = match slot {
+            0 => self.grad.as_ref(),
+            n => self.waiting.get(n - 1),
+        };
+        found.ok_or_else(|| Error::internal(format!("a tensor without gradient slot {slot}")))
+    }
+
+    fn add_slots(&mut self, gpu: &Gpu, slots: usize) -> Result<()> {
+        if self.grad.is_some() {
+            let (rows, cols) = (self.value.rows, self.value.cols);
+            let zeros = || Weight::zeros(gpu, "gradients", rows, cols);
+            self.waiting = (0..slots).map(|_| zeros()).collect::<Result<_>>()?;
+        }
+        Ok(())
     }
 }
 
@@ -254,6 +276,22 @@ impl Model {
         }
     }
 
+    /// Gives every tensor that is trained `slots` gradient buffers more: those of a tree of sums
+    /// ([`Summand::extra_slots`](super::pieces::Summand::extra_slots)).
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn add_gradient_slots(&mut self, slots: usize) -> Result<()> {
+        let gpu = self.gpu.clone();
+        self.each_base(&mut |p| p.add_slots(&gpu, slots))?;
+        for pair in self.blocks.iter_mut().flat_map(|b| &mut b.linears) {
+            for p in pair.lora.iter_mut().flat_map(|l| [&mut l.a, &mut l.b]) {
+                p.add_slots(&gpu, slots)?;
+            }
+        }
+        Ok(())
+    }
+
     fn each_base(&mut self, f: &mut dyn FnMut(&mut Param) -> Result<()>) -> Result<()> {
         f(&mut self.embed)?;
         for b in &mut self.blocks {
@@ -287,6 +325,7 @@ impl Model {
             let Some(Param {
                 value,
                 grad: Some(grad),
+                ..
             }) = self.base_param(&t)
             else {
                 continue;

@@ -201,6 +201,14 @@ impl Plan {
         plan
     }
 
+    /// Counts the gradients `sets` times more: where a tree of sums waits
+    /// ([`Summand::extra_slots`](super::pieces::Summand::extra_slots)).
+    pub fn with_gradient_sets(mut self, sets: usize) -> Self {
+        let more = self.bytes("gradients") * sets as u64;
+        self.add("gradients", more);
+        self
+    }
+
     /// Gradients and moments of f32 tensors of these many bytes each.
     pub fn trained(tensors: impl IntoIterator<Item = u64>, optim: Optim) -> Self {
         let mut plan = Self::default();
@@ -318,6 +326,15 @@ impl Workspace {
     /// block's do.
     pub fn kept_within(spec: &ModelSpec, shape: Shape, budget: u64) -> Option<usize> {
         let bytes = |kept_blocks| Self::activation_bytes(spec, Shape { kept_blocks, ..shape });
+        if budget >= bytes(usize::MAX) {
+            return Some(
+                Shape {
+                    kept_blocks: usize::MAX,
+                    ..shape
+                }
+                .kept(spec),
+            );
+        }
         let room = budget.checked_sub(bytes(1))?;
         // Two sets are never made for a model of one block, or without a backward pass.
         let set = bytes(2) - bytes(1);
@@ -375,6 +392,7 @@ impl Workspace {
         let grads = 2 * c + 2 * q + 2 * kv + qk + spec.num_heads + f + rank + 4;
         let inputs = if shape.backward { spec.num_layers + 1 } else { 1 };
         let [sets, half_sets] = shape.sets(spec);
+        let half_sets = half_sets + usize::from(shape.rounds(spec));
         let packed = half_sets * Widths::of(spec, shape.rank).bytes();
         // tokens, meta (4), key ends, row starts, rstd; final norm.
         let a_row = 1 + 4 + 1 + 1 + 1 + c + inputs * c + sets * acts + if shape.backward { grads } else { 0 };

@@ -3,6 +3,7 @@
 use super::batch::Batch;
 use super::forward::{Keys, Pass};
 use super::params::Model;
+use super::pieces::{Part, Piece, Pieces};
 use super::spec::Head;
 use super::workspace::{Loaded, Workspace};
 use crate::error::{Error, Result};
@@ -158,6 +159,49 @@ pub fn each_learned(
     f: &mut dyn FnMut(&mut Recorder, &Packed<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     packed(model, ws, groups, Some(learned), true, f)
+}
+
+/// As [`each_packed`], for groups cut into pieces: each micro-batch holds whole pieces, and its parts say where their
+/// gradients go.
+///
+/// # Errors
+/// As [`each_packed`].
+pub fn each_piece(
+    model: &Model,
+    ws: &Workspace,
+    groups: &[Group<'_>],
+    pieces: &Pieces,
+    adapter: bool,
+    f: &mut dyn FnMut(&mut Recorder, &Packed<'_, '_>) -> Result<()>,
+) -> Result<()> {
+    let pass = Pass { model, ws, adapter };
+    let mut rec = Recorder::new(&model.gpu);
+    for held in pieces.pack(groups, ws.shape.rows, ws.shape.readouts)? {
+        let (mut batch, mut owners, mut parts) = (Batch::default(), Vec::new(), Vec::new());
+        for Piece { group, samples, sum } in &pieces.all[held] {
+            let from = (batch.rows(), batch.readouts.len());
+            let suffixes = groups[*group].suffixes[samples.clone()].iter().copied();
+            batch.push_group(groups[*group].prefix, suffixes)?;
+            owners.extend(samples.clone().map(|s| (*group, s)));
+            parts.push(Part {
+                rows: from.0..batch.rows(),
+                readouts: from.1..batch.readouts.len(),
+                sum: *sum,
+            });
+        }
+        let loaded = Loaded {
+            parts,
+            ..ws.load(&mut rec, model, &mut batch)?
+        };
+        let packed = Packed {
+            pass: &pass,
+            loaded: &loaded,
+            batch: &batch,
+            owners: &owners,
+        };
+        f(&mut rec, &packed)?;
+    }
+    rec.submit()
 }
 
 /// As [`each_packed`], or as [`each_learned`] where `learned` is given.

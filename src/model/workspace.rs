@@ -5,6 +5,7 @@
 use super::batch::Batch;
 use super::packed::Packed;
 use super::params::Model;
+use super::pieces::{Part, Summand};
 use super::spec::{ModelSpec, Proj};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Recorder};
@@ -26,7 +27,8 @@ pub struct Shape {
     /// Sets of activations, each of one block: the backward pass finds those of the last blocks and computes the others again.
     /// At least 1 is made (`--checkpointing`), at most one a block (`--no-checkpointing`).
     pub kept_blocks: usize,
-    /// Of the sets that are kept, all but the last block's hold f16 (`packed.rs`).
+    /// Of the sets that are kept, all but the last block's hold f16 (`packed.rs`). Activations that are computed again
+    /// are rounded the same way, so that gradients do not depend on how many blocks are kept.
     pub half: bool,
     /// Room for the vocabulary head's chunks.
     pub vocabulary_head: bool,
@@ -39,9 +41,18 @@ impl Shape {
         self.kept_blocks.clamp(1, most)
     }
 
-    /// Blocks whose activations are kept as f16.
+    /// Blocks whose activations the backward pass reads rounded to f16.
     pub fn half_blocks(&self, spec: &ModelSpec) -> usize {
-        self.sets(spec)[1]
+        if self.half && self.backward {
+            spec.num_layers.saturating_sub(1)
+        } else {
+            0
+        }
+    }
+
+    /// Whether activations that are computed again need a place to be rounded in.
+    pub(super) fn rounds(&self, spec: &ModelSpec) -> bool {
+        self.half_blocks(spec) > self.sets(spec)[1]
     }
 
     /// Sets of f32 activations that are made, and of f16 ones.
@@ -109,6 +120,8 @@ pub struct Workspace {
     pub(super) acts: Vec<Acts>,
     /// Where activations are kept as f16: those of the layers from `first_kept` to the last but one.
     packed: Vec<Packed>,
+    /// What rounds the activations of the other blocks, where those are rounded.
+    rounding: Option<Packed>,
     pub(super) normed: Buffer, // (M, C) after the final norm
     pub(super) rstd: Buffer,
     pub(super) hidden: Buffer, // (P, C)
@@ -128,6 +141,24 @@ pub struct Loaded {
     pub m: usize,
     /// Readouts.
     pub p: usize,
+    /// Its rows by where their gradient goes, in ascending order; together they are all of them.
+    pub parts: Vec<Part>,
+}
+
+impl Loaded {
+    /// `m` rows and `p` readouts whose gradient is one sum.
+    pub fn whole(m: usize, p: usize) -> Self {
+        let part = Part {
+            rows: 0..m,
+            readouts: 0..p,
+            sum: Summand::ADD,
+        };
+        Self {
+            m,
+            p,
+            parts: vec![part],
+        }
+    }
 }
 
 impl Workspace {
@@ -164,6 +195,10 @@ impl Workspace {
             packed: (0..half_sets)
                 .map(|_| Packed::new(gpu, spec, shape))
                 .collect::<Result<_>>()?,
+            rounding: shape
+                .rounds(spec)
+                .then(|| Packed::new(gpu, spec, shape))
+                .transpose()?,
             normed: f32s("final norm", m * c)?,
             rstd: f32s("rstd", m)?,
             hidden: f32s("readout states", p * c)?,
@@ -229,7 +264,7 @@ impl Workspace {
         let rows: Vec<u32> = batch.readouts.iter().map(|r| r.row).collect();
         rec.write(&self.readout_rows, 0, &rows)?;
         rec.write(&self.targets, 0, &targets)?;
-        Ok(Loaded { m, p })
+        Ok(Loaded::whole(m, p))
     }
 
     /// Token of each row (M) u32; a decode loop on the GPU writes it.
@@ -291,6 +326,13 @@ impl Workspace {
         layer
             .checked_sub(self.first_kept)
             .and_then(|i| self.packed.get(i))
+    }
+
+    /// What a layer's activations pass through that are computed again: where they are rounded as those that are kept.
+    pub(super) fn rounding(&self, layer: usize) -> Option<&Packed> {
+        let last = self.first_kept + self.packed.len();
+        let rounded = self.shape.half && layer < last;
+        self.packed(layer).or(self.rounding.as_ref()).filter(|_| rounded)
     }
 
     pub(super) fn input(&self, layer: usize) -> &Buffer {

@@ -149,7 +149,8 @@ fn a_backward_pass_after_one_that_kept_nothing_recomputes() {
     let exact = gradients(false, true);
     assert!(gradients(true, true) != exact);
     assert!(gradients(false, false) == exact);
-    assert!(gradients(true, false) == exact);
+    // Rounded as what is kept is.
+    assert!(gradients(true, false) == gradients(true, true));
 }
 
 /// A model with every weight trained, or with an adapter whose B is not zero, so that A has gradients.
@@ -183,16 +184,17 @@ fn gpu() -> Gpu {
 }
 
 /// Rounding a block's activations to 11 bits moves each tensor's gradient by about 2⁻¹¹ of its size: a few roundings enter each product and
-/// their errors, of both signs, partly cancel. Where nothing but the last block is kept nothing is rounded.
+/// their errors, of both signs, partly cancel. Blocks that are computed again are rounded as those that are kept.
 #[test]
 fn activations_kept_as_f16_move_gradients_by_their_rounding() {
     let gpu = gpu();
     for lora in [false, true] {
         let model = model(&gpu, lora);
         let exact = gradient_values(&model, (1, false), 1);
-        assert_eq!(gradient_values(&model, (1, true), 1), exact);
-        for kept in [2, 4, LAYERS] {
+        let all = gradient_values(&model, (LAYERS, true), 1);
+        for kept in [1, 2, 4, LAYERS] {
             let rounded = gradient_values(&model, (kept, true), 1);
+            assert!(rounded == all, "{kept} blocks kept, adapter {lora}");
             let square =
                 |v: &mut dyn Iterator<Item = f32>| v.map(|x| f64::from(x) * f64::from(x)).sum::<f64>();
             let far = exact.iter().zip(&rounded).map(|(a, b)| {

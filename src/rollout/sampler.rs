@@ -232,7 +232,7 @@ impl Sampler {
             rows: self.rows.cache_rows(),
             decode: true,
         };
-        pass.forward(rec, &Loaded { m, p: m }, &keys)?;
+        pass.forward(rec, &Loaded::whole(m, m), &keys)?;
         rec.copy(
             self.decode.hidden(),
             0,

@@ -56,6 +56,7 @@ fn save(dir: &Path, name: &str, step: u64, best: Option<Best>) {
         matmul_precision: Default::default(),
         half_blocks: 0,
         kv_cache_dtype: Default::default(),
+        gradient_sum: None,
         best,
         data: None,
         base: None,

@@ -27,6 +27,9 @@ impl Keeping {
     /// # Errors
     /// Not even one block's activations fit in the bytes that were given.
     pub fn apply(&self, spec: &ModelSpec, shape: Shape) -> Result<Shape> {
+        // Without either setting one block is kept, as f32, and the others are exact as well.
+        let half = shape.half && (self.all || self.memory.is_some());
+        let shape = Shape { half, ..shape };
         let kept_blocks = match (self.all, self.memory) {
             (true, _) => usize::MAX,
             (false, None) => 1,

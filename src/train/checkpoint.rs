@@ -8,7 +8,7 @@ use super::base::Base;
 use super::data::Identity;
 use super::moments;
 use super::selection::Best;
-use crate::config::{FloatDtype, MatmulPrecision};
+use crate::config::{FloatDtype, GradientSum, MatmulPrecision};
 use crate::error::{Context, Error, Result};
 use crate::file::limits::SETTINGS_FILE;
 use crate::file::{dirs, open};
@@ -45,12 +45,15 @@ pub struct TrainerState {
     /// What matrix products rounded.
     #[serde(default, skip_serializing_if = "MatmulPrecision::is_highest")]
     pub matmul_precision: MatmulPrecision,
-    /// Blocks whose activations were kept as f16 for backward passes.
+    /// Blocks whose activations backward passes read as f16.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub half_blocks: usize,
     /// How sampling stored keys and values.
     #[serde(default, skip_serializing_if = "FloatDtype::is_float32")]
     pub kv_cache_dtype: FloatDtype,
+    /// In which order a step's gradients were added; kinds that have no choice, and older versions, do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_sum: Option<GradientSum>,
     /// The best checkpoint so far, where checkpoints are selected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
@@ -63,7 +66,8 @@ pub struct TrainerState {
 }
 
 impl TrainerState {
-    /// Refuses to go on with the activations of another number of blocks rounded: gradients would be others.
+    /// Refuses to go on with the activations of another number of blocks rounded (all but the last, or none): gradients would
+    /// be others.
     ///
     /// # Errors
     /// `half_blocks` is not the run's.
@@ -73,7 +77,7 @@ impl TrainerState {
         }
         Err(Error::user(format!(
             "--resume: the run kept the activations of {} blocks as f16, and would keep those of {half_blocks}: resume with its own \
-             --dtype, --no-checkpointing and --activation-memory (in bytes, where that was auto)",
+             --dtype, and with --no-checkpointing or --activation-memory if and only if it had one of them",
             self.half_blocks
         )))
     }

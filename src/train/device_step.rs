@@ -12,7 +12,7 @@ use crate::kernels::group_rewards::{GroupRewardsArgs, SCORE_WORDS, group_rewards
 use crate::kernels::policy_loss::{LossConfig, PolicyLossArgs, TERMS, policy_loss, policy_loss_sums};
 use crate::model::plan::Plan;
 use crate::model::run::Packed;
-use crate::model::workspace::Workspace;
+use crate::model::workspace::{Loaded, Workspace};
 
 /// How many of each buffer's elements a run needs.
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +23,7 @@ struct Sizes {
     readouts: usize,
     /// Tokens of a whole step, for the reference; 0 where β is 0.
     reference: usize,
-    /// Rows of sums: one per micro-batch and iteration.
+    /// Rows of sums: one per piece of a prompt and iteration.
     rows: usize,
 }
 
@@ -39,7 +39,7 @@ impl Sizes {
             } else {
                 0
             },
-            // Where every response is a micro-batch of its own.
+            // Where every response is a piece of its own.
             rows: responses * c.num_iterations,
         }
     }
@@ -99,9 +99,9 @@ pub struct DeviceStep {
     owner: Buffer,             // (P)
     weight: Buffer,            // (P)
     terms: Buffer,             // (P, 8)
-    sums: Buffer,              // (micro-batches, 8)
+    sums: Buffer,              // (pieces, 8)
     report: Readback,
-    /// Micro-batches and reference tokens recorded so far in this step.
+    /// Pieces and reference tokens recorded so far in this step.
     rows: usize,
     referred: usize,
 }
@@ -140,8 +140,8 @@ pub struct Held {
 
 /// What the host learns of a step.
 pub struct Report {
-    /// Sums of each micro-batch, in order.
-    pub(super) batches: Vec<Totals>,
+    /// Sums of each piece, in order.
+    pub(super) pieces: Vec<Totals>,
     /// The gradient's norm in the last iteration.
     pub norm: f32,
     /// Per group: every advantage is 0; TEA-GPD fell back to the Gaussian tail.
@@ -350,7 +350,7 @@ impl DeviceStep {
         rec: &mut Recorder,
         ws: &Workspace,
         config: &LossConfig,
-        (tokens, first_reference): (usize, usize),
+        (loaded, first_reference): (&Loaded, usize),
     ) -> Result<()> {
         let args = PolicyLossArgs {
             logp: ws.log_probs(),
@@ -362,9 +362,12 @@ impl DeviceStep {
             dlogp: ws.coefficients(),
             terms: &self.terms,
         };
-        policy_loss(rec, &args, config, tokens)?;
-        policy_loss_sums(rec, &self.terms, ws.entropy(), &self.sums, self.rows, tokens)?;
-        self.rows += 1;
+        policy_loss(rec, &args, config, loaded.p)?;
+        for part in &loaded.parts {
+            let tokens = part.readouts.clone();
+            policy_loss_sums(rec, &self.terms, ws.entropy(), &self.sums, self.rows, tokens)?;
+            self.rows += 1;
+        }
         Ok(())
     }
 
@@ -409,7 +412,7 @@ impl DeviceStep {
             }
         };
         Ok(Report {
-            batches: sums.chunks_exact(TERMS).map(totals).collect(),
+            pieces: sums.chunks_exact(TERMS).map(totals).collect(),
             norm: float(&norm[0]),
             no_signal: flags.iter().map(|f| f & NO_SIGNAL != 0).collect(),
             gaussian_tail: flags.iter().map(|f| f & GAUSSIAN_TAIL != 0).collect(),
@@ -428,7 +431,7 @@ impl Sizes {
 }
 
 impl Totals {
-    /// Adds another micro-batch.
+    /// Adds another piece.
     pub(super) fn add(&mut self, other: &Self) {
         self.loss += other.loss;
         self.kl += other.kl;

@@ -7,13 +7,14 @@ use super::data;
 use super::device_step::{DeviceStep, Report, Rewards, Totals};
 use super::judged::{Asked, Clock, Judged};
 use crate::advantage::{GroupContext, Rule, check_finite};
-use crate::config::TrainConfig;
+use crate::config::{GradientSum, MatmulPrecision, TrainConfig};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Recorder;
 use crate::kernels::group_advantage::{TailStatistics, far_apart};
 use crate::kernels::group_rewards::{SCORE_WORDS, unfit};
 use crate::kernels::policy_loss::LossConfig;
 use crate::model::params::Model;
+use crate::model::pieces::{Order, Pieces};
 use crate::model::run::{self, Group};
 use crate::model::workspace::Workspace;
 use crate::optim::Optimizer;
@@ -48,6 +49,8 @@ pub struct Trainer<'a> {
     pub prompts: &'a [Prompt],
     /// Buffers of the forward and backward passes.
     pub ws: &'a Workspace,
+    /// Most tokens of a piece of a prompt ([`Pieces::cut`]); every piece fits in the buffers.
+    pub piece_tokens: usize,
     /// Buffers of sampling.
     pub sampler: Sampler,
     /// Advantages, loss and sums on the device.
@@ -85,13 +88,13 @@ impl Trainer<'_> {
         let norm = norm?;
         dump(step + 1, &rewards, &report.advantages);
         let mut metrics = describe(&scored.completions, &rewards, &report, &self.rule, reward.name());
-        let per_iteration = report.batches.len() / iterations.max(1);
+        let per_iteration = report.pieces.len() / iterations.max(1);
         let (mut totals, mut passed) = (Totals::default(), Totals::default());
-        for (i, batch) in report.batches.iter().enumerate() {
-            passed.add(batch);
+        for (i, piece) in report.pieces.iter().enumerate() {
+            passed.add(piece);
             // What is not a share of all iterations' tokens is that of the first, on-policy one.
             if i < per_iteration {
-                totals.add(batch);
+                totals.add(piece);
             }
         }
         let whole = begun.elapsed().as_secs_f64();
@@ -222,12 +225,13 @@ impl Trainer<'_> {
         let rewards = (&scored.rewards, self.optimizer.norm());
         self.device.advantages(&mut rec, &self.rule, rewards, context)?;
         rec.submit()?;
+        let pieces = self.pieces(&groups);
         if self.config.beta > 0.0 {
-            self.refer(&groups)?;
+            self.refer(&groups, &pieces)?;
         }
         let mut rate = 0.0;
         for iteration in 0..self.config.num_iterations {
-            self.gradients(scored, &groups, iteration)?;
+            self.gradients(scored, (&groups, &pieces), iteration)?;
             rate = self.optimizer.next_rate();
             self.optimizer.record(&mut rec)?;
             rec.submit()?;
@@ -236,8 +240,20 @@ impl Trainer<'_> {
         Ok((report, rate))
     }
 
-    /// The reference's log-probabilities of the step's tokens, which stay on the device.
-    fn refer(&mut self, groups: &[Group<'_>]) -> Result<()> {
+    /// The step's groups, cut by their lengths alone.
+    fn pieces(&self, groups: &[Group<'_>]) -> Pieces {
+        let order = match self.config.gradient_sum {
+            GradientSum::Ascending => Order::Ascending,
+            GradientSum::Auto | GradientSum::Tree => Order::Tree,
+        };
+        // The gradients of an embedding and a head are written at the two ends of the backward pass. Cooperative matrices
+        // take rows in tiles that begin with the micro-batch.
+        let alone = self.config.full || self.model.gpu.matmul_precision() == MatmulPrecision::Medium;
+        Pieces::cut(groups, self.piece_tokens, order, alone)
+    }
+
+    /// The reference's log-probabilities of the step's tokens, which stay on the device, in the order of the pieces.
+    fn refer(&mut self, groups: &[Group<'_>], pieces: &Pieces) -> Result<()> {
         let model = match (self.reference, &self.model.lora) {
             (Some(reference), _) => reference,
             (None, Some(_)) => self.model,
@@ -247,14 +263,19 @@ impl Trainer<'_> {
                 ));
             }
         };
-        run::each_packed(model, self.ws, groups, false, &mut |rec, packed| {
+        run::each_piece(model, self.ws, groups, pieces, false, &mut |rec, packed| {
             packed.forward(rec, false)?;
             self.device.refer(rec, self.ws, packed.loaded.p)
         })
     }
 
     /// Adds the gradient of the step's loss to every trainable tensor: forward, loss and backward of each micro-batch.
-    fn gradients(&mut self, scored: &Scored, groups: &[Group<'_>], iteration: usize) -> Result<()> {
+    fn gradients(
+        &mut self,
+        scored: &Scored,
+        (groups, pieces): (&[Group<'_>], &Pieces),
+        iteration: usize,
+    ) -> Result<()> {
         let c = self.config;
         let config = LossConfig {
             loss_type: c.loss_type,
@@ -265,13 +286,12 @@ impl Trainer<'_> {
             responses: scored.completions.iter().map(Vec::len).sum(),
         };
         let mut first = 0;
-        run::each_packed(self.model, self.ws, groups, true, &mut |rec, packed| {
+        run::each_piece(self.model, self.ws, groups, pieces, true, &mut |rec, packed| {
             let old = |g: usize, s: usize| &scored.completions[g][s].logprobs[..];
             self.device.load(rec, packed, &config, old)?;
             packed.forward(rec, true)?;
-            let tokens = packed.loaded.p;
-            self.device.loss(rec, self.ws, &config, (tokens, first))?;
-            first += tokens;
+            self.device.loss(rec, self.ws, &config, (packed.loaded, first))?;
+            first += packed.loaded.p;
             packed
                 .pass
                 .backward_coefficients(rec, packed.loaded, &packed.batch.tokens)
@@ -281,12 +301,12 @@ impl Trainer<'_> {
 
 /// Refuses a step whose forward passes gave numbers that are none: the device has left the weights alone then.
 fn finite(report: &Report) -> Result<()> {
-    for batch in &report.batches {
+    for piece in &report.pieces {
         let found = [
-            (batch.mismatch, run::LOG_PROBABILITY),
-            (batch.entropy, "the entropy of a token's distribution"),
-            (batch.kl, "the reference's log-probability of a token"),
-            (batch.loss, "the loss"),
+            (piece.mismatch, run::LOG_PROBABILITY),
+            (piece.entropy, "the entropy of a token's distribution"),
+            (piece.kl, "the reference's log-probability of a token"),
+            (piece.loss, "the loss"),
         ];
         for (value, what) in found {
             run::all_finite(&[value as f32], what)?;

@@ -110,6 +110,7 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
                 matmul_precision: gpu.matmul_precision(),
                 half_blocks: ws.shape.half_blocks(&model.spec),
                 kv_cache_dtype: job.config.kv_cache_dtype,
+                gradient_sum: Some(job.config.gradient_sum),
                 best: selection.as_ref().and_then(Selection::best),
                 data: Some(data.clone()),
                 base: Some(base.clone()),
@@ -165,6 +166,13 @@ fn continues(state: &TrainerState, data: &Identity, c: &TrainConfig) -> Result<(
     if had != has {
         return Err(Error::user(format!(
             "--resume: the run was started with --kv-cache-dtype {had}, not {has}"
+        )));
+    }
+    if let Some(had) = state.gradient_sum.filter(|had| *had != c.gradient_sum) {
+        return Err(Error::user(format!(
+            "--resume: the run was started with --gradient-sum {}, not {}",
+            had.name(),
+            c.gradient_sum.name()
         )));
     }
     let per = c.prompts_per_step as u64;

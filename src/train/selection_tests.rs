@@ -31,6 +31,7 @@ fn state(best: Option<Best>) -> TrainerState {
         matmul_precision: Default::default(),
         half_blocks: 0,
         kv_cache_dtype: Default::default(),
+        gradient_sum: None,
         best,
         data: None,
         base: None,

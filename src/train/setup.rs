@@ -13,6 +13,7 @@ use crate::gpu::Gpu;
 use crate::model::alias::alias;
 use crate::model::load::Source;
 use crate::model::params::Model;
+use crate::model::pieces::PIECE_TOKENS;
 use crate::model::plan::Plan;
 use crate::model::workspace::{Shape, Workspace};
 use crate::optim::{Optimizer, Settings};
@@ -207,7 +208,7 @@ impl Job {
     /// Out of memory.
     pub fn policy(&self, gpu: &Gpu) -> Result<(Model, Option<Model>)> {
         let (sizes, positions) = (self.sizes(), self.positions);
-        let dtype = sizes.base_dtype()?;
+        let (dtype, sets) = (sizes.base_dtype()?, sizes.gradient_sets(self.fit.ascending));
         let mut model = self.source.load(gpu, dtype, positions, None)?;
         let Some(shape) = sizes.lora() else {
             let reference = if self.config.beta > 0.0 {
@@ -216,10 +217,12 @@ impl Job {
                 None
             };
             model.train_base()?;
+            model.add_gradient_slots(sets)?;
             model.tune()?;
             return Ok((model, reference));
         };
         model.new_adapter(&shape, self.config.seed, true)?;
+        model.add_gradient_slots(sets)?;
         model.tune()?;
         Ok((model, None))
     }
@@ -252,6 +255,7 @@ impl Job {
             tokenizer: &self.tokenizer,
             prompts: &self.prompts,
             ws,
+            piece_tokens: PIECE_TOKENS,
             sampler: Sampler::new(model, self.sizes().sampler_shape(model.gpu.caps().max_binding))?,
             device: DeviceStep::new(&model.gpu, &self.rule, c, ws.shape.readouts)?,
             optimizer: Optimizer::new(&model.gpu, model.trainable(), settings)?,

@@ -5,17 +5,21 @@ use super::device_step::DeviceStep;
 use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
 use super::fit::{Dtypes, Fit};
 use super::setup::{self, Job};
-use crate::config::{Residency, TrainConfig};
+use crate::config::{GradientSum, Residency, TrainConfig};
 use crate::error::{Context, Error, Result};
 use crate::model::floor;
 use crate::model::load::Source;
 use crate::model::params::LoraShape;
+use crate::model::pieces::{PIECE_TOKENS, Summand};
 use crate::model::plan::Plan;
 use crate::model::spec::{Head, Proj, TensorSpec};
 use crate::model::workspace::Shape;
 use crate::reward::{self, RewardModel};
 use crate::rollout::SamplerShape;
 use crate::tensor::DType;
+
+/// Bytes of buffers up to which `--gradient-sum auto` takes the tree where the free memory is not known.
+const TREE_UNASKED: u64 = 1 << 30;
 
 /// What decides how much memory a run takes.
 #[derive(Debug, Clone, Copy)]
@@ -152,7 +156,12 @@ impl Sizes<'_> {
         let longest = self.positions;
         let step: usize =
             c.prompts_per_step * (self.positions + (c.num_generations - 1) * c.max_completion_length);
-        let rows = c.token_budget.max(longest).min(step.max(longest));
+        // Every piece of a prompt fits, whatever the budget: it is what the gradient is added up from.
+        let rows = c
+            .token_budget
+            .max(longest)
+            .max(PIECE_TOKENS)
+            .min(step.max(longest));
         let keeping = Keeping {
             all: c.no_checkpointing,
             memory: c.activation_memory,
@@ -168,6 +177,15 @@ impl Sizes<'_> {
             vocabulary_head: true,
         };
         keeping.apply(&self.source.spec, shape)
+    }
+
+    /// Sets of gradient buffers beside the one that the optimiser reads.
+    pub(super) fn gradient_sets(&self, ascending: bool) -> usize {
+        if ascending {
+            0
+        } else {
+            Summand::extra_slots(self.config.prompts_per_step)
+        }
     }
 
     /// The sampling buffers a run takes, where no buffer may be larger than `cap` bytes: the cache is then smaller, or fewer
@@ -220,6 +238,9 @@ impl Sizes<'_> {
             fit: Fit::of(c),
             ..*self
         };
+        // The tree has what is left: types and residency are those of a run without it.
+        let auto = c.gradient_sum == GradientSum::Auto;
+        sized.fit.ascending |= auto;
         let asked = parse_dtype("--reward-dtype", c.reward_dtype.as_deref())?;
         let base = if c.full {
             vec![self.base_dtype()?]
@@ -251,10 +272,28 @@ impl Sizes<'_> {
             }
         }
         let (base, judge) = types;
+        if auto {
+            let tree = sized.gradient_sets(false) as u64 * plan.bytes("gradients");
+            let room = have.map_or(TREE_UNASKED, |have| have.saturating_sub(plan.total()));
+            sized.fit.ascending = tree > room;
+            if sized.fit.ascending {
+                log::info!(
+                    "{} MiB for a tree of gradients do not fit: they are added in ascending order",
+                    tree >> 20
+                );
+            } else {
+                plan.add("gradients", tree);
+            }
+        }
         let rest = plan.total() - plan.bytes("training activations");
         let dtypes = Dtypes {
             base: settle("--base-dtype", &c.model, c.base_dtype.is_some(), base),
             reward: reward.map(|_| settle("--reward-dtype", &c.reward_model, asked.is_some(), judge)),
+            gradient_sum: if sized.fit.ascending {
+                GradientSum::Ascending
+            } else {
+                GradientSum::Tree
+            },
         };
         let fit = Fit {
             activations: activations::budget(have, rest),
@@ -306,12 +345,16 @@ impl Sizes<'_> {
         reward: Option<(&Source, Option<DType>)>,
     ) -> Result<Plan> {
         let (c, spec) = (self.config, &self.source.spec);
+        let sets = self.gradient_sets(self.fit.ascending);
         let mut plan = Plan::default();
         plan.extend("policy", &Plan::model(self.source, dtype, self.positions)?);
         match self.lora() {
-            Some(shape) => plan.extend("", &Plan::adapter(spec, &shape, c.optim)),
+            Some(shape) => {
+                let adapter = Plan::adapter(spec, &shape, c.optim);
+                plan.extend("", &adapter.with_gradient_sets(sets));
+            }
             None => {
-                plan.extend("", &Plan::full(spec, c.optim));
+                plan.extend("", &Plan::full(spec, c.optim).with_gradient_sets(sets));
                 if c.beta > 0.0 {
                     plan.extend("reference", &Plan::model(self.source, dtype, self.positions)?);
                 }

@@ -351,6 +351,7 @@ pub fn run<E: Example>(
                 matmul_precision: model.gpu.matmul_precision(),
                 half_blocks,
                 kv_cache_dtype: Default::default(),
+                gradient_sum: None,
                 best: None,
                 data: Some(data.clone()),
                 base: Some(job.base.clone()),

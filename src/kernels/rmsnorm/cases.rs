@@ -99,6 +99,7 @@ fn gamma_gradient_case((m, c, scale): (usize, usize, f32)) -> Case {
     let mut g = Gen::new((m * 1000 + c + 13) as u64);
     let (dy, x) = (g.uniform(m * c, 1.0), g.uniform(m * c, scale));
     let (rstd, old) = (rstd_of(&x, m, c), g.uniform(c, 1.0));
+    let first = m / 5;
     Case {
         name: format!("rmsnorm_gamma_gradient m{m} c{c} |x|{scale:e}"),
         slots: vec![
@@ -107,9 +108,10 @@ fn gamma_gradient_case((m, c, scale): (usize, usize, f32)) -> Case {
             Slot::input(&rstd),
             Slot::InOut(old.clone()),
         ],
-        record: Box::new(move |rec, b| super::gamma_gradient(rec, &b[0], &b[1], &b[2], &b[3], m, c)),
+        record: Box::new(move |rec, b| super::gamma_gradient(rec, &b[0], &b[1], &b[2], &b[3], first..m, c)),
         expect: Box::new(move || {
-            let mut dgamma = twin::gamma_gradient(&wide(&dy), &wide(&x), &wide(&rstd), m, c);
+            let (dy, x, rstd) = (&dy[first * c..], &x[first * c..], &rstd[first..]);
+            let mut dgamma = twin::gamma_gradient(&wide(dy), &wide(x), &wide(rstd), m - first, c);
             dgamma.iter_mut().zip(&old).for_each(|(d, o)| *d += f64::from(*o));
             let tol = Tol::of_peak(&dgamma, 2e-6, "f32 sum over the rows");
             vec![(3, dgamma, tol)]
