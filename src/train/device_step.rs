@@ -1,11 +1,13 @@
 //! What a step keeps on the device: rewards and advantages of its groups, the loss's operands, and the sums that the host
 //! reads once, after the optimiser's step.
 
-use crate::advantage::{GroupContext, Rule};
-use crate::config::TrainConfig;
+use crate::advantage::{GroupContext, Pass, Rule};
+use crate::config::{ScaleAdvantages, TrainConfig};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Readback, Recorder};
-use crate::kernels::group_advantage::{GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL, narrow};
+use crate::kernels::group_advantage::{
+    GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL, bases, narrow, scale_advantages,
+};
 use crate::kernels::policy_loss::{LossConfig, PolicyLossArgs, TERMS, policy_loss, policy_loss_sums};
 use crate::model::plan::Plan;
 use crate::model::run::Packed;
@@ -42,9 +44,10 @@ impl Sizes {
     }
 
     /// Bytes of the buffers, but for the rule's own.
-    fn bytes(&self, selects: bool) -> u64 {
+    fn bytes(&self, pass: &Pass) -> u64 {
         let responses = self.groups * self.m;
-        let step = responses * (2 + usize::from(selects)) + self.groups;
+        let step =
+            responses * (2 + usize::from(pass.selects())) + self.groups * (1 + usize::from(pass.absolute()));
         let batch = self.readouts * (3 + TERMS);
         (4 * (step + batch + self.reference + self.rows * TERMS)) as u64
     }
@@ -56,6 +59,8 @@ pub struct DeviceStep {
     reducer: GroupReducer,
     rewards: Buffer,           // (G, m)
     selection: Option<Buffer>, // (G, m), Chow's split
+    bases: Option<Buffer>,     // (G), what rewards count from, where the rule reads rewards themselves
+    scale: ScaleAdvantages,
     advantages: Buffer,        // (G, m)
     flags: Buffer,             // (G)
     reference: Option<Buffer>, // log-probabilities of the step's tokens
@@ -110,6 +115,8 @@ impl DeviceStep {
             reducer: GroupReducer::new(gpu, &pass, groups, m)?,
             rewards: alloc("rewards", groups * m)?,
             selection: split.then(|| alloc("selection", groups * m)).transpose()?,
+            bases: pass.absolute().then(|| alloc("bases", groups)).transpose()?,
+            scale: c.scale_advantages,
             advantages: alloc("advantages", groups * m)?,
             flags: alloc("flags", groups)?,
             reference: (sizes.reference > 0)
@@ -135,7 +142,7 @@ impl DeviceStep {
         let sizes = Sizes::of(c, readouts);
         let pass = rule.pass(sizes.m)?;
         let mut plan = Plan::default();
-        plan.add("step", sizes.bytes(pass.selects()));
+        plan.add("step", sizes.bytes(&pass));
         plan.add(
             "group_advantage",
             GroupReducer::bytes(&pass, sizes.groups, sizes.m)?,
@@ -143,7 +150,7 @@ impl DeviceStep {
         Ok(plan)
     }
 
-    /// Uploads the step's rewards and records the rule over its groups. A group's place in the step gives its context.
+    /// Uploads the step's rewards, records the rule over its groups, and scales what comes out. A group's place in the step gives its context.
     ///
     /// # Errors
     /// A reward that is not finite or too far from its group's best; GPU errors.
@@ -163,7 +170,10 @@ impl DeviceStep {
                 all.len()
             )));
         }
-        rec.write(&self.rewards, 0, &narrow(&all, m, 0)?)?;
+        rec.write(&self.rewards, 0, &narrow(&all, m, 0, self.bases.is_some())?)?;
+        if let Some(buffer) = &self.bases {
+            rec.write(buffer, 0, &bases(&all, m))?;
+        }
         if let Some(selection) = &self.selection {
             let mut split = vec![0u32; groups * m];
             for g in 0..groups {
@@ -176,10 +186,16 @@ impl DeviceStep {
             groups,
             rewards: &self.rewards,
             selection: self.selection.as_ref(),
+            bases: self.bases.as_ref(),
             advantages: &self.advantages,
             flags: &self.flags,
         };
-        self.reducer.record(rec, &buffers)
+        self.reducer.record(rec, &buffers)?;
+        match self.scale {
+            ScaleAdvantages::None => Ok(()),
+            ScaleAdvantages::Group => scale_advantages(rec, &self.advantages, groups, m),
+            ScaleAdvantages::Batch => scale_advantages(rec, &self.advantages, 1, groups * m),
+        }
     }
 
     /// Rewards as the device holds them, and advantages, of the last step: (G, m) each.

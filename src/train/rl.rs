@@ -6,7 +6,7 @@
 use super::data;
 use super::device_step::{DeviceStep, Report, Totals};
 use super::judged::{Asked, Clock, Judged};
-use crate::advantage::{GroupContext, Rule, TailInfo, check_finite};
+use crate::advantage::{GroupContext, Rule, TailInfo};
 use crate::config::TrainConfig;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Recorder;
@@ -159,7 +159,9 @@ impl Trainer<'_> {
         // As in sampling, the place in the step seeds a group, not the prompt's number.
         let context = |place| GroupContext::at(self.config.seed, step + 1, place);
         for (rewards, prompt) in scored.rewards.iter().zip(&scored.prompts) {
-            check_finite(rewards).context(format!("prompt {}", prompt + 1))?;
+            self.rule
+                .check(rewards)
+                .context(format!("prompt {}", prompt + 1))?;
         }
         self.device
             .advantages(&mut rec, &self.rule, &scored.rewards, context)?;

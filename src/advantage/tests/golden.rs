@@ -23,6 +23,9 @@ fn rule_of(case: &Value) -> Rule {
         prefix_order: size("order"),
         prefixes: size("prefixes"),
         max_at_k: size("k"),
+        risk_beta: params["beta"].as_f64(),
+        quantile: params["quantile"].as_f64(),
+        max_advantage: params["max_advantage"].as_f64(),
         ..RuleOptions::default()
     })
 }

@@ -3,7 +3,7 @@
 use super::{GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL};
 use crate::advantage::chow::ChowParams;
 use crate::advantage::{GroupContext, Rule};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::gpu::{Gpu, Recorder};
 
 /// Rewards of one dispatch: 16 MiB a buffer, well below every adapter's binding limit, and little enough work that no
@@ -49,6 +49,10 @@ pub fn reduce_groups<'a>(
             rewards.len()
         )));
     }
+    for (g, group) in rewards.chunks_exact(m).enumerate() {
+        let takes = rule.rewards().check(rule.name(), group);
+        takes.context(format!("group {g}"))?;
+    }
     let mut selection = Vec::new();
     if pass.selects() {
         selection = vec![false; rewards.len()];
@@ -57,7 +61,7 @@ pub fn reduce_groups<'a>(
             let chosen = rule.selection(m, &context(g))?;
             if g == 0 {
                 size = chosen.len();
-                pass = ChowParams::pass(m, size);
+                pass = ChowParams::split_pass(m, size);
             } else if chosen.len() != size {
                 return Err(Error::user(format!(
                     "group {g}: the selection set has {} samples where the first group's has {size}: they must be alike",
@@ -83,11 +87,18 @@ pub fn reduce_groups<'a>(
     let split = (!selection.is_empty())
         .then(|| gpu.alloc("group_advantage/selection", words))
         .transpose()?;
+    let base = pass
+        .absolute()
+        .then(|| gpu.alloc("group_advantage/bases", 4 * capacity as u64))
+        .transpose()?;
     let advantages = gpu.alloc("group_advantage/advantages", words)?;
     let flags = gpu.alloc("group_advantage/flags", 4 * capacity as u64)?;
     for (batch, values) in rewards.chunks(capacity * m).enumerate() {
         let first = batch * capacity;
-        gpu.write(&input, 0, &narrow(values, m, first)?);
+        gpu.write(&input, 0, &narrow(values, m, first, pass.absolute())?);
+        if let Some(base) = &base {
+            gpu.write(base, 0, &bases(values, m));
+        }
         if let Some(split) = &split {
             let at = first * m..first * m + values.len();
             let chosen: Vec<u32> = selection[at].iter().map(|s| u32::from(*s)).collect();
@@ -97,6 +108,7 @@ pub fn reduce_groups<'a>(
             groups: values.len() / m,
             rewards: &input,
             selection: split.as_ref(),
+            bases: base.as_ref(),
             advantages: &advantages,
             flags: &flags,
         };
@@ -120,16 +132,21 @@ impl Reduced {
     }
 }
 
-/// Rewards as f32, group by group: as they are where f32 holds them, else as differences from the group's maximum, taken
-/// in float64. `first` is the first group's number for the message.
+/// Rewards as f32, group by group: as they are where f32 holds them, else as differences, taken in float64, from the
+/// group's maximum, or from its minimum for passes that read rewards themselves (`absolute`). `first` is the first group's
+/// number for the message.
 ///
 /// # Errors
 /// A user error: a reward that is not finite, or 1e16 below its group's best.
-pub fn narrow(values: &[f64], m: usize, first: usize) -> Result<Vec<f32>> {
+pub fn narrow(values: &[f64], m: usize, first: usize, absolute: bool) -> Result<Vec<f32>> {
     let mut out = Vec::with_capacity(values.len());
     for (g, group) in values.chunks_exact(m).enumerate() {
-        let exact = group.iter().all(|r| f64::from(*r as f32) == *r);
         let top = group.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let base = match (exact(group), absolute) {
+            (true, _) => 0.0,
+            (false, true) => lowest(group),
+            (false, false) => top,
+        };
         for (i, r) in group.iter().enumerate() {
             if !r.is_finite() || top - r > MAX_SPREAD {
                 return Err(Error::user(format!(
@@ -138,8 +155,23 @@ pub fn narrow(values: &[f64], m: usize, first: usize) -> Result<Vec<f32>> {
                     first + g
                 )));
             }
-            out.push(if exact { *r } else { *r - top } as f32);
+            out.push((r - base) as f32);
         }
     }
     Ok(out)
+}
+
+/// What the rewards of [`narrow`] count from, for passes that read rewards themselves: their terms are all of one sign
+/// then, so nothing cancels.
+pub fn bases(values: &[f64], m: usize) -> Vec<f32> {
+    let base = |group: &[f64]| if exact(group) { 0.0 } else { lowest(group) };
+    values.chunks_exact(m).map(|group| base(group) as f32).collect()
+}
+
+fn exact(group: &[f64]) -> bool {
+    group.iter().all(|r| f64::from(*r as f32) == *r)
+}
+
+fn lowest(group: &[f64]) -> f64 {
+    group.iter().copied().fold(f64::INFINITY, f64::min)
 }
