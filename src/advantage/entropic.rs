@@ -5,7 +5,7 @@
 //!
 //! Where half of the group or more ties at the top, no β reaches ln 2, and the limit β → ∞ is taken: the top shares all
 //! weight. **Unbounded** where one sample holds all weight. That happens in groups of 2 alone, which therefore need
-//! `--max-advantage`, an upper bound of A; in larger groups A stays below about 6m, and the bound is optional.
+//! `--max-advantage`, an upper bound of A; in larger groups A stays below 6m, and the bound is optional.
 //! Degenerate: equal rewards give A = 0.
 
 use serde::{Deserialize, Serialize};

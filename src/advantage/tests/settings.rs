@@ -137,6 +137,24 @@ fn small_groups_have_defaults_that_fit() {
 }
 
 #[test]
+fn the_table_of_methods_has_every_rule() {
+    let methods = include_str!("../../../docs/methods.md");
+    for rule in Rule::ALL {
+        let flag = if rule.trains() {
+            "train --advantage"
+        } else {
+            "advantage --rule"
+        };
+        let command = format!("`{flag} {rule}");
+        let rows = methods.lines().filter(|line| {
+            let rest = line.split(&command).nth(1);
+            line.starts_with('|') && rest.is_some_and(|rest| rest.starts_with(['`', ' ']))
+        });
+        assert_eq!(rows.count(), 1, "{command} is not one row of docs/methods.md");
+    }
+}
+
+#[test]
 fn names_round_trip_through_clap_and_serde() {
     let mut names = std::collections::BTreeSet::new();
     for rule in Rule::ALL {

@@ -245,10 +245,12 @@ impl Args {
                 a.no_oracle
             ));
         }
-        for cell in &a.cells {
-            if let Some(error) = &cell.error {
-                out.text(&format!("{} at m = {}: {error}", cell.rule, cell.m));
-            }
+        let failed = a.cells.iter().filter(|cell| cell.error.is_some());
+        let failed: Vec<_> = failed.collect();
+        for same in failed.chunk_by(|x, y| x.rule == y.rule && x.error == y.error) {
+            let sizes: Vec<String> = same.iter().map(|cell| cell.m.to_string()).collect();
+            let error = same[0].error.as_deref().unwrap_or_default();
+            out.text(&format!("{} at m = {}: {error}", same[0].rule, sizes.join(", ")));
         }
         out.text(&format!("Written to {}", self.output.display()));
     }
