@@ -196,4 +196,4 @@ pub(crate) fn argmax(values: &[f64], indices: impl IntoIterator<Item = usize>) -
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,7 +7,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use super::*;
 
 mod brute;
-mod golden;
+pub(crate) mod golden;
 mod settings;
 
 /// A rule for which the place of a reward in the group does not matter.

@@ -342,3 +342,7 @@ impl Totals {
         self.mismatch_max = self.mismatch_max.max(other.mismatch_max);
     }
 }
+
+#[cfg(test)]
+#[path = "device_step_tests.rs"]
+mod tests;
