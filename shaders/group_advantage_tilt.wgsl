@@ -1,7 +1,7 @@
 // advantages (G, M) and flags (G) from rewards (G, M), for the rules that weigh samples by e^y, y = β·(r − top), top the
 // group's best reward: 0 fixed β, A = (e^y / mean(e^y) − 1) / β; 1 the β at which the weights' divergence from the
 // uniform law is ln 2, A = (M − 1)·e^y / (the others' sum) − 1, at most `cap`.
-// e^y and e^y − 1 come from one reduction of the argument, so that a small y keeps its digits. β is found bit by bit.
+// e^y and e^y − 1 come from one reduction of the argument, so that a small y keeps its digits.
 // flags: 1 where the group gives no signal (every advantage is 0). A workgroup a group; overwrites both.
 // Appended: shared/row_reduce.wgsl.
 
@@ -10,8 +10,7 @@ const LOWEST: f32 = -3e38;
 const FAINT: f32 = 1e-30; // a spread no larger counts as none: drivers may flush what is smaller still
 const FAR: f32 = -87.0; // e^-87 is about the smallest normal f32: nothing next to the best sample's 1
 const LN_2: f32 = 0.6931471805599453;
-const TOP_BIT: u32 = 0x40000000u;
-const ABOVE: u32 = 0x7f000000u; // bits of 2^127
+const STEPS: u32 = 10u; // of Newton: 4 for smooth groups, more where the top is tied by nearly half
 
 struct Params {
     groups: u32,
@@ -26,6 +25,8 @@ var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> rewards: array<f32>;
 @group(0) @binding(1) var<storage, read_write> advantages: array<f32>;
 @group(0) @binding(2) var<storage, read_write> flags: array<u32>;
+
+var<workgroup> sums: array<vec3<f32>, 256>;
 
 // (e^y, e^y − 1) for y ≤ 0: y = k·ln 2 + r with |r| ≤ ln 2 / 2, e^r − 1 by its series, k in the exponent's bits.
 fn power(y: f32) -> vec2<f32> {
@@ -43,29 +44,52 @@ fn power(y: f32) -> vec2<f32> {
     return vec2(fma(scale, grown, scale), fma(scale, grown, scale - 1.0));
 }
 
-// The divergence from the uniform law of the weights e^y, y = beta·(r − top) / range.
-fn divergence(first: u32, top: f32, beta: f32, inverse_range: f32, lane: u32) -> f32 {
-    var weights = 0.0;
-    var moment = 0.0;
+// As reduce_add, of three sums at once.
+fn reduce_add3(lane: u32, value: vec3<f32>) -> vec3<f32> {
+    workgroupBarrier();
+    sums[lane] = value;
+    workgroupBarrier();
+    for (var half = LANES / 2u; half > 0u; half /= 2u) {
+        if lane < half { sums[lane] += sums[lane + half]; }
+        workgroupBarrier();
+    }
+    return sums[0];
+}
+
+// Of the weights e^y, y = beta·(r − top) / range: their divergence from the uniform law, and y's variance under them.
+fn divergence(first: u32, top: f32, beta: f32, inverse_range: f32, lane: u32) -> vec2<f32> {
+    var sum = vec3(0.0);
     for (var i = lane; i < p.m; i += LANES) {
         let y = ((rewards[first + i] - top) * inverse_range) * beta;
         let e = power(y).x;
-        weights += e;
-        if e > 0.0 { moment = fma(y, e, moment); }
+        if e > 0.0 { sum += e * vec3(1.0, y, y * y); }
     }
-    let all = reduce_add(lane, weights);
-    return reduce_add(lane, moment) / all - log(all * p.inverse_m);
+    let all = reduce_add3(lane, sum);
+    let mean = all.y / all.x;
+    return vec2(mean - log(all.x * p.inverse_m), all.z / all.x - mean * mean);
 }
 
-// The largest β in units of 1/range whose divergence is below ln 2.
+// The β, in units of 1/range, whose divergence is ln 2; it is at least ln 2. The power of 2 below it comes from the bits of
+// its exponent, then Newton's steps inside the bracket. The variance is the derivative by log β.
 fn balance(first: u32, top: f32, inverse_range: f32, lane: u32) -> f32 {
-    var word = 0u;
-    for (var bit = TOP_BIT; bit > 0u; bit >>= 1u) {
-        let candidate = word | bit;
-        let found = divergence(first, top, bitcast<f32>(min(candidate, ABOVE)), inverse_range, lane);
-        if candidate < ABOVE && found < LN_2 { word = candidate; }
+    var exponent = 126u; // of 1/2
+    for (var bit = 64u; bit > 0u; bit >>= 1u) {
+        let candidate = exponent + bit;
+        let found = divergence(first, top, bitcast<f32>(candidate << 23u), inverse_range, lane);
+        if found.x < LN_2 { exponent = candidate; }
     }
-    return bitcast<f32>(word);
+    var low = bitcast<f32>(exponent << 23u);
+    var high = 2.0 * low;
+    var beta = 1.5 * low;
+    for (var step = 0u; step < STEPS; step++) {
+        let found = divergence(first, top, beta, inverse_range, lane);
+        if found.x < LN_2 { low = beta; } else { high = beta; }
+        let newton = beta - beta * ((found.x - LN_2) / found.y);
+        // Where it has arrived, rounding may put it beside the bracket.
+        let inside = newton >= low * 0.99999 && newton <= high * 1.00001;
+        beta = select(0.5 * (low + high), newton, inside);
+    }
+    return beta;
 }
 
 @compute @workgroup_size(LANES)

@@ -101,15 +101,14 @@ fn balance(below: &[f64]) -> f64 {
             high = beta;
         }
         let newton = beta - (found - LN_2) / slope;
-        let next = if newton > low && newton < high {
+        if (newton - beta).abs() <= 2.0 * f64::EPSILON * beta || high - low <= f64::EPSILON * high {
+            break;
+        }
+        beta = if newton > low && newton < high {
             newton
         } else {
             0.5 * (low + high)
         };
-        if (next - beta).abs() <= f64::EPSILON * beta {
-            return next;
-        }
-        beta = next;
     }
     beta
 }
