@@ -30,6 +30,7 @@ pub mod pass;
 pub mod pass_at_k;
 pub mod pkpo;
 pub mod prefix_tea;
+pub mod qae;
 pub mod records;
 mod rewards;
 pub mod rloo;
@@ -74,6 +75,7 @@ rules! {
     "pass-at-k" => PassAtK(PassAtKParams) in pass_at_k,
     "entropic" => Entropic(EntropicParams) in entropic,
     "rs-grpo" => RsGrpo(RsGrpoParams) in rs_grpo,
+    "qae" => Qae(QaeParams) in qae,
     "oracle" => Oracle(OracleParams) in oracle,
 }
 
