@@ -15,8 +15,9 @@ const FAINT: f32 = 1e-30; // a curve no higher counts as flat: drivers may flush
 struct Params {
     groups: u32,
     m: u32,
-    baseline: u32, // 0: the lowest value, 1: the mean, 2: the value at `place`
-    place: f32,
+    baseline: u32, // 0: the lowest value, 1: the mean, 2: `part` of the way from rank `place` to the next
+    place: u32,
+    part: f32,
     scaled: u32,
     eps: f32,
     inverse_m: f32,
@@ -67,10 +68,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     storageBarrier();
     var baseline = select(0.0, mean, p.baseline == 1u);
     if p.baseline == 2u {
-        let under = min(u32(p.place), p.m - 1u);
-        let over = min(under + 1u, p.m - 1u);
-        let low = curve[first + under];
-        baseline = fma(p.place - f32(under), curve[first + over] - low, low);
+        let over = min(p.place + 1u, p.m - 1u);
+        let low = curve[first + p.place];
+        baseline = fma(p.part, curve[first + over] - low, low);
     }
     for (var i = lane; i < p.m; i += LANES) {
         let v = curve[first + count_below(first, rewards[first + i])];

@@ -1,6 +1,7 @@
 // advantages (G, M) and flags (G) from rewards (G, M), for the rules that compare with the group's mean or its second
-// best, by rule: 0 GRPO, 1 GRPO-Z, 2 BoN-max mean, 3 BoN-max second, 4 Chow BoN-RL.
-// Rewards count from the group's maximum. The star is the best candidate, the lowest index on a tie; every sample is a
+// best, by rule: 0 GRPO, 1 GRPO-Z, 2 BoN-max mean, 3 BoN-max second, 4 Chow BoN-RL, 5 MaxRL.
+// Rewards count from the group's maximum. Rule 5 also reads the rewards themselves, which are bases (G) higher and at
+// least 0. The star is the best candidate, the lowest index on a tie; every sample is a
 // candidate except under rule 4, which reads selection (G, M): 1 for the selection set, 0 for the correction set.
 // flags: 1 where the group gives no signal (every advantage is 0). A workgroup a group; overwrites both.
 // Appended: shared/row_reduce.wgsl.
@@ -10,6 +11,7 @@ const LOWEST: f32 = -3e38;
 const GRPO_Z: u32 = 1u;
 const SECOND: u32 = 3u;
 const CHOW: u32 = 4u;
+const RATIO: u32 = 5u;
 
 struct Params {
     groups: u32,
@@ -24,8 +26,9 @@ var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> rewards: array<f32>;
 @group(0) @binding(1) var<storage, read> selection: array<u32>;
-@group(0) @binding(2) var<storage, read_write> advantages: array<f32>;
-@group(0) @binding(3) var<storage, read_write> flags: array<u32>;
+@group(0) @binding(2) var<storage, read> bases: array<f32>;
+@group(0) @binding(3) var<storage, read_write> advantages: array<f32>;
+@group(0) @binding(4) var<storage, read_write> flags: array<u32>;
 
 fn candidate(at: u32) -> bool {
     if p.rule != CHOW { return true; }
@@ -48,6 +51,13 @@ fn deviation(first: u32, top: f32, mean: f32, lane: u32) -> f32 {
         squares = fma(a, a, squares);
     }
     return sqrt(reduce_add(lane, squares) * p.inverse_m);
+}
+
+// The mean of the rewards themselves: terms of one sign.
+fn level(g: u32, lane: u32) -> f32 {
+    var sum = 0.0;
+    for (var i = lane; i < p.m; i += LANES) { sum += rewards[g * p.m + i]; }
+    return bases[g] + reduce_add(lane, sum) * p.inverse_m;
 }
 
 @compute @workgroup_size(LANES)
@@ -78,8 +88,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let mean = reduce_add(lane, sum) * p.inverse_m;
     let second = reduce_max(lane, other);
     var signal = reduce_max(lane, largest) > 0.0;
-    if p.rule <= GRPO_Z {
+    if p.rule <= GRPO_Z || p.rule == RATIO {
         var factor = p.star;
+        if p.rule == RATIO { factor /= level(g, lane); }
         if p.rule == GRPO_Z { factor /= deviation(first, top, mean, lane) + p.eps; }
         for (var i = lane; i < p.m; i += LANES) {
             advantages[first + i] = select(0.0, ((rewards[first + i] - top) - mean) * factor, signal);

@@ -1,6 +1,6 @@
 // rewards (G, M)[i] = scores (N, 4)[rows[i]].x, word by word. Where a group cannot be compared, norm (1) becomes infinite,
-// so that the optimiser leaves everything as it is: a score is not finite (its reward is 0 then, for what follows), or one
-// lies more than `far` below the group's best. A row past the end counts as not finite. A workgroup a group.
+// so that the optimiser leaves everything as it is: a score is not finite (its reward is 0 then, for what follows), is
+// none that the rule takes, or lies more than `far` below the group's best. A row past the end counts as not finite. A workgroup a group.
 // Appended: shared/row_reduce.wgsl.
 
 override LANES: u32 = 8u;
@@ -11,6 +11,7 @@ struct Params {
     groups: u32,
     m: u32,
     far: f32,
+    takes: u32, // rewards the rule takes: 0 any, 1 of at least 0, 2 of 0 or 1
 }
 var<immediate> p: Params;
 
@@ -35,7 +36,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
             bad = 1u;
             word = 0u;
         }
-        high = max(high, bitcast<f32>(word));
+        let r = bitcast<f32>(word);
+        if p.takes == 1u && r < 0.0 { bad = 1u; }
+        if p.takes == 2u && r != 0.0 && r != 1.0 { bad = 1u; }
+        high = max(high, r);
         rewards[first + i] = word;
     }
     let best = reduce_max(lane, high);

@@ -69,6 +69,9 @@ fn rule_of(case: &Value) -> Rule {
         prefix_order: size("order"),
         prefixes: size("prefixes"),
         max_at_k: size("k"),
+        risk_beta: params["beta"].as_f64(),
+        quantile: params["quantile"].as_f64(),
+        max_advantage: params["max_advantage"].as_f64(),
         ..RuleOptions::default()
     })
 }
@@ -158,6 +161,7 @@ fn every_rule_agrees_with_float64() {
                 assert!(rule.pass(m).is_err(), "{rule} m={m}");
                 continue;
             }
+            let rewards = rule.rewards().like(&rewards);
             let got = reduce_groups(&gpu, rule, &rewards, m, context).unwrap();
             for (g, group) in rewards.chunks_exact(m).enumerate() {
                 let want = rule.group_with(group, &context(g)).unwrap();
@@ -181,7 +185,10 @@ fn every_rule_agrees_with_float64() {
         }
     }
     println!("worst errors of what is allowed: {most:.3?}");
-    assert_eq!(refused, 5, "prefix-tea at m below 11 and nothing else");
+    assert_eq!(
+        refused, 6,
+        "prefix-tea at m below 11, entropic at 2, and nothing else"
+    );
 }
 
 /// 1e5 groups need two dimensions of workgroups; every group must come out as it does alone, to the bit.
@@ -191,6 +198,7 @@ fn a_hundred_thousand_groups() {
     let (groups, m) = (100_000, 11);
     let rewards = draw(9, groups * m, 0.0, 1.0);
     for rule in Rule::ALL {
+        let rewards = rule.rewards().like(&rewards);
         let all = reduce_groups(&gpu, rule, &rewards, m, context).unwrap();
         assert_eq!(all.advantages.len(), groups * m);
         assert_eq!(all.no_signal.len(), groups);
@@ -239,6 +247,12 @@ fn bad_rewards_and_splits_are_refused() {
     refuse(&Rule::Grpo, &[0.0, 1.0, 2.0], 2, "whole");
     refuse(&Rule::Grpo, &[0.0], 1, "at least 2");
     refuse(&Rule::Grpo, &vec![0.0; 2 * MAX_GROUP], 2 * MAX_GROUP, "4096");
+    refuse(
+        &Rule::MaxRl,
+        &[0.0, 1.0, 2.0, -0.5],
+        2,
+        "group 1: the reward of sample 1 is -0.5",
+    );
     refuse(&Rule::Oracle(OracleParams { bon: 0 }), &[0.0, 1.0], 2, "--bon");
 
     // Given splits of unequal sizes need two calls.

@@ -567,6 +567,8 @@ fn settings_are_checked_before_anything_runs() {
     let place = Place::new();
     place.write("unknown.toml", "beta = 0.1\nstepz = 3\n");
     place.write("type.toml", "steps = \"many\"\n");
+    place.write("rule.toml", "advantage = \"best\"\n");
+    place.write("scale.toml", "scale_advantages = \"all\"\n");
     place.write("few.toml", "num_generations = 1\nalpha = 0.25\n");
     place.write("infinite.toml", "beta = inf\n");
     let long = "x".repeat(tiny::CONTEXT);
@@ -574,6 +576,8 @@ fn settings_are_checked_before_anything_runs() {
     let usual = [
         ("--config unknown.toml", &["unknown.toml:2", "stepz"][..]),
         ("--config type.toml", &["type.toml:1", "steps", "u64"]),
+        ("--config rule.toml", &["--advantage best", "prefix-tea", "rloo"]),
+        ("--config scale.toml", &["scale.toml:1", "group"]),
         ("--config few.toml", &["--num-generations", "1"]),
         ("--config nowhere.toml", &["nowhere.toml"]),
         ("--num-generations 1", &["--num-generations", "at least 2"]),
@@ -585,8 +589,11 @@ fn settings_are_checked_before_anything_runs() {
         ("--temperature 0.7", &["--temperature", "--allow-biased-sampling"]),
         ("--top-k 5", &["--top-k", "--allow-biased-sampling"]),
         ("--top-p 1.5", &["--top-p", "1.5"]),
-        ("--advantage best", &["--advantage best", "prefix-tea", "cat-bon"]),
-        ("--advantage oracle", &["--advantage oracle", "bon-max-mean"]),
+        (
+            "--advantage best",
+            &["--advantage", "best", "prefix-tea", "cat-bon"],
+        ),
+        ("--advantage oracle", &["--advantage", "oracle", "bon-max-mean"]),
         (
             "--advantage prefix-tea --num-generations 8",
             &["--num-generations", "at least 11 "],
@@ -1081,6 +1088,23 @@ fn a_reward_that_is_not_a_number_stops_the_run() {
         );
     }
     whole(&place.at("out/checkpoints/step_2"), 2);
+}
+
+#[test]
+fn rewards_that_a_rule_does_not_take_stop_the_run() {
+    let place = Place::new();
+    let line = format!("train {MODELS} {STEP} --output out --steps 2");
+    place.run(&format!("{line} --advantage pass-at-k")).refused(&[
+        "prompt ",
+        "the reward of sample 0 is",
+        "pass-at-k takes rewards of 0 or 1",
+    ]);
+    // Before anything was updated.
+    assert_eq!(
+        std::fs::read_to_string(place.at("out/metrics.jsonl")).unwrap(),
+        ""
+    );
+    assert!(!place.at("out/checkpoints/step_1").exists());
 }
 
 #[test]

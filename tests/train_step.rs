@@ -5,8 +5,10 @@ mod common;
 
 use common::{Golden, open_gpu, workspace};
 use serde_json::{Map, Value};
-use tea_wgpu::advantage::{ChowParams, GroupContext, Rule, RuleOptions, TailInfo};
-use tea_wgpu::config::{GradientSum, Optim, Residency, TEMPLATE_DATE, TrainConfig, TrainFlags};
+use tea_wgpu::advantage::{ChowParams, GroupContext, Rewards, Rule, RuleOptions, TailInfo, scale};
+use tea_wgpu::config::{
+    GradientSum, Optim, Residency, ScaleAdvantages, TEMPLATE_DATE, TrainConfig, TrainFlags,
+};
 use tea_wgpu::demo;
 use tea_wgpu::error::{Error, Result};
 use tea_wgpu::gpu::{Buffer, Gpu};
@@ -47,6 +49,15 @@ fn parity(text: &str) -> f64 {
 
 fn constant(_: &str) -> f64 {
     0.25
+}
+
+/// A judge of rewards that the rule takes.
+fn judge_of(rule: &Rule) -> fn(&str) -> f64 {
+    match rule.rewards() {
+        Rewards::Any => parity,
+        Rewards::NotNegative => |text| parity(text).abs(),
+        Rewards::ZeroOne => |text| f64::from(u8::from(parity(text) > 0.0)),
+    }
 }
 
 fn flags() -> TrainFlags {
@@ -135,8 +146,8 @@ fn parameters(model: &Model) -> Vec<Vec<f32>> {
 fn groups_are_the_rule_s(gpu: &Gpu, trainer: &Trainer<'_>, step: u64) {
     let held = trainer.device.read(gpu).unwrap();
     let m = trainer.config.num_generations;
-    let groups = held.rewards.chunks(m).zip(held.advantages.chunks(m));
-    for (place, (rewards, got)) in (0..).zip(groups) {
+    let mut groups = Vec::new();
+    for (place, rewards) in held.rewards.chunks(m).enumerate() {
         let rewards: Vec<f64> = rewards.iter().map(|r| f64::from(*r)).collect();
         let context = GroupContext::at(trainer.config.seed, step + 1, place as u64);
         let group = trainer.rule.group_with(&rewards, &context).unwrap();
@@ -155,9 +166,12 @@ fn groups_are_the_rule_s(gpu: &Gpu, trainer: &Trainer<'_>, step: u64) {
                 );
             }
         }
-        let want = group.advantages;
+        groups.push(group.advantages);
+    }
+    scale::apply(trainer.config.scale_advantages, &mut groups);
+    for (want, got) in groups.iter().zip(held.advantages.chunks(m)) {
         let peak = want.iter().fold(0.0f64, |a, b| a.max(b.abs()));
-        for (got, want) in got.iter().zip(&want) {
+        for (got, want) in got.iter().zip(want) {
             let off = (f64::from(*got) - want).abs();
             assert!(
                 off <= 1e-4 * want.abs() + 1e-6 * peak,
@@ -679,11 +693,16 @@ fn equal_rewards_move_nothing_but_what_the_kl_moves() {
         ..RuleOptions::default()
     };
     for rule in Rule::ALL.iter().filter(|r| r.trains()).map(|r| r.with(&wide)) {
-        let still = run(&gpu, beta(0.0), rule, Start::Stored, constant);
+        let equal = match rule.rewards() {
+            Rewards::ZeroOne => 1.0,
+            _ => 0.25,
+        };
+        let judge: fn(&str) -> f64 = if equal == 1.0 { |_| 1.0 } else { constant };
+        let still = run(&gpu, beta(0.0), rule, Start::Stored, judge);
         for step in 0..2 {
             assert_eq!(still.get(step, "frac_groups_no_signal"), 1.0, "{rule}");
             assert_eq!(still.get(step, "frac_reward_zero_std"), 1.0, "{rule}");
-            assert_eq!(still.get(step, "reward"), 0.25, "{rule}");
+            assert_eq!(still.get(step, "reward"), equal, "{rule}");
             assert_eq!(still.get(step, "loss"), 0.0, "{rule}");
             assert_eq!(still.get(step, "grad_norm"), 0.0, "{rule}");
         }
@@ -731,6 +750,11 @@ fn flags_reach_the_rule_that_knows_them() {
     let k = |f: &mut TrainFlags| f.max_at_k = Some(5);
     assert!(matches!(rule("bon-mean", k), Rule::BonMean(p) if p.max_at_k == Some(5)));
     assert!(matches!(rule("pkpo", k), Rule::Pkpo(p) if p.max_at_k == Some(5)));
+    assert!(matches!(rule("pass-at-k", k), Rule::PassAtK(p) if p.max_at_k == Some(5)));
+    let beta = |f: &mut TrainFlags| f.risk_beta = Some(0.5);
+    assert!(matches!(rule("rs-grpo", beta), Rule::RsGrpo(p) if p.risk_beta == 0.5));
+    let most = |f: &mut TrainFlags| f.max_advantage = Some(9.0);
+    assert!(matches!(rule("entropic", most), Rule::Entropic(p) if p.max_advantage == Some(9.0)));
     let size = |f: &mut TrainFlags| f.selection_size = Some(7);
     assert!(matches!(rule("chow", size), Rule::Chow(p) if p.selection_size == Some(7)));
 }
@@ -760,7 +784,7 @@ fn every_rule_runs_on_the_device_inside_the_step() {
             num_generations: Some(12), // room for two prefixes
             ..flags()
         };
-        let run = run(&gpu, flags, *rule, Start::Fresh, parity);
+        let run = run(&gpu, flags, *rule, Start::Fresh, judge_of(rule));
         assert!(run.get(0, "loss").is_finite(), "{rule}");
     }
 }
@@ -812,5 +836,21 @@ fn other_micro_batches_give_the_same_bits() {
             assert!(one.after == other.after, "{what}: weights at {rows} rows");
             assert!(one.moments == other.moments, "{what}: moments at {rows} rows");
         }
+    }
+}
+
+/// What the device scales is compared with float64 in every step of [`run_with`].
+#[test]
+fn advantages_are_scaled_on_the_device() {
+    let gpu = open_gpu();
+    for scale in [ScaleAdvantages::Group, ScaleAdvantages::Batch] {
+        let flags = TrainFlags {
+            scale_advantages: Some(scale),
+            ..flags()
+        };
+        let plain = run(&gpu, self::flags(), Rule::default(), Start::Fresh, parity);
+        let run = run(&gpu, flags, Rule::default(), Start::Fresh, parity);
+        assert!(run.get(0, "loss").is_finite() && run.moved() > 0.0, "{scale:?}");
+        assert_ne!(run.get(0, "grad_norm"), plain.get(0, "grad_norm"), "{scale:?}");
     }
 }

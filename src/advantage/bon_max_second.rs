@@ -4,7 +4,10 @@
 //! `i* = argmax r`, the lowest index on a tie. Degenerate: two best rewards that are equal, and so equal rewards,
 //! give A = 0.
 
-use super::{argmax, below_maximum};
+use super::pass::Pass;
+use super::rule::{Definition, Found};
+use super::{GroupContext, argmax, below_maximum};
+use crate::error::Result;
 
 /// Advantages (m,) of one group of finite rewards (m,).
 pub fn advantages(rewards: &[f64]) -> Vec<f64> {
@@ -17,4 +20,21 @@ pub fn advantages(rewards: &[f64]) -> Vec<f64> {
         }
     }
     out
+}
+
+/// BoN-max second; it has no settings.
+pub(super) struct BonMaxSecond;
+
+impl Definition for BonMaxSecond {
+    fn summary(&self) -> &'static str {
+        "only the best response: its reward minus the second best (arXiv 2605.10716)"
+    }
+
+    fn pass(&self, _: usize) -> Result<Pass> {
+        Ok(Pass::Best { second: true })
+    }
+
+    fn group(&self, rewards: &[f64], _: &GroupContext<'_>) -> Result<Found> {
+        Ok(advantages(rewards).into())
+    }
 }

@@ -7,7 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::pass::{Baseline, Pass};
-use super::{GrpoZParams, RuleOptions, grpo_z, subsets};
+use super::rule::{Definition, Found};
+use super::{GroupContext, GrpoZParams, RuleOptions, Units, grpo_z, subsets};
 use crate::error::Result;
 
 /// Settings of BoN mean.
@@ -33,35 +34,44 @@ impl BonMeanParams {
         self.max_at_k.unwrap_or(m / 2)
     }
 
-    pub(super) fn with(self, options: &RuleOptions) -> Self {
+    fn z_score(&self) -> GrpoZParams {
+        GrpoZParams {
+            epsilon: self.epsilon,
+        }
+    }
+}
+
+impl Definition for BonMeanParams {
+    fn summary(&self) -> &'static str {
+        "z-scores of the mean best of K with each response (arXiv 2510.23393)"
+    }
+
+    fn units(&self) -> Units {
+        Units::None
+    }
+
+    fn with(self, options: &RuleOptions) -> Self {
         Self {
             max_at_k: options.max_at_k.or(self.max_at_k),
             ..self
         }
     }
 
-    /// Checks the settings for groups of `m`.
-    ///
-    /// # Errors
-    /// A user error when K is outside 1 … m or ε is negative or not finite.
-    pub fn validate(&self, m: usize) -> Result<()> {
+    fn validate(&self, m: usize) -> Result<()> {
         subsets::check_size(self.size(m), 1..=m, m)?;
-        self.z_score().validate()
+        self.z_score().check()
     }
 
-    /// The reduction over groups of `m`.
-    pub(super) fn pass(&self, m: usize) -> Pass {
-        Pass::Curve {
+    fn pass(&self, m: usize) -> Result<Pass> {
+        Ok(Pass::Curve {
             steps: subsets::steps_of_max_at_k(m, self.size(m)).collect(),
             from: Baseline::Mean,
             eps: Some(self.epsilon),
-        }
+        })
     }
 
-    fn z_score(&self) -> GrpoZParams {
-        GrpoZParams {
-            epsilon: self.epsilon,
-        }
+    fn group(&self, rewards: &[f64], _: &GroupContext<'_>) -> Result<Found> {
+        Ok(advantages(rewards, self).into())
     }
 }
 

@@ -7,7 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::pass::Pass;
-use super::{GrpoZParams, RuleOptions, grpo_z, subsets};
+use super::rule::{Definition, Found};
+use super::{GroupContext, GrpoZParams, RuleOptions, Units, grpo_z, subsets};
 use crate::error::{Error, Result};
 
 /// Settings of CAT-BoN.
@@ -28,38 +29,47 @@ impl CatBonParams {
         epsilon: GrpoZParams::DEFAULT.epsilon,
     };
 
-    pub(super) fn with(self, options: &RuleOptions) -> Self {
+    fn z_score(&self) -> GrpoZParams {
+        GrpoZParams {
+            epsilon: self.epsilon,
+        }
+    }
+}
+
+impl Definition for CatBonParams {
+    fn summary(&self) -> &'static str {
+        "z-scores weighted by best-of-N's density (arXiv 2604.24957)"
+    }
+
+    fn units(&self) -> Units {
+        Units::None
+    }
+
+    fn with(self, options: &RuleOptions) -> Self {
         Self {
             bon: options.bon.or(self.bon),
             ..self
         }
     }
 
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// A user error when N is 0 or ε is negative or not finite.
-    pub fn validate(&self) -> Result<()> {
+    fn validate(&self, _: usize) -> Result<()> {
         if self.bon == Some(0) {
             return Err(Error::user(
                 "--bon is 0: cat-bon takes N of at least 1 (the default is the group size)",
             ));
         }
-        self.z_score().validate()
+        self.z_score().check()
     }
 
-    /// The reduction over groups of `m`.
-    pub(super) fn pass(&self, m: usize) -> Pass {
-        Pass::Cat {
+    fn pass(&self, m: usize) -> Result<Pass> {
+        Ok(Pass::Cat {
             exponent: (self.bon.unwrap_or(m as u64) - 1) as f64,
             eps: self.epsilon,
-        }
+        })
     }
 
-    fn z_score(&self) -> GrpoZParams {
-        GrpoZParams {
-            epsilon: self.epsilon,
-        }
+    fn group(&self, rewards: &[f64], _: &GroupContext<'_>) -> Result<Found> {
+        Ok(advantages(rewards, self).into())
     }
 }
 

@@ -12,6 +12,7 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use super::pass::Pass;
+use super::rule::{Definition, Found};
 use super::{GroupContext, RuleOptions, argmax, below_maximum};
 use crate::error::{Error, Result};
 use crate::rng::Stream;
@@ -37,30 +38,8 @@ impl ChowParams {
         self.selection_size.unwrap_or(m / 2)
     }
 
-    pub(super) fn with(self, options: &RuleOptions) -> Self {
-        Self {
-            selection_size: options.selection_size.or(self.selection_size),
-        }
-    }
-
-    /// Checks the settings for groups of `m`.
-    ///
-    /// # Errors
-    /// A user error when n_s is outside 1 … m − 1.
-    pub fn validate(&self, m: usize) -> Result<()> {
-        let size = self.size(m);
-        if (1..m).contains(&size) {
-            return Ok(());
-        }
-        Err(Error::user(format!(
-            "--selection-size is {size}: chow splits a group of {m} into two parts that are not empty, so it must be 1 to {} \
-             (the default is half the group)",
-            m.saturating_sub(1)
-        )))
-    }
-
     /// The reduction over groups of `m` whose selection set has `selected` samples.
-    pub fn pass(m: usize, selected: usize) -> Pass {
+    pub fn split_pass(m: usize, selected: usize) -> Pass {
         let all = m as f64;
         Pass::Split {
             selected,
@@ -105,6 +84,43 @@ impl ChowParams {
             ))),
             _ => Ok(chosen),
         }
+    }
+}
+
+impl Definition for ChowParams {
+    fn summary(&self) -> &'static str {
+        "best of a random half, corrected on the other half (arXiv 2412.15287)"
+    }
+
+    fn with(self, options: &RuleOptions) -> Self {
+        Self {
+            selection_size: options.selection_size.or(self.selection_size),
+        }
+    }
+
+    fn validate(&self, m: usize) -> Result<()> {
+        let size = self.size(m);
+        if (1..m).contains(&size) {
+            return Ok(());
+        }
+        Err(Error::user(format!(
+            "--selection-size is {size}: chow splits a group of {m} into two parts that are not empty, so it must be 1 to {} \
+             (the default is half the group)",
+            m.saturating_sub(1)
+        )))
+    }
+
+    fn pass(&self, m: usize) -> Result<Pass> {
+        Ok(Self::split_pass(m, self.size(m)))
+    }
+
+    fn selection(&self, m: usize, context: &GroupContext<'_>) -> Result<Vec<usize>> {
+        Self::selection(self, m, context)
+    }
+
+    fn group(&self, rewards: &[f64], context: &GroupContext<'_>) -> Result<Found> {
+        let selection = Self::selection(self, rewards.len(), context)?;
+        Ok(advantages(rewards, &selection).into())
     }
 }
 

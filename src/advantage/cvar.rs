@@ -6,10 +6,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::RuleOptions;
 use super::alpha::Alpha;
 use super::pass::{Pass, Prefix};
+use super::rule::{Definition, Found};
 use super::tea::{self, TeaCoefficients};
+use super::{GroupContext, RuleOptions};
+use crate::error::Result;
 
 /// Settings of CVaR.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -27,16 +29,21 @@ impl CvarParams {
     pub const DEFAULT: Self = Self {
         alpha: Alpha::DEFAULT,
     };
+}
 
-    pub(super) fn with(self, options: &RuleOptions) -> Self {
+impl Definition for CvarParams {
+    fn summary(&self) -> &'static str {
+        "mean of the upper tail: TEA without extrapolation (arXiv 2605.10716)"
+    }
+
+    fn with(self, options: &RuleOptions) -> Self {
         Self {
             alpha: options.alpha.unwrap_or(self.alpha),
         }
     }
 
-    /// The reduction over groups of `m`.
-    pub(super) fn pass(&self, m: usize) -> Pass {
-        Pass::Tail {
+    fn pass(&self, m: usize) -> Result<Pass> {
+        Ok(Pass::Tail {
             alpha: self.alpha.value(),
             kappa: 0.0,
             min_scale: SCALE,
@@ -45,7 +52,11 @@ impl CvarParams {
                 k: self.alpha.tail_size(m),
                 weight: 1.0,
             }],
-        }
+        })
+    }
+
+    fn group(&self, rewards: &[f64], _: &GroupContext<'_>) -> Result<Found> {
+        Ok(advantages(rewards, self).into())
     }
 }
 

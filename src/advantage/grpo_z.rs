@@ -4,6 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pass::Pass;
+use super::rule::{Definition, Found};
+use super::{GroupContext, Units};
 use crate::error::{Error, Result};
 
 /// Settings of GRPO-Z.
@@ -22,7 +25,7 @@ impl GrpoZParams {
     ///
     /// # Errors
     /// A user error when ε is negative or not finite.
-    pub fn validate(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         if self.epsilon >= 0.0 && self.epsilon.is_finite() {
             return Ok(());
         }
@@ -30,6 +33,31 @@ impl GrpoZParams {
             "the GRPO-Z epsilon is {}: it must be 0 or more",
             self.epsilon
         )))
+    }
+}
+
+impl Definition for GrpoZParams {
+    fn summary(&self) -> &'static str {
+        "reward minus mean, over standard deviation + 1e-4 (arXiv 2402.03300)"
+    }
+
+    fn units(&self) -> Units {
+        Units::None
+    }
+
+    fn validate(&self, _: usize) -> Result<()> {
+        self.check()
+    }
+
+    fn pass(&self, _: usize) -> Result<Pass> {
+        Ok(Pass::Centre {
+            factor: 1.0,
+            eps: Some(self.epsilon),
+        })
+    }
+
+    fn group(&self, rewards: &[f64], _: &GroupContext<'_>) -> Result<Found> {
+        Ok(advantages(rewards, self).into())
     }
 }
 
@@ -46,8 +74,7 @@ pub fn advantages(rewards: &[f64], params: &GrpoZParams) -> Vec<f64> {
         return out;
     }
     super::centre(&mut out);
-    let variance = out.iter().map(|a| a * a).sum::<f64>() / out.len() as f64;
-    let scale = libm::sqrt(variance) + params.epsilon;
+    let scale = super::deviation(&out) + params.epsilon;
     out.iter_mut().for_each(|a| *a /= scale);
     out
 }

@@ -7,7 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::pass::{Baseline, Pass};
-use super::{RuleOptions, subsets};
+use super::rule::{Definition, Found};
+use super::{GroupContext, RuleOptions, subsets};
 use crate::error::Result;
 
 /// Settings of max@K.
@@ -28,34 +29,39 @@ impl MaxAtKParams {
         self.max_at_k.unwrap_or(m / 2)
     }
 
-    pub(super) fn with(self, options: &RuleOptions) -> Self {
+    fn factor(&self, m: usize) -> f64 {
+        m as f64 / (m - self.size(m)) as f64
+    }
+}
+
+impl Definition for MaxAtKParams {
+    fn summary(&self) -> &'static str {
+        "what the best of K gains by a response, centred: leave-one-out max@K (arXiv 2505.15201)"
+    }
+
+    fn with(self, options: &RuleOptions) -> Self {
         Self {
             max_at_k: options.max_at_k.or(self.max_at_k),
         }
     }
 
-    /// Checks the settings for groups of `m`.
-    ///
-    /// # Errors
-    /// A user error when K is outside 1 … m − 1.
-    pub fn validate(&self, m: usize) -> Result<()> {
+    fn validate(&self, m: usize) -> Result<()> {
         subsets::check_size(self.size(m), 1..=m - 1, m)
     }
 
-    fn factor(&self, m: usize) -> f64 {
-        m as f64 / (m - self.size(m)) as f64
-    }
-
-    /// The reduction over groups of `m`.
-    pub(super) fn pass(&self, m: usize) -> Pass {
+    fn pass(&self, m: usize) -> Result<Pass> {
         let factor = self.factor(m);
-        Pass::Curve {
+        Ok(Pass::Curve {
             steps: subsets::steps_of_max_at_k(m, self.size(m))
                 .map(|s| factor * s)
                 .collect(),
             from: Baseline::Mean,
             eps: None,
-        }
+        })
+    }
+
+    fn group(&self, rewards: &[f64], _: &GroupContext<'_>) -> Result<Found> {
+        Ok(advantages(rewards, self).into())
     }
 }
 

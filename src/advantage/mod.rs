@@ -1,11 +1,15 @@
 //! Advantage rules: one file a rule, each a pure function from the m rewards of one group to m advantages.
 //!
-//! The float64 functions here are the twins of the GPU reductions. Every rule is shift-invariant: rewards count from the
-//! group's maximum or by their differences, so rewards near 1e4 with a spread of 1e-2 are fine. All are
-//! permutation-equivariant up to ties, except Prefix-TEA and Chow, which use the sample index.
+//! The float64 functions here are the twins of the GPU reductions. Rules that take any rewards are shift-invariant: rewards
+//! count from the group's maximum or by their differences, so rewards near 1e4 with a spread of 1e-2 are fine. The others
+//! name what they take ([`Rewards`]). All are permutation-equivariant up to ties, except Prefix-TEA and Chow, which use the
+//! sample index.
 //!
-//! To add a rule: one file with its formula, paper, degenerate cases and its GPU pass ([`mod@pass`]), and one variant of
-//! [`Rule`]; the exhaustive matches of the registry ([`mod@rule`]) find the rest.
+//! To add a rule: one file with its formula, paper, settings, degenerate cases and GPU pass ([`mod@pass`]), its `mod`, and
+//! one line of the registry below. Help texts, benchmarks and the tests of every rule follow from that line.
+
+#[macro_use]
+pub mod rule;
 
 pub mod alpha;
 pub mod bon_max_mean;
@@ -14,18 +18,24 @@ pub mod bon_mean;
 pub mod cat_bon;
 pub mod chow;
 pub mod cvar;
+pub mod entropic;
 pub mod grpo;
 pub mod grpo_z;
 mod last;
 pub mod max_at_k;
+pub mod max_rl;
 pub mod oracle;
 pub mod pareto;
 pub mod pass;
+pub mod pass_at_k;
 pub mod pkpo;
 pub mod prefix_tea;
+pub mod qae;
 pub mod records;
+mod rewards;
 pub mod rloo;
-pub mod rule;
+pub mod rs_grpo;
+pub mod scale;
 pub mod subsets;
 pub mod tail;
 pub mod tail_rl;
@@ -38,20 +48,36 @@ use crate::error::{Error, Result};
 use crate::rng::seed_for;
 
 pub use alpha::Alpha;
-pub use bon_mean::BonMeanParams;
-pub use cat_bon::CatBonParams;
-pub use chow::ChowParams;
-pub use cvar::CvarParams;
-pub use grpo_z::GrpoZParams;
-pub use max_at_k::MaxAtKParams;
-pub use oracle::OracleParams;
 pub use pass::Pass;
-pub use pkpo::PkpoParams;
-pub use prefix_tea::PrefixTeaParams;
-pub use rule::{Rule, RuleOptions};
+pub use rewards::{Rewards, Units};
+pub use rule::RuleOptions;
 pub use tail::Tail;
-pub use tea::TeaParams;
-pub use tea_gpd::TeaGpdParams;
+
+use rule::Definition;
+
+rules! {
+    "tea" => Tea(TeaParams) in tea,
+    "prefix-tea" => PrefixTea(PrefixTeaParams) in prefix_tea,
+    "tea-gpd" => TeaGpd(TeaGpdParams) in tea_gpd,
+    "grpo" => Grpo in grpo,
+    "grpo-z" => GrpoZ(GrpoZParams) in grpo_z,
+    "bon-max-mean" => BonMaxMean in bon_max_mean,
+    "bon-max-second" => BonMaxSecond in bon_max_second,
+    "bon-mean" => BonMean(BonMeanParams) in bon_mean,
+    "chow" => Chow(ChowParams) in chow,
+    "cat-bon" => CatBon(CatBonParams) in cat_bon,
+    "pkpo" => Pkpo(PkpoParams) in pkpo,
+    "max-at-k" => MaxAtK(MaxAtKParams) in max_at_k,
+    "tail-rl" => TailRl in tail_rl,
+    "rloo" => Rloo in rloo,
+    "cvar" => Cvar(CvarParams) in cvar,
+    "max-rl" => MaxRl in max_rl,
+    "pass-at-k" => PassAtK(PassAtKParams) in pass_at_k,
+    "entropic" => Entropic(EntropicParams) in entropic,
+    "rs-grpo" => RsGrpo(RsGrpoParams) in rs_grpo,
+    "qae" => Qae(QaeParams) in qae,
+    "oracle" => Oracle(OracleParams) in oracle,
+}
 
 /// What a rule may use of a group besides its rewards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -159,6 +185,11 @@ pub(crate) fn centre(values: &mut [f64]) {
     values.iter_mut().for_each(|v| *v -= mean);
 }
 
+/// The population's standard deviation of centred values.
+pub(crate) fn deviation(centred: &[f64]) -> f64 {
+    libm::sqrt(centred.iter().map(|a| a * a).sum::<f64>() / centred.len() as f64)
+}
+
 /// The first of `indices` with the largest value; `None` where there are none.
 pub(crate) fn argmax(values: &[f64], indices: impl IntoIterator<Item = usize>) -> Option<usize> {
     indices
@@ -167,4 +198,4 @@ pub(crate) fn argmax(values: &[f64], indices: impl IntoIterator<Item = usize>) -
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,7 +11,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::pass::{Baseline, Pass};
-use super::{RuleOptions, subsets};
+use super::rule::{Definition, Found};
+use super::{GroupContext, RuleOptions, subsets};
 use crate::error::{Error, Result};
 
 /// Settings of the oracle.
@@ -25,34 +26,44 @@ pub struct OracleParams {
 impl OracleParams {
     /// N = 128.
     pub const DEFAULT: Self = Self { bon: 128 };
+}
 
-    pub(super) fn with(self, options: &RuleOptions) -> Self {
+impl Definition for OracleParams {
+    fn summary(&self) -> &'static str {
+        "best-of-N gradient of the group as a whole pool; for diagnostics, not for training (arXiv 2605.10716)"
+    }
+
+    fn trains(&self) -> bool {
+        false
+    }
+
+    fn with(self, options: &RuleOptions) -> Self {
         Self {
             bon: options.bon.unwrap_or(self.bon),
         }
     }
 
-    /// Checks N.
-    ///
-    /// # Errors
-    /// A user error when N is 0.
-    pub fn validate(&self) -> Result<()> {
+    fn validate(&self, _: usize) -> Result<()> {
         if self.bon > 0 {
             return Ok(());
         }
         Err(Error::user("--bon is 0: the oracle draws at least 1 reward"))
     }
 
-    /// The reduction: with l rewards below a gap, the share of N − 1 draws with replacement that are all below.
-    pub(super) fn pass(&self, m: usize) -> Pass {
+    /// With l rewards below a gap: the share of N − 1 draws with replacement that are all below.
+    fn pass(&self, m: usize) -> Result<Pass> {
         let others = (self.bon - 1) as f64;
         let mut steps: Vec<f64> = (0..m).map(|l| libm::pow(l as f64 / m as f64, others)).collect();
         steps[0] = 0.0;
-        Pass::Curve {
+        Ok(Pass::Curve {
             steps,
             from: Baseline::Mean,
             eps: None,
-        }
+        })
+    }
+
+    fn group(&self, rewards: &[f64], _: &GroupContext<'_>) -> Result<Found> {
+        Ok(advantages(rewards, self).into())
     }
 }
 

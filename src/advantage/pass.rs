@@ -41,6 +41,21 @@ pub enum Baseline {
     Place(f64),
 }
 
+/// How samples are weighed by `w = e^{β·x}`, and what becomes of the weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Tilt {
+    /// `A = (w / mean(w) − 1) / β`.
+    Fixed {
+        /// β.
+        beta: f64,
+    },
+    /// `A_i = w_i / mean of the others' w − 1`, β such that the divergence of w from the uniform law is ln 2.
+    Balanced {
+        /// The largest advantage.
+        cap: Option<f64>,
+    },
+}
+
 /// A group reduction with its coefficients.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Pass {
@@ -82,6 +97,12 @@ pub enum Pass {
         /// Added to the standard deviation.
         eps: Option<f64>,
     },
+    /// `A = (r − mean(r)) / mean(r)` for rewards of at least 0; 0 where the mean is.
+    Ratio,
+    /// Samples weighed by `e^{β·x}`, x the reward below the group's best.
+    Tilt(Tilt),
+    /// By the number of successes among rewards of 0 or 1: the advantage of a success and of a failure, for 0 … m.
+    Table(Vec<(f64, f64)>),
     /// The first best sample's lead over the mean, or over the second best; 0 for the others.
     Best {
         /// Whether the lead is over the second best.
@@ -116,6 +137,11 @@ pub enum Pass {
 }
 
 impl Pass {
+    /// Whether it reads rewards themselves, not only their differences.
+    pub fn absolute(&self) -> bool {
+        matches!(self, Self::Ratio | Self::Table(_))
+    }
+
     /// Whether it reads a selection set.
     pub fn selects(&self) -> bool {
         matches!(self, Self::Split { .. })
@@ -152,7 +178,10 @@ impl Pass {
                     };
                     steps.len() == m && inside
                 }
-                Self::Centre { .. } | Self::Best { .. } | Self::Cat { .. } => true,
+                Self::Table(rows) => rows.len() == m + 1,
+                Self::Centre { .. } | Self::Ratio | Self::Tilt(_) | Self::Best { .. } | Self::Cat { .. } => {
+                    true
+                }
             };
         if fits {
             return Ok(());
@@ -200,6 +229,7 @@ mod tests {
             (curve(3, Baseline::Mean), 4),
             (curve(4, Baseline::Place(3.5)), 4),
             (split, 4),
+            (Pass::Table(vec![(0.0, 0.0); 4]), 4),
         ] {
             assert!(pass.check(m).is_err(), "{pass:?} m={m}");
         }

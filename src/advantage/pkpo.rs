@@ -10,7 +10,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::pass::{Baseline, Pass};
-use super::{RuleOptions, subsets};
+use super::rule::{Definition, Found};
+use super::{GroupContext, RuleOptions, subsets};
 use crate::error::Result;
 
 /// Settings of PKPO.
@@ -30,30 +31,36 @@ impl PkpoParams {
     pub fn size(&self, m: usize) -> usize {
         self.max_at_k.unwrap_or((m / 2).max(2))
     }
+}
 
-    pub(super) fn with(self, options: &RuleOptions) -> Self {
+impl Definition for PkpoParams {
+    fn summary(&self) -> &'static str {
+        "what a response adds to the best of K with it (arXiv 2505.15201)"
+    }
+
+    fn with(self, options: &RuleOptions) -> Self {
         Self {
             max_at_k: options.max_at_k.or(self.max_at_k),
         }
     }
 
-    /// Checks the settings for groups of `m`.
-    ///
-    /// # Errors
-    /// A user error when K is outside 2 … m.
-    pub fn validate(&self, m: usize) -> Result<()> {
+    fn validate(&self, m: usize) -> Result<()> {
         subsets::check_size(self.size(m), 2..=m, m)
     }
 
-    /// The reduction: with l rewards below a gap, the share of the subsets whose K − 1 others are all below.
-    pub(super) fn pass(&self, m: usize) -> Pass {
+    /// With l rewards below a gap: the share of the subsets whose K − 1 others are all below.
+    fn pass(&self, m: usize) -> Result<Pass> {
         let mut steps = subsets::largest_shares(m, self.size(m));
         steps[0] = 0.0;
-        Pass::Curve {
+        Ok(Pass::Curve {
             steps,
             from: Baseline::Lowest,
             eps: None,
-        }
+        })
+    }
+
+    fn group(&self, rewards: &[f64], _: &GroupContext<'_>) -> Result<Found> {
+        Ok(advantages(rewards, self).into())
     }
 }
 

@@ -12,8 +12,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pass::Pass;
+use super::rule::{Definition, Found};
 use super::tail::Tail;
-use super::{Alpha, RuleOptions, TeaParams, tea};
+use super::{Alpha, GroupContext, RuleOptions, TeaParams, tea};
 use crate::error::{Error, Result};
 
 /// Settings of Prefix-TEA.
@@ -58,8 +60,14 @@ impl PrefixTeaParams {
     pub fn plan(&self, m: usize) -> Result<PrefixPlan> {
         PrefixPlan::new(m, self.alpha, self.prefix_order, self.prefixes)
     }
+}
 
-    pub(super) fn with(self, options: &RuleOptions) -> Self {
+impl Definition for PrefixTeaParams {
+    fn summary(&self) -> &'static str {
+        "TEA on nested prefixes, combined to cancel its bias (arXiv 2605.10716)"
+    }
+
+    fn with(self, options: &RuleOptions) -> Self {
         let tea = self.tea().with(options);
         Self {
             alpha: tea.alpha,
@@ -70,13 +78,18 @@ impl PrefixTeaParams {
         }
     }
 
-    /// Checks the settings for groups of `m`.
-    ///
-    /// # Errors
-    /// As [`TeaParams::coefficients`] and [`PrefixPlan::new`].
-    pub fn validate(&self, m: usize) -> Result<()> {
+    fn validate(&self, m: usize) -> Result<()> {
         self.tea().coefficients(m)?;
         self.plan(m).map(drop)
+    }
+
+    fn pass(&self, m: usize) -> Result<Pass> {
+        self.tea().tail_pass(m, self.plan(m)?.terms())
+    }
+
+    fn group(&self, rewards: &[f64], _: &GroupContext<'_>) -> Result<Found> {
+        let (advantages, tail, kappa) = advantages(rewards, self)?;
+        Ok(Found::of_tail(advantages, tail, kappa, self.alpha))
     }
 }
 

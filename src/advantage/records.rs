@@ -4,7 +4,8 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{GroupContext, Rule, TailInfo};
+use super::{GroupContext, Rule, TailInfo, scale};
+use crate::config::ScaleAdvantages;
 use crate::data::{Id, Record, Row, shown};
 use crate::error::{Context, Error, Result};
 
@@ -76,11 +77,17 @@ fn list<T>(name: &str, value: &Value, want: &str, read: impl Fn(&Value) -> Optio
 
 /// The advantages of records with their places (from [`crate::data::record::read_placed`]).
 ///
-/// A rule's random numbers are a function of `seed` and the record's place among the records.
+/// A rule's random numbers are a function of `seed` and the record's place among the records. The records together are the
+/// batch that advantages may be scaled over.
 ///
 /// # Errors
 /// As [`Rule::group_with`], with file and line.
-pub fn advantages(rule: &Rule, seed: u64, records: &[(String, GroupRecord)]) -> Result<Vec<AdvantageLine>> {
+pub fn advantages(
+    rule: &Rule,
+    scale: ScaleAdvantages,
+    seed: u64,
+    records: &[(String, GroupRecord)],
+) -> Result<Vec<AdvantageLine>> {
     let one = |(place, (at, record)): (u64, &(String, GroupRecord))| {
         let context = GroupContext {
             selection: record.selection.as_deref(),
@@ -95,5 +102,12 @@ pub fn advantages(rule: &Rule, seed: u64, records: &[(String, GroupRecord)]) -> 
             gaussian_tail: group.gaussian_tail,
         })
     };
-    (0..).zip(records).map(one).collect()
+    let mut lines: Vec<AdvantageLine> = (0..).zip(records).map(one).collect::<Result<_>>()?;
+    let take = |line: &mut AdvantageLine| std::mem::take(&mut line.advantages);
+    let mut groups: Vec<Vec<f64>> = lines.iter_mut().map(take).collect();
+    scale::apply(scale, &mut groups);
+    for (line, group) in lines.iter_mut().zip(groups) {
+        line.advantages = group;
+    }
+    Ok(lines)
 }

@@ -2,8 +2,10 @@
 //!
 //! Degenerate: equal rewards give A = 0.
 
-use super::grpo;
 use super::pass::Pass;
+use super::rule::{Definition, Found};
+use super::{GroupContext, grpo};
+use crate::error::Result;
 
 /// m/(m − 1).
 fn factor(m: usize) -> f64 {
@@ -18,10 +20,22 @@ pub fn advantages(rewards: &[f64]) -> Vec<f64> {
     out
 }
 
-/// The reduction over groups of `m`.
-pub(super) fn pass(m: usize) -> Pass {
-    Pass::Centre {
-        factor: factor(m),
-        eps: None,
+/// RLOO; it has no settings.
+pub(super) struct Rloo;
+
+impl Definition for Rloo {
+    fn summary(&self) -> &'static str {
+        "reward minus the mean of the others (arXiv 2402.14740)"
+    }
+
+    fn pass(&self, m: usize) -> Result<Pass> {
+        Ok(Pass::Centre {
+            factor: factor(m),
+            eps: None,
+        })
+    }
+
+    fn group(&self, rewards: &[f64], _: &GroupContext<'_>) -> Result<Found> {
+        Ok(advantages(rewards).into())
     }
 }

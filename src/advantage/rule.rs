@@ -1,177 +1,206 @@
-//! The registry of advantage rules: names, settings, dispatch.
+//! What a rule's file says of it ([`Definition`]), and what the rest of the program asks of a rule.
 
 use clap::builder::PossibleValue;
-use serde::{Deserialize, Serialize};
 
 use super::pass::Pass;
 use super::{
-    Alpha, BonMeanParams, CatBonParams, ChowParams, CvarParams, GroupAdvantages, GroupContext, GrpoZParams,
-    MaxAtKParams, OracleParams, PkpoParams, PrefixTeaParams, TailInfo, TeaGpdParams, TeaParams, bon_max_mean,
-    bon_max_second, bon_mean, cat_bon, check_finite, check_group_size, chow, cvar, grpo, grpo_z, max_at_k,
-    oracle, pkpo, prefix_tea, rloo, tail_rl, tea, tea_gpd,
+    Alpha, GroupAdvantages, GroupContext, Rewards, Rule, Tail, TailInfo, Units, check_finite,
+    check_group_size,
 };
 use crate::error::Result;
 
-/// An advantage rule with its settings: the registry of rules.
-///
-/// In TOML and JSON: `{ rule = "tea", alpha = 0.2, bon = 128 }`. On the command line its name, as a `ValueEnum` with
-/// default settings; [`Rule::with`] then puts the flags in.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "rule", rename_all = "kebab-case")]
-pub enum Rule {
-    /// Tail-extrapolated advantages ([`mod@tea`]).
-    Tea(TeaParams),
-    /// TEA on nested prefixes, combined to cancel its bias ([`mod@prefix_tea`]).
-    PrefixTea(PrefixTeaParams),
-    /// TEA with a generalised Pareto tail ([`mod@tea_gpd`]).
-    TeaGpd(TeaGpdParams),
-    /// Rewards minus their mean ([`mod@grpo`]).
-    Grpo,
-    /// Z-scores ([`mod@grpo_z`]).
-    GrpoZ(GrpoZParams),
-    /// The best response against the mean ([`mod@bon_max_mean`]).
-    BonMaxMean,
-    /// The best response against the second best ([`mod@bon_max_second`]).
-    BonMaxSecond,
-    /// Z-scores of the max@K transform ([`mod@bon_mean`]).
-    BonMean(BonMeanParams),
-    /// Best-of-n policy gradient from a split group ([`mod@chow`]).
-    Chow(ChowParams),
-    /// Z-scores weighted by rank ([`mod@cat_bon`]).
-    CatBon(CatBonParams),
-    /// What a response adds to the maximum of K ([`mod@pkpo`]).
-    Pkpo(PkpoParams),
-    /// What the maximum of K gains by a response ([`mod@max_at_k`]).
-    MaxAtK(MaxAtKParams),
-    /// The sum of max@k over every k ([`mod@tail_rl`]).
-    TailRl,
-    /// Rewards minus the mean of the others ([`mod@rloo`]).
-    Rloo,
-    /// TEA with κ = 0: the mean of the upper tail ([`mod@cvar`]).
-    Cvar(CvarParams),
-    /// The empirical law's own best-of-N gradient, for diagnostics ([`mod@oracle`]).
-    Oracle(OracleParams),
+/// Makes the registry: one line per rule, `"name" => Variant(Settings) in module`, or `"name" => Variant in module` for
+/// a rule without settings, whose module has a unit struct of the variant's name.
+macro_rules! rules {
+    (@pattern $variant:ident $rule:ident) => { Self::$variant };
+    (@pattern $variant:ident $rule:ident $params:ident) => { Self::$variant($rule) };
+    (@definition $module:ident $variant:ident $rule:ident) => { &$module::$variant };
+    (@definition $module:ident $variant:ident $rule:ident $params:ident) => { $rule };
+    (@with $variant:ident $rule:ident $options:ident) => { Self::$variant };
+    (@with $variant:ident $rule:ident $options:ident $params:ident) => { Self::$variant($rule.with($options)) };
+    ($($name:literal => $variant:ident $(($params:ident))? in $module:ident,)+) => {
+        $($(pub use $module::$params;)?)+
+
+        /// An advantage rule with its settings.
+        ///
+        /// In TOML and JSON: `{ rule = "tea", alpha = 0.2, bon = 128 }`. On the command line its name, as a `ValueEnum`
+        /// with default settings; [`Rule::with`] then puts the flags in.
+        #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(tag = "rule", rename_all = "kebab-case")]
+        pub enum Rule {
+            $(
+                #[doc = concat!("[`mod@", stringify!($module), "`].")]
+                $variant $(($params))?,
+            )+
+        }
+
+        impl Rule {
+            /// Every rule with its default settings, in the order of `--help`.
+            pub const ALL: &'static [Self] = &[$(Self::$variant $(($params::DEFAULT))?,)+];
+
+            /// The name on the command line and in files.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$variant { .. } => $name,)+ }
+            }
+
+            /// The name of the rule's reduction among benchmarks.
+            pub fn op(&self) -> &'static str {
+                match self { $(Self::$variant { .. } => concat!("advantage_", $name),)+ }
+            }
+
+            /// This rule with the given settings in place of its own; settings it does not know are left aside.
+            pub fn with(self, options: &RuleOptions) -> Self {
+                match self {
+                    $(rules!(@pattern $variant rule $($params)?) => rules!(@with $variant rule options $($params)?),)+
+                }
+            }
+
+            fn definition(&self) -> &dyn Definition {
+                match self {
+                    $(rules!(@pattern $variant rule $($params)?) => rules!(@definition $module $variant rule $($params)?),)+
+                }
+            }
+        }
+    };
 }
 
-/// Settings given for any rule; a rule takes those it knows.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct RuleOptions {
-    /// Tail share α.
-    pub alpha: Option<Alpha>,
-    /// Deployment budget N.
-    pub bon: Option<u64>,
-    /// Lower bound of the tail's standard deviation.
-    pub min_scale: Option<f64>,
-    /// Prefix-TEA's order p.
-    pub prefix_order: Option<usize>,
-    /// Prefix-TEA's number of prefixes J.
-    pub prefixes: Option<usize>,
-    /// Subset size K of max@K.
-    pub max_at_k: Option<usize>,
-    /// Size of Chow's selection set.
-    pub selection_size: Option<usize>,
-    /// How many tail samples the Gaussian shape weighs in TEA-GPD's fit.
-    pub gpd_shrinkage: Option<f64>,
+/// What a rule's file says of it.
+pub(super) trait Definition {
+    /// One line for `--help` and the table of rules: formula and paper.
+    fn summary(&self) -> &'static str;
+
+    /// Whether `train` offers the rule.
+    fn trains(&self) -> bool {
+        true
+    }
+
+    /// The rewards it takes.
+    fn rewards(&self) -> Rewards {
+        Rewards::Any
+    }
+
+    /// What its advantages are measured in.
+    fn units(&self) -> Units {
+        Units::Reward
+    }
+
+    /// The rule with the given settings in place of its own.
+    fn with(self, _: &RuleOptions) -> Self
+    where
+        Self: Sized,
+    {
+        self
+    }
+
+    /// Refuses settings that do not fit groups of `m`, by the flag's name.
+    fn validate(&self, _m: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// The reduction over groups of `m`, whose settings fit.
+    fn pass(&self, m: usize) -> Result<Pass>;
+
+    /// The selection set of a group of `m`; empty where the rule has none.
+    fn selection(&self, _m: usize, _: &GroupContext<'_>) -> Result<Vec<usize>> {
+        Ok(Vec::new())
+    }
+
+    /// The rule in float64, over a group whose size fits and whose rewards it takes.
+    fn group(&self, rewards: &[f64], context: &GroupContext<'_>) -> Result<Found>;
 }
 
-impl Rule {
-    /// Every rule with its default settings, in the order of `--help`.
-    pub const ALL: &'static [Self] = &[
-        Self::Tea(TeaParams::DEFAULT),
-        Self::PrefixTea(PrefixTeaParams::DEFAULT),
-        Self::TeaGpd(TeaGpdParams::DEFAULT),
-        Self::Grpo,
-        Self::GrpoZ(GrpoZParams::DEFAULT),
-        Self::BonMaxMean,
-        Self::BonMaxSecond,
-        Self::BonMean(BonMeanParams::DEFAULT),
-        Self::Chow(ChowParams::DEFAULT),
-        Self::CatBon(CatBonParams::DEFAULT),
-        Self::Pkpo(PkpoParams::DEFAULT),
-        Self::MaxAtK(MaxAtKParams::DEFAULT),
-        Self::TailRl,
-        Self::Rloo,
-        Self::Cvar(CvarParams::DEFAULT),
-        Self::Oracle(OracleParams::DEFAULT),
-    ];
+/// What a rule finds in a group.
+pub(super) struct Found {
+    advantages: Vec<f64>,
+    tail: Option<TailInfo>,
+    gaussian_tail: Option<bool>,
+}
 
-    /// The name on the command line and in files.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Tea(_) => "tea",
-            Self::PrefixTea(_) => "prefix-tea",
-            Self::TeaGpd(_) => "tea-gpd",
-            Self::Grpo => "grpo",
-            Self::GrpoZ(_) => "grpo-z",
-            Self::BonMaxMean => "bon-max-mean",
-            Self::BonMaxSecond => "bon-max-second",
-            Self::BonMean(_) => "bon-mean",
-            Self::Chow(_) => "chow",
-            Self::CatBon(_) => "cat-bon",
-            Self::Pkpo(_) => "pkpo",
-            Self::MaxAtK(_) => "max-at-k",
-            Self::TailRl => "tail-rl",
-            Self::Rloo => "rloo",
-            Self::Cvar(_) => "cvar",
-            Self::Oracle(_) => "oracle",
+impl From<Vec<f64>> for Found {
+    fn from(advantages: Vec<f64>) -> Self {
+        Self {
+            advantages,
+            tail: None,
+            gaussian_tail: None,
+        }
+    }
+}
+
+impl Found {
+    /// Advantages with the Gaussian tail they came from.
+    pub(super) fn of_tail(advantages: Vec<f64>, tail: Tail, kappa: f64, alpha: Alpha) -> Self {
+        Self {
+            tail: Some(TailInfo::gaussian(tail, kappa, alpha, advantages.len())),
+            ..advantages.into()
         }
     }
 
+    /// The same, of a rule that fits a tail's shape: whether the Gaussian tail stood in.
+    pub(super) fn fell_back(self, fell: bool) -> Self {
+        Self {
+            gaussian_tail: Some(fell),
+            ..self
+        }
+    }
+}
+
+/// Settings given for any rule; a rule takes those it knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, clap::Args)]
+pub struct RuleOptions {
+    /// Tail share α in (0, 1/2], also as a fraction such as 1/5 (default 0.2; the TEA rules, cvar)
+    #[arg(long)]
+    pub alpha: Option<Alpha>,
+    /// Deployment budget N (default 128; for cat-bon the group size)
+    #[arg(long, value_name = "N")]
+    pub bon: Option<u64>,
+    /// Lower bound of the tail's standard deviation (default 1e-8; the TEA rules)
+    #[arg(long)]
+    pub min_scale: Option<f64>,
+    /// Order p of prefix-tea (default 2)
+    #[arg(long, value_name = "P")]
+    pub prefix_order: Option<usize>,
+    /// Number of prefixes J of prefix-tea, at least the order (default 2)
+    #[arg(long, value_name = "J")]
+    pub prefixes: Option<usize>,
+    /// Subset size K of bon-mean, pkpo, max-at-k and pass-at-k (default: half the group)
+    #[arg(long, value_name = "K")]
+    pub max_at_k: Option<usize>,
+    /// Size of chow's selection set (default: half the group)
+    #[arg(long, value_name = "SIZE")]
+    pub selection_size: Option<usize>,
+    /// How many tail samples the Gaussian shape weighs in tea-gpd's fit (default 20; 0 trusts the fit)
+    #[arg(long, value_name = "SAMPLES")]
+    pub gpd_shrinkage: Option<f64>,
+    /// How much rs-grpo seeks risk, β in 1/reward (default 2)
+    #[arg(long, value_name = "BETA")]
+    pub risk_beta: Option<f64>,
+    /// Quantile of the group that qae counts rewards from (default 0.5: the median)
+    #[arg(long, value_name = "SHARE")]
+    pub quantile: Option<f64>,
+    /// Largest advantage that entropic gives (default: no limit)
+    #[arg(long, value_name = "MOST")]
+    pub max_advantage: Option<f64>,
+}
+
+impl Rule {
     /// One line for `--help` and the table of rules: formula and paper.
     pub fn summary(&self) -> &'static str {
-        match self {
-            Self::Tea(_) => "tail-extrapolated advantages for best-of-N (arXiv 2605.10716)",
-            Self::PrefixTea(_) => "TEA on nested prefixes, combined to cancel its bias (arXiv 2605.10716)",
-            Self::TeaGpd(_) => {
-                "TEA with a generalised Pareto tail in place of the Gaussian (docs/tea-gpd.md)"
-            }
-            Self::Grpo => "reward minus the group's mean (arXiv 2402.03300, unscaled)",
-            Self::GrpoZ(_) => "reward minus mean, over standard deviation + 1e-4 (arXiv 2402.03300)",
-            Self::BonMaxMean => "only the best response: its reward minus the mean (arXiv 2605.10716)",
-            Self::BonMaxSecond => {
-                "only the best response: its reward minus the second best (arXiv 2605.10716)"
-            }
-            Self::BonMean(_) => "z-scores of the mean best of K with each response (arXiv 2510.23393)",
-            Self::Chow(_) => "best of a random half, corrected on the other half (arXiv 2412.15287)",
-            Self::CatBon(_) => "z-scores weighted by best-of-N's density (arXiv 2604.24957)",
-            Self::Pkpo(_) => "what a response adds to the best of K with it (arXiv 2505.15201)",
-            Self::MaxAtK(_) => {
-                "what the best of K gains by a response, centred: leave-one-out max@K (arXiv 2505.15201)"
-            }
-            Self::TailRl => "the sum of max@k over every k below the group's size (arXiv 2609.02987)",
-            Self::Rloo => "reward minus the mean of the others (arXiv 2402.14740)",
-            Self::Cvar(_) => "mean of the upper tail: TEA without extrapolation (arXiv 2605.10716)",
-            Self::Oracle(_) => {
-                "best-of-N gradient of the group as a whole pool; for diagnostics, not for training (arXiv 2605.10716)"
-            }
-        }
+        self.definition().summary()
     }
 
     /// Whether `train` offers the rule; the oracle is for diagnostics.
     pub fn trains(&self) -> bool {
-        !matches!(self, Self::Oracle(_))
+        self.definition().trains()
     }
 
-    /// This rule with the given settings in place of its own; settings it does not know are left aside.
-    pub fn with(self, options: &RuleOptions) -> Self {
-        match self {
-            Self::Tea(params) => Self::Tea(params.with(options)),
-            Self::PrefixTea(params) => Self::PrefixTea(params.with(options)),
-            Self::TeaGpd(params) => Self::TeaGpd(params.with(options)),
-            Self::Grpo
-            | Self::GrpoZ(_)
-            | Self::BonMaxMean
-            | Self::BonMaxSecond
-            | Self::TailRl
-            | Self::Rloo => self,
-            Self::BonMean(params) => Self::BonMean(params.with(options)),
-            Self::Chow(params) => Self::Chow(params.with(options)),
-            Self::CatBon(params) => Self::CatBon(params.with(options)),
-            Self::Pkpo(params) => Self::Pkpo(params.with(options)),
-            Self::MaxAtK(params) => Self::MaxAtK(params.with(options)),
-            Self::Cvar(params) => Self::Cvar(params.with(options)),
-            Self::Oracle(params) => Self::Oracle(params.with(options)),
-        }
+    /// The rewards it takes; rules that take any are shift-invariant.
+    pub fn rewards(&self) -> Rewards {
+        self.definition().rewards()
+    }
+
+    /// What its advantages are measured in.
+    pub fn units(&self) -> Units {
+        self.definition().units()
     }
 
     /// Checks the settings for groups of `m` before anything runs.
@@ -181,24 +210,16 @@ impl Rule {
     /// (naming the least m), a subset or selection size outside the group, a bad ε or scale.
     pub fn validate(&self, m: usize) -> Result<()> {
         check_group_size(m)?;
-        match self {
-            Self::Tea(params) => params.coefficients(m).map(drop),
-            Self::PrefixTea(params) => params.validate(m),
-            Self::TeaGpd(params) => params.coefficients(m).map(drop),
-            Self::Grpo
-            | Self::BonMaxMean
-            | Self::BonMaxSecond
-            | Self::TailRl
-            | Self::Rloo
-            | Self::Cvar(_) => Ok(()),
-            Self::GrpoZ(params) => params.validate(),
-            Self::BonMean(params) => params.validate(m),
-            Self::Chow(params) => params.validate(m),
-            Self::CatBon(params) => params.validate(),
-            Self::Pkpo(params) => params.validate(m),
-            Self::MaxAtK(params) => params.validate(m),
-            Self::Oracle(params) => params.validate(),
-        }
+        self.definition().validate(m)
+    }
+
+    /// Refuses rewards (m,) that the rule cannot compare.
+    ///
+    /// # Errors
+    /// A user error naming the sample: a reward that is not finite, or is none the rule takes ([`Rule::rewards`]).
+    pub fn check(&self, rewards: &[f64]) -> Result<()> {
+        check_finite(rewards)?;
+        self.rewards().check(self.name(), rewards)
     }
 
     /// The GPU reduction of the rule over groups of `m`, with everything that depends on sizes alone, in float64.
@@ -207,30 +228,7 @@ impl Rule {
     /// A user error as [`Rule::validate`], or when `m` is above [`MAX_GROUP`](super::pass::MAX_GROUP).
     pub fn pass(&self, m: usize) -> Result<Pass> {
         self.validate(m)?;
-        let pass = match self {
-            Self::Tea(params) => params.pass(m, [(m, 1.0)])?,
-            Self::PrefixTea(params) => params.tea().pass(m, params.plan(m)?.terms())?,
-            Self::TeaGpd(params) => params.pass(m)?,
-            Self::Grpo => Pass::Centre {
-                factor: 1.0,
-                eps: None,
-            },
-            Self::GrpoZ(params) => Pass::Centre {
-                factor: 1.0,
-                eps: Some(params.epsilon),
-            },
-            Self::BonMaxMean => Pass::Best { second: false },
-            Self::BonMaxSecond => Pass::Best { second: true },
-            Self::BonMean(params) => params.pass(m),
-            Self::Chow(params) => ChowParams::pass(m, params.size(m)),
-            Self::CatBon(params) => params.pass(m),
-            Self::Pkpo(params) => params.pass(m),
-            Self::MaxAtK(params) => params.pass(m),
-            Self::TailRl => tail_rl::pass(m),
-            Self::Rloo => rloo::pass(m),
-            Self::Cvar(params) => params.pass(m),
-            Self::Oracle(params) => params.pass(m),
-        };
+        let pass = self.definition().pass(m)?;
         pass.check(m)?;
         Ok(pass)
     }
@@ -240,10 +238,7 @@ impl Rule {
     /// # Errors
     /// A user error: the context's selection does not fit the group.
     pub fn selection(&self, m: usize, context: &GroupContext<'_>) -> Result<Vec<usize>> {
-        match self {
-            Self::Chow(params) => params.selection(m, context),
-            _ => Ok(Vec::new()),
-        }
+        self.definition().selection(m, context)
     }
 
     /// Advantages (m,) of one group of rewards (m,).
@@ -265,53 +260,25 @@ impl Rule {
     /// Advantages of one group of rewards (m,) with its diagnostics; only Chow's split uses the context.
     ///
     /// # Errors
-    /// A user error: the settings do not fit ([`Rule::validate`]), a reward is not finite (naming the sample index), or
-    /// the context's selection does not fit the group.
+    /// A user error: the settings do not fit ([`Rule::validate`]), a reward is none that the rule takes
+    /// ([`Rule::check`], naming the sample index), or the context's selection does not fit the group.
     pub fn group_with(&self, rewards: &[f64], context: &GroupContext<'_>) -> Result<GroupAdvantages> {
         self.validate(rewards.len())?;
-        check_finite(rewards)?;
-        let m = rewards.len();
-        let gaussian =
-            |(advantages, tail, kappa), alpha| (advantages, Some(TailInfo::gaussian(tail, kappa, alpha, m)));
-        let mut gaussian_tail = None;
-        let (advantages, tail) = match self {
-            Self::Tea(params) => gaussian(tea::advantages(rewards, params)?, params.alpha),
-            Self::PrefixTea(params) => gaussian(prefix_tea::advantages(rewards, params)?, params.alpha),
-            Self::TeaGpd(params) => {
-                let group = tea_gpd::advantages(rewards, params)?;
-                gaussian_tail = Some(group.fell_back());
-                gaussian((group.advantages, group.tail, group.kappa), params.alpha)
-            }
-            Self::Grpo => (grpo::advantages(rewards), None),
-            Self::GrpoZ(params) => (grpo_z::advantages(rewards, params), None),
-            Self::BonMaxMean => (bon_max_mean::advantages(rewards), None),
-            Self::BonMaxSecond => (bon_max_second::advantages(rewards), None),
-            Self::BonMean(params) => (bon_mean::advantages(rewards, params), None),
-            Self::Chow(params) => {
-                let selection = params.selection(rewards.len(), context)?;
-                (chow::advantages(rewards, &selection), None)
-            }
-            Self::CatBon(params) => (cat_bon::advantages(rewards, params), None),
-            Self::Pkpo(params) => (pkpo::advantages(rewards, params), None),
-            Self::MaxAtK(params) => (max_at_k::advantages(rewards, params), None),
-            Self::TailRl => (tail_rl::advantages(rewards), None),
-            Self::Rloo => (rloo::advantages(rewards), None),
-            Self::Cvar(params) => (cvar::advantages(rewards, params), None),
-            Self::Oracle(params) => (oracle::advantages(rewards, params), None),
-        };
+        self.check(rewards)?;
+        let found = self.definition().group(rewards, context)?;
         Ok(GroupAdvantages {
-            no_signal: advantages.iter().all(|&a| a == 0.0),
+            no_signal: found.advantages.iter().all(|&a| a == 0.0),
             zero_std: rewards.iter().all(|&r| r == rewards[0]),
-            advantages,
-            tail,
-            gaussian_tail,
+            advantages: found.advantages,
+            tail: found.tail,
+            gaussian_tail: found.gaussian_tail,
         })
     }
 }
 
 impl Default for Rule {
     fn default() -> Self {
-        Self::Tea(TeaParams::DEFAULT)
+        Self::ALL[0]
     }
 }
 

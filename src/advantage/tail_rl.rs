@@ -5,7 +5,9 @@
 //! rewards it is `(r − mean(r))/mean(r)`. Degenerate: equal rewards give A = 0.
 
 use super::pass::{Baseline, Pass};
-use super::subsets;
+use super::rule::{Definition, Found};
+use super::{GroupContext, subsets};
+use crate::error::Result;
 
 /// Advantages (m,) of one group of finite rewards (m,).
 pub fn advantages(rewards: &[f64]) -> Vec<f64> {
@@ -19,13 +21,25 @@ pub fn advantages(rewards: &[f64]) -> Vec<f64> {
     out
 }
 
-/// The reduction over groups of `m`.
-pub(super) fn pass(m: usize) -> Pass {
-    let mut steps: Vec<f64> = (0..m).map(|i| m as f64 / (m - i) as f64).collect();
-    steps[0] = 0.0;
-    Pass::Curve {
-        steps,
-        from: Baseline::Mean,
-        eps: None,
+/// TailRL; it has no settings.
+pub(super) struct TailRl;
+
+impl Definition for TailRl {
+    fn summary(&self) -> &'static str {
+        "the sum of max@k over every k below the group's size (arXiv 2609.02987)"
+    }
+
+    fn pass(&self, m: usize) -> Result<Pass> {
+        let mut steps: Vec<f64> = (0..m).map(|i| m as f64 / (m - i) as f64).collect();
+        steps[0] = 0.0;
+        Ok(Pass::Curve {
+            steps,
+            from: Baseline::Mean,
+            eps: None,
+        })
+    }
+
+    fn group(&self, rewards: &[f64], _: &GroupContext<'_>) -> Result<Found> {
+        Ok(advantages(rewards).into())
     }
 }

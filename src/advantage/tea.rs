@@ -10,10 +10,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::RuleOptions;
 use super::alpha::Alpha;
 use super::pass::{Pass, Prefix};
+use super::rule::{Definition, Found};
 use super::tail::{Tail, training_kappa};
+use super::{GroupContext, RuleOptions};
 use crate::error::{Error, Result};
 
 /// Settings of TEA and of the rules that share its tail.
@@ -36,14 +37,6 @@ impl TeaParams {
         min_scale: 1e-8,
     };
 
-    pub(super) fn with(self, options: &RuleOptions) -> Self {
-        Self {
-            alpha: options.alpha.unwrap_or(self.alpha),
-            bon: options.bon.unwrap_or(self.bon),
-            min_scale: options.min_scale.unwrap_or(self.min_scale),
-        }
-    }
-
     /// The numbers of a group of `m` that depend on sizes alone.
     ///
     /// # Errors
@@ -62,6 +55,33 @@ impl TeaParams {
             inv_alpha: 1.0 / self.alpha.value(),
             min_scale: self.min_scale,
         })
+    }
+}
+
+impl Definition for TeaParams {
+    fn summary(&self) -> &'static str {
+        "tail-extrapolated advantages for best-of-N (arXiv 2605.10716)"
+    }
+
+    fn with(self, options: &RuleOptions) -> Self {
+        Self {
+            alpha: options.alpha.unwrap_or(self.alpha),
+            bon: options.bon.unwrap_or(self.bon),
+            min_scale: options.min_scale.unwrap_or(self.min_scale),
+        }
+    }
+
+    fn validate(&self, m: usize) -> Result<()> {
+        self.coefficients(m).map(drop)
+    }
+
+    fn pass(&self, m: usize) -> Result<Pass> {
+        self.tail_pass(m, [(m, 1.0)])
+    }
+
+    fn group(&self, rewards: &[f64], _: &GroupContext<'_>) -> Result<Found> {
+        let (advantages, tail, kappa) = advantages(rewards, self)?;
+        Ok(Found::of_tail(advantages, tail, kappa, self.alpha))
     }
 }
 
@@ -89,7 +109,7 @@ impl TeaParams {
     ///
     /// # Errors
     /// As [`TeaParams::coefficients`].
-    pub(super) fn pass(&self, m: usize, terms: impl IntoIterator<Item = (usize, f64)>) -> Result<Pass> {
+    pub(super) fn tail_pass(&self, m: usize, terms: impl IntoIterator<Item = (usize, f64)>) -> Result<Pass> {
         let prefix = |(size, weight)| Prefix {
             size,
             k: self.alpha.tail_size(size),

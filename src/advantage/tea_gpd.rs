@@ -18,12 +18,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::RuleOptions;
 use super::alpha::Alpha;
 use super::pareto::{ParetoCurve, gaussian_skewness, l_moments, shape_of};
 use super::pass::{Pass, pareto_shapes};
+use super::rule::{Definition, Found};
 use super::tail::Tail;
 use super::tea::{self, TeaCoefficients, TeaParams};
+use super::{GroupContext, RuleOptions};
 use crate::error::{Error, Result};
 
 /// A fitted ξ below this is no tail of rewards (at −1 the density is level up to an end point, below it rises).
@@ -93,12 +94,21 @@ impl TeaGpdParams {
     }
 }
 
-impl TeaGpdParams {
-    /// The reduction over groups of `m`; κ_L is tabulated, 128 values a unit of ξ with their slopes.
-    ///
-    /// # Errors
-    /// As [`TeaGpdParams::coefficients`].
-    pub(super) fn pass(&self, m: usize) -> Result<Pass> {
+impl Definition for TeaGpdParams {
+    fn summary(&self) -> &'static str {
+        "TEA with a generalised Pareto tail in place of the Gaussian (docs/tea-gpd.md)"
+    }
+
+    fn with(self, options: &RuleOptions) -> Self {
+        Self::with(self, options)
+    }
+
+    fn validate(&self, m: usize) -> Result<()> {
+        self.coefficients(m).map(drop)
+    }
+
+    /// κ_L is tabulated, 128 values a unit of ξ with their slopes.
+    fn pass(&self, m: usize) -> Result<Pass> {
         let c = self.coefficients(m)?;
         Ok(Pass::Gpd {
             k: c.gaussian.tail_size,
@@ -109,6 +119,12 @@ impl TeaGpdParams {
             gaussian_skewness: c.gaussian_skewness,
             curve: pareto_shapes().map(|xi| c.curve.coefficient(xi)).collect(),
         })
+    }
+
+    fn group(&self, rewards: &[f64], _: &GroupContext<'_>) -> Result<Found> {
+        let group = advantages(rewards, self)?;
+        let fell = group.fell_back();
+        Ok(Found::of_tail(group.advantages, group.tail, group.kappa, self.alpha).fell_back(fell))
     }
 }
 

@@ -32,6 +32,7 @@ pub fn rows(groups: usize, repetitions: usize, step: f64) -> Result<Vec<Row>> {
 }
 
 fn row(rule: &Rule, rewards: &[f64], repetitions: usize, step: f64) -> Result<Row> {
+    let rewards = rule.rewards().like(rewards);
     let once = || -> Result<f64> {
         let begun = Instant::now();
         for (place, group) in (0u64..).zip(rewards.chunks(M)) {

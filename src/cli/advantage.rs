@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use super::common::Lines;
 use crate::advantage::records::{self, GroupRecord};
-use crate::advantage::{Alpha, Rule, RuleOptions};
+use crate::advantage::{Rule, RuleOptions};
+use crate::config::ScaleAdvantages;
 use crate::data::Input;
 use crate::data::record::read_placed;
 use crate::error::Result;
@@ -25,30 +26,11 @@ pub(crate) struct Args {
     /// Rule
     #[arg(long, value_enum)]
     rule: Rule,
-    /// Tail share α in (0, 1/2], also as a fraction such as 1/5 (default 0.2; tea, prefix-tea, tea-gpd)
-    #[arg(long)]
-    alpha: Option<Alpha>,
-    /// Deployment budget N (default 128; for cat-bon the group size)
-    #[arg(long, value_name = "N")]
-    bon: Option<u64>,
-    /// Lower bound of the tail's standard deviation (default 1e-8; tea, prefix-tea, tea-gpd)
-    #[arg(long)]
-    min_scale: Option<f64>,
-    /// Order p of prefix-tea (default 2)
-    #[arg(long, value_name = "P")]
-    prefix_order: Option<usize>,
-    /// Number of prefixes J of prefix-tea, at least the order (default 2)
-    #[arg(long, value_name = "J")]
-    prefixes: Option<usize>,
-    /// Subset size K of bon-mean, pkpo and max-at-k (default: half the group)
-    #[arg(long, value_name = "K")]
-    max_at_k: Option<usize>,
-    /// Size of chow's selection set (default: half the group)
-    #[arg(long, value_name = "SIZE")]
-    selection_size: Option<usize>,
-    /// How many tail samples the Gaussian shape weighs in tea-gpd's fit (default 20; 0 trusts the fit)
-    #[arg(long, value_name = "SAMPLES")]
-    gpd_shrinkage: Option<f64>,
+    #[command(flatten)]
+    options: RuleOptions,
+    /// Divide advantages by the root mean square of their group, or of all groups of the input
+    #[arg(long, value_enum, default_value_t = ScaleAdvantages::None)]
+    scale_advantages: ScaleAdvantages,
     /// Seed of chow's random splits
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -61,18 +43,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let rule = args.rule.with(&RuleOptions {
-        alpha: args.alpha,
-        bon: args.bon,
-        min_scale: args.min_scale,
-        prefix_order: args.prefix_order,
-        prefixes: args.prefixes,
-        max_at_k: args.max_at_k,
-        selection_size: args.selection_size,
-        gpd_shrinkage: args.gpd_shrinkage,
-    });
+    let rule = args.rule.with(&args.options);
     let groups = read_placed::<GroupRecord>(Input::open(&args.input)?)?;
-    let lines = records::advantages(&rule, args.seed, &groups)?;
+    let lines = records::advantages(&rule, args.scale_advantages, args.seed, &groups)?;
     let silent = lines.iter().filter(|line| line.no_signal).count();
     if silent > 0 {
         log::warn!(

@@ -22,6 +22,7 @@ mod logprobs;
 mod models;
 mod prepare;
 mod ranges;
+mod rules;
 mod score;
 mod search;
 mod search_predict;
@@ -59,7 +60,7 @@ struct Cli {
 impl Cli {
     /// The command line, with every number in its range.
     fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let mut command = ranges::bounded(Self::command());
+        let mut command = rules::listed(ranges::bounded(Self::command()));
         let matches = command.try_get_matches_from_mut(words)?;
         Self::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
     }

@@ -26,7 +26,7 @@ pub use precision::MatmulPrecision;
 pub use residency::Residency;
 pub use supervised::{AdapterShape, Schedule, SupervisedConfig, SupervisedFlags, TrainOn};
 pub use train::TrainConfig;
-pub use train_flags::{KlEstimator, LossType, TrainFlags};
+pub use train_flags::{KlEstimator, LossType, ScaleAdvantages, TrainFlags};
 
 use crate::error::{Error, Result};
 use crate::file::limits::SETTINGS_FILE;

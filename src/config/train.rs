@@ -1,7 +1,7 @@
 //! Settings of `train` and `plan`, resolved and checked.
 
 use super::memory::one_of;
-use super::train_flags::{KlEstimator, LossType, TrainFlags};
+use super::train_flags::{KlEstimator, LossType, ScaleAdvantages, TrainFlags};
 use super::{
     ActivationMemory, DataSet, FloatDtype, GradientSum, MatmulPrecision, Optim, Residency, TEMPLATE_DATE,
     TINY, range,
@@ -41,6 +41,14 @@ pub struct TrainConfig {
     pub selection_size: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpd_shrinkage: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub risk_beta: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantile: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_advantage: Option<f64>,
+    #[serde(default)]
+    pub scale_advantages: ScaleAdvantages,
     pub num_generations: usize,
     pub prompts_per_step: usize,
     pub steps: u64,
@@ -133,6 +141,10 @@ impl TrainFlags {
             max_at_k: self.max_at_k,
             selection_size: self.selection_size,
             gpd_shrinkage: self.gpd_shrinkage,
+            risk_beta: self.risk_beta,
+            quantile: self.quantile,
+            max_advantage: self.max_advantage,
+            scale_advantages: self.scale_advantages.unwrap_or_default(),
             num_generations: self.num_generations.unwrap_or(if tiny { 16 } else { 64 }),
             prompts_per_step: self.prompts_per_step.unwrap_or(if tiny { 16 } else { 8 }),
             steps: self.steps.unwrap_or(if tiny { 60 } else { 450 }),

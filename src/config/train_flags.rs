@@ -19,6 +19,19 @@ pub enum LossType {
     DrGrpo,
 }
 
+/// What advantages are divided by (as TRL's `scale_rewards`, but by the root mean square and for every rule).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ScaleAdvantages {
+    /// Nothing: each rule's own units.
+    #[default]
+    None,
+    /// The root mean square of their group.
+    Group,
+    /// The root mean square of all groups together.
+    Batch,
+}
+
 /// Estimator of the KL term, per token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -51,11 +64,10 @@ pub struct TrainFlags {
     /// Leave out training prompts of more tokens (default: 512 for a data set, no limit for a JSON or CSV file)
     #[arg(long, value_name = "TOKENS")]
     pub max_prompt_length: Option<usize>,
-    /// Rule that turns a group's rewards into advantages: tea, prefix-tea, grpo, grpo-z, bon-max-mean, bon-max-second,
-    /// bon-mean, chow, cat-bon, pkpo, tea-gpd
+    /// Rule that turns a group's rewards into advantages (default tea)
     #[arg(long)]
     pub advantage: Option<String>,
-    /// Tail share α of the TEA rules, in (0, 1/2]; a fraction such as 1/5 is taken exactly
+    /// Tail share α of the TEA rules and cvar, in (0, 1/2]; a fraction such as 1/5 is taken exactly
     #[arg(long)]
     #[serde(deserialize_with = "text_or_number")]
     pub alpha: Option<String>,
@@ -71,7 +83,7 @@ pub struct TrainFlags {
     /// Prefix-TEA's number of prefixes J, at least the order (default 2)
     #[arg(long, value_name = "J")]
     pub prefixes: Option<usize>,
-    /// Subset size K of bon-mean and pkpo (default: half the group)
+    /// Subset size K of bon-mean, pkpo, max-at-k and pass-at-k (default: half the group)
     #[arg(long, value_name = "K")]
     pub max_at_k: Option<usize>,
     /// How many of the group chow chooses its best from (default: half the group)
@@ -80,6 +92,19 @@ pub struct TrainFlags {
     /// How many tail samples the Gaussian shape weighs in tea-gpd's fit (default 20; 0 trusts the fit)
     #[arg(long, value_name = "SAMPLES")]
     pub gpd_shrinkage: Option<f64>,
+    /// How much rs-grpo seeks risk, β in 1/reward (default 2)
+    #[arg(long, value_name = "BETA")]
+    pub risk_beta: Option<f64>,
+    /// Quantile of the group that qae counts rewards from (default 0.5: the median)
+    #[arg(long, value_name = "SHARE")]
+    pub quantile: Option<f64>,
+    /// Largest advantage that entropic gives (default: no limit)
+    #[arg(long, value_name = "MOST")]
+    pub max_advantage: Option<f64>,
+    /// Divide advantages by the root mean square of their group or of the step, so that rules of different units are
+    /// comparable (default none)
+    #[arg(long, value_enum)]
+    pub scale_advantages: Option<ScaleAdvantages>,
     /// Responses sampled for each prompt in a step, m
     #[arg(long, value_name = "M")]
     pub num_generations: Option<usize>,

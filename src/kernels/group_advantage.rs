@@ -9,8 +9,10 @@
 //! inputs, so rewards near 1e4 with a spread of 1e-2 lose nothing more. Rewards that f32 cannot hold are taken relative
 //! to their group's maximum in float64 before they are rounded ([`reduce_groups`]).
 //!
-//! **Passes.** `tail` (TEA, Prefix-TEA), `mean` (GRPO, GRPO-Z, BoN-max, Chow), and `sort` followed by `curve` (BoN mean,
-//! PKPO, oracle), `cat` (CAT-BoN) or `gpd` (TEA-GPD). A group's order of summation depends on its size and the kind of adapter alone.
+//! **Passes.** `tail` (TEA, CVaR), `mean` (GRPO, BoN-max, MaxRL), `tilt` (exponential weights), `table` (rewards of 0 and
+//! 1), and `sort` followed by `curve` (the rules of ranks), `cat` (CAT-BoN) or `gpd` (TEA-GPD); which one a rule takes is in
+//! its file. `scale` divides what came out by its root mean square. A group's order of summation depends on its size and
+//! the kind of adapter alone.
 
 use super::reduce::{ROW_REDUCE, SORTABLE, lanes};
 use super::{Entry, fold};
@@ -27,7 +29,10 @@ mod tests;
 
 pub use reduce::{Narrowed, Reduced, TailStatistics, far_apart, narrow, reduce_groups};
 
-use plan::{CatParams, CurveParams, GpdParams, MeanParams, Plan, SortParams, TailParams, shapes, table};
+use plan::{
+    CatParams, CurveParams, GpdParams, MeanParams, Plan, ScaleParams, SortParams, TableParams, TailParams,
+    TiltParams, shapes, table,
+};
 
 const ORDERED: &str = include_str!("../../shaders/shared/ordered.wgsl");
 
@@ -80,6 +85,30 @@ static GPD: Kernel = Kernel::portable(
     ],
 );
 
+static TILT: Kernel = Kernel::portable(
+    "group_advantage_tilt",
+    &[
+        include_str!("../../shaders/group_advantage_tilt.wgsl"),
+        ROW_REDUCE,
+    ],
+);
+
+static TABLE: Kernel = Kernel::portable(
+    "group_advantage_table",
+    &[
+        include_str!("../../shaders/group_advantage_table.wgsl"),
+        ROW_REDUCE,
+    ],
+);
+
+static SCALE: Kernel = Kernel::portable(
+    "group_advantage_scale",
+    &[
+        include_str!("../../shaders/group_advantage_scale.wgsl"),
+        ROW_REDUCE,
+    ],
+);
+
 /// Bit of a group's flags: no signal, every advantage is 0 (for rank rules: or the curve is no higher than 1e-30).
 pub const NO_SIGNAL: u32 = 1;
 /// Bit of a group's flags: TEA-GPD fell back to the Gaussian tail (not counted where the tail's rewards are all equal).
@@ -96,6 +125,8 @@ pub struct GroupBuffers<'a> {
     pub rewards: &'a Buffer,
     /// Chow's split (G, m), u32: 1 in the selection set, 0 in the correction set. Other rules ignore it.
     pub selection: Option<&'a Buffer>,
+    /// What rewards count from (G), f32, for passes that read rewards themselves ([`Pass::absolute`]).
+    pub bases: Option<&'a Buffer>,
     /// Advantages (G, m), f32, overwritten.
     pub advantages: &'a Buffer,
     /// Flags (G), u32, overwritten: [`NO_SIGNAL`], [`GAUSSIAN_TAIL`].
@@ -110,6 +141,7 @@ pub struct GroupReducer {
     plan: Plan,
     selects: bool,
     has_tail: bool,
+    absolute: bool,
     capacity: usize,
     m: usize,
     /// What the last pass reads besides rewards ([`GroupRule`] makes them).
@@ -143,6 +175,7 @@ impl GroupReducer {
             plan,
             selects: pass.selects(),
             has_tail: pass.has_tail(),
+            absolute: pass.absolute(),
             capacity,
             m,
             table: upload("group_advantage/table", table(pass, m))?,
@@ -161,7 +194,7 @@ impl GroupReducer {
         let scratch = match Plan::new(pass, m) {
             Plan::Curve(_) | Plan::Gpd(_) => 2,
             Plan::Cat(_) => 1,
-            Plan::Tail(_) | Plan::Mean(_) => 0,
+            Plan::Tail(_) | Plan::Mean(_) | Plan::Tilt(_) | Plan::Table(_) => 0,
         };
         let tables = table(pass, m).len() + shapes(pass).len();
         Ok((4 * (scratch * capacity * m + tables)) as u64)
@@ -178,6 +211,11 @@ impl GroupReducer {
                 "group_advantage: {} groups, room for {}",
                 b.groups, self.capacity
             )));
+        }
+        if self.absolute && b.bases.is_none() {
+            return Err(Error::internal(
+                "group_advantage: rewards without what they count from",
+            ));
         }
         if self.has_tail && b.tails.is_none() {
             return Err(Error::internal(
@@ -203,8 +241,16 @@ impl GroupReducer {
                 if self.selects && b.selection.is_none() {
                     return Err(Error::internal("group_advantage: Chow without a selection"));
                 }
-                let bindings = [rewards, b.selection.into(), advantages, flags];
+                let bindings = [rewards, b.selection.into(), b.bases.into(), advantages, flags];
                 rec.dispatch(&MEAN, &lanes, &MeanParams { groups, ..params }, &bindings, grid)
+            }
+            Plan::Tilt(params) => {
+                let bindings = [rewards, advantages, flags];
+                rec.dispatch(&TILT, &lanes, &TiltParams { groups, ..params }, &bindings, grid)
+            }
+            Plan::Table(params) => {
+                let bindings = [rewards, table, advantages, flags];
+                rec.dispatch(&TABLE, &lanes, &TableParams { groups, ..params }, &bindings, grid)
             }
             Plan::Curve(params) => {
                 let bindings = [rewards, ordered, table, curve, advantages, flags];
@@ -236,6 +282,26 @@ fn record_sort(
     rec.dispatch(&SORT, &constants, &params, &bindings, fold(groups, 1))
 }
 
+/// Divides `rows` rows of `n` advantages each by their root mean square, in place; rows of zeros stay.
+///
+/// # Errors
+/// A GPU error.
+pub fn scale_advantages(rec: &mut Recorder, advantages: &Buffer, rows: usize, n: usize) -> Result<()> {
+    let constants = [("LANES", lanes(rec, 64) as f64)];
+    let params = ScaleParams {
+        rows: rows as u32,
+        n: n as u32,
+        inverse_n: (1.0 / n as f64) as f32,
+    };
+    rec.dispatch(
+        &SCALE,
+        &constants,
+        &params,
+        &[Binding::from(advantages)],
+        fold(rows, 1),
+    )
+}
+
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
     let entry = |kernel, cases| Entry { kernel, cases };
@@ -246,5 +312,8 @@ pub fn entries() -> Vec<Entry> {
         entry(&CURVE, cases::curve),
         entry(&CAT, cases::cat),
         entry(&GPD, cases::gpd),
+        entry(&TILT, cases::tilt),
+        entry(&TABLE, cases::table),
+        entry(&SCALE, cases::scale),
     ]
 }

@@ -4,6 +4,7 @@
 use super::harness::{Case, Gen, Slot, Tol, wide};
 use super::reduce::{ROW_REDUCE, lanes};
 use super::{Entry, fold};
+use crate::advantage::Rewards;
 use crate::error::Result;
 use crate::gpu::{Buffer, Kernel, Recorder};
 
@@ -24,6 +25,7 @@ struct Params {
     groups: u32,
     m: u32,
     far: f32,
+    takes: u32,
 }
 
 /// The buffers of [`group_rewards`]; G groups of m.
@@ -38,6 +40,17 @@ pub struct GroupRewardsArgs<'a> {
     /// The norm that the optimiser's steps go by (1): infinite afterwards where a group cannot be compared
     /// ([`unfit`]), else as it was.
     pub norm: &'a Buffer,
+    /// The rewards that the rule takes.
+    pub takes: Rewards,
+}
+
+/// The shader's number of what a rule takes.
+fn number(takes: Rewards) -> u32 {
+    match takes {
+        Rewards::Any => 0,
+        Rewards::NotNegative => 1,
+        Rewards::ZeroOne => 2,
+    }
 }
 
 /// Records the rewards of `groups` groups of `m`, with the scores' own bits.
@@ -49,6 +62,7 @@ pub fn group_rewards(rec: &mut Recorder, args: &GroupRewardsArgs<'_>, groups: us
         groups: groups as u32,
         m: m as u32,
         far: FAR,
+        takes: number(args.takes),
     };
     let bindings = [args.scores, args.rows, args.rewards, args.norm].map(Into::into);
     let constants = [("LANES", lanes(rec, 64) as f64)];
@@ -56,11 +70,13 @@ pub fn group_rewards(rec: &mut Recorder, args: &GroupRewardsArgs<'_>, groups: us
 }
 
 /// The first response of a group that keeps it from being compared, as the device finds it: a score that is not finite,
-/// else one more than [`FAR`] below the best.
-pub fn unfit(scores: &[f32]) -> Option<usize> {
+/// else one that the rule does not take, else one more than [`FAR`] below the best.
+pub fn unfit(scores: &[f32], takes: Rewards) -> Option<usize> {
     let best = scores.iter().copied().fold(f32::MIN, f32::max);
     let far = |score: &f32| best - score > FAR;
-    (scores.iter().position(|s| !s.is_finite())).or_else(|| scores.iter().position(far))
+    (scores.iter().position(|s| !s.is_finite()))
+        .or_else(|| scores.iter().position(|s| !takes.takes(f64::from(*s))))
+        .or_else(|| scores.iter().position(far))
 }
 
 /// The op's row in the kernel table.
@@ -72,9 +88,11 @@ pub fn entries() -> Vec<Entry> {
 }
 
 /// Scores in a shuffled order, with something between them in the other columns.
-fn case(what: &str, groups: usize, m: usize, odd: Option<(usize, f32)>) -> Case {
+fn case(what: &str, (groups, m): (usize, usize), takes: Rewards, odd: Option<(usize, f32)>) -> Case {
     let n = groups * m;
     let mut scores = Gen::new(n as u64).uniform(n * SCORE_WORDS, 1e4);
+    let wide: Vec<f64> = scores.iter().map(|s| f64::from(*s)).collect();
+    scores = takes.like(&wide).iter().map(|s| *s as f32).collect();
     // 7 shares no factor with the sizes below.
     let rows: Vec<u32> = (0..n).map(|i| (i * 7 % n) as u32).collect();
     if let Some((at, value)) = odd {
@@ -84,7 +102,7 @@ fn case(what: &str, groups: usize, m: usize, odd: Option<(usize, f32)>) -> Case 
         .iter()
         .map(|row| scores[*row as usize * SCORE_WORDS])
         .collect();
-    let stopped = rewards.chunks(m).any(|group| unfit(group).is_some());
+    let stopped = rewards.chunks(m).any(|group| unfit(group, takes).is_some());
     Case {
         name: format!("{what} G={groups} m={m}"),
         slots: vec![
@@ -99,6 +117,7 @@ fn case(what: &str, groups: usize, m: usize, odd: Option<(usize, f32)>) -> Case 
                 rows: &b[1],
                 rewards: &b[2],
                 norm: &b[3],
+                takes,
             };
             group_rewards(rec, &args, groups, m)
         }),
@@ -121,16 +140,47 @@ fn case(what: &str, groups: usize, m: usize, odd: Option<(usize, f32)>) -> Case 
 
 fn cases() -> Vec<Case> {
     let mut all: Vec<Case> = [(1, 2), (3, 8), (2, 9), (5, 64), (2, 65), (3, 331), (1, 4096)]
-        .map(|(groups, m)| case("finite", groups, m, None))
+        .map(|sizes| case("finite", sizes, Rewards::Any, None))
         .into();
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        all.push(case(&format!("{value}"), 3, 65, Some((64, value))));
+        all.push(case(
+            &format!("{value}"),
+            (3, 65),
+            Rewards::Any,
+            Some((64, value)),
+        ));
     }
     for value in [2e16, -2e16, -f32::MAX, 9e15] {
-        all.push(case(&format!("{value:e}"), 2, 10, Some((13, value))));
+        all.push(case(
+            &format!("{value:e}"),
+            (2, 10),
+            Rewards::Any,
+            Some((13, value)),
+        ));
     }
     // As small as f32 goes: copied, not computed with.
-    all.push(case("subnormal", 1, 9, Some((3, f32::from_bits(1)))));
+    all.push(case(
+        "subnormal",
+        (1, 9),
+        Rewards::Any,
+        Some((3, f32::from_bits(1))),
+    ));
+    for (takes, odd) in [
+        (Rewards::NotNegative, None),
+        (Rewards::NotNegative, Some(-0.0)),
+        (Rewards::NotNegative, Some(-1e-30)),
+        (Rewards::ZeroOne, None),
+        (Rewards::ZeroOne, Some(-0.0)),
+        (Rewards::ZeroOne, Some(0.5)),
+        (Rewards::ZeroOne, Some(f32::NAN)),
+    ] {
+        all.push(case(
+            &format!("{takes:?} {odd:?}"),
+            (2, 9),
+            takes,
+            odd.map(|value| (11, value)),
+        ));
+    }
     all
 }
 
@@ -146,6 +196,7 @@ mod tests {
             ("groups", offset_of!(Params, groups)),
             ("m", offset_of!(Params, m)),
             ("far", offset_of!(Params, far)),
+            ("takes", offset_of!(Params, takes)),
         ];
         assert_layout::<Params>(&GROUP_REWARDS, &members);
     }
@@ -157,10 +208,14 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_comes_first() {
-        assert_eq!(unfit(&[0.0, -2e16, 1.0, f32::NAN]), Some(3));
-        assert_eq!(unfit(&[0.0, -2e16, f32::INFINITY]), Some(2));
-        assert_eq!(unfit(&[0.0, -2e16, 1.0]), Some(1));
-        assert_eq!(unfit(&[f32::MAX, 0.0]), Some(1));
-        assert_eq!(unfit(&[1.0, 0.0, -9e15]), None);
+        let any = |scores: &[f32]| unfit(scores, Rewards::Any);
+        assert_eq!(any(&[0.0, -2e16, 1.0, f32::NAN]), Some(3));
+        assert_eq!(any(&[0.0, -2e16, f32::INFINITY]), Some(2));
+        assert_eq!(any(&[0.0, -2e16, 1.0]), Some(1));
+        assert_eq!(any(&[f32::MAX, 0.0]), Some(1));
+        assert_eq!(any(&[1.0, 0.0, -9e15]), None);
+        assert_eq!(unfit(&[2e16, 0.0, -1.0], Rewards::NotNegative), Some(2));
+        assert_eq!(unfit(&[1.0, 0.0, -0.0], Rewards::ZeroOne), None);
+        assert_eq!(unfit(&[1.0, 0.0, 2.0], Rewards::ZeroOne), Some(2));
     }
 }

@@ -6,7 +6,7 @@ use super::plan::{EvalSettings, Run, Sweep};
 use super::run::{Target, Work, Worker};
 use super::types::Types;
 use crate::advantage::Alpha;
-use crate::config::{TINY, TrainConfig};
+use crate::config::{ScaleAdvantages, TINY, TrainConfig};
 use crate::error::{Context, Error, Result};
 use crate::eval::checkpoint::Trained;
 use crate::eval::meta::{Difference, EvalMeta};
@@ -300,6 +300,10 @@ fn sizes(c: &TrainConfig) -> TrainConfig {
         max_at_k: None,
         selection_size: None,
         gpd_shrinkage: None,
+        risk_beta: None,
+        quantile: None,
+        max_advantage: None,
+        scale_advantages: ScaleAdvantages::None,
         learning_rate: 0.0,
         steps: 0,
         seed: 0,

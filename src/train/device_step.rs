@@ -2,11 +2,12 @@
 //! and the sums that the host reads once, after the optimiser's step.
 
 use crate::advantage::{GroupContext, Pass, Rule};
-use crate::config::TrainConfig;
+use crate::config::{ScaleAdvantages, TrainConfig};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Readback, Recorder};
 use crate::kernels::group_advantage::{
     GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL, TAIL_WORDS, TailStatistics, narrow,
+    scale_advantages,
 };
 use crate::kernels::group_rewards::{GroupRewardsArgs, SCORE_WORDS, group_rewards};
 use crate::kernels::policy_loss::{LossConfig, PolicyLossArgs, TERMS, policy_loss, policy_loss_sums};
@@ -67,6 +68,7 @@ impl Sizes {
             alloc(what, responses);
         }
         alloc("selection", responses * usize::from(pass.selects()));
+        alloc("bases", self.groups * usize::from(pass.absolute()));
         alloc("flags", self.groups);
         alloc("tails", self.tail_words(pass));
         alloc("reference", self.reference);
@@ -88,10 +90,12 @@ pub struct DeviceStep {
     placed: Buffer,            // (G, m), the row of each response's score
     rewards: Buffer,           // (G, m)
     selection: Option<Buffer>, // (G, m), Chow's split
-    advantages: Buffer,        // (G, m)
-    flags: Buffer,             // (G)
-    tails: Option<Buffer>,     // (G, 4), where the rule has a tail
-    shifts: Vec<f64>,          // (G), what the host took off the rewards
+    bases: Option<Buffer>,     // (G), what rewards count from, where the rule reads rewards themselves
+    scale: ScaleAdvantages,
+    advantages: Buffer,    // (G, m)
+    flags: Buffer,         // (G)
+    tails: Option<Buffer>, // (G, 4), where the rule has a tail
+    shifts: Vec<f64>,      // (G), what the host took off the rewards
     /// Whether this step's rewards came from `scores`.
     scored: bool,
     reference: Option<Buffer>, // log-probabilities of the step's tokens
@@ -108,7 +112,7 @@ pub struct DeviceStep {
 
 /// Where the rewards of a step's groups are, `[group][sample]`.
 #[derive(Debug)]
-pub enum Rewards {
+pub enum StepRewards {
     /// On the host.
     Host(Vec<Vec<f64>>),
     /// On the device: the rows of their scores in [`DeviceStep::scores`].
@@ -172,6 +176,8 @@ impl DeviceStep {
             placed: alloc("placed", groups * m)?,
             rewards: alloc("rewards", groups * m)?,
             selection: split.then(|| alloc("selection", groups * m)).transpose()?,
+            bases: pass.absolute().then(|| alloc("bases", groups)).transpose()?,
+            scale: c.scale_advantages,
             advantages: alloc("advantages", groups * m)?,
             flags: alloc("flags", groups)?,
             tails: (pass.has_tail())
@@ -215,8 +221,8 @@ impl DeviceStep {
         &self.scores
     }
 
-    /// Brings the step's rewards to their place, from the host or from the judge's scores, and records
-    /// the rule over its groups. A group's place in the step gives its context. Where scores cannot be
+    /// Brings the step's rewards to their place, from the host or from the judge's scores, records the
+    /// rule over its groups, and scales what comes out. A group's place in the step gives its context. Where scores cannot be
     /// compared, `norm` becomes infinite, so that the optimiser's steps after it leave everything as it
     /// is. The report's scores tell which.
     ///
@@ -226,38 +232,45 @@ impl DeviceStep {
         &mut self,
         rec: &mut Recorder,
         rule: &Rule,
-        (rewards, norm): (&Rewards, &Buffer),
+        (rewards, norm): (&StepRewards, &Buffer),
         context: impl Fn(u64) -> GroupContext<'a>,
     ) -> Result<()> {
         (self.rows, self.referred) = (0, 0);
         let Sizes { groups, m, .. } = self.sizes;
         let lengths: Vec<usize> = match rewards {
-            Rewards::Host(values) => values.iter().map(Vec::len).collect(),
-            Rewards::Device(rows) => rows.iter().map(Vec::len).collect(),
+            StepRewards::Host(values) => values.iter().map(Vec::len).collect(),
+            StepRewards::Device(rows) => rows.iter().map(Vec::len).collect(),
         };
         if lengths != vec![m; groups] {
             return Err(Error::internal(format!(
                 "groups of {lengths:?} rewards, where {groups} of {m} are wanted"
             )));
         }
-        self.scored = matches!(rewards, Rewards::Device(_));
+        self.scored = matches!(rewards, StepRewards::Device(_));
         match rewards {
-            Rewards::Host(values) => {
-                let narrowed = narrow(&values.concat(), m, 0)?;
+            StepRewards::Host(values) => {
+                let narrowed = narrow(&values.concat(), m, 0, self.bases.is_some())?;
                 rec.write(&self.rewards, 0, &narrowed.rewards)?;
+                if let Some(bases) = &self.bases {
+                    rec.write(bases, 0, &narrowed.bases())?;
+                }
                 self.shifts = narrowed.shifts;
             }
-            Rewards::Device(rows) => {
+            StepRewards::Device(rows) => {
                 rec.write(&self.placed, 0, &rows.concat())?;
                 let args = GroupRewardsArgs {
                     scores: &self.scores,
                     rows: &self.placed,
                     rewards: &self.rewards,
                     norm,
+                    takes: rule.rewards(),
                 };
                 group_rewards(rec, &args, groups, m)?;
                 // Scores are f32: nothing had to be taken off.
                 self.shifts = vec![0.0; groups];
+                if let Some(bases) = &self.bases {
+                    rec.write(bases, 0, &vec![0f32; groups])?;
+                }
             }
         }
         if let Some(selection) = &self.selection {
@@ -272,11 +285,17 @@ impl DeviceStep {
             groups,
             rewards: &self.rewards,
             selection: self.selection.as_ref(),
+            bases: self.bases.as_ref(),
             advantages: &self.advantages,
             flags: &self.flags,
             tails: self.tails.as_ref(),
         };
-        self.reducer.record(rec, &buffers)
+        self.reducer.record(rec, &buffers)?;
+        match self.scale {
+            ScaleAdvantages::None => Ok(()),
+            ScaleAdvantages::Group => scale_advantages(rec, &self.advantages, groups, m),
+            ScaleAdvantages::Batch => scale_advantages(rec, &self.advantages, 1, groups * m),
+        }
     }
 
     /// What the device holds of the last step's groups.
@@ -443,3 +462,7 @@ impl Totals {
         self.mismatch_max = self.mismatch_max.max(other.mismatch_max);
     }
 }
+
+#[cfg(test)]
+#[path = "device_step_tests.rs"]
+mod tests;

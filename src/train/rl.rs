@@ -4,9 +4,9 @@
 //! group's rewards to its advantages differs. The trainer does not know the rules.
 
 use super::data;
-use super::device_step::{DeviceStep, Report, Rewards, Totals};
+use super::device_step::{DeviceStep, Report, StepRewards, Totals};
 use super::judged::{Asked, Clock, Judged};
-use crate::advantage::{GroupContext, Rule, check_finite};
+use crate::advantage::{GroupContext, Rule};
 use crate::config::{GradientSum, MatmulPrecision, TrainConfig};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Recorder;
@@ -65,7 +65,7 @@ pub struct Trainer<'a> {
 struct Scored {
     prompts: Vec<usize>,
     completions: Vec<Vec<Completion>>,
-    rewards: Rewards,
+    rewards: StepRewards,
 }
 
 impl Trainer<'_> {
@@ -140,11 +140,19 @@ impl Trainer<'_> {
             step: step + 1,
         };
         let (completions, rewards, clock) = match self.scored_on_device(&asked, reward)? {
-            Some(judged) => (judged.completions, Rewards::Device(judged.rewards), judged.clock),
+            Some(judged) => (
+                judged.completions,
+                StepRewards::Device(judged.rewards),
+                judged.clock,
+            ),
             None => {
                 let scoring = GroupScoring::new(reward, asked.prompts.len());
                 let judged = self.sample_and_score(&asked, scoring)?;
-                (judged.completions, Rewards::Host(judged.rewards), judged.clock)
+                (
+                    judged.completions,
+                    StepRewards::Host(judged.rewards),
+                    judged.clock,
+                )
             }
         };
         let scored = Scored {
@@ -175,8 +183,8 @@ impl Trainer<'_> {
     /// Scores that cannot be compared: the device has left weights and moments alone then.
     fn rewards(&self, scored: &Scored, report: &Report, judge: &str) -> Result<Vec<Vec<f64>>> {
         let rows = match &scored.rewards {
-            Rewards::Host(rewards) => return Ok(rewards.clone()),
-            Rewards::Device(rows) => rows,
+            StepRewards::Host(rewards) => return Ok(rewards.clone()),
+            StepRewards::Device(rows) => rows,
         };
         // As the device has it, a row that is none holds no score.
         let score = |row: &u32| {
@@ -190,12 +198,15 @@ impl Trainer<'_> {
         for (group, rows) in rows.iter().enumerate() {
             let scores: Vec<f32> = rows.iter().map(score).collect();
             let rewards: Vec<f64> = scores.iter().map(|s| f64::from(*s)).collect();
-            if let Some(sample) = unfit(&scores) {
+            if let Some(sample) = unfit(&scores, self.rule.rewards()) {
                 let prompt = &self.prompts[scored.prompts[group]].content;
                 let items = vec![Item { prompt, response: "" }; rewards.len()];
                 reward::check_finite(judge, &items, &rewards)?;
                 let number = scored.prompts[group] + 1;
-                return Err(far_apart(group, sample, &rewards)).context(format!("prompt {number}"));
+                let taken = self.rule.check(&rewards);
+                return taken
+                    .and_then(|()| Err(far_apart(group, sample, &rewards)))
+                    .context(format!("prompt {number}"));
             }
             all.push(rewards);
         }
@@ -216,9 +227,11 @@ impl Trainer<'_> {
         let mut rec = Recorder::new(&self.model.gpu);
         // As in sampling, the place in the step seeds a group, not the prompt's number.
         let context = |place| GroupContext::at(self.config.seed, step + 1, place);
-        if let Rewards::Host(rewards) = &scored.rewards {
+        if let StepRewards::Host(rewards) = &scored.rewards {
             for (rewards, prompt) in rewards.iter().zip(&scored.prompts) {
-                check_finite(rewards).context(format!("prompt {}", prompt + 1))?;
+                self.rule
+                    .check(rewards)
+                    .context(format!("prompt {}", prompt + 1))?;
             }
         }
         self.optimizer.begin(&mut rec);

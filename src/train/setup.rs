@@ -51,6 +51,9 @@ pub fn rule(c: &TrainConfig) -> Result<Rule> {
         max_at_k: c.max_at_k,
         selection_size: c.selection_size,
         gpd_shrinkage: c.gpd_shrinkage,
+        risk_beta: c.risk_beta,
+        quantile: c.quantile,
+        max_advantage: c.max_advantage,
     });
     rule.validate(c.num_generations)?;
     Ok(rule)

@@ -40,6 +40,9 @@ fn flags_of(case: &Value) -> String {
         ("order", "prefix-order"),
         ("prefixes", "prefixes"),
         ("k", "max-at-k"),
+        ("beta", "risk-beta"),
+        ("quantile", "quantile"),
+        ("max_advantage", "max-advantage"),
     ] {
         if let Some(value) = case["params"].get(key) {
             write!(flags, " --{flag} {value}").unwrap();
@@ -50,9 +53,14 @@ fn flags_of(case: &Value) -> String {
 
 #[test]
 fn golden_cases_through_the_command() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/advantages.json");
-    let golden: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    let cases = golden["cases"].as_array().unwrap();
+    let mut cases = Vec::new();
+    for file in ["advantages.json", "more_rules.json"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/golden")
+            .join(file);
+        let golden: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        cases.extend(golden["cases"].as_array().unwrap().clone());
+    }
     let mut runs = BTreeMap::<String, Vec<usize>>::new();
     let line = |i: usize| {
         let (rewards, selection) = (&cases[i]["rewards"], &cases[i]["params"]["selection"]);
@@ -106,6 +114,57 @@ fn a_line_carries_its_tail_and_its_id() {
     let flat = advantage("--rule grpo --alpha 0.3 --max-at-k 900", &input).lines();
     assert!(flat[0].get("tail").is_none());
     assert_eq!(numbers(&flat[1]["advantages"])[0], -4.5);
+}
+
+#[test]
+fn rewards_that_a_rule_does_not_take_are_refused() {
+    let good = "{\"rewards\": [0, 1, 1, 0]}\n";
+    for (rule, line, part) in [
+        (
+            "max-rl",
+            "[0, 2, -0.5, 1]",
+            "the reward of sample 2 is -0.5: the rule max-rl takes rewards of at least 0",
+        ),
+        (
+            "pass-at-k",
+            "[0, 2, 1, 1]",
+            "the reward of sample 1 is 2: the rule pass-at-k takes rewards of 0 or 1",
+        ),
+    ] {
+        let input = format!("{good}{{\"rewards\": {line}}}\n");
+        advantage(&format!("--rule {rule}"), &input).refused(&["standard input:2", part]);
+        assert_eq!(advantage(&format!("--rule {rule}"), good).lines().len(), 1);
+    }
+    let two = "{\"rewards\": [0, 1]}\n";
+    advantage("--rule entropic", two).refused(&["--max-advantage"]);
+    let capped = advantage("--rule entropic --max-advantage 9", two).lines();
+    assert_eq!(numbers(&capped[0]["advantages"]), [-1.0, 9.0]);
+}
+
+#[test]
+fn advantages_are_scaled_over_their_group_or_the_whole_input() {
+    let input = "{\"rewards\": [1, -1]}\n{\"rewards\": [7, 1]}\n{\"rewards\": [5, 5]}\n";
+    let of = |scale: &str| -> Vec<f64> {
+        let run = advantage(&format!("--rule grpo --scale-advantages {scale}"), input);
+        let lines = run.lines();
+        lines.iter().flat_map(|l| numbers(&l["advantages"])).collect()
+    };
+    assert_eq!(of("none"), [1.0, -1.0, 3.0, -3.0, 0.0, 0.0]);
+    assert_eq!(of("group"), [1.0, -1.0, 1.0, -1.0, 0.0, 0.0]);
+    let rms = (20.0f64 / 6.0).sqrt();
+    let near = |(a, b): (&f64, f64)| (a - b / rms).abs() < 1e-15;
+    assert!(of("batch").iter().zip([1.0, -1.0, 3.0, -3.0, 0.0, 0.0]).all(near));
+    advantage("--rule grpo --scale-advantages all", input).refused(&["none, group, batch"]);
+}
+
+#[test]
+fn the_help_of_training_names_every_rule() {
+    let help = tea(&["train", "--help"]).out;
+    for rule in tea_wgpu::advantage::Rule::ALL {
+        let named = help.contains(&format!("- {rule}:"));
+        assert_eq!(named, rule.trains(), "{rule}: {help}");
+    }
+    tea(&["train", "--advantage", "best", "--output", "x"]).refused(&["best", "tea", "pkpo"]);
 }
 
 #[test]

@@ -114,6 +114,127 @@ fn tail_rl_is_the_sum_of_max_at_k_over_every_k() {
 }
 
 #[test]
+fn pass_at_k_equals_enumerated_subsets() {
+    let m = 8;
+    for successes in 0..=m {
+        let rewards: Vec<f64> = (0..m).map(|i| f64::from(u8::from(i < successes))).collect();
+        for k in 1..m {
+            let successful = |sets: Vec<Vec<usize>>| {
+                mean(&sets.into_iter().map(|s| highest(&rewards, s)).collect::<Vec<_>>())
+            };
+            let rho = successful(subsets_of(m, k));
+            let sigma = (rho * (1.0 - rho)).sqrt();
+            let with = |i: usize| {
+                let mut sets = subsets_of(m, k);
+                sets.retain(|s| s.contains(&i));
+                successful(sets)
+            };
+            let one = |i: usize| {
+                if sigma == 0.0 {
+                    0.0
+                } else {
+                    (with(i) - rho) / sigma
+                }
+            };
+            let want: Vec<f64> = (0..m).map(one).collect();
+            let rule = Rule::PassAtK(PassAtKParams { max_at_k: Some(k) });
+            let got = rule.group(&rewards).unwrap();
+            close(&got.advantages, &want, 1e-12, "pass-at-k");
+            assert!(mean(&got.advantages).abs() < 1e-12);
+            let alike = successes == 0 || successes > m - k;
+            assert_eq!(got.no_signal, alike, "{successes} of {m}, k {k}");
+        }
+    }
+    // The most samples: every number of successes, without overflow.
+    let table = Rule::PassAtK(PassAtKParams::DEFAULT).pass(4096).unwrap();
+    let Pass::Table(rows) = table else {
+        panic!("{table:?}")
+    };
+    assert!(rows.iter().all(|(a, b)| a.is_finite() && b.is_finite()));
+}
+
+#[test]
+fn max_rl_is_tail_rl_on_successes_and_failures() {
+    for successes in 0..=9 {
+        let wins: Vec<f64> = (0..9).map(|i| f64::from(u8::from(i < successes))).collect();
+        let want = Rule::TailRl.advantages(&wins).unwrap();
+        close(&Rule::MaxRl.advantages(&wins).unwrap(), &want, 1e-13, "max-rl");
+    }
+    let a = Rule::MaxRl.advantages(&[0.0, 2.0, 3.0, 3.0]).unwrap();
+    close(&a, &[-1.0, 0.0, 0.5, 0.5], 1e-15, "max-rl");
+    let error = Rule::MaxRl.advantages(&[0.0, 2.0, -1e-9]).unwrap_err();
+    assert!(error.to_string().contains("sample 2") && error.to_string().contains("max-rl"));
+    assert_eq!(error.exit_code(), 2);
+    let error = Rule::PassAtK(PassAtKParams::DEFAULT).advantages(&[0.0, 1.0, 0.5, 1.0]);
+    assert!(
+        error
+            .unwrap_err()
+            .to_string()
+            .contains("the reward of sample 2 is 0.5")
+    );
+}
+
+#[test]
+fn entropic_weights_have_a_divergence_of_ln_2() {
+    let rule = Rule::Entropic(EntropicParams::DEFAULT);
+    for (seed, m) in [(1, 3), (2, 4), (3, 16), (4, 64), (5, 1000)] {
+        for unit in [1.0, 1e-6, 1e9] {
+            let rewards: Vec<f64> = draw(seed, m).iter().map(|r| r * unit).collect();
+            let advantages = rule.advantages(&rewards).unwrap();
+            // w = (m − 1)·q/(1 − q) gives q back.
+            let q: Vec<f64> = advantages.iter().map(|a| (a + 1.0) / (m as f64 + a)).collect();
+            assert!((q.iter().sum::<f64>() - 1.0).abs() < 1e-12, "m {m}");
+            let kl: f64 = q.iter().map(|q| q * (q * m as f64).ln()).sum();
+            assert!((kl - std::f64::consts::LN_2).abs() < 1e-12, "m {m}: {kl}");
+            // log q is linear in the reward, with one slope β.
+            let slope = |i: usize| (q[i] / q[0]).ln() / (rewards[i] - rewards[0]) * unit;
+            assert!((2..m).all(|i| (slope(i) / slope(1) - 1.0).abs() < 1e-6), "m {m}");
+        }
+    }
+    // Half at the top: they share all weight.
+    let a = rule.advantages(&[1.0, 0.0, 1.0, 0.5]).unwrap();
+    close(&a, &[2.0, -1.0, 2.0, -1.0], 1e-15, "entropic");
+    // One of two holds all weight: refused without a bound.
+    let error = rule.advantages(&[1.0, 0.0]).unwrap_err().to_string();
+    assert!(error.contains("--max-advantage"), "{error}");
+    let most = |most| {
+        Rule::Entropic(EntropicParams {
+            max_advantage: Some(most),
+        })
+    };
+    assert_eq!(most(5.0).advantages(&[1.0, 0.0]).unwrap(), [5.0, -1.0]);
+    let bounded = most(1.0).advantages(&draw(3, 16)).unwrap();
+    let free = rule.advantages(&draw(3, 16)).unwrap();
+    let want: Vec<f64> = free.iter().map(|a| a.min(1.0)).collect();
+    assert_eq!(bounded, want);
+    assert!(most(0.0).validate(8).is_err() && most(f64::NAN).validate(8).is_err());
+}
+
+#[test]
+fn rs_grpo_follows_its_formula_and_is_grpo_where_beta_is_small() {
+    for rewards in groups() {
+        for risk_beta in [1e-9, 0.1, 2.0, 50.0] {
+            let rule = Rule::RsGrpo(RsGrpoParams { risk_beta });
+            let powers: Vec<f64> = rewards.iter().map(|r| (risk_beta * r).exp()).collect();
+            let want: Vec<f64> = powers
+                .iter()
+                .map(|e| (e / mean(&powers) - 1.0) / risk_beta)
+                .collect();
+            let got = rule.advantages(&rewards).unwrap();
+            if risk_beta < 1e-6 {
+                close(&got, &Rule::Grpo.advantages(&rewards).unwrap(), 1e-7, "grpo");
+            } else {
+                close(&got, &want, 1e-12, "rs-grpo");
+            }
+        }
+    }
+    for risk_beta in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let error = Rule::RsGrpo(RsGrpoParams { risk_beta }).validate(8).unwrap_err();
+        assert!(error.to_string().contains("--risk-beta"), "{error}");
+    }
+}
+
+#[test]
 fn shares_of_subsets_are_exact_up_to_4096() {
     let log_choose =
         |n: f64, k: f64| libm::lgamma(n + 1.0) - libm::lgamma(k + 1.0) - libm::lgamma(n - k + 1.0);

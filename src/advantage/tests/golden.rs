@@ -9,11 +9,12 @@ fn golden() -> Value {
     serde_json::from_str(include_str!("../../../tests/golden/advantages.json")).unwrap()
 }
 
-fn numbers(value: &Value) -> Vec<f64> {
+pub(crate) fn numbers(value: &Value) -> Vec<f64> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
-fn rule_of(case: &Value) -> Rule {
+/// The rule of a case, with its settings.
+pub(crate) fn rule_of(case: &Value) -> Rule {
     let name = case["rule"].as_str().unwrap();
     let params = &case["params"];
     let size = |key: &str| params[key].as_u64().map(|n| n as usize);
@@ -23,8 +24,24 @@ fn rule_of(case: &Value) -> Rule {
         prefix_order: size("order"),
         prefixes: size("prefixes"),
         max_at_k: size("k"),
+        risk_beta: params["beta"].as_f64(),
+        quantile: params["quantile"].as_f64(),
+        max_advantage: params["max_advantage"].as_f64(),
         ..RuleOptions::default()
     })
+}
+
+/// The cases of every rule but TEA-GPD, which has a file of its own.
+pub(crate) fn cases() -> Vec<Value> {
+    let more: Value = serde_json::from_str(include_str!("../../../tests/golden/more_rules.json")).unwrap();
+    let of = |file: &Value| file["cases"].as_array().unwrap().clone();
+    [of(&golden()), of(&more)].concat()
+}
+
+/// Chow's selection set of a case.
+pub(crate) fn selection_of(case: &Value) -> Option<Vec<usize>> {
+    let selection = case["params"].get("selection")?;
+    serde_json::from_value(selection.clone()).ok()
 }
 
 #[test]
@@ -56,10 +73,7 @@ fn tables_of_kappa_expected_maxima_and_tilts() {
 #[test]
 fn advantages_of_every_rule() {
     let mut seen = std::collections::BTreeMap::<&str, usize>::new();
-    let golden = golden();
-    let more: Value = serde_json::from_str(include_str!("../../../tests/golden/more_rules.json")).unwrap();
-    let cases = |of: &Value| of["cases"].as_array().unwrap().clone();
-    for case in &[cases(&golden), cases(&more)].concat() {
+    for case in &cases() {
         let rule = rule_of(case);
         let (rewards, want) = (numbers(&case["rewards"]), numbers(&case["advantages"]));
         if case["params"].get("error").is_some() {
@@ -67,9 +81,7 @@ fn advantages_of_every_rule() {
             assert!(error.to_string().contains("too small for"), "{error}");
             continue;
         }
-        let selection: Option<Vec<usize>> = case["params"]
-            .get("selection")
-            .map(|s| serde_json::from_value(s.clone()).unwrap());
+        let selection = selection_of(case);
         let context = GroupContext {
             selection: selection.as_deref(),
             ..GroupContext::default()

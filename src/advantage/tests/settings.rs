@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use super::super::*;
-use super::{draw, flags};
+use super::{draw, fit, flags};
 
 #[test]
 fn bad_input_is_a_user_error_that_says_where() {
@@ -13,7 +13,7 @@ fn bad_input_is_a_user_error_that_says_where() {
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains("at least 2"), "{error}");
         }
-        let mut rewards = draw(1, 12);
+        let mut rewards = fit(rule, draw(1, 12));
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             rewards[2] = bad;
             let error = rule.advantages(&rewards).unwrap_err();
@@ -126,13 +126,32 @@ fn settings_that_do_not_fit_name_their_flag() {
 #[test]
 fn small_groups_have_defaults_that_fit() {
     for rule in Rule::ALL.iter().filter(|r| !matches!(r, Rule::PrefixTea(_))) {
-        for m in 2..6 {
-            let group = rule.group(&draw(m as u64, m)).unwrap();
+        let least = if matches!(rule, Rule::Entropic(_)) { 3 } else { 2 };
+        for m in least..6 {
+            let group = rule.group(&fit(rule, draw(m as u64, m))).unwrap();
             assert_eq!(group.advantages.len(), m, "{rule}");
         }
     }
     assert!(Rule::PrefixTea(PrefixTeaParams::DEFAULT).validate(10).is_err());
     Rule::PrefixTea(PrefixTeaParams::DEFAULT).validate(11).unwrap();
+}
+
+#[test]
+fn the_table_of_methods_has_every_rule() {
+    let methods = include_str!("../../../docs/methods.md");
+    for rule in Rule::ALL {
+        let flag = if rule.trains() {
+            "train --advantage"
+        } else {
+            "advantage --rule"
+        };
+        let command = format!("`{flag} {rule}");
+        let rows = methods.lines().filter(|line| {
+            let rest = line.split(&command).nth(1);
+            line.starts_with('|') && rest.is_some_and(|rest| rest.starts_with(['`', ' ']))
+        });
+        assert_eq!(rows.count(), 1, "{command} is not one row of docs/methods.md");
+    }
 }
 
 #[test]

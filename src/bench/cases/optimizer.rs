@@ -35,7 +35,7 @@ pub(super) fn cases(wanted: &Wanted<'_>) -> Vec<BenchCase> {
         }
     }
     for rule in Rule::ALL.iter().filter(|r| r.trains()) {
-        let op = advantage_op(rule);
+        let op = rule.op();
         for variant in variants(wanted.gpu, op, None) {
             out.push(advantage(*rule, op, variant));
         }
@@ -161,28 +161,6 @@ fn adamw_8bit_case(model: &str, n: usize, variant: VariantName) -> BenchCase {
     }
 }
 
-/// "advantage_tea" and so on.
-fn advantage_op(rule: &Rule) -> &'static str {
-    match rule {
-        Rule::Tea(_) => "advantage_tea",
-        Rule::PrefixTea(_) => "advantage_prefix-tea",
-        Rule::TeaGpd(_) => "advantage_tea-gpd",
-        Rule::Grpo => "advantage_grpo",
-        Rule::GrpoZ(_) => "advantage_grpo-z",
-        Rule::BonMaxMean => "advantage_bon-max-mean",
-        Rule::BonMaxSecond => "advantage_bon-max-second",
-        Rule::BonMean(_) => "advantage_bon-mean",
-        Rule::Chow(_) => "advantage_chow",
-        Rule::CatBon(_) => "advantage_cat-bon",
-        Rule::Pkpo(_) => "advantage_pkpo",
-        Rule::MaxAtK(_) => "advantage_max-at-k",
-        Rule::TailRl => "advantage_tail-rl",
-        Rule::Rloo => "advantage_rloo",
-        Rule::Cvar(_) => "advantage_cvar",
-        Rule::Oracle(_) => "advantage_oracle",
-    }
-}
-
 fn advantage(rule: Rule, op: &'static str, variant: VariantName) -> BenchCase {
     let n = GROUPS * M;
     let bytes = 4.0 * 2.0 * n as f64;
@@ -204,11 +182,15 @@ fn advantage(rule: Rule, op: &'static str, variant: VariantName) -> BenchCase {
 fn advantage_prepared(gpu: &Gpu, rule: Rule, variant: VariantName) -> Result<Prepared> {
     let n = GROUPS * M;
     let pass = rule.pass(M)?;
-    let rewards = Gen::new(64).uniform(n, 3.0);
+    let drawn = Gen::new(64).uniform(n, 3.0);
+    let drawn: Vec<f64> = drawn.iter().map(|r| f64::from(*r)).collect();
+    let wide = rule.rewards().like(&drawn);
+    let rewards: Vec<f32> = wide.iter().map(|r| *r as f32).collect();
     // Chow's split: the first half of each group selects.
     let split: Vec<u32> = (0..n).map(|i| u32::from(i % M < M / 2)).collect();
     let reducer = GroupReducer::new(gpu, &pass, GROUPS, M)?;
     let (rewards_buffer, selection) = (gpu.upload("bench", &rewards)?, gpu.upload("bench", &split)?);
+    let bases = gpu.upload("bench", &vec![0f32; GROUPS])?;
     let (advantages, flags) = (output(gpu, n)?, output(gpu, GROUPS)?);
     let tails = output(gpu, TAIL_WORDS * GROUPS)?;
     let result = advantages.clone();
@@ -220,6 +202,7 @@ fn advantage_prepared(gpu: &Gpu, rule: Rule, variant: VariantName) -> Result<Pre
                 groups: GROUPS,
                 rewards: &rewards_buffer,
                 selection: Some(&selection),
+                bases: Some(&bases),
                 advantages: &advantages,
                 flags: &flags,
                 tails: Some(&tails),
@@ -231,12 +214,11 @@ fn advantage_prepared(gpu: &Gpu, rule: Rule, variant: VariantName) -> Result<Pre
             let mut worst = Worst::default();
             for group in [0, GROUPS / 2, GROUPS - 1] {
                 let range = group * M..(group + 1) * M;
-                let wide: Vec<f64> = rewards[range.clone()].iter().map(|r| f64::from(*r)).collect();
                 let context = GroupContext {
                     selection: selects.then_some(&chosen),
                     ..GroupContext::default()
                 };
-                let want = rule.group_with(&wide, &context)?.advantages;
+                let want = rule.group_with(&wide[range.clone()], &context)?.advantages;
                 for (got, want) in got[range].iter().zip(want) {
                     worst.add(*got, want);
                 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::advantage::{Alpha, OracleParams, Rule, RuleOptions};
+use crate::advantage::{OracleParams, Rule, RuleOptions};
 use crate::cli::Globals;
 use crate::cli::common::Lines;
 use crate::cli::models::ModelFlags;
@@ -54,12 +54,9 @@ pub(crate) struct Args {
     /// Rule that the others are compared with, paired by prompt
     #[arg(long, value_name = "RULE", default_value = "grpo")]
     baseline: Rule,
-    /// Deployment budget N of the oracle (default: 128) and of the rules that know one (default: theirs)
-    #[arg(long, value_name = "N")]
-    bon: Option<u64>,
-    /// Tail share α of the rules that have one
-    #[arg(long)]
-    alpha: Option<Alpha>,
+    /// Settings of the rules that know them; --bon is also the oracle's (default 128).
+    #[command(flatten)]
+    rule: RuleOptions,
     /// Seed of samples and groups
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -139,11 +136,6 @@ impl Args {
         } else {
             self.rules.clone()
         };
-        let options = RuleOptions {
-            alpha: self.alpha,
-            bon: self.bon,
-            ..RuleOptions::default()
-        };
         if let Some(m) = self.group_sizes.iter().find(|m| **m < 2 || **m > self.samples) {
             return Err(Error::user(format!(
                 "--group-sizes {m}: a group is drawn from the pool, so it must be from 2 to --samples ({})",
@@ -151,11 +143,11 @@ impl Args {
             )));
         }
         Ok(AlignmentSettings {
-            rules: named.into_iter().map(|r| r.with(&options)).collect(),
+            rules: named.into_iter().map(|r| r.with(&self.rule)).collect(),
             sizes: self.group_sizes.clone(),
             seeds: self.seeds,
             seed: self.seed,
-            bon: self.bon.unwrap_or(OracleParams::DEFAULT.bon),
+            bon: self.rule.bon.unwrap_or(OracleParams::DEFAULT.bon),
             baseline: Some(self.baseline.name().to_string()),
         })
     }
@@ -253,10 +245,12 @@ impl Args {
                 a.no_oracle
             ));
         }
-        for cell in &a.cells {
-            if let Some(error) = &cell.error {
-                out.text(&format!("{} at m = {}: {error}", cell.rule, cell.m));
-            }
+        let failed = a.cells.iter().filter(|cell| cell.error.is_some());
+        let failed: Vec<_> = failed.collect();
+        for same in failed.chunk_by(|x, y| x.rule == y.rule && x.error == y.error) {
+            let sizes: Vec<String> = same.iter().map(|cell| cell.m.to_string()).collect();
+            let error = same[0].error.as_deref().unwrap_or_default();
+            out.text(&format!("{} at m = {}: {error}", same[0].rule, sizes.join(", ")));
         }
         out.text(&format!("Written to {}", self.output.display()));
     }

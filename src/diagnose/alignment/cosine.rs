@@ -68,7 +68,7 @@ pub struct Cell {
     pub per_prompt: Vec<Option<f64>>,
     /// The same with 0 for seeds without a signal.
     pub per_prompt_with_zeros: Vec<f64>,
-    /// Why there is nothing: the rule does not work at this m.
+    /// Why there is nothing: the rule does not work at this m, or on these rewards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -201,6 +201,16 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
 }
 
+/// Refuses a rule that does not work at a size, or on the rewards of a pool.
+fn unfit(targets: &[Target<'_>], rule: &Rule, m: usize) -> Result<()> {
+    rule.validate(m)?;
+    let mut pools = targets.iter();
+    pools.try_for_each(|t| {
+        rule.check(&t.pool.rewards)
+            .context(format!("prompt {}", t.prompt))
+    })
+}
+
 /// One cell; every rule and size sees the same subsets.
 fn cell(targets: &[Target<'_>], rule: &Rule, m: usize, settings: &AlignmentSettings) -> Result<Cell> {
     let mut out = Cell {
@@ -213,7 +223,7 @@ fn cell(targets: &[Target<'_>], rule: &Rule, m: usize, settings: &AlignmentSetti
         no_signal: 0.0,
         per_prompt: Vec::new(),
         per_prompt_with_zeros: Vec::new(),
-        error: rule.validate(m).err().map(|e| e.to_string()),
+        error: unfit(targets, rule, m).err().map(|e| e.to_string()),
     };
     if out.error.is_some() {
         return Ok(out);

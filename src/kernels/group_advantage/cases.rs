@@ -1,10 +1,12 @@
 //! Cases of the group reductions; the rules in float64 are the twins.
 
 use super::{GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL, TAIL_WORDS};
+use crate::advantage::scale;
 use crate::advantage::{
-    BonMeanParams, CatBonParams, ChowParams, CvarParams, GroupContext, GrpoZParams, MaxAtKParams,
-    OracleParams, PkpoParams, PrefixTeaParams, Rule, Tail, TeaGpdParams, TeaParams,
+    Alpha, BonMeanParams, CatBonParams, ChowParams, GroupContext, OracleParams, Pass, PkpoParams, Rule, Tail,
+    TeaGpdParams,
 };
+use crate::config::ScaleAdvantages;
 use crate::kernels::harness::{Case, Gen, Slot, Tol};
 
 const EXACT: Tol = Tol {
@@ -29,25 +31,28 @@ const SIZES: [(usize, usize); 9] = [
 /// Below this a curve counts as flat in f32, and its group as one without signal.
 const FAINT: f64 = 1e-30;
 
+/// Every rule whose reduction over groups of `m` is one of these, with its default settings.
+fn rules(m: usize, of: fn(&Pass) -> bool) -> Vec<Rule> {
+    let mut all = Rule::ALL.to_vec();
+    all.retain(|rule| rule.pass(m).is_ok_and(|pass| of(&pass)));
+    all
+}
+
 fn tails(m: usize) -> Vec<Rule> {
-    let mut rules = vec![Rule::Tea(TeaParams::DEFAULT), Rule::Cvar(CvarParams::DEFAULT)];
-    let prefix_tea = Rule::PrefixTea(PrefixTeaParams::DEFAULT);
-    if prefix_tea.validate(m).is_ok() {
-        rules.push(prefix_tea);
-    }
-    rules
+    rules(m, |pass| matches!(pass, Pass::Tail { .. }))
 }
 
 fn means(m: usize) -> Vec<Rule> {
-    let selection_size = Some(m.div_ceil(3));
-    vec![
-        Rule::Grpo,
-        Rule::GrpoZ(GrpoZParams::DEFAULT),
-        Rule::Rloo,
-        Rule::BonMaxMean,
-        Rule::BonMaxSecond,
-        Rule::Chow(ChowParams { selection_size }),
-    ]
+    let mut all = rules(m, |pass| {
+        matches!(
+            pass,
+            Pass::Centre { .. } | Pass::Ratio | Pass::Best { .. } | Pass::Split { .. }
+        )
+    });
+    all.push(Rule::Chow(ChowParams {
+        selection_size: Some(m.div_ceil(3)),
+    }));
+    all
 }
 
 fn curves(m: usize) -> Vec<Rule> {
@@ -57,19 +62,14 @@ fn curves(m: usize) -> Vec<Rule> {
             ..BonMeanParams::DEFAULT
         })
     };
-    let pkpo = |k| Rule::Pkpo(PkpoParams { max_at_k: Some(k) });
-    let oracle = |bon| Rule::Oracle(OracleParams { bon });
-    vec![
+    let mut all = rules(m, |pass| matches!(pass, Pass::Curve { .. }));
+    all.extend([
         bon_mean(1),
-        bon_mean(m / 2),
         bon_mean(m),
-        pkpo(2),
-        pkpo((m / 2).max(2)),
-        oracle(1),
-        oracle(128),
-        Rule::MaxAtK(MaxAtKParams::DEFAULT),
-        Rule::TailRl,
-    ]
+        Rule::Pkpo(PkpoParams { max_at_k: Some(2) }),
+        Rule::Oracle(OracleParams { bon: 1 }),
+    ]);
+    all
 }
 
 fn cats(m: usize) -> Vec<Rule> {
@@ -79,15 +79,26 @@ fn cats(m: usize) -> Vec<Rule> {
             ..CatBonParams::DEFAULT
         })
     };
-    [1, 16, m as u64].map(cat).to_vec()
+    let mut all = rules(m, |pass| matches!(pass, Pass::Cat { .. }));
+    all.extend([1, 16].map(cat));
+    all
 }
 
-fn gpds(_: usize) -> Vec<Rule> {
-    let trusting = TeaGpdParams {
+fn tilts(m: usize) -> Vec<Rule> {
+    rules(m, |pass| matches!(pass, Pass::Tilt(_)))
+}
+
+fn tables(m: usize) -> Vec<Rule> {
+    rules(m, |pass| matches!(pass, Pass::Table(_)))
+}
+
+fn gpds(m: usize) -> Vec<Rule> {
+    let mut all = rules(m, |pass| matches!(pass, Pass::Gpd { .. }));
+    all.push(Rule::TeaGpd(TeaGpdParams {
         shrinkage: 0.0,
         ..TeaGpdParams::DEFAULT
-    };
-    vec![Rule::TeaGpd(TeaGpdParams::DEFAULT), Rule::TeaGpd(trusting)]
+    }));
+    all
 }
 
 /// A seeded selection set of every group, as Chow's rule asks; empty for the others.
@@ -126,10 +137,13 @@ fn expected(rule: &Rule, rewards: &[f32], splits: &[Vec<usize>], m: usize) -> (V
 fn expected_tails(rule: &Rule, rewards: &[f32], m: usize) -> Vec<f64> {
     let tail = |group: &[f32]| {
         let wide: Vec<f64> = group.iter().map(|r| f64::from(*r)).collect();
-        let (tail, kappa) = match rule {
-            Rule::Cvar(params) => (Tail::fit(&wide, params.alpha), 0.0),
-            _ => rule.group(&wide).ok()?.tail.map(|t| (t.tail, t.kappa))?,
+        let alpha = match rule.pass(m).ok()? {
+            Pass::Tail { alpha, .. } | Pass::Gpd { alpha, .. } => Alpha::new(alpha).ok()?,
+            _ => return None,
         };
+        // A rule that predicts nothing has no κ.
+        let kappa = rule.group(&wide).ok()?.tail.map_or(0.0, |t| t.kappa);
+        let tail = Tail::fit(&wide, alpha);
         Some([tail.q, tail.mu - tail.q, tail.sigma, kappa])
     };
     rewards.chunks_exact(m).filter_map(tail).flatten().collect()
@@ -137,6 +151,9 @@ fn expected_tails(rule: &Rule, rewards: &[f32], m: usize) -> Vec<f64> {
 
 fn case(what: &str, rule: Rule, rewards: Vec<f32>, m: usize) -> Case {
     let groups = rewards.len() / m;
+    let wide: Vec<f64> = rewards.iter().map(|r| f64::from(*r)).collect();
+    let rewards = rule.rewards().like(&wide);
+    let rewards: Vec<f32> = rewards.iter().map(|r| *r as f32).collect();
     let chosen = splits(&rule, groups, m);
     let tailed = rule.pass(m).is_ok_and(|pass| pass.has_tail());
     let mut words = vec![0u32; groups * m];
@@ -151,6 +168,7 @@ fn case(what: &str, rule: Rule, rewards: Vec<f32>, m: usize) -> Case {
             Slot::Out(groups * m),
             Slot::Out(groups),
             Slot::Out(if tailed { TAIL_WORDS * groups } else { 0 }),
+            Slot::input(&vec![0f32; groups]),
         ],
         record: Box::new(move |rec, b| {
             let reducer = GroupReducer::new(rec.gpu(), &rule.pass(m)?, groups, m)?;
@@ -158,6 +176,7 @@ fn case(what: &str, rule: Rule, rewards: Vec<f32>, m: usize) -> Case {
                 groups,
                 rewards: &b[0],
                 selection: Some(&b[1]),
+                bases: Some(&b[5]),
                 advantages: &b[2],
                 flags: &b[3],
                 tails: Some(&b[4]),
@@ -237,6 +256,41 @@ pub(super) fn cat() -> Vec<Case> {
 
 pub(super) fn gpd() -> Vec<Case> {
     cases(gpds)
+}
+
+pub(super) fn tilt() -> Vec<Case> {
+    cases(tilts)
+}
+
+pub(super) fn table() -> Vec<Case> {
+    cases(tables)
+}
+
+/// Rows of all sizes, of zeros, and of numbers whose squares f32 does not hold.
+pub(super) fn scale() -> Vec<Case> {
+    let drawn = |rows: usize, n: usize, width: f32| (rows, n, Gen::new(n as u64).uniform(rows * n, width));
+    let mut all: Vec<(usize, usize, Vec<f32>)> = SIZES.iter().map(|(g, m)| drawn(*g, *m, 4.0)).collect();
+    all.extend([
+        drawn(1, 70_001, 1.0),
+        drawn(2, 65, 1e30),
+        drawn(2, 65, 1e-25),
+        (2, 9, vec![0.0; 18]),
+    ]);
+    let case = |(rows, n, values): (usize, usize, Vec<f32>)| Case {
+        name: format!("scale rows={rows} n={n} largest={:e}", values[0]),
+        slots: vec![Slot::InOut(values.clone())],
+        record: Box::new(move |rec, b| super::scale_advantages(rec, &b[0], rows, n)),
+        flops: (6 * rows * n) as f64,
+        expect: Box::new(move || {
+            let wide: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
+            let mut groups: Vec<Vec<f64>> = wide.chunks_exact(n).map(<[f64]>::to_vec).collect();
+            scale::apply(ScaleAdvantages::Group, &mut groups);
+            let want = groups.concat();
+            let tol = Tol::of_peak(&want, 1e-5, "an f32 sum of squares of up to 70,001 terms");
+            vec![(0, want, tol)]
+        }),
+    };
+    all.into_iter().map(case).collect()
 }
 
 /// The sorting pass alone.

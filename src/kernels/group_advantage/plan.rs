@@ -1,7 +1,7 @@
 //! Passes as the shaders take them: their parameters and tables.
 
 use super::coefficients::{shape_cubics, spacing_factors};
-use crate::advantage::pass::{Baseline, Pass, Prefix};
+use crate::advantage::pass::{Baseline, Pass, Prefix, Tilt};
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -41,7 +41,8 @@ pub(super) struct CurveParams {
     pub(super) groups: u32,
     pub(super) m: u32,
     pub(super) baseline: u32,
-    pub(super) place: f32,
+    pub(super) place: u32,
+    pub(super) part: f32,
     pub(super) scaled: u32,
     pub(super) eps: f32,
     pub(super) inverse_m: f32,
@@ -72,6 +73,32 @@ pub(super) struct GpdParams {
     pub(super) inverse_k: f32,
 }
 
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub(super) struct TiltParams {
+    pub(super) groups: u32,
+    pub(super) m: u32,
+    pub(super) balanced: u32,
+    pub(super) beta: f32,
+    pub(super) cap: f32,
+    pub(super) inverse_m: f32,
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub(super) struct TableParams {
+    pub(super) groups: u32,
+    pub(super) m: u32,
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub(super) struct ScaleParams {
+    pub(super) rows: u32,
+    pub(super) n: u32,
+    pub(super) inverse_n: f32,
+}
+
 /// The pass that ends a rule, with its parameters; `groups` is filled in when it is recorded.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Plan {
@@ -80,6 +107,8 @@ pub(super) enum Plan {
     Curve(CurveParams),
     Cat(CatParams),
     Gpd(GpdParams),
+    Tilt(TiltParams),
+    Table(TableParams),
 }
 
 impl SortParams {
@@ -100,6 +129,7 @@ mod rule {
     pub(super) const BEST: u32 = 2;
     pub(super) const SECOND: u32 = 3;
     pub(super) const SPLIT: u32 = 4;
+    pub(super) const RATIO: u32 = 5;
 }
 
 impl Plan {
@@ -158,6 +188,22 @@ impl Plan {
                 factor,
                 eps: Some(eps),
             } => mean(rule::SCALED, *eps, *factor, 0.0),
+            Pass::Ratio => mean(rule::RATIO, 0.0, 1.0, 0.0),
+            Pass::Tilt(tilt) => {
+                let (balanced, beta, cap) = match tilt {
+                    Tilt::Fixed { beta } => (0, *beta, None),
+                    Tilt::Balanced { cap } => (1, 0.0, *cap),
+                };
+                Self::Tilt(TiltParams {
+                    groups,
+                    m: m32,
+                    balanced,
+                    beta: beta as f32,
+                    cap: cap.map_or(f32::MAX, |cap| cap as f32),
+                    inverse_m,
+                })
+            }
+            Pass::Table(_) => Self::Table(TableParams { groups, m: m32 }),
             Pass::Best { second: false } => mean(rule::BEST, 0.0, 1.0, 0.0),
             Pass::Best { second: true } => mean(rule::SECOND, 0.0, 1.0, 0.0),
             Pass::Split { star, others, .. } => mean(rule::SPLIT, 0.0, *star, *others),
@@ -171,7 +217,8 @@ impl Plan {
                     groups,
                     m: m32,
                     baseline,
-                    place: place as f32,
+                    place: place.floor() as u32,
+                    part: place.fract() as f32,
                     scaled: u32::from(eps.is_some()),
                     eps: eps.unwrap_or(0.0) as f32,
                     inverse_m,
@@ -188,8 +235,8 @@ impl Plan {
     }
 }
 
-/// What a pass reads besides rewards: the prefixes (size, k, weight, 1/k), the curve's steps (m), or the tail's L-moment
-/// factors (m, 4).
+/// What a pass reads besides rewards: the prefixes (size, k, weight, 1/k), the curve's steps (m), the tail's L-moment
+/// factors (m, 4), or the advantages by the number of successes (m + 1, 2).
 pub(super) fn table(pass: &Pass, m: usize) -> Vec<f32> {
     match pass {
         Pass::Gpd { k, .. } => {
@@ -201,7 +248,16 @@ pub(super) fn table(pass: &Pass, m: usize) -> Vec<f32> {
             prefixes.iter().flat_map(row).collect()
         }
         Pass::Curve { steps, .. } => steps.iter().map(|s| *s as f32).collect(),
-        Pass::Centre { .. } | Pass::Best { .. } | Pass::Split { .. } | Pass::Cat { .. } => Vec::new(),
+        Pass::Table(rows) => {
+            let row = |(success, failure): &(f64, f64)| [*success as f32, *failure as f32];
+            rows.iter().flat_map(row).collect()
+        }
+        Pass::Centre { .. }
+        | Pass::Ratio
+        | Pass::Tilt(_)
+        | Pass::Best { .. }
+        | Pass::Split { .. }
+        | Pass::Cat { .. } => Vec::new(),
     }
 }
 

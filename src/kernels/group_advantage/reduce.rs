@@ -3,7 +3,7 @@
 use super::{GAUSSIAN_TAIL, GroupBuffers, GroupReducer, NO_SIGNAL, TAIL_WORDS};
 use crate::advantage::chow::ChowParams;
 use crate::advantage::{GroupContext, Rule};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::gpu::{Gpu, Recorder};
 use crate::kernels::group_rewards::FAR;
 
@@ -63,6 +63,13 @@ pub struct Narrowed {
     pub shifts: Vec<f64>,
 }
 
+impl Narrowed {
+    /// The shifts as the passes read them that take rewards themselves.
+    pub fn bases(&self) -> Vec<f32> {
+        self.shifts.iter().map(|shift| *shift as f32).collect()
+    }
+}
+
 /// Advantages of the groups of `m` in `rewards (G, m)` by `rule`, on the GPU: as many dispatches as the sizes need, the
 /// same bits however the groups are batched. `context` gives each group's (only Chow's split uses it).
 ///
@@ -88,6 +95,10 @@ pub fn reduce_groups<'a>(
             rewards.len()
         )));
     }
+    for (g, group) in rewards.chunks_exact(m).enumerate() {
+        let takes = rule.rewards().check(rule.name(), group);
+        takes.context(format!("group {g}"))?;
+    }
     let mut selection = Vec::new();
     if pass.selects() {
         selection = vec![false; rewards.len()];
@@ -96,7 +107,7 @@ pub fn reduce_groups<'a>(
             let chosen = rule.selection(m, &context(g))?;
             if g == 0 {
                 size = chosen.len();
-                pass = ChowParams::pass(m, size);
+                pass = ChowParams::split_pass(m, size);
             } else if chosen.len() != size {
                 return Err(Error::user(format!(
                     "group {g}: the selection set has {} samples where the first group's has {size}: they must be alike",
@@ -123,6 +134,10 @@ pub fn reduce_groups<'a>(
     let split = (!selection.is_empty())
         .then(|| gpu.alloc("group_advantage/selection", words))
         .transpose()?;
+    let base = pass
+        .absolute()
+        .then(|| gpu.alloc("group_advantage/bases", 4 * capacity as u64))
+        .transpose()?;
     let advantages = gpu.alloc("group_advantage/advantages", words)?;
     let flags = gpu.alloc("group_advantage/flags", 4 * capacity as u64)?;
     let tails = (pass.has_tail())
@@ -130,8 +145,11 @@ pub fn reduce_groups<'a>(
         .transpose()?;
     for (batch, values) in rewards.chunks(capacity * m).enumerate() {
         let first = batch * capacity;
-        let narrowed = narrow(values, m, first)?;
+        let narrowed = narrow(values, m, first, pass.absolute())?;
         gpu.write(&input, 0, &narrowed.rewards);
+        if let Some(base) = &base {
+            gpu.write(base, 0, &narrowed.bases());
+        }
         if let Some(split) = &split {
             let at = first * m..first * m + values.len();
             let chosen: Vec<u32> = selection[at].iter().map(|s| u32::from(*s)).collect();
@@ -141,6 +159,7 @@ pub fn reduce_groups<'a>(
             groups: values.len() / m,
             rewards: &input,
             selection: split.as_ref(),
+            bases: base.as_ref(),
             advantages: &advantages,
             flags: &flags,
             tails: tails.as_ref(),
@@ -180,20 +199,25 @@ pub fn far_apart(group: usize, sample: usize, rewards: &[f64]) -> Error {
     ))
 }
 
-/// Rewards as f32, group by group: as they are where f32 holds them, else as differences from the group's maximum, taken
-/// in float64. `first` is the first group's number for the message.
+/// Rewards as f32, group by group: as they are where f32 holds them, else as differences, taken in float64, from the
+/// group's maximum, or from its minimum for passes that read rewards themselves (`absolute`): their terms are all of one
+/// sign then, so nothing cancels. `first` is the first group's number for the message.
 ///
 /// # Errors
 /// A user error: a reward that is not finite, or 1e16 below its group's best.
-pub fn narrow(values: &[f64], m: usize, first: usize) -> Result<Narrowed> {
+pub fn narrow(values: &[f64], m: usize, first: usize, absolute: bool) -> Result<Narrowed> {
     let mut out = Narrowed {
         rewards: Vec::with_capacity(values.len()),
         shifts: Vec::with_capacity(values.len() / m),
     };
     for (g, group) in values.chunks_exact(m).enumerate() {
-        let exact = group.iter().all(|r| f64::from(*r as f32) == *r);
         let top = group.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let shift = if exact { 0.0 } else { top };
+        let exact = group.iter().all(|r| f64::from(*r as f32) == *r);
+        let shift = match (exact, absolute) {
+            (true, _) => 0.0,
+            (false, true) => group.iter().copied().fold(f64::INFINITY, f64::min),
+            (false, false) => top,
+        };
         out.shifts.push(shift);
         for (i, r) in group.iter().enumerate() {
             if !r.is_finite() || top - r > f64::from(FAR) {

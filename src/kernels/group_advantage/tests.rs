@@ -27,13 +27,23 @@ fn layouts() {
     assert_layout::<SortParams>(&SORT, members!(SortParams: groups, m, half));
     assert_layout::<CurveParams>(
         &CURVE,
-        members!(CurveParams: groups, m, baseline, place, scaled, eps, inverse_m),
+        members!(CurveParams: groups, m, baseline, place, part, scaled, eps, inverse_m),
     );
     assert_layout::<CatParams>(&CAT, members!(CatParams: groups, m, exponent, eps, inverse_m));
     assert_layout::<GpdParams>(
         &GPD,
         members!(GpdParams: groups, m, k, inverse_alpha, half_kappa, min_scale, weight, prior, inverse_m, inverse_k),
     );
+}
+
+#[test]
+fn layouts_of_weights_tables_and_scales() {
+    assert_layout::<TiltParams>(
+        &TILT,
+        members!(TiltParams: groups, m, balanced, beta, cap, inverse_m),
+    );
+    assert_layout::<TableParams>(&TABLE, members!(TableParams: groups, m));
+    assert_layout::<ScaleParams>(&SCALE, members!(ScaleParams: rows, n, inverse_n));
 }
 
 #[test]

@@ -1,0 +1,28 @@
+//! Names the advantage rules in the help of `--advantage`: the list is the registry, [`Rule::ALL`].
+
+use clap::Command;
+use clap::ValueEnum as _;
+use clap::builder::PossibleValuesParser;
+
+use crate::advantage::Rule;
+
+/// The command, whose subcommands with `--advantage` take and explain the rules of training.
+pub(super) fn listed(mut command: Command) -> Command {
+    let names: Vec<String> = command
+        .get_subcommands()
+        .map(|c| c.get_name().to_string())
+        .collect();
+    for name in names {
+        command = command.mut_subcommand(&name, listed);
+    }
+    if command.get_arguments().all(|arg| arg.get_id() != "advantage") {
+        return command;
+    }
+    let rules = Rule::ALL.iter().filter(|rule| rule.trains());
+    let values: Vec<_> = rules.filter_map(Rule::to_possible_value).collect();
+    command.mut_arg("advantage", |arg| {
+        arg.value_name("RULE")
+            .ignore_case(true)
+            .value_parser(PossibleValuesParser::new(values))
+    })
+}
