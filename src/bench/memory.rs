@@ -35,7 +35,11 @@ pub(super) fn expected(policy: &Policy, held: &Held<'_>) -> Result<(Plan, Plan)>
     let (model, spec) = (&policy.model, &policy.model.spec);
     let (mut plan, mut least) = loaded(model)?;
     if let Some(lora) = &model.lora {
-        plan.extend("", &Plan::adapter(spec, lora, held.optim));
+        let sets = model.gradient_slots();
+        plan.extend(
+            "",
+            &Plan::adapter(spec, lora, held.optim).with_gradient_sets(sets),
+        );
         least.extend("", &floor::adapter(spec, lora, held.optim));
     }
     plan.extend("", &Plan::workspace(spec, held.training));

@@ -7,6 +7,7 @@ use crate::gpu::Gpu;
 use crate::model::init::random_model;
 use crate::model::load::Source;
 use crate::model::params::{LoraShape, Model};
+use crate::model::pieces::Summand;
 use crate::model::shapes::{Named, RANDOM};
 use crate::model::spec::{Head, ModelSpec, Proj};
 use crate::rng::{Stream, seed_for};
@@ -111,6 +112,15 @@ impl Policy {
             model,
             seed: s.seed,
         })
+    }
+
+    /// With the gradient buffers of steps of so many prompts.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn for_steps_of(mut self, prompts: usize) -> Result<Self> {
+        self.model.add_gradient_slots(Summand::extra_slots(prompts))?;
+        Ok(self)
     }
 
     /// `count` made-up sequences of `length` tokens, the same for the same seed.

@@ -11,6 +11,7 @@ use crate::config::{ActivationMemory, FloatDtype, KlEstimator, LossType, Optim, 
 use crate::error::{Error, Result};
 use crate::gpu::Recorder;
 use crate::kernels::policy_loss::LossConfig;
+use crate::model::pieces::{Order, PIECE_TOKENS, Pieces};
 use crate::model::plan::Plan;
 use crate::model::run::{self, Group};
 use crate::model::spec::ModelSpec;
@@ -18,7 +19,7 @@ use crate::model::workspace::{Shape, Workspace};
 use crate::optim::{Optimizer, Settings as OptimizerSettings};
 use crate::rollout::{Sampler, SamplerShape};
 use crate::train::activations::Keeping;
-use crate::train::device_step::{DeviceStep, Rewards};
+use crate::train::device_step::{DeviceStep, StepRewards};
 use std::time::Instant;
 
 /// Sizes of a step.
@@ -340,8 +341,8 @@ impl<'a> Stage<'a> {
         let round = rounds.run(sampler, self.reward.as_mut(), (number, &limits), When::Beside)?;
         // Whose score is whose does not change the work.
         let rewards = match &self.reward {
-            Some(judge) => Rewards::Device(judge.rows.chunks(s.num_generations).map(Vec::from).collect()),
-            None => Rewards::Host(vec![(0..s.num_generations).map(|i| i as f64).collect(); s.batch]),
+            Some(judge) => StepRewards::Device(judge.rows.chunks(s.num_generations).map(Vec::from).collect()),
+            None => StepRewards::Host(vec![(0..s.num_generations).map(|i| i as f64).collect(); s.batch]),
         };
         let groups: Vec<Group<'_>> = prompts
             .iter()
@@ -356,20 +357,20 @@ impl<'a> Stage<'a> {
         let context = |place| GroupContext::at(0, number, place);
         step.advantages(&mut rec, &Rule::default(), (&rewards, optimizer.norm()), context)?;
         rec.submit()?;
+        let pieces = Pieces::cut(&groups, PIECE_TOKENS, Order::Tree, false);
         if s.reference {
-            run::each_packed(model, ws, &groups, false, &mut |rec, packed| {
+            run::each_piece(model, ws, &groups, &pieces, false, &mut |rec, packed| {
                 packed.forward(rec, false)?;
                 step.refer(rec, ws, packed.loaded.p)
             })?;
         }
         let mut first = 0;
-        run::each_packed(model, ws, &groups, true, &mut |rec, packed| {
+        run::each_piece(model, ws, &groups, &pieces, true, &mut |rec, packed| {
             // The sampler's log-probabilities enter the metrics alone.
             step.load(rec, packed, &device.loss, |_, _| &[])?;
             packed.forward(rec, true)?;
-            let tokens = packed.loaded.p;
-            step.loss(rec, ws, &device.loss, (tokens, first))?;
-            first += tokens;
+            step.loss(rec, ws, &device.loss, (packed.loaded, first))?;
+            first += packed.loaded.p;
             let (pass, batch) = (packed.pass, packed.batch);
             pass.backward_coefficients(rec, packed.loaded, &batch.tokens)
         })?;

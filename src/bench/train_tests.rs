@@ -30,7 +30,8 @@ fn open(gpu: &Gpu, name: &str, score: bool) -> Policy {
         lora_rank: 4,
         seed: 1,
     };
-    Policy::open(gpu, &s, 64, score).unwrap()
+    let policy = Policy::open(gpu, &s, 64, score).unwrap();
+    policy.for_steps_of(settings().batch).unwrap()
 }
 
 #[test]

@@ -91,8 +91,7 @@ pub fn entries() -> Vec<Entry> {
 fn case(what: &str, (groups, m): (usize, usize), takes: Rewards, odd: Option<(usize, f32)>) -> Case {
     let n = groups * m;
     let mut scores = Gen::new(n as u64).uniform(n * SCORE_WORDS, 1e4);
-    let wide: Vec<f64> = scores.iter().map(|s| f64::from(*s)).collect();
-    scores = takes.like(&wide).iter().map(|s| *s as f32).collect();
+    scores = takes.like(&wide(&scores)).iter().map(|s| *s as f32).collect();
     // 7 shares no factor with the sizes below.
     let rows: Vec<u32> = (0..n).map(|i| (i * 7 % n) as u32).collect();
     if let Some((at, value)) = odd {

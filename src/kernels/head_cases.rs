@@ -400,7 +400,7 @@ mod tests {
             let dhidden = gpu.alloc("o", (4 * p * c) as u64).unwrap();
             let mut rec = Recorder::new(&gpu);
             head::log_probs(&mut rec, &hb, &hidden, &w, &targets, &logp, &lse, &entropy, p).unwrap();
-            let (d, dw) = (&dlogp, Some(&dw));
+            let (d, dw) = (&dlogp, Some((&dw, Write::SET)));
             head::gradient(&mut rec, &hb, &hidden, &w, &targets, &lse, d, &dhidden, dw, p).unwrap();
             rec.submit().unwrap();
             let read = |b: &Buffer, n: usize| gpu.read::<f32>(b, 0, n).unwrap();

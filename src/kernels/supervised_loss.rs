@@ -106,7 +106,7 @@ fn token_case(count: usize, scale: f32) -> Case {
         slots,
         record: Box::new(move |rec, b| {
             token_loss(rec, (&b[0], &b[1]), (&b[2], &b[3]), (count, scale))?;
-            policy_loss_sums(rec, &b[3], &b[5], &b[4], 0, count)
+            policy_loss_sums(rec, &b[3], &b[5], &b[4], 0, 0..count)
         }),
         expect: Box::new(move || {
             let of = |i: usize| (f64::from(weight[i]), f64::from(logp[i]));
@@ -146,7 +146,7 @@ fn pair_case(count: usize, reach: f32, scale: f32) -> Case {
         slots,
         record: Box::new(move |rec, b| {
             pair_loss(rec, (&b[0], &b[1], &b[2]), (count, scale))?;
-            policy_loss_sums(rec, &b[2], &b[4], &b[3], 0, count)
+            policy_loss_sums(rec, &b[2], &b[4], &b[3], 0, 0..count)
         }),
         expect: Box::new(move || {
             let mut left = vec![0.0; scores.len()];
@@ -268,7 +268,7 @@ mod tests {
             let (dlogp, terms, sums) = (out(100), out(800), out(8));
             let mut rec = Recorder::new(&gpu);
             token_loss(&mut rec, (&logp, &weight), (&dlogp, &terms), (100, 0.01)).unwrap();
-            policy_loss_sums(&mut rec, &terms, &terms, &sums, 0, 100).unwrap();
+            policy_loss_sums(&mut rec, &terms, &terms, &sums, 0, 0..100).unwrap();
             rec.submit().unwrap();
             let coefficients: Vec<f32> = gpu.read(&dlogp, 0, 100).unwrap();
             for (i, c) in coefficients.iter().enumerate() {
@@ -298,7 +298,7 @@ mod tests {
             let (terms, sums) = (gpu.alloc("test", 96).unwrap(), gpu.alloc("test", 32).unwrap());
             let mut rec = Recorder::new(&gpu);
             pair_loss(&mut rec, (&pairs, &scores, &terms), (3, 1.0)).unwrap();
-            policy_loss_sums(&mut rec, &terms, &terms, &sums, 0, 3).unwrap();
+            policy_loss_sums(&mut rec, &terms, &terms, &sums, 0, 0..3).unwrap();
             rec.submit().unwrap();
             let left: Vec<f32> = gpu.read(&scores, 0, 24).unwrap();
             let finite: Vec<bool> = left.chunks(4).map(|row| row[0].is_finite()).collect();

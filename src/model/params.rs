@@ -292,6 +292,13 @@ impl Model {
         Ok(())
     }
 
+    /// Gradient buffers of each of the adapter's tensors beside the first.
+    pub fn gradient_slots(&self) -> usize {
+        let mut adapters = self.blocks.iter().flat_map(|b| &b.linears);
+        let first = adapters.find_map(|pair| pair.lora.as_ref());
+        first.map_or(0, |l| l.a.waiting.len())
+    }
+
     fn each_base(&mut self, f: &mut dyn FnMut(&mut Param) -> Result<()>) -> Result<()> {
         f(&mut self.embed)?;
         for b in &mut self.blocks {

@@ -54,15 +54,17 @@ fn of_step(gpu: &Gpu, rule: &Rule, groups: &[Group], scale: ScaleAdvantages) -> 
     };
     let config = flags.resolve(&|_| None).unwrap();
     let mut step = DeviceStep::new(gpu, rule, &config, 8).unwrap();
-    let rewards: Vec<Vec<f64>> = groups.iter().map(|g| g.rewards.clone()).collect();
+    let rewards = StepRewards::Host(groups.iter().map(|g| g.rewards.clone()).collect());
+    let norm = gpu.alloc("norm", 4).unwrap();
     let context = |place: u64| GroupContext {
         selection: groups[place as usize].selection.as_deref(),
         ..GroupContext::default()
     };
     let mut rec = Recorder::new(gpu);
-    step.advantages(&mut rec, rule, &rewards, context).unwrap();
+    step.advantages(&mut rec, rule, (&rewards, &norm), context)
+        .unwrap();
     rec.submit().unwrap();
-    step.read(gpu).unwrap().1
+    step.read(gpu).unwrap().advantages
 }
 
 /// Within 1e-4 of each advantage, and 1e-6 of the group's largest where it is a small difference of large rewards.

@@ -107,7 +107,7 @@ impl Losses {
     /// Records the sums of the last micro-batch. The entropies are not read.
     fn add(&self, rec: &mut Recorder, ws: &Workspace, count: usize) -> Result<()> {
         let row = self.owners.len().saturating_sub(1);
-        policy_loss_sums(rec, &self.terms, ws.entropy(), &self.sums, row, count)
+        policy_loss_sums(rec, &self.terms, ws.entropy(), &self.sums, row, 0..count)
     }
 
     /// Waits for the micro-batches since the last call and says what came of them, with the `norm` that an optimiser's

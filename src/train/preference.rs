@@ -117,10 +117,7 @@ impl Task for HeadOnly<'_> {
             let places: Vec<[u32; 2]> = (0..chunk.len() as u32).map(|i| [2 * i, 2 * i + 1]).collect();
             losses.load(&mut rec, &places, chunk.to_vec())?;
             rec.write(ws.hidden(), 0, &states)?;
-            let loaded = Loaded {
-                m: 0,
-                p: 2 * chunk.len(),
-            };
+            let loaded = Loaded::whole(0, 2 * chunk.len());
             pass.scores(&mut rec, &loaded)?;
             losses.pairs(&mut rec, ws, scale)?;
             if let Some(dw) = model.head_param().grad.as_ref().filter(|_| backward) {

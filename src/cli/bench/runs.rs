@@ -294,7 +294,8 @@ impl E2eArgs {
         settings.validate()?;
         measured(globals, &self.common, "e2e", &self.policy, |gpu| {
             let s = self.policy.settings(self.lora_rank);
-            let policy = Policy::open(gpu, &s, settings.positions(false), false)?;
+            let policy =
+                Policy::open(gpu, &s, settings.positions(false), false)?.for_steps_of(settings.batch)?;
             let judge = self.reward_model.as_ref().map(|model| {
                 let s = PolicySettings {
                     model: model.clone(),
