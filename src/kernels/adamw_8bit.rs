@@ -30,6 +30,7 @@ use super::reduce::{ROW_REDUCE, lanes};
 use super::{Entry, fold};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Kernel, Recorder};
+use crate::params;
 use crate::rng::{philox4x32, seed_for};
 
 #[path = "adamw_8bit_cases.rs"]
@@ -55,21 +56,21 @@ const KEY: u64 = 0x8b17;
 /// The domain of the Philox counters.
 const DOMAIN: u32 = 2;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct StepParams {
-    words: u32,
-    first_word: u32,
-    key0: u32,
-    key1: u32,
-    decay: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    step_size: f32,
-    second_correction: f32,
-    eps: f32,
-    max_norm: f32,
+params! {
+    struct StepParams {
+        words: u32,
+        first_word: u32,
+        key0: u32,
+        key1: u32,
+        decay: f32,
+        one_minus_beta1: f32,
+        beta2: f32,
+        one_minus_beta2: f32,
+        step_size: f32,
+        second_correction: f32,
+        eps: f32,
+        max_norm: f32,
+    }
 }
 
 /// Bytes of the state of `n` elements (a multiple of four): two codes each, two scales a block.

@@ -120,50 +120,12 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::gpu::{Buffer, Gpu, GpuOptions, Recorder};
-    use crate::kernels::adamw::{
-        ADAMW_STEP, FinishParams, GLOBAL_NORM_FINISH, GLOBAL_NORM_PARTIAL, PartialParams, StepParams, entries,
-    };
-    use crate::kernels::harness::{assert_layout, check_entries};
-    use std::mem::offset_of;
+    use crate::kernels::adamw::GLOBAL_NORM_PARTIAL;
 
     #[test]
-    fn layouts() {
-        use PartialParams as P;
-        assert_layout::<P>(
-            &GLOBAL_NORM_PARTIAL,
-            &[
-                ("n", offset_of!(P, n)),
-                ("slot", offset_of!(P, slot)),
-                ("blocks", offset_of!(P, blocks)),
-            ],
-        );
-        let blocks = offset_of!(FinishParams, blocks);
-        assert_layout::<FinishParams>(&GLOBAL_NORM_FINISH, &[("blocks", blocks)]);
-        use StepParams as S;
-        assert_layout::<S>(
-            &ADAMW_STEP,
-            &[
-                ("n", offset_of!(S, n)),
-                ("decay", offset_of!(S, decay)),
-                ("one_minus_beta1", offset_of!(S, one_minus_beta1)),
-                ("beta2", offset_of!(S, beta2)),
-                ("one_minus_beta2", offset_of!(S, one_minus_beta2)),
-                ("step_size", offset_of!(S, step_size)),
-                ("second_correction", offset_of!(S, second_correction)),
-                ("eps", offset_of!(S, eps)),
-                ("max_norm", offset_of!(S, max_norm)),
-            ],
-        );
-        assert!(
-            GLOBAL_NORM_PARTIAL
-                .wgsl()
-                .contains(&format!("BLOCK: u32 = {BLOCK}u"))
-        );
-    }
-
-    #[test]
-    fn equals_the_twins() {
-        check_entries(&entries());
+    fn the_shader_has_the_block_size() {
+        let block = format!("BLOCK: u32 = {BLOCK}u");
+        assert!(GLOBAL_NORM_PARTIAL.wgsl().contains(&block));
     }
 
     fn run_steps(grads: impl Fn(u32) -> Vec<f32>, steps: u32) -> [Vec<f32>; 4] {

@@ -32,6 +32,7 @@ use super::{Entry, fold};
 use crate::config::FloatDtype;
 use crate::error::Result;
 use crate::gpu::{Binding, Buffer, DeviceKind, Gpu, Recorder};
+use crate::params;
 use decode::PORTABLE;
 use portable::{
     DELTA, FORWARD, FORWARD_PAGED, FORWARD_PAGED_F16, KEY_GRADIENT, QUERY_GRADIENT, VALUE_GRADIENT, class,
@@ -96,13 +97,13 @@ pub struct Shape {
     pub scale: f32,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    m: u32,
-    heads: u32,
-    kv_heads: u32,
-    scale: f32,
+params! {
+    struct Params {
+        m: u32,
+        heads: u32,
+        kv_heads: u32,
+        scale: f32,
+    }
 }
 
 impl Params {
@@ -116,10 +117,10 @@ impl Params {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct DeltaParams {
-    count: u32,
+params! {
+    struct DeltaParams {
+        count: u32,
+    }
 }
 
 /// What is computed, on whichever variant; of pages, by the element type of keys and values.

@@ -4,6 +4,7 @@ use super::harness::{Case, Gen, Slot, Tol, wide};
 use super::{Entry, fold};
 use crate::error::Result;
 use crate::gpu::{Binding, Buffer, Kernel, Recorder};
+use crate::params;
 
 static SWIGLU_FORWARD: Kernel = Kernel::portable(
     "swiglu_forward",
@@ -17,10 +18,10 @@ static ADD: Kernel = Kernel::portable("add", &[include_str!("../../shaders/add.w
 
 const LANES: usize = 64;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct Params {
-    pub(super) n4: u32,
+params! {
+    pub(super) struct Params {
+        pub(super) n4: u32,
+    }
 }
 
 /// Runs a kernel with a lane for every four of `n` values.
@@ -190,21 +191,8 @@ fn tol() -> Tol {
 
 #[cfg(test)]
 mod tests {
-    use super::super::harness::{assert_gradient, assert_layout, check_entries, numeric_gradient};
+    use super::super::harness::{assert_gradient, numeric_gradient};
     use super::*;
-    use std::mem::offset_of;
-
-    #[test]
-    fn layouts() {
-        for kernel in [&SWIGLU_FORWARD, &SWIGLU_BACKWARD, &ADD] {
-            assert_layout::<Params>(kernel, &[("n4", offset_of!(Params, n4))]);
-        }
-    }
-
-    #[test]
-    fn matches_twin() {
-        check_entries(&entries());
-    }
 
     #[test]
     fn swiglu_gradient_matches_finite_differences() {

@@ -9,6 +9,7 @@ use super::weight_cases::{TestWeight, test_cols};
 use super::{Entry, dequantize, fold, pad4};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Kernel, Recorder};
+use crate::params;
 use crate::tensor::DType;
 
 static FORWARD: ByType = weight_kernels!("embedding_forward", "embedding_forward.wgsl");
@@ -17,24 +18,22 @@ static BACKWARD: Kernel = Kernel::portable(
     &[include_str!("../../shaders/embedding_backward.wgsl")],
 );
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct ForwardParams {
-    m: u32,
-    k4: u32,
-    w_section: u32,
-    first: u32,
-    rows: u32,
-    vocab: u32,
-}
+params! {
+    struct ForwardParams {
+        m: u32,
+        k4: u32,
+        w_section: u32,
+        first: u32,
+        rows: u32,
+        vocab: u32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct BackwardParams {
-    u: u32,
-    k4: u32,
-    first: u32,
-    count: u32,
+    struct BackwardParams {
+        u: u32,
+        k4: u32,
+        first: u32,
+        count: u32,
+    }
 }
 
 /// `x (m, C)` = the rows of `w (V, C)` that `tokens (m)` u32 name; a token ≥ V reads the last row (the caller validates).
@@ -250,34 +249,6 @@ pub fn entries() -> Vec<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::harness::assert_layout;
-    use std::mem::offset_of;
-
-    #[test]
-    fn params_have_the_shaders_layout() {
-        for (_, kernel) in FORWARD {
-            assert_layout::<ForwardParams>(
-                kernel,
-                &[
-                    ("m", offset_of!(ForwardParams, m)),
-                    ("k4", offset_of!(ForwardParams, k4)),
-                    ("w_section", offset_of!(ForwardParams, w_section)),
-                    ("first", offset_of!(ForwardParams, first)),
-                    ("rows", offset_of!(ForwardParams, rows)),
-                    ("vocab", offset_of!(ForwardParams, vocab)),
-                ],
-            );
-        }
-        assert_layout::<BackwardParams>(
-            &BACKWARD,
-            &[
-                ("u", offset_of!(BackwardParams, u)),
-                ("k4", offset_of!(BackwardParams, k4)),
-                ("first", offset_of!(BackwardParams, first)),
-                ("count", offset_of!(BackwardParams, count)),
-            ],
-        );
-    }
 
     #[test]
     fn group_tokens_sorts_stably() {

@@ -3,7 +3,7 @@
 
 use super::kv;
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Gpu, Kernel, Recorder, reflect};
+use crate::gpu::{Buffer, Gpu, Recorder};
 use rand::{RngExt, SeedableRng};
 
 /// How far a kernel may be from its twin, and why.
@@ -186,29 +186,6 @@ fn worst(got: &[f32], want: &[f64], tol: Tol) -> Option<(usize, String)> {
     })
 }
 
-/// Compares a parameter struct with the shader's immediate struct: the same members at the same offsets, nothing more.
-///
-/// # Panics
-/// They differ, or the shader does not parse. For tests.
-pub fn assert_layout<P>(kernel: &Kernel, members: &[(&str, usize)]) {
-    let shader = match reflect(kernel.name, &kernel.wgsl()) {
-        Ok(reflection) => reflection,
-        Err(e) => panic!("{e}"),
-    };
-    let found: Vec<(&str, usize)> = shader
-        .immediate_members
-        .iter()
-        .map(|(name, at)| (name.as_str(), *at as usize))
-        .collect();
-    assert_eq!(found, members, "{}: members and offsets", kernel.name);
-    assert_eq!(
-        shader.immediate_bytes as usize,
-        size_of::<P>(),
-        "{}: size",
-        kernel.name
-    );
-}
-
 /// Seeded test data.
 pub struct Gen(rand::rngs::StdRng);
 
@@ -255,19 +232,6 @@ impl Tol {
 /// The values in float64, as the twins take them.
 pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|v| f64::from(*v)).collect()
-}
-
-/// Runs every case of `entries` on the default adapter and fails with all failures at once.
-#[cfg(test)]
-pub(crate) fn check_entries(entries: &[super::Entry]) {
-    let gpu = Gpu::open(&Default::default()).expect("a Vulkan, Metal or DX12 adapter");
-    let failures: Vec<String> = entries
-        .iter()
-        .filter(|e| gpu.report().runs(e.kernel))
-        .flat_map(|e| (e.cases)())
-        .filter_map(|c| c.check(&gpu).err().map(|e| e.to_string()))
-        .collect();
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 /// Central differences of `loss` at `x`.

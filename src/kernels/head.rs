@@ -10,6 +10,7 @@ use super::weight::Weight;
 use super::{Entry, MAX_GROUPS, fold, pad4};
 use crate::error::{Error, Result};
 use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder};
+use crate::params;
 use std::ops::Range;
 
 #[path = "head_cases.rs"]
@@ -28,30 +29,26 @@ static HEAD_GRADIENT: Kernel = Kernel::portable(
     &[include_str!("../../shaders/head_gradient.wgsl")],
 );
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct ReduceParams {
-    m: u32,
-    width: u32,
-    stride4: u32,
-    first_column: u32,
-    flags: u32,
-}
+params! {
+    struct ReduceParams {
+        m: u32,
+        width: u32,
+        stride4: u32,
+        first_column: u32,
+        flags: u32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct FinishParams {
-    m: u32,
-    mode: u32,
-}
+    struct FinishParams {
+        m: u32,
+        mode: u32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct GradientParams {
-    m: u32,
-    width: u32,
-    stride4: u32,
-    first_column: u32,
+    struct GradientParams {
+        m: u32,
+        width: u32,
+        stride4: u32,
+        first_column: u32,
+    }
 }
 
 /// Scratch of the head for up to `rows_cap` rows; its contents mean nothing between calls.

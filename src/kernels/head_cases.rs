@@ -276,51 +276,13 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::gpu::{Gpu, GpuOptions, Recorder};
-    use crate::kernels::harness::{assert_layout, check_entries};
-    use crate::kernels::head::{
-        FinishParams, GradientParams, HEAD_FINISH, HEAD_GRADIENT, HEAD_REDUCE, ReduceParams,
-    };
-    use crate::kernels::linear::{self, Write};
-    use std::mem::offset_of;
+    use crate::kernels::head::HEAD_REDUCE;
+    use crate::kernels::linear;
 
     #[test]
-    fn layouts() {
-        use ReduceParams as R;
-        assert_layout::<R>(
-            &HEAD_REDUCE,
-            &[
-                ("m", offset_of!(R, m)),
-                ("width", offset_of!(R, width)),
-                ("stride4", offset_of!(R, stride4)),
-                ("first_column", offset_of!(R, first_column)),
-                ("flags", offset_of!(R, flags)),
-            ],
-        );
-        use FinishParams as F;
-        assert_layout::<F>(
-            &HEAD_FINISH,
-            &[("m", offset_of!(F, m)), ("mode", offset_of!(F, mode))],
-        );
-        use GradientParams as G;
-        assert_layout::<G>(
-            &HEAD_GRADIENT,
-            &[
-                ("m", offset_of!(G, m)),
-                ("width", offset_of!(G, width)),
-                ("stride4", offset_of!(G, stride4)),
-                ("first_column", offset_of!(G, first_column)),
-            ],
-        );
-        assert!(
-            HEAD_REDUCE
-                .wgsl()
-                .contains(&format!("CHUNK4: u32 = {}u", CHUNK / 4))
-        );
-    }
-
-    #[test]
-    fn equals_the_twins() {
-        check_entries(&head::entries());
+    fn the_shader_has_the_chunk_size() {
+        let chunk = format!("CHUNK4: u32 = {}u", CHUNK / 4);
+        assert!(HEAD_REDUCE.wgsl().contains(&chunk));
     }
 
     #[test]

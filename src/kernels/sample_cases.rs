@@ -114,44 +114,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::gpu::{Gpu, GpuOptions, Recorder};
-    use crate::kernels::harness::{assert_layout, check_entries};
-    use crate::kernels::sample::{
-        DrawParams, NO_TOKEN, SAMPLE_DRAW, SAMPLE_THRESHOLD, ThresholdParams, entries, kept_twin,
-    };
-    use std::mem::offset_of;
-
-    #[test]
-    fn layouts() {
-        use ThresholdParams as T;
-        assert_layout::<T>(
-            &SAMPLE_THRESHOLD,
-            &[
-                ("m", offset_of!(T, m)),
-                ("v", offset_of!(T, v)),
-                ("stride", offset_of!(T, stride)),
-                ("top_k", offset_of!(T, top_k)),
-                ("inverse_temperature", offset_of!(T, inverse_temperature)),
-                ("top_p", offset_of!(T, top_p)),
-                ("min_p_drop", offset_of!(T, min_p_drop)),
-            ],
-        );
-        use DrawParams as D;
-        assert_layout::<D>(
-            &SAMPLE_DRAW,
-            &[
-                ("m", offset_of!(D, m)),
-                ("v", offset_of!(D, v)),
-                ("stride4", offset_of!(D, stride4)),
-                ("flags", offset_of!(D, flags)),
-                ("inverse_temperature", offset_of!(D, inverse_temperature)),
-            ],
-        );
-    }
-
-    #[test]
-    fn equals_the_twins() {
-        check_entries(&entries());
-    }
+    use crate::kernels::sample::{NO_TOKEN, kept_twin};
 
     fn run(gpu: &Gpu, logits: &[f32], keys: &[u32], v: usize, params: &SampleParams) -> (Vec<u32>, Vec<f32>) {
         let m = keys.len() / 4;
