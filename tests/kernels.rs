@@ -131,7 +131,7 @@ fn main() {
 "],
 );
 
-tea_wgpu::params! {
+tea_wgpu::gpu::params! {
     struct Overrun {
         tile: u32,
         value: u32,

@@ -20,7 +20,7 @@ impl fmt::Display for Member {
     }
 }
 
-/// A kernel's parameters; [`params!`](crate::params) declares them.
+/// A kernel's parameters; `params!` declares them.
 pub trait Params: bytemuck::Pod {
     /// The members, in order.
     const MEMBERS: &'static [Member];
@@ -42,8 +42,9 @@ impl Scalar for f32 {
 
 /// Declares the parameters of kernels as the shader's immediate struct has them: the same members in the same order.
 /// A dispatch compares the two.
+#[doc(hidden)]
 #[macro_export]
-macro_rules! params {
+macro_rules! __params {
     ($($vis:vis struct $name:ident { $($member_vis:vis $member:ident: $scalar:ty),* $(,)? })+) => {$(
         #[repr(C)]
         #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -60,12 +61,13 @@ macro_rules! params {
         }
     )+};
 }
+pub use __params as params;
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::super::{DeviceKind, Gpu, GpuOptions, Imagined, Kernel, Recorder};
-    use super::Params;
+    use super::{Params, params};
 
     static KERNEL: Kernel = Kernel::portable(
         "two_parameters",

@@ -24,7 +24,7 @@ pub use buffer::{Buffer, MemoryReport};
 pub use device::{Caps, Gpu, GpuOptions, Tune};
 pub use environment::quiet_device_select;
 pub use imagined::Imagined;
-pub use layout::{Member, Params, Scalar};
+pub use layout::{Member, Params, Scalar, params};
 pub use pipeline::{Binding, COOP_SUBGROUPS, Coop, Kernel, Reflection, reflect};
 pub(crate) use pipeline::{cache_dir, write_cache};
 pub use profile::ProfileRow;

@@ -3,11 +3,11 @@
 use super::reduce::{ROW_REDUCE, lanes};
 use super::{Entry, fold};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder};
-use crate::params;
+use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder, params};
 
 #[path = "adamw_cases.rs"]
 mod cases;
+pub(super) use cases::work;
 
 static GLOBAL_NORM_PARTIAL: Kernel = Kernel::portable(
     "global_norm_partial",

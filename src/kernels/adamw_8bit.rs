@@ -29,12 +29,12 @@ use super::philox::PHILOX;
 use super::reduce::{ROW_REDUCE, lanes};
 use super::{Entry, fold};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Kernel, Recorder};
-use crate::params;
+use crate::gpu::{Buffer, Kernel, Recorder, params};
 use crate::rng::{philox4x32, seed_for};
 
 #[path = "adamw_8bit_cases.rs"]
 mod cases;
+pub(super) use cases::work;
 
 static ADAMW_8BIT_STEP: Kernel = Kernel::portable(
     "adamw_8bit_step",

@@ -3,6 +3,7 @@
 use super::{AdamW8bitArgs, BLOCK, State, step as step_8bit, step_twin};
 use crate::kernels::adamw::AdamW;
 use crate::kernels::harness::{Case, Gen, Slot, Tol, wide};
+use crate::kernels::work::{Wanted, Work};
 
 const PARAM: Tol = Tol {
     atol: 2e-7,
@@ -52,6 +53,16 @@ impl Data {
             m: codes(g.below(n, 256)),
             v: codes(g.below(n, 56)).into_iter().map(|c: u8| 200 + c).collect(),
             scales: (0..n.div_ceil(BLOCK)).map(|_| [power, power * power]).collect(),
+        }
+    }
+
+    /// Before the first step.
+    fn fresh(n: usize, scale: f32) -> Self {
+        Self {
+            m: vec![0; n],
+            v: vec![0; n],
+            scales: vec![[0.0; 2]; n.div_ceil(BLOCK)],
+            ..Self::random(n, scale)
         }
     }
 
@@ -137,15 +148,17 @@ fn case(name: &str, data: Data, (clip, norm): (f64, f32), (tensor, first): (u64,
     }
 }
 
+/// What a model asks of the op: a first step over one tensor of an adapter's size.
+pub(in crate::kernels) fn work(wanted: &Wanted<'_>) -> Vec<Work> {
+    // Parameter read and written, gradient read, two codes read and written.
+    wanted.adapters("adamw_8bit", (40.0, 16.0, 10.0), |n| {
+        case("first step", Data::fresh(n, 0.01), (1.0, 1.0), (0, 0), 1)
+    })
+}
+
 pub(super) fn step() -> Vec<Case> {
-    let fresh = |n: usize| Data {
-        m: vec![0; n],
-        v: vec![0; n],
-        scales: vec![[0.0; 2]; n.div_ceil(BLOCK)],
-        ..Data::random(n, 0.03)
-    };
     vec![
-        case("first step", fresh(520), (1.0, 3.0), (0, 0), 1),
+        case("first step", Data::fresh(520, 0.03), (1.0, 3.0), (0, 0), 1),
         case("every code", Data::every_code(), (1.0, 0.5), (3, 0), 4),
         case("", Data::random(4, 1.0), (1.0, 0.5), (1, 4096), 2),
         case("", Data::random(BLOCK - 4, 1.0), (1.0, 5.0), (1, 0), 10),

@@ -5,8 +5,7 @@ use super::harness::{Case, Gen, Slot, Tol};
 use super::reduce::{ROW_REDUCE, lanes};
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
-use crate::params;
+use crate::gpu::{Buffer, Kernel, Recorder, params};
 
 static DECODE_ADVANCE_APPEND: Kernel = Kernel::portable(
     "decode_advance_append",

@@ -5,8 +5,7 @@
 
 use super::{Entry, MAX_GROUPS, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Coop, DeviceKind, Kernel, Recorder};
-use crate::params;
+use crate::gpu::{Buffer, Coop, DeviceKind, Kernel, Recorder, params};
 
 #[path = "ceiling_cases.rs"]
 mod cases;

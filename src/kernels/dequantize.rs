@@ -5,8 +5,7 @@ use super::weight::{ByType, Weight, lanes, of, section_words, weight_entries, we
 use super::weight_cases::{TestWeight, test_cols};
 use super::{Entry, fold, pad4};
 use crate::error::Result;
-use crate::gpu::{Buffer, Recorder};
-use crate::params;
+use crate::gpu::{Buffer, Recorder, params};
 use crate::tensor::DType;
 use std::ops::Range;
 

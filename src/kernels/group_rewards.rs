@@ -6,8 +6,7 @@ use super::reduce::{ROW_REDUCE, lanes};
 use super::{Entry, fold};
 use crate::advantage::Rewards;
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
-use crate::params;
+use crate::gpu::{Buffer, Kernel, Recorder, params};
 
 static GROUP_REWARDS: Kernel = Kernel::portable(
     "group_rewards",

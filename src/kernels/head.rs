@@ -9,12 +9,12 @@ use super::reduce::lanes;
 use super::weight::Weight;
 use super::{Entry, MAX_GROUPS, fold, pad4};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder};
-use crate::params;
+use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder, params};
 use std::ops::Range;
 
 #[path = "head_cases.rs"]
 mod cases;
+pub(super) use cases::work;
 
 /// Vocabulary columns per chunk; weights are split at multiples of it.
 pub const CHUNK: usize = 4096;
@@ -279,9 +279,8 @@ pub fn log_probs_twin(logits: &[f64], target: usize) -> (f64, [f64; 2], f64) {
     )
 }
 
-/// Float64 twin of [`gradient`]'s dlogits for one row: `dlogp·(onehot − softmax)`.
-pub fn dlogits_twin(logits: &[f64], target: usize, dlogp: f64) -> Vec<f64> {
-    let (_, [top, log_sum], _) = log_probs_twin(logits, target);
+/// Float64 twin of [`gradient`]'s dlogits for one row: `dlogp·(onehot − softmax)`, by the row's lse.
+pub fn dlogits_twin(logits: &[f64], [top, log_sum]: [f64; 2], target: usize, dlogp: f64) -> Vec<f64> {
     (logits.iter().enumerate())
         .map(|(i, x)| dlogp * (f64::from(u8::from(i == target)) - libm::exp(x - top - log_sum)))
         .collect()

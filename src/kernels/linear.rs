@@ -9,8 +9,7 @@ use super::linear_variants as variants;
 use super::pad4;
 use super::weight::{Weight, section_words};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Params, Recorder};
-use crate::params;
+use crate::gpu::{Binding, Buffer, Params, Recorder, params};
 use std::ops::Range;
 
 /// How an op's result meets what its output holds.

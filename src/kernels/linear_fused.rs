@@ -14,8 +14,7 @@ use super::linear_variants::{self as variants, PORTABLE, Tile, of_portable, of_s
 use super::weight::{Weight, lanes as lanes_of, of, section_words, weight_entries};
 use super::{Entry, MAX_GROUPS, pad4};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Recorder};
-use crate::params;
+use crate::gpu::{Binding, Buffer, Recorder, params};
 use crate::tensor::DType;
 
 /// Rows up to which products of one x share a dispatch; with more, a kernel for many rows is worth its own.

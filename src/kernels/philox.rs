@@ -3,8 +3,7 @@
 use super::harness::{Case, Gen, Slot, Tol};
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
-use crate::params;
+use crate::gpu::{Buffer, Kernel, Recorder, params};
 use crate::rng::philox4x32;
 
 /// WGSL part with `philox`.

@@ -10,8 +10,7 @@ use super::supervised_loss::NOT_FINITE;
 use super::{Entry, fold};
 use crate::config::{KlEstimator, LossType};
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, Kernel, Recorder};
-use crate::params;
+use crate::gpu::{Binding, Buffer, Kernel, Recorder, params};
 use std::ops::Range;
 
 static POLICY_LOSS: Kernel = Kernel::portable(

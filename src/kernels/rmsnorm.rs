@@ -4,12 +4,12 @@
 
 mod cases;
 pub mod twin;
+pub(super) use cases::work;
 
 use super::weight::lanes;
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
-use crate::params;
+use crate::gpu::{Buffer, Kernel, Recorder, params};
 use std::ops::Range;
 
 static FORWARD: Kernel = Kernel::portable(

@@ -7,8 +7,7 @@ use super::rope_cases::{apply_cases, cache_cases, cache_f16_cases};
 use super::{Entry, fold};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder};
-use crate::params;
+use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder, params};
 use std::ops::Range;
 
 static APPLY: Kernel = Kernel::portable(

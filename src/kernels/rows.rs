@@ -6,8 +6,7 @@
 use super::harness::{Case, GUARD, Gen, Slot, Tol, wide};
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
-use crate::params;
+use crate::gpu::{Buffer, Kernel, Recorder, params};
 
 static GATHER: Kernel = Kernel::portable("rows_gather", &[include_str!("../../shaders/rows_gather.wgsl")]);
 static SCATTER: Kernel = Kernel::portable("rows_scatter", &[include_str!("../../shaders/rows_scatter.wgsl")]);

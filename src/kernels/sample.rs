@@ -6,12 +6,12 @@
 use super::reduce::{ROW_REDUCE, SORTABLE, lanes};
 use super::{Entry, fold, pad4};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Kernel, Recorder};
-use crate::params;
+use crate::gpu::{Binding, Buffer, Kernel, Recorder, params};
 use crate::rng::philox4x32;
 
 #[path = "sample_cases.rs"]
 mod cases;
+pub(super) use cases::work;
 
 static SAMPLE_THRESHOLD: Kernel = Kernel::portable(
     "sample_threshold",

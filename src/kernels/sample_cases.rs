@@ -1,9 +1,10 @@
 //! Cases and tests of the sampler.
 
-use crate::kernels::harness::{Case, Gen, Slot, Tol};
-use crate::kernels::head::log_probs_twin;
+use crate::kernels::harness::{Case, Gen, RecordFn, Slot, Tol, wide, with_scratch};
+use crate::kernels::head::{HeadBuffers, log_probs_twin, row_stats};
 use crate::kernels::pad4;
 use crate::kernels::sample::{SampleParams, draw_twin, sample};
+use crate::kernels::work::{Phase, Sizes, Wanted, Work};
 
 const EXACT: Tol = Tol {
     atol: 0.0,
@@ -57,7 +58,7 @@ fn case(m: usize, v: usize, scale: f32, params: SampleParams) -> Case {
             Slot::Out(m),
             Slot::InOut(vec![0.0; m]),
         ],
-        record: Box::new(move |rec, b| sample(rec, &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], m, v, &params)),
+        record: draw(m, v, params),
         expect: Box::new(move || {
             // Token words compare by their bits read as f32.
             let tokens = drawn
@@ -70,8 +71,35 @@ fn case(m: usize, v: usize, scale: f32, params: SampleParams) -> Case {
     }
 }
 
-fn wide(row: &[f32]) -> Vec<f64> {
-    row.iter().map(|x| f64::from(*x)).collect()
+fn draw(m: usize, v: usize, params: SampleParams) -> RecordFn {
+    Box::new(move |rec, b| sample(rec, &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], m, v, &params))
+}
+
+/// What a model asks of the op: a draw from each row of logits, after the row's statistics.
+pub(in crate::kernels) fn work(wanted: &Wanted<'_>) -> Vec<Work> {
+    let decode = wanted
+        .rows()
+        .filter(|(_, phase)| matches!(phase, Phase::Decode(_)));
+    let one = |(sizes, phase): (Sizes, Phase)| {
+        // An exponential and two multiply-adds for the statistics; ten rounds of Philox and a logarithm for the noise.
+        let (op, cost) = (("sampling", sizes, phase), (10.0, 1.0));
+        Work::elements(op, sizes.vocab, cost, |m, v| {
+            let params = SampleParams::PLAIN;
+            let mut drawn = case(m, v, 1.0, params);
+            drawn.slots[1] = Slot::Out(2 * m);
+            drawn.slots.push(Slot::Out(m));
+            let draw = draw(m, v, params);
+            drawn.record = with_scratch(
+                move |gpu| HeadBuffers::new(gpu, m),
+                move |rec, b, hb| {
+                    row_stats(rec, hb, &b[0], &b[1], &b[6], m, v)?;
+                    draw(rec, b)
+                },
+            );
+            drawn
+        })
+    };
+    decode.map(one).collect()
 }
 
 pub(super) fn plain() -> Vec<Case> {

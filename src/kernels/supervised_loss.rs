@@ -9,8 +9,7 @@ use super::policy_loss::{TERMS, of_sums, policy_loss_sums, sums_twin};
 use super::reduce::lanes;
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
-use crate::params;
+use crate::gpu::{Buffer, Kernel, Recorder, params};
 
 /// WGSL part with `not_finite` and `marks`.
 pub(super) const NOT_FINITE: &str = include_str!("../../shaders/shared/not_finite.wgsl");

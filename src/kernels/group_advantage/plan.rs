@@ -2,7 +2,7 @@
 
 use super::coefficients::{shape_cubics, spacing_factors};
 use crate::advantage::pass::{Baseline, Pass, Prefix, Tilt};
-use crate::params;
+use crate::gpu::params;
 
 params! {
     pub(super) struct TailParams {
