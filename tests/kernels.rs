@@ -131,6 +131,13 @@ fn main() {
 "],
 );
 
+tea_wgpu::gpu::params! {
+    struct Overrun {
+        tile: u32,
+        value: u32,
+    }
+}
+
 /// The canaries tell what only unchecked shaders do. On lavapipe, which the gate runs unchecked: elsewhere what such a
 /// shader does is anybody's guess.
 #[test]
@@ -140,7 +147,10 @@ fn a_write_that_only_unchecked_shaders_do_is_caught() {
         name: "one past the tile".to_owned(),
         slots: vec![Slot::InOut(vec![0.0; VALUES])],
         record: Box::new(|rec, b| {
-            let params = [4u32, VALUES as u32 + 3];
+            let params = Overrun {
+                tile: 4,
+                value: VALUES as u32 + 3,
+            };
             rec.dispatch(&OVERRUN, &[], &params, &[(&b[0]).into()], [1, 1, 1])
         }),
         expect: Box::new(Vec::new),

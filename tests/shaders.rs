@@ -93,7 +93,8 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> 
     done.into_inner().unwrap()
 }
 
-/// The pipelines of all cases, each once, by kernel and constants.
+/// The pipelines of all cases, each once, by kernel and constants. Every kernel of the table has one: recording it is what
+/// compares its parameters with those of the shader.
 fn pipelines() -> Vec<Shader> {
     let gpus: Vec<Gpu> = adapters()
         .into_iter()
@@ -124,6 +125,14 @@ fn pipelines() -> Vec<Shader> {
         let shader = Shader::new(kernel, constants);
         seen.insert(shader.name.clone(), shader);
     }
+    let recorded: BTreeSet<&str> = gpus
+        .iter()
+        .flat_map(Gpu::pipelines)
+        .map(|(k, _)| k.name)
+        .collect();
+    let mut names = entries.iter().map(|entry| entry.kernel.name);
+    let never = names.find(|name| !recorded.contains(name));
+    assert_eq!(never, None, "its cases record it on no adapter");
     seen.into_values().collect()
 }
 

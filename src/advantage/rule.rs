@@ -43,11 +43,6 @@ macro_rules! rules {
                 match self { $(Self::$variant { .. } => $name,)+ }
             }
 
-            /// The name of the rule's reduction among benchmarks.
-            pub fn op(&self) -> &'static str {
-                match self { $(Self::$variant { .. } => concat!("advantage_", $name),)+ }
-            }
-
             /// This rule with the given settings in place of its own; settings it does not know are left aside.
             pub fn with(self, options: &RuleOptions) -> Self {
                 match self {

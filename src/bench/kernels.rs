@@ -1,12 +1,37 @@
 //! `bench kernels`: every case against the roofline and against float64.
 
-use super::case::{BenchCase, Prepared, Rate};
 use super::ceiling::Ceiling;
 use super::output::Row;
 use super::timing::{Effort, measure, median};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Recorder};
+use crate::gpu::{Buffer, Gpu};
+use crate::kernels::harness::Case;
+use crate::kernels::work::{Rate, Sizes, Work};
+use crate::model::params::LoraShape;
+use crate::model::plan::adapter_bytes;
+use crate::model::shapes::Named;
+use crate::model::spec::Proj;
 use serde_json::json;
+
+/// A model as its kernels see it.
+pub fn sizes(model: &Named) -> Sizes {
+    let spec = model.spec();
+    let lora = LoraShape {
+        rank: 16,
+        alpha: 32.0,
+        targets: Proj::ALL.to_vec(),
+    };
+    Sizes {
+        name: model.name,
+        hidden: spec.hidden_size,
+        intermediate: spec.intermediate_size,
+        heads: spec.num_heads,
+        kv_heads: spec.num_kv_heads,
+        head_dim: spec.head_dim,
+        vocab: spec.vocab_size,
+        adapter: adapter_bytes(&spec, &lora) as usize / 4,
+    }
+}
 
 /// The column of the share of the roofline, in percent.
 const SHARE: &str = "% of roofline";
@@ -31,23 +56,23 @@ const EXPECTED_SHARE: f64 = 0.1;
 ///
 /// # Errors
 /// A lost device or a bug.
-pub fn run(gpu: &Gpu, case: &BenchCase, ceiling: &Ceiling, limits: &Limits) -> Result<Row> {
+pub fn run(gpu: &Gpu, work: &Work, ceiling: &Ceiling, limits: &Limits) -> Result<Row> {
     let named = |row: Row| Row {
-        model: case.model.clone(),
-        dtype: case.dtype.map_or("f32", |d| d.name()).into(),
-        test: format!("{} {} {}", case.op, case.phase.name(), case.shape),
-        variant: case.variant.into(),
+        model: work.model.into(),
+        dtype: work.dtype.map_or("f32", |d| d.name()).into(),
+        test: format!("{} {} {}", work.op, work.phase.name(), work.shape),
+        variant: work.variant.into(),
         ..row
     };
     let skip = |why: &str| Ok(named(Row::skipped("", "", why)));
-    if case.memory > limits.max_bytes {
+    if work.memory > limits.max_bytes {
         return skip(&format!(
             "needs {:.0} MiB; --max-bytes allows {:.0}",
-            case.memory / f64::from(1 << 20),
+            work.memory / f64::from(1 << 20),
             limits.max_bytes / f64::from(1 << 20)
         ));
     }
-    let least = roofline(case, ceiling);
+    let least = roofline(work, ceiling);
     let expected = least / EXPECTED_SHARE;
     if expected > PATIENCE * limits.effort.max_seconds {
         return skip(&format!(
@@ -55,24 +80,25 @@ pub fn run(gpu: &Gpu, case: &BenchCase, ceiling: &Ceiling, limits: &Limits) -> R
             limits.effort.max_seconds
         ));
     }
-    let prepared = match (case.build)(gpu) {
-        Ok(prepared) => prepared,
+    let made = (work.build)().and_then(|case| Ok((case.upload(gpu)?, case)));
+    let (buffers, case) = match made {
+        Ok(made) => made,
         Err(e @ (Error::OutOfMemory(_) | Error::User(_))) => return skip(&e.to_string()),
         Err(e) => return Err(e),
     };
     let error = match limits.check {
-        true => Some(checked(gpu, &prepared)?),
+        true => Some(checked(gpu, &case, &buffers)?),
         false => None,
     };
-    let timing = measure(gpu, limits.effort, &|rec| (prepared.record)(rec))?;
+    let timing = measure(gpu, limits.effort, &|rec| (case.record)(rec, &buffers))?;
     let seconds = median(&timing.samples);
     let mut row = named(Row {
         unit: "ms".into(),
         clock: Some(timing.clock),
         ..Row::of(timing.samples.iter().map(|s| s * 1e3).collect(), false)
     })
-    .with("GFLOP/s", case.flops / seconds / 1e9)
-    .with("GB/s", case.bytes / seconds / 1e9)
+    .with("GFLOP/s", work.flops / seconds / 1e9)
+    .with("GB/s", work.bytes / seconds / 1e9)
     .with(SHARE, 100.0 * least / seconds);
     if let Some(error) = error {
         // JSON has no infinity.
@@ -85,7 +111,7 @@ pub fn run(gpu: &Gpu, case: &BenchCase, ceiling: &Ceiling, limits: &Limits) -> R
             },
         );
     }
-    row = row.with("work", json!({"flops": case.flops, "bytes": case.bytes}));
+    row = row.with("work", json!({"flops": work.flops, "bytes": work.bytes}));
     if timing.kernels.len() > 1 {
         row = row.with("kernels", json!(timing.kernels));
     }
@@ -93,12 +119,12 @@ pub fn run(gpu: &Gpu, case: &BenchCase, ceiling: &Ceiling, limits: &Limits) -> R
 }
 
 /// Draws the rows' shares anew against a ceiling measured after them, where that is higher: on a machine that others
-/// use, the first may have been taken in a bad moment. `rows` are those of `cases`, in order. Returns the ceiling that holds.
-pub fn redraw(cases: &[BenchCase], rows: &mut [Row], before: &Ceiling, after: &Ceiling) -> Ceiling {
+/// use, the first may have been taken in a bad moment. `rows` are those of `all`, in order. Returns the ceiling that holds.
+pub fn redraw(all: &[Work], rows: &mut [Row], before: &Ceiling, after: &Ceiling) -> Ceiling {
     let best = before.best(after);
-    for (case, row) in cases.iter().zip(rows.iter_mut()) {
+    for (work, row) in all.iter().zip(rows.iter_mut()) {
         if row.skipped.is_none() {
-            let share = 100.0 * roofline(case, &best) / (row.value * 1e-3);
+            let share = 100.0 * roofline(work, &best) / (row.value * 1e-3);
             row.extra.insert(SHARE.into(), share.into());
         }
     }
@@ -106,31 +132,44 @@ pub fn redraw(cases: &[BenchCase], rows: &mut [Row], before: &Ceiling, after: &C
 }
 
 /// Runs once on fresh buffers and compares.
-fn checked(gpu: &Gpu, prepared: &Prepared) -> Result<f64> {
-    let mut rec = Recorder::new(gpu);
-    (prepared.record)(&mut rec)?;
-    rec.submit()?;
-    (prepared.check)(gpu)
+fn checked(gpu: &Gpu, case: &Case, buffers: &[Buffer]) -> Result<f64> {
+    Ok(case.error(&case.run_on(gpu, buffers)?))
 }
 
 /// Seconds that a run takes at the least: the longer of its arithmetic and its traffic at the ceiling's rates.
-pub fn roofline(case: &BenchCase, ceiling: &Ceiling) -> f64 {
-    let rate = match case.rate {
+pub fn roofline(work: &Work, ceiling: &Ceiling) -> f64 {
+    let rate = match work.rate {
         Rate::F32 => ceiling.fma_f32,
         Rate::F16 => ceiling.fma_f16.unwrap_or(ceiling.fma_f32),
         Rate::Coop => ceiling.coop_best(),
     };
-    (case.flops / rate).max(case.bytes / ceiling.bandwidth())
+    (work.flops / rate).max(work.bytes / ceiling.bandwidth())
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::super::case::Wanted;
-    use super::super::cases;
     use super::*;
     use crate::gpu::GpuOptions;
+    use crate::kernels;
+    use crate::kernels::work::Wanted;
     use crate::model::shapes::NAMED;
+    use std::collections::BTreeSet;
+
+    fn open() -> Gpu {
+        let options = GpuOptions {
+            device: std::env::var("TEA_DEVICE").ok(),
+            profile: true,
+            ..Default::default()
+        };
+        Gpu::open(&options).unwrap()
+    }
+
+    fn list(gpu: &Gpu, models: &[Named], quick: bool) -> Vec<Work> {
+        let models: Vec<Sizes> = models.iter().map(sizes).collect();
+        let models = &models[..];
+        kernels::workload(&Wanted { gpu, models, quick })
+    }
 
     fn ceiling() -> Ceiling {
         Ceiling {
@@ -147,17 +186,8 @@ mod tests {
 
     #[test]
     fn a_case_is_measured_checked_or_skipped_with_a_reason() {
-        let options = GpuOptions {
-            device: std::env::var("TEA_DEVICE").ok(),
-            profile: true,
-            ..Default::default()
-        };
-        let gpu = Gpu::open(&options).unwrap();
-        let all = cases::all(&Wanted {
-            gpu: &gpu,
-            models: &NAMED[..1],
-            quick: true,
-        });
+        let gpu = open();
+        let all = list(&gpu, &NAMED[..1], true);
         let case = all
             .iter()
             .find(|c| c.name().contains("rmsnorm_forward/f32/smollm2-135m/decode16"))
@@ -180,7 +210,7 @@ mod tests {
         skips_say_why(&gpu, case, &limits);
     }
 
-    fn a_higher_ceiling_lowers_the_share(case: &BenchCase, row: &Row) {
+    fn a_higher_ceiling_lowers_the_share(case: &Work, row: &Row) {
         // A ceiling twice as high halves the share; a lower one changes nothing.
         let share = |r: &Row| r.extra[SHARE].as_f64().unwrap();
         let (mut again, high) = (
@@ -197,7 +227,7 @@ mod tests {
         assert!((share(&again[0]) / share(row) - 1.0).abs() < 1e-9);
     }
 
-    fn skips_say_why(gpu: &Gpu, case: &BenchCase, limits: &Limits) {
+    fn skips_say_why(gpu: &Gpu, case: &Work, limits: &Limits) {
         let tight = Limits {
             max_bytes: 1.0,
             ..*limits
@@ -212,11 +242,7 @@ mod tests {
         let row = run(gpu, case, &slow, limits).unwrap();
         assert!(row.skipped.unwrap().contains("--max-seconds"));
         // 576 columns are no whole number of blocks of 256: said, not hidden.
-        let full = cases::all(&Wanted {
-            gpu,
-            models: &NAMED[..1],
-            quick: false,
-        });
+        let full = list(gpu, &NAMED[..1], false);
         let q4_k = full
             .iter()
             .find(|c| {
@@ -226,5 +252,67 @@ mod tests {
             .unwrap();
         let row = run(gpu, q4_k, &ceiling(), limits).unwrap();
         assert!(row.skipped.unwrap().contains("blocks of 256"));
+    }
+
+    #[test]
+    fn every_op_is_listed_once_for_every_phase_and_type() {
+        let gpu = open();
+        let (all, quick) = (list(&gpu, &NAMED, false), list(&gpu, &NAMED[..1], true));
+        let names: BTreeSet<String> = all.iter().map(Work::name).collect();
+        assert_eq!(names.len(), all.len(), "a name stands for two cases");
+        assert!(quick.len() * 4 < all.len());
+        assert!(quick.iter().all(|w| names.contains(&w.name())));
+        for op in [
+            "linear_forward",
+            "linear_input_gradient",
+            "linear_weight_gradient",
+            "attention_forward",
+            "attention_backward",
+            "attention_decode",
+            "rmsnorm_forward",
+            "rmsnorm_backward",
+            "rope",
+            "swiglu_forward",
+            "swiglu_backward",
+            "head_log_probs",
+            "head_gradient",
+            "embedding_forward",
+            "sampling",
+            "adamw",
+            "advantage_tea",
+        ] {
+            assert!(quick.iter().any(|w| w.op == op), "{op} is in no quick list");
+        }
+        for w in &all {
+            let (name, memory, bytes) = (w.name(), w.memory, w.bytes);
+            assert!(bytes > 0.0 && w.flops >= 0.0, "{name}");
+            assert!(memory >= bytes * 0.5, "{name}: {memory} < {bytes}");
+        }
+    }
+
+    /// The work is the right one: the cheapest of each op, on its real shape, against float64.
+    #[test]
+    fn the_cheapest_work_of_each_op_agrees_with_float64() {
+        let gpu = open();
+        let mut all = list(&gpu, &NAMED[..1], false);
+        all.sort_by(|a, b| (a.flops + a.bytes).total_cmp(&(b.flops + b.bytes)));
+        let mut seen = BTreeSet::new();
+        for work in all {
+            let key = (work.op.clone(), work.dtype.map(|d| d.name()));
+            if seen.contains(&key) {
+                continue;
+            }
+            let case = match (work.build)() {
+                Ok(case) => case,
+                // Block formats of 256 do not divide every width; another shape of the type must.
+                Err(e) if e.to_string().contains("blocks of") => continue,
+                Err(e) => panic!("{}: {e}", work.name()),
+            };
+            let error = checked(&gpu, &case, &case.upload(&gpu).unwrap()).unwrap();
+            assert!(error < 2e-5, "{}: {error:e}", work.name());
+            println!("{}: {error:.1e}", work.name());
+            seen.insert(key);
+        }
+        assert!(seen.len() > 30, "{}", seen.len());
     }
 }

@@ -3,22 +3,18 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`ceiling`] | multiply-add rate, bandwidth, cost of a dispatch |
-//! | [`cases`], [`case`] | the list of kernel cases: op, variant, shape, operations, bytes, how to record, how to check |
-//! | [`kernels`] | runs that list against the roofline |
+//! | [`kernels`] | runs the kernels' [`work`](crate::kernels::work) against the roofline and against float64 |
 //! | [`rollout`], [`train`], [`block`], [`policy`] | tokens a second, seconds a step by phase, peak memory |
 //! | [`advantage`] | the rules' cost beside a step |
 //! | [`growth`] | steps of growing sizes beside the laws of their cost |
 //! | [`timing`] | repetitions, clocks, medians |
 //! | [`output`], [`baseline`] | rows as Markdown, CSV, JSON; comparison with a stored run |
-//! | [`variants`] | which variants an op has |
 //!
 //! A measurement never fails for being slow: commands end with code 0 unless something is wrong.
 
 pub mod advantage;
 pub mod baseline;
 pub mod block;
-pub mod case;
-pub mod cases;
 pub mod ceiling;
 pub mod growth;
 mod judged;
@@ -29,4 +25,3 @@ pub mod policy;
 pub mod rollout;
 pub mod timing;
 pub mod train;
-pub mod variants;

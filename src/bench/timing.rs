@@ -102,14 +102,6 @@ fn sample(
     }
 }
 
-/// Seconds of `runs` runs of `work` in one submission, by the GPU's clock where it has one.
-///
-/// # Errors
-/// What `work` meets.
-pub fn seconds(gpu: &Gpu, work: &dyn Fn(&mut Recorder) -> Result<()>, runs: usize) -> Result<f64> {
-    sample(gpu, work, runs).map(|(one, _)| one * runs as f64)
-}
-
 /// Median; NaN of nothing.
 pub fn median(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();

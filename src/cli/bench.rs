@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use super::Globals;
 use super::common::Lines;
 use crate::bench::baseline::{self, Baseline};
-use crate::bench::case::Wanted;
 use crate::bench::ceiling::{self, Measured};
+use crate::bench::kernels;
 use crate::bench::output::{Form, Header, Row, render};
 use crate::bench::timing::Effort;
-use crate::bench::{cases, kernels};
 use crate::error::{Error, Result};
 use crate::file::write::write_output;
 use crate::gpu::GpuOptions;
+use crate::kernels::work::{Sizes, Wanted};
 use crate::model::shapes::Named;
 
 /// Measure this adapter and the kernels, sampling and training on it
@@ -89,8 +89,8 @@ struct CeilingArgs {
 /// timed by the GPU's timestamps where it has them (JSON says which clock). "% of roofline" is the least possible time
 /// (arithmetic at the measured multiply-add rate, or every operand once at the measured bandwidth, whichever is
 /// longer; the better of a ceiling taken before and one taken after the cases) over the time taken; operands that stay
-/// in a cache can exceed 100. "error" is the largest difference from float64 among some 64 outputs, relative to the
-/// largest of them.
+/// in a cache can exceed 100. "error" is the largest difference from float64, relative to the largest value; of large
+/// outputs some are compared.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tea-wgpu bench kernels --quick
@@ -195,8 +195,8 @@ impl KernelArgs {
         let models = self
             .models
             .iter()
-            .map(|n| Named::find(n.trim()))
-            .collect::<Result<Vec<_>>>()?;
+            .map(|n| Ok(kernels::sizes(&Named::find(n.trim())?)))
+            .collect::<Result<Vec<Sizes>>>()?;
         let (effort, old) = (self.common.effort(self.max_seconds)?, self.common.old()?);
         let options = GpuOptions {
             profile: true,
@@ -208,7 +208,7 @@ impl KernelArgs {
             models: &models,
             quick: self.quick,
         };
-        let mut chosen = cases::all(&wanted);
+        let mut chosen = crate::kernels::workload(&wanted);
         chosen.retain(|c| {
             let name = c.name();
             self.filters.iter().all(|f| name.contains(f.as_str()))

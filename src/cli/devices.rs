@@ -243,7 +243,7 @@ fn check(gpu: &Gpu, entry: &Entry) -> Option<Check> {
 fn size(case: &Case) -> usize {
     let bytes = |slot: &Slot| match slot {
         Slot::In(bytes) => bytes.len(),
-        Slot::Out(n) => n * 4,
+        Slot::Out(n) | Slot::Picked(n, _) => n * 4,
         Slot::InOut(values) => values.len() * 4,
         Slot::Bytes(words, _) | Slot::Halves(words) => words.len() * 4,
     };

@@ -224,6 +224,11 @@ impl Gpu {
         Ok(gpu)
     }
 
+    /// Whether both are the same open device.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// What the adapter can do.
     pub fn caps(&self) -> &Caps {
         &self.0.caps

@@ -17,7 +17,7 @@ pub struct Imagined {
     pub f16: bool,
     /// Threads in each of its subgroups; `None` has no subgroup operations.
     pub subgroup_size: Option<u32>,
-    /// The side of its cooperative matrices, f16 operands and f32 sums; `None` has none.
+    /// The side of its cooperative matrices, of every pair of types that kernels multiply; `None` has none.
     pub coop: Option<u32>,
 }
 
@@ -44,14 +44,16 @@ impl Imagined {
     }
 
     fn shapes(self) -> Vec<CoopShape> {
-        let shape = |side| CoopShape {
+        let shape = |side, (ab, c): (&str, &str)| CoopShape {
             m: side,
             n: side,
             k: side,
-            ab: "f16".to_owned(),
-            c: "f32".to_owned(),
+            ab: ab.to_owned(),
+            c: c.to_owned(),
         };
-        self.coop.map(shape).into_iter().collect()
+        let types = [("f16", "f32"), ("f16", "f16"), ("f32", "f32")];
+        let shapes = |side| types.map(|types| shape(side, types));
+        self.coop.map(shapes).into_iter().flatten().collect()
     }
 }
 

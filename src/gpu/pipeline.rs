@@ -2,6 +2,7 @@
 
 use super::buffer::Buffer;
 use super::device::Gpu;
+use super::layout::{Member, Scalar};
 use crate::error::{Error, Result};
 use crate::file::dirs;
 use crate::file::limits::PIPELINE_CACHE;
@@ -129,8 +130,8 @@ pub struct Reflection {
     pub bindings: Vec<(String, bool)>,
     /// Bytes of `var<immediate>`.
     pub immediate_bytes: u32,
-    /// Byte offset of every member of the immediate struct.
-    pub immediate_members: Vec<(String, u32)>,
+    /// Every member of the immediate struct.
+    pub immediate_members: Vec<Member>,
 }
 
 /// Reads the bindings and the parameter layout of a shader.
@@ -160,7 +161,11 @@ pub fn reflect(name: &str, wgsl: &str) -> Result<Reflection> {
                     immediate_bytes = *span;
                     immediate_members = members
                         .iter()
-                        .map(|m| (m.name.clone().unwrap_or_default(), m.offset))
+                        .map(|m| Member {
+                            name: m.name.clone().unwrap_or_default().into(),
+                            offset: m.offset as usize,
+                            scalar: scalar(&module.types[m.ty].inner),
+                        })
                         .collect();
                 }
             }
@@ -181,6 +186,15 @@ pub fn reflect(name: &str, wgsl: &str) -> Result<Reflection> {
     })
 }
 
+/// WGSL's name of a type that parameters have.
+fn scalar(ty: &naga::TypeInner) -> &'static str {
+    match ty {
+        naga::TypeInner::Scalar(naga::Scalar::U32) => u32::WGSL,
+        naga::TypeInner::Scalar(naga::Scalar::F32) => f32::WGSL,
+        _ => "another type",
+    }
+}
+
 pub(super) struct Pipeline {
     pub(super) kernel: &'static Kernel,
     pub(super) raw: wgpu::ComputePipeline,
@@ -188,6 +202,7 @@ pub(super) struct Pipeline {
     /// Whether the shader may write each binding.
     pub(super) bindings: Vec<bool>,
     pub(super) immediate_bytes: u32,
+    pub(super) members: Vec<Member>,
 }
 
 impl Pipeline {
@@ -253,6 +268,7 @@ impl Pipeline {
             layout,
             bindings: reflection.bindings.iter().map(|(_, writes)| *writes).collect(),
             immediate_bytes: reflection.immediate_bytes,
+            members: reflection.immediate_members,
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use super::buffer::Buffer;
 use super::device::{Gpu, lock};
+use super::layout::{Member, Params};
 use super::pipeline::{Binding, Kernel};
 use super::profile::{CAPACITY, ProfileRow};
 use super::readback::{Readback, Submission};
@@ -73,12 +74,12 @@ impl Recorder {
 
     /// Records one dispatch of `groups` workgroups.
     ///
-    /// `params` becomes the shader's `var<immediate>` (same size, checked); `bindings` follow the shader's
+    /// `params` becomes the shader's `var<immediate>` (the same members, checked); `bindings` follow the shader's
     /// binding numbers. A dispatch with a zero in `groups` is dropped.
     ///
     /// # Errors
     /// The shader does not compile, or the arguments do not fit it (bugs), or an earlier submission failed.
-    pub fn dispatch<P: bytemuck::Pod>(
+    pub fn dispatch<P: Params>(
         &mut self,
         kernel: &'static Kernel,
         constants: &[(&'static str, f64)],
@@ -99,6 +100,14 @@ impl Recorder {
                 params.len(),
                 pipeline.bindings.len(),
                 pipeline.immediate_bytes
+            )));
+        }
+        if pipeline.members != P::MEMBERS {
+            return Err(Error::internal(format!(
+                "kernel {}: its parameters are {}, the shader has {}",
+                kernel.name,
+                listed(P::MEMBERS),
+                listed(&pipeline.members)
             )));
         }
         if groups.iter().any(|g| *g > self.gpu.0.caps.max_workgroups) {
@@ -252,6 +261,11 @@ impl Recorder {
         }
         gpu.check()
     }
+}
+
+fn listed(members: &[Member]) -> String {
+    let all: Vec<String> = members.iter().map(Member::to_string).collect();
+    format!("({})", all.join(", "))
 }
 
 impl Gpu {

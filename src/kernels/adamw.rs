@@ -3,10 +3,11 @@
 use super::reduce::{ROW_REDUCE, lanes};
 use super::{Entry, fold};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder, params};
 
 #[path = "adamw_cases.rs"]
 mod cases;
+pub(super) use cases::work;
 
 static GLOBAL_NORM_PARTIAL: Kernel = Kernel::portable(
     "global_norm_partial",
@@ -21,32 +22,28 @@ static ADAMW_STEP: Kernel = Kernel::portable("adamw_step", &[include_str!("../..
 /// Elements whose squares make one partial sum of the norm.
 const BLOCK: usize = 16384;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct PartialParams {
-    n: u32,
-    slot: u32,
-    blocks: u32,
-}
+params! {
+    struct PartialParams {
+        n: u32,
+        slot: u32,
+        blocks: u32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct FinishParams {
-    blocks: u32,
-}
+    struct FinishParams {
+        blocks: u32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct StepParams {
-    n: u32,
-    decay: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    step_size: f32,
-    second_correction: f32,
-    eps: f32,
-    max_norm: f32,
+    struct StepParams {
+        n: u32,
+        decay: f32,
+        one_minus_beta1: f32,
+        beta2: f32,
+        one_minus_beta2: f32,
+        step_size: f32,
+        second_correction: f32,
+        eps: f32,
+        max_norm: f32,
+    }
 }
 
 /// Partial sums of [`global_norm`].

@@ -29,11 +29,12 @@ use super::philox::PHILOX;
 use super::reduce::{ROW_REDUCE, lanes};
 use super::{Entry, fold};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Kernel, Recorder};
+use crate::gpu::{Buffer, Kernel, Recorder, params};
 use crate::rng::{philox4x32, seed_for};
 
 #[path = "adamw_8bit_cases.rs"]
 mod cases;
+pub(super) use cases::work;
 
 static ADAMW_8BIT_STEP: Kernel = Kernel::portable(
     "adamw_8bit_step",
@@ -55,21 +56,21 @@ const KEY: u64 = 0x8b17;
 /// The domain of the Philox counters.
 const DOMAIN: u32 = 2;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct StepParams {
-    words: u32,
-    first_word: u32,
-    key0: u32,
-    key1: u32,
-    decay: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    step_size: f32,
-    second_correction: f32,
-    eps: f32,
-    max_norm: f32,
+params! {
+    struct StepParams {
+        words: u32,
+        first_word: u32,
+        key0: u32,
+        key1: u32,
+        decay: f32,
+        one_minus_beta1: f32,
+        beta2: f32,
+        one_minus_beta2: f32,
+        step_size: f32,
+        second_correction: f32,
+        eps: f32,
+        max_norm: f32,
+    }
 }
 
 /// Bytes of the state of `n` elements (a multiple of four): two codes each, two scales a block.

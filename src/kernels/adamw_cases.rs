@@ -3,7 +3,8 @@
 use crate::kernels::adamw::{
     AdamW, AdamWArgs, BLOCK, NormScratch, global_norm, step as adamw_step, step_twin,
 };
-use crate::kernels::harness::{Case, Gen, Slot, Tol};
+use crate::kernels::harness::{Case, Gen, Slot, Tol, wide, with_scratch};
+use crate::kernels::work::{Wanted, Work};
 
 const SUM: Tol = Tol {
     atol: 1e-12,
@@ -21,10 +22,6 @@ const PARAM: Tol = Tol {
     why: "ten f32 updates of about lr = 1e-2",
 };
 
-fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|x| f64::from(*x)).collect()
-}
-
 fn norm_case(sizes: &'static [usize], scale: f32) -> Case {
     let data: Vec<Vec<f32>> = (sizes.iter().zip(1..))
         .map(|(n, seed)| Gen::new(seed).uniform(*n, scale))
@@ -35,11 +32,13 @@ fn norm_case(sizes: &'static [usize], scale: f32) -> Case {
     Case {
         name: format!("global_norm {sizes:?} scale={scale}"),
         slots,
-        record: Box::new(move |rec, b| {
-            let scratch = NormScratch::new(rec.gpu(), sizes.iter().copied())?;
-            let grads: Vec<_> = b.iter().zip(sizes.iter().copied()).collect();
-            global_norm(rec, &grads, &scratch, &b[last])
-        }),
+        record: with_scratch(
+            move |gpu| NormScratch::new(gpu, sizes.iter().copied()),
+            move |rec, b, scratch| {
+                let grads: Vec<_> = b.iter().zip(sizes.iter().copied()).collect();
+                global_norm(rec, &grads, scratch, &b[last])
+            },
+        ),
         expect: Box::new(move || {
             let sum: f64 = data.iter().flatten().map(|x| f64::from(*x) * f64::from(*x)).sum();
             vec![(last, vec![libm::sqrt(sum)], SUM)]
@@ -58,10 +57,13 @@ pub(super) fn norm() -> Vec<Case> {
     ]
 }
 
-fn step_case(n: usize, scale: f32, clip: f64, norm: f32) -> Case {
+/// Several steps on one gradient. Its norm is given, or taken first.
+fn step_case(n: usize, scale: f32, clip: f64, given: Option<f32>, steps: u32) -> Case {
     let mut g = Gen::new(n as u64);
     let (param, grad, m) = (g.uniform(n, 1.0), g.uniform(n, scale), g.uniform(n, scale));
     let v: Vec<f32> = g.uniform(n, scale).iter().map(|x| x * x).collect();
+    let squares = || grad.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
+    let norm = given.map_or_else(|| libm::sqrt(squares()), f64::from);
     let settings = move |t| AdamW {
         lr: 1e-2,
         weight_decay: 0.1,
@@ -73,7 +75,7 @@ fn step_case(n: usize, scale: f32, clip: f64, norm: f32) -> Case {
         let (param, grad, m, v) = (wide(&param), wide(&grad), wide(&m), wide(&v));
         move || {
             let (mut p, mut m, mut v) = (param.clone(), m.clone(), v.clone());
-            (1..=10).for_each(|t| step_twin(&mut p, &grad, &mut m, &mut v, f64::from(norm), settings(t)));
+            (1..=steps).for_each(|t| step_twin(&mut p, &grad, &mut m, &mut v, norm, settings(t)));
             let size = f64::from(scale);
             let scaled = |size: f64| Tol {
                 atol: MOMENT.atol * size,
@@ -89,30 +91,42 @@ fn step_case(n: usize, scale: f32, clip: f64, norm: f32) -> Case {
             Slot::input(&grad),
             Slot::InOut(m),
             Slot::InOut(v),
-            Slot::input(&[norm]),
+            Slot::input(&[given.unwrap_or_default()]),
         ],
-        record: Box::new(move |rec, b| {
-            let args = AdamWArgs {
-                param: &b[0],
-                grad: &b[1],
-                m: &b[2],
-                v: &b[3],
-                norm: &b[4],
-            };
-            (1..=10).try_for_each(|t| adamw_step(rec, &args, n, settings(t)))
-        }),
+        record: with_scratch(
+            move |gpu| NormScratch::new(gpu, [n]),
+            move |rec, b, scratch| {
+                if given.is_none() {
+                    global_norm(rec, &[(&b[1], n)], scratch, &b[4])?;
+                }
+                let args = AdamWArgs {
+                    param: &b[0],
+                    grad: &b[1],
+                    m: &b[2],
+                    v: &b[3],
+                    norm: &b[4],
+                };
+                (1..=steps).try_for_each(|t| adamw_step(rec, &args, n, settings(t)))
+            },
+        ),
         expect: Box::new(expect),
-        flops: 150.0 * n as f64,
+        flops: f64::from(15 * steps) * n as f64,
     }
 }
 
 pub(super) fn step() -> Vec<Case> {
     vec![
-        step_case(1, 1.0, 1.0, 0.5),
-        step_case(63, 1.0, 1.0, 5.0),
-        step_case(65, 1e4, 0.0, 1e5),
-        step_case(4099, 1e-3, 1.0, 3.0),
+        step_case(1, 1.0, 1.0, Some(0.5), 10),
+        step_case(63, 1.0, 1.0, Some(5.0), 10),
+        step_case(65, 1e4, 0.0, Some(1e5), 10),
+        step_case(4099, 1e-3, 1.0, Some(3.0), 10),
     ]
+}
+
+/// What a model asks of the ops: norm and step over one tensor of an adapter's size, which is what all of its tensors together are.
+pub(in crate::kernels) fn work(wanted: &Wanted<'_>) -> Vec<Work> {
+    // The norm reads the gradient; the step reads four and writes three.
+    wanted.adapters("adamw", (16.0, 32.0, 16.0), |n| step_case(n, 0.01, 1.0, None, 1))
 }
 
 #[cfg(test)]
@@ -120,50 +134,12 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::gpu::{Buffer, Gpu, GpuOptions, Recorder};
-    use crate::kernels::adamw::{
-        ADAMW_STEP, FinishParams, GLOBAL_NORM_FINISH, GLOBAL_NORM_PARTIAL, PartialParams, StepParams, entries,
-    };
-    use crate::kernels::harness::{assert_layout, check_entries};
-    use std::mem::offset_of;
+    use crate::kernels::adamw::GLOBAL_NORM_PARTIAL;
 
     #[test]
-    fn layouts() {
-        use PartialParams as P;
-        assert_layout::<P>(
-            &GLOBAL_NORM_PARTIAL,
-            &[
-                ("n", offset_of!(P, n)),
-                ("slot", offset_of!(P, slot)),
-                ("blocks", offset_of!(P, blocks)),
-            ],
-        );
-        let blocks = offset_of!(FinishParams, blocks);
-        assert_layout::<FinishParams>(&GLOBAL_NORM_FINISH, &[("blocks", blocks)]);
-        use StepParams as S;
-        assert_layout::<S>(
-            &ADAMW_STEP,
-            &[
-                ("n", offset_of!(S, n)),
-                ("decay", offset_of!(S, decay)),
-                ("one_minus_beta1", offset_of!(S, one_minus_beta1)),
-                ("beta2", offset_of!(S, beta2)),
-                ("one_minus_beta2", offset_of!(S, one_minus_beta2)),
-                ("step_size", offset_of!(S, step_size)),
-                ("second_correction", offset_of!(S, second_correction)),
-                ("eps", offset_of!(S, eps)),
-                ("max_norm", offset_of!(S, max_norm)),
-            ],
-        );
-        assert!(
-            GLOBAL_NORM_PARTIAL
-                .wgsl()
-                .contains(&format!("BLOCK: u32 = {BLOCK}u"))
-        );
-    }
-
-    #[test]
-    fn equals_the_twins() {
-        check_entries(&entries());
+    fn the_shader_has_the_block_size() {
+        let block = format!("BLOCK: u32 = {BLOCK}u");
+        assert!(GLOBAL_NORM_PARTIAL.wgsl().contains(&block));
     }
 
     fn run_steps(grads: impl Fn(u32) -> Vec<f32>, steps: u32) -> [Vec<f32>; 4] {

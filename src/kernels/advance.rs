@@ -5,7 +5,7 @@ use super::harness::{Case, Gen, Slot, Tol};
 use super::reduce::{ROW_REDUCE, lanes};
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
+use crate::gpu::{Buffer, Kernel, Recorder, params};
 
 static DECODE_ADVANCE_APPEND: Kernel = Kernel::portable(
     "decode_advance_append",
@@ -30,18 +30,16 @@ pub fn stop_bits(stop: &[u32], vocabulary: usize) -> Vec<u32> {
     words
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct AppendParams {
-    m: u32,
-    max_len: u32,
-    words: u32,
-}
+params! {
+    struct AppendParams {
+        m: u32,
+        max_len: u32,
+        words: u32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct NextParams {
-    m: u32,
+    struct NextParams {
+        m: u32,
+    }
 }
 
 /// The buffers of [`advance`]; M rows.
@@ -279,27 +277,6 @@ pub fn entries() -> Vec<Entry> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::kernels::harness::{assert_layout, check_entries};
-    use std::mem::offset_of;
-
-    #[test]
-    fn layouts() {
-        use AppendParams as A;
-        assert_layout::<A>(
-            &DECODE_ADVANCE_APPEND,
-            &[
-                ("m", offset_of!(A, m)),
-                ("max_len", offset_of!(A, max_len)),
-                ("words", offset_of!(A, words)),
-            ],
-        );
-        assert_layout::<NextParams>(&DECODE_ADVANCE_NEXT, &[("m", offset_of!(NextParams, m))]);
-    }
-
-    #[test]
-    fn equals_the_twin() {
-        check_entries(&entries());
-    }
 
     #[test]
     fn stop_tokens_are_the_bits_of_a_set() {

@@ -31,7 +31,8 @@ use super::weight::lanes;
 use super::{Entry, fold};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, DeviceKind, Gpu, Recorder};
+use crate::gpu::{Binding, Buffer, DeviceKind, Gpu, Recorder, params};
+pub(super) use cases::work;
 use decode::PORTABLE;
 use portable::{
     DELTA, FORWARD, FORWARD_PAGED, FORWARD_PAGED_F16, KEY_GRADIENT, QUERY_GRADIENT, VALUE_GRADIENT, class,
@@ -51,14 +52,14 @@ pub fn check_head_dim(head_dim: usize) -> Result<()> {
 /// last page wastes at most seven rows.
 pub const PAGE: usize = 8;
 
-/// The ops' names among variants and benches, [`decode::OP`] aside.
-pub const OPS: [&str; 2] = ["attention_forward", BACKWARD_OP];
-/// The three gradients together; [`coop`] has further variants of them.
-pub const BACKWARD_OP: &str = "attention_backward";
+/// The name of [`forward`] among measurements.
+const FORWARD_OP: &str = "attention_forward";
+/// That of the three gradients together; [`coop`] has further variants of them.
+const BACKWARD_OP: &str = "attention_backward";
 /// Their variants, by name, the portable one first.
 pub const VARIANTS: [&str; 3] = [PORTABLE, TILED, SUBGROUP];
 
-/// Whether this adapter runs a variant of [`OPS`] on heads of this many dimensions.
+/// Whether this adapter runs a variant on heads of this many dimensions.
 pub fn runs(gpu: &Gpu, variant: &str, head_dim: usize) -> bool {
     match variant {
         SUBGROUP => head_dim <= subgroup::WIDEST && gpu.report().runs(&subgroup::FORWARD),
@@ -67,7 +68,7 @@ pub fn runs(gpu: &Gpu, variant: &str, head_dim: usize) -> bool {
     }
 }
 
-/// The variant of [`OPS`] to run: the forced one, else by the kind of adapter; the portable one where the lanes are forced, and where
+/// The variant to run: the forced one, else by the kind of adapter; the portable one where the lanes are forced, and where
 /// the adapter or the heads are not the variant's.
 fn choose(rec: &Recorder, head_dim: usize) -> &'static str {
     let (gpu, forced) = (rec.gpu(), rec.forced_variant());
@@ -96,13 +97,13 @@ pub struct Shape {
     pub scale: f32,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    m: u32,
-    heads: u32,
-    kv_heads: u32,
-    scale: f32,
+params! {
+    struct Params {
+        m: u32,
+        heads: u32,
+        kv_heads: u32,
+        scale: f32,
+    }
 }
 
 impl Params {
@@ -116,10 +117,10 @@ impl Params {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct DeltaParams {
-    count: u32,
+params! {
+    struct DeltaParams {
+        count: u32,
+    }
 }
 
 /// What is computed, on whichever variant; of pages, by the element type of keys and values.

@@ -5,7 +5,7 @@
 
 use super::{Entry, MAX_GROUPS, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Coop, DeviceKind, Kernel, Recorder};
+use crate::gpu::{Buffer, Coop, DeviceKind, Kernel, Recorder, params};
 
 #[path = "ceiling_cases.rs"]
 mod cases;
@@ -120,38 +120,30 @@ static COPY: Kernel = Kernel::portable("bench_copy", &[include_str!("../../shade
 static READ: Kernel = Kernel::portable("bench_read", &[include_str!("../../shaders/bench_read.wgsl")]);
 static MARK: Kernel = Kernel::portable("bench_mark", &[include_str!("../../shaders/bench_mark.wgsl")]);
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct FmaParams {
-    rounds: u32,
-    count: u32,
-}
+params! {
+    struct FmaParams {
+        rounds: u32,
+        count: u32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct CoopParams {
-    rounds: u32,
-}
+    struct CoopParams {
+        rounds: u32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct CopyParams {
-    n4: u32,
-}
+    struct CopyParams {
+        n4: u32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct ReadParams {
-    n4: u32,
-    chunk: u32,
-    count: u32,
-}
+    struct ReadParams {
+        n4: u32,
+        chunk: u32,
+        count: u32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct MarkParams {
-    at: u32,
-    value: f32,
+    struct MarkParams {
+        at: u32,
+        value: f32,
+    }
 }
 
 /// Lanes of a workgroup: a SIMD register on a CPU adapter, a few subgroups on a GPU.
@@ -312,35 +304,7 @@ pub fn entries() -> Vec<Entry> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::harness::{assert_layout, check_entries};
     use super::*;
-    use std::mem::offset_of;
-
-    #[test]
-    fn layouts() {
-        for chains in &FMA {
-            let members = [
-                ("rounds", offset_of!(FmaParams, rounds)),
-                ("count", offset_of!(FmaParams, count)),
-            ];
-            assert_layout::<FmaParams>(&chains.kernel, &members);
-        }
-        for kernel in &COOP {
-            assert_layout::<CoopParams>(kernel, &[("rounds", offset_of!(CoopParams, rounds))]);
-        }
-        assert_layout::<CopyParams>(&COPY, &[("n4", offset_of!(CopyParams, n4))]);
-        let members = [
-            ("n4", offset_of!(ReadParams, n4)),
-            ("chunk", offset_of!(ReadParams, chunk)),
-            ("count", offset_of!(ReadParams, count)),
-        ];
-        assert_layout::<ReadParams>(&READ, &members);
-        let members = [
-            ("at", offset_of!(MarkParams, at)),
-            ("value", offset_of!(MarkParams, value)),
-        ];
-        assert_layout::<MarkParams>(&MARK, &members);
-    }
 
     /// The operations that are counted are the operations in the text.
     #[test]
@@ -363,10 +327,5 @@ mod tests {
             assert!(s.groups <= groups && s.groups * s.chunk * 256 >= s.n, "{s:?}");
             assert!((s.groups - 1) * s.chunk * 256 < s.n, "{s:?}");
         }
-    }
-
-    #[test]
-    fn matches_twin() {
-        check_entries(&entries());
     }
 }

@@ -5,20 +5,20 @@ use super::weight::{ByType, Weight, lanes, of, section_words, weight_entries, we
 use super::weight_cases::{TestWeight, test_cols};
 use super::{Entry, fold, pad4};
 use crate::error::Result;
-use crate::gpu::{Buffer, Recorder};
+use crate::gpu::{Buffer, Recorder, params};
 use crate::tensor::DType;
 use std::ops::Range;
 
 static DEQUANTIZE: ByType = weight_kernels!("dequantize", "dequantize.wgsl");
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    k4: u32,
-    w_section: u32,
-    w_row: u32,
-    y_row: u32,
+params! {
+    struct Params {
+        rows: u32,
+        k4: u32,
+        w_section: u32,
+        w_row: u32,
+        y_row: u32,
+    }
 }
 
 /// `y (range, cols)` = the rows `range` of W in f32, row stride [`pad4`] with zeros in the padding.
@@ -101,27 +101,4 @@ fn cases<const TYPE: usize>() -> Vec<Case> {
 /// The kernels of this file.
 pub fn entries() -> Vec<Entry> {
     weight_entries!(DEQUANTIZE, cases).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kernels::harness::assert_layout;
-    use std::mem::offset_of;
-
-    #[test]
-    fn params_have_the_shaders_layout() {
-        for (_, kernel) in DEQUANTIZE {
-            assert_layout::<Params>(
-                kernel,
-                &[
-                    ("rows", offset_of!(Params, rows)),
-                    ("k4", offset_of!(Params, k4)),
-                    ("w_section", offset_of!(Params, w_section)),
-                    ("w_row", offset_of!(Params, w_row)),
-                    ("y_row", offset_of!(Params, y_row)),
-                ],
-            );
-        }
-    }
 }

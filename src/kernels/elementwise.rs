@@ -1,9 +1,10 @@
 //! Ops without a reduction: SwiGLU (Shazeer 2020, arXiv 2002.05202) and the residual add.
 
 use super::harness::{Case, Gen, Slot, Tol, wide};
+use super::work::{Phase, Wanted, Work};
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, Kernel, Recorder, params};
 
 static SWIGLU_FORWARD: Kernel = Kernel::portable(
     "swiglu_forward",
@@ -17,10 +18,10 @@ static ADD: Kernel = Kernel::portable("add", &[include_str!("../../shaders/add.w
 
 const LANES: usize = 64;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct Params {
-    pub(super) n4: u32,
+params! {
+    pub(super) struct Params {
+        pub(super) n4: u32,
+    }
 }
 
 /// Runs a kernel with a lane for every four of `n` values.
@@ -102,6 +103,28 @@ pub fn entries() -> Vec<Entry> {
             cases: || SHAPES.iter().map(|s| add_case(*s)).collect(),
         },
     ]
+}
+
+/// What a model asks of these ops.
+pub(super) fn work(wanted: &Wanted<'_>) -> Vec<Work> {
+    let mut all = Vec::new();
+    for (sizes, phase) in wanted.rows() {
+        let (c, f) = (sizes.hidden, sizes.intermediate);
+        let forward = ("swiglu_forward", sizes, phase);
+        all.push(Work::elements(forward, f, (5.0, 3.0), |m, c| {
+            forward_case((m * c, 1.0))
+        }));
+        if phase == Phase::Training {
+            let backward = ("swiglu_backward", sizes, phase);
+            all.push(Work::elements(backward, f, (10.0, 5.0), |m, c| {
+                backward_case((m * c, 1.0))
+            }));
+        }
+        all.push(Work::elements(("add", sizes, phase), c, (1.0, 3.0), |m, c| {
+            add_case((m * c, 1.0))
+        }));
+    }
+    all
 }
 
 /// (floats, largest magnitude)
@@ -190,21 +213,8 @@ fn tol() -> Tol {
 
 #[cfg(test)]
 mod tests {
-    use super::super::harness::{assert_gradient, assert_layout, check_entries, numeric_gradient};
+    use super::super::harness::{assert_gradient, numeric_gradient};
     use super::*;
-    use std::mem::offset_of;
-
-    #[test]
-    fn layouts() {
-        for kernel in [&SWIGLU_FORWARD, &SWIGLU_BACKWARD, &ADD] {
-            assert_layout::<Params>(kernel, &[("n4", offset_of!(Params, n4))]);
-        }
-    }
-
-    #[test]
-    fn matches_twin() {
-        check_entries(&entries());
-    }
 
     #[test]
     fn swiglu_gradient_matches_finite_differences() {

@@ -4,11 +4,12 @@
 //! has one owner and one order of summation: no atomics, the same bits in every run.
 
 use super::harness::{Case, Gen, Slot, Tol};
-use super::weight::{ByType, Weight, lanes, of, section_words, weight_entries, weight_kernels};
-use super::weight_cases::{TestWeight, test_cols};
+use super::weight::{ByType, Weight, device_bytes, lanes, of, section_words, weight_entries, weight_kernels};
+use super::weight_cases::{Shards, TestWeight, on_buffers, shard_bytes, split, test_cols, whole};
+use super::work::{PORTABLE, Rate, Wanted, Work};
 use super::{Entry, dequantize, fold, pad4};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Kernel, Recorder};
+use crate::gpu::{Buffer, Kernel, Recorder, params};
 use crate::tensor::DType;
 
 static FORWARD: ByType = weight_kernels!("embedding_forward", "embedding_forward.wgsl");
@@ -17,24 +18,22 @@ static BACKWARD: Kernel = Kernel::portable(
     &[include_str!("../../shaders/embedding_backward.wgsl")],
 );
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct ForwardParams {
-    m: u32,
-    k4: u32,
-    w_section: u32,
-    first: u32,
-    rows: u32,
-    vocab: u32,
-}
+params! {
+    struct ForwardParams {
+        m: u32,
+        k4: u32,
+        w_section: u32,
+        first: u32,
+        rows: u32,
+        vocab: u32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct BackwardParams {
-    u: u32,
-    k4: u32,
-    first: u32,
-    count: u32,
+    struct BackwardParams {
+        u: u32,
+        k4: u32,
+        first: u32,
+        count: u32,
+    }
 }
 
 /// `x (m, C)` = the rows of `w (V, C)` that `tokens (m)` u32 name; a token ≥ V reads the last row (the caller validates).
@@ -147,27 +146,25 @@ pub fn backward_twin(dx: &[f64], cols: usize, tokens: &[u32], dw: &mut [f64]) {
     }
 }
 
-fn forward_case(g: &mut Gen, dtype: DType, m: usize, vocab: usize, cols: usize) -> Case {
+fn forward_case(g: &mut Gen, dtype: DType, (m, vocab, cols): (usize, usize, usize), shards: Shards) -> Case {
     let weight = TestWeight::random(g, dtype, vocab, cols, 1e4);
     let mut tokens = g.below(m, vocab as u32);
     tokens[0] = vocab as u32 - 1;
-    let slots = vec![
-        Slot::input(&weight.words()),
-        Slot::input(&tokens),
-        Slot::Out(m * pad4(cols)),
-    ];
+    let mut slots = vec![Slot::input(&tokens), Slot::Out(m * pad4(cols))];
+    slots.extend(weight.slots(&shards));
     Case {
         name: format!("{m} tokens of {vocab} × {cols}"),
         slots,
         record: Box::new(move |rec, b| {
-            let w = Weight::from_buffer(dtype, vocab, cols, b[0].clone());
-            forward(rec, &w, &b[1], &b[2], m)
+            let w = on_buffers(dtype, vocab, cols, &shards, &b[2..]);
+            forward(rec, &w, &b[0], &b[1], m)
         }),
         expect: Box::new(move || {
-            let table: Vec<f64> = weight.values().into_iter().map(f64::from).collect();
-            let out = forward_twin(&table, cols, &tokens);
+            // Only the rows that are named: a vocabulary may be large.
+            let rows: Vec<u32> = (0..m as u32).collect();
+            let out = forward_twin(&weight.rows_of(&tokens), cols, &rows);
             let out: Vec<f32> = out.into_iter().map(|v| v as f32).collect();
-            vec![(2, dequantize::padded(&out, cols), dequantize::EXACT)]
+            vec![(1, dequantize::padded(&out, cols), dequantize::EXACT)]
         }),
         flops: 0.0,
     }
@@ -179,7 +176,7 @@ fn forward_cases<const TYPE: usize>() -> Vec<Case> {
     let [a, b, c, d] = test_cols(dtype);
     [(1, 1, a), (7, 331, b), (8, 5, c), (9, 331, a), (37, 331, d)]
         .into_iter()
-        .map(|(m, vocab, cols)| forward_case(&mut g, dtype, m, vocab, cols))
+        .map(|sizes| forward_case(&mut g, dtype, sizes, whole(sizes.1)))
         .collect()
 }
 
@@ -236,6 +233,36 @@ fn backward_cases() -> Vec<Case> {
     cases
 }
 
+/// What a model asks of the op.
+pub(super) fn work(wanted: &Wanted<'_>) -> Vec<Work> {
+    let mut all = Vec::new();
+    for (sizes, phase) in wanted.rows() {
+        let (m, v, c) = (phase.rows(), sizes.vocab, sizes.hidden);
+        for dtype in wanted.dtypes().iter().copied() {
+            let (row, x) = (device_bytes(dtype, 1, c) as f64, (4 * m * c) as f64);
+            let cap = shard_bytes(wanted.gpu);
+            all.push(Work {
+                op: "embedding_forward".into(),
+                variant: PORTABLE,
+                dtype: Some(dtype),
+                model: sizes.name,
+                phase,
+                shape: format!("{m} of {v}×{c}"),
+                flops: 0.0,
+                bytes: m as f64 * row + x,
+                memory: device_bytes(dtype, v, c) as f64 + x,
+                rate: Rate::F32,
+                build: Box::new(move || {
+                    let shards = split(dtype, v, c, cap)?;
+                    let mut g = Gen::new(m as u64);
+                    Ok(forward_case(&mut g, dtype, (m, v, c), shards).forced(PORTABLE))
+                }),
+            });
+        }
+    }
+    all
+}
+
 /// The kernels of this file.
 pub fn entries() -> Vec<Entry> {
     let backward = Entry {
@@ -250,34 +277,6 @@ pub fn entries() -> Vec<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::harness::assert_layout;
-    use std::mem::offset_of;
-
-    #[test]
-    fn params_have_the_shaders_layout() {
-        for (_, kernel) in FORWARD {
-            assert_layout::<ForwardParams>(
-                kernel,
-                &[
-                    ("m", offset_of!(ForwardParams, m)),
-                    ("k4", offset_of!(ForwardParams, k4)),
-                    ("w_section", offset_of!(ForwardParams, w_section)),
-                    ("first", offset_of!(ForwardParams, first)),
-                    ("rows", offset_of!(ForwardParams, rows)),
-                    ("vocab", offset_of!(ForwardParams, vocab)),
-                ],
-            );
-        }
-        assert_layout::<BackwardParams>(
-            &BACKWARD,
-            &[
-                ("u", offset_of!(BackwardParams, u)),
-                ("k4", offset_of!(BackwardParams, k4)),
-                ("first", offset_of!(BackwardParams, first)),
-                ("count", offset_of!(BackwardParams, count)),
-            ],
-        );
-    }
 
     #[test]
     fn group_tokens_sorts_stably() {

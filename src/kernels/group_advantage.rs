@@ -27,6 +27,7 @@ mod reduce;
 #[cfg(test)]
 mod tests;
 
+pub(super) use cases::work;
 pub use reduce::{Narrowed, Reduced, TailStatistics, far_apart, narrow, reduce_groups};
 
 use plan::{

@@ -6,7 +6,7 @@ use super::reduce::{ROW_REDUCE, lanes};
 use super::{Entry, fold};
 use crate::advantage::Rewards;
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
+use crate::gpu::{Buffer, Kernel, Recorder, params};
 
 static GROUP_REWARDS: Kernel = Kernel::portable(
     "group_rewards",
@@ -19,13 +19,13 @@ pub const SCORE_WORDS: usize = 4;
 /// Widest group: 4096 squares of it still fit f32.
 pub const FAR: f32 = 1e16;
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    groups: u32,
-    m: u32,
-    far: f32,
-    takes: u32,
+params! {
+    struct Params {
+        groups: u32,
+        m: u32,
+        far: f32,
+        takes: u32,
+    }
 }
 
 /// The buffers of [`group_rewards`]; G groups of m.
@@ -186,24 +186,6 @@ fn cases() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::harness::{assert_layout, check_entries};
-    use std::mem::offset_of;
-
-    #[test]
-    fn layout() {
-        let members = [
-            ("groups", offset_of!(Params, groups)),
-            ("m", offset_of!(Params, m)),
-            ("far", offset_of!(Params, far)),
-            ("takes", offset_of!(Params, takes)),
-        ];
-        assert_layout::<Params>(&GROUP_REWARDS, &members);
-    }
-
-    #[test]
-    fn equals_the_twin() {
-        check_entries(&entries());
-    }
 
     #[test]
     fn what_is_not_finite_comes_first() {

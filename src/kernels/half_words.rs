@@ -93,23 +93,3 @@ fn unpack_case(shape: (usize, f32)) -> Case {
         flops: n as f64,
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::super::elementwise::Params;
-    use super::super::harness::{assert_layout, check_entries};
-    use super::*;
-    use std::mem::offset_of;
-
-    #[test]
-    fn layouts() {
-        for kernel in [&PACK, &UNPACK] {
-            assert_layout::<Params>(kernel, &[("n4", offset_of!(Params, n4))]);
-        }
-    }
-
-    #[test]
-    fn matches_twin() {
-        check_entries(&entries());
-    }
-}

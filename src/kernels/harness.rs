@@ -1,10 +1,11 @@
 //! Cases that serve tests and benches alike: a case says what buffers an op takes, how to record it, and what
-//! its float64 twin expects.
+//! its float64 twin expects. [`work`](super::work) makes them in the sizes of models.
 
 use super::kv;
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Gpu, Kernel, Recorder, reflect};
+use crate::gpu::{Buffer, Gpu, Recorder};
 use rand::{RngExt, SeedableRng};
+use std::cell::RefCell;
 
 /// How far a kernel may be from its twin, and why.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +24,8 @@ pub enum Slot {
     In(Vec<u8>),
     /// An output of this many f32, filled with NaN before the run.
     Out(usize),
+    /// As [`Slot::Out`], of which the twin computes only these elements: all would take it too long.
+    Picked(usize, Vec<usize>),
     /// Read and written: initial values.
     InOut(Vec<f32>),
     /// Bytes in words, read and written: initial words, and what a byte stands for when it is compared.
@@ -32,6 +35,15 @@ pub enum Slot {
 }
 
 impl Slot {
+    /// An output of `rows` rows of `width`, of which the twin computes `picked`, in ascending order.
+    pub fn rows(rows: usize, width: usize, picked: &[usize]) -> Self {
+        if picked.len() == rows {
+            return Self::Out(rows * width);
+        }
+        let places = picked.iter().flat_map(|r| r * width..(r + 1) * width);
+        Self::Picked(rows * width, places.collect())
+    }
+
     /// An input of any plain type.
     pub fn input<T: bytemuck::Pod>(data: &[T]) -> Self {
         Self::In(bytemuck::cast_slice(data).to_vec())
@@ -42,6 +54,23 @@ impl Slot {
 pub type Expect = (usize, Vec<f64>, Tol);
 /// Records the op on the case's buffers.
 pub type RecordFn = Box<dyn Fn(&mut Recorder, &[Buffer]) -> Result<()>>;
+
+/// Records with scratch that is made once for each device, as a training step has it.
+pub(super) fn with_scratch<S: 'static>(
+    make: impl Fn(&Gpu) -> Result<S> + 'static,
+    record: impl Fn(&mut Recorder, &[Buffer], &S) -> Result<()> + 'static,
+) -> RecordFn {
+    let kept: RefCell<Option<(Gpu, S)>> = RefCell::new(None);
+    Box::new(move |rec, buffers| {
+        let mut kept = kept.borrow_mut();
+        let scratch = match kept.take() {
+            Some((gpu, scratch)) if gpu.is(rec.gpu()) => scratch,
+            _ => make(rec.gpu())?,
+        };
+        let (_, scratch) = kept.insert((rec.gpu().clone(), scratch));
+        record(rec, buffers, scratch)
+    })
+}
 
 /// A test and bench case of one op.
 pub struct Case {
@@ -80,13 +109,20 @@ impl Case {
     /// # Errors
     /// The op failed, or it wrote past the end of an output.
     pub fn run(&self, gpu: &Gpu) -> Result<Vec<Option<Vec<f32>>>> {
-        let buffers = self.upload(gpu)?;
+        self.run_on(gpu, &self.upload(gpu)?)
+    }
+
+    /// As [`Case::run`], on buffers of [`Case::upload`].
+    ///
+    /// # Errors
+    /// As [`Case::run`].
+    pub fn run_on(&self, gpu: &Gpu, buffers: &[Buffer]) -> Result<Vec<Option<Vec<f32>>>> {
         let mut rec = Recorder::new(gpu);
-        (self.record)(&mut rec, &buffers)?;
+        (self.record)(&mut rec, buffers)?;
         rec.submit()?;
         self.slots
             .iter()
-            .zip(&buffers)
+            .zip(buffers)
             .map(|(slot, buffer)| self.read(gpu, slot, buffer))
             .collect()
     }
@@ -96,21 +132,20 @@ impl Case {
     /// # Errors
     /// Out of memory.
     pub fn upload(&self, gpu: &Gpu) -> Result<Vec<Buffer>> {
-        let guarded = |mut words: Vec<u32>| {
-            words.extend([CANARY; GUARD]);
-            gpu.upload("case", &words)
+        let guarded = |bytes: &[u8]| {
+            let end = bytes.len().next_multiple_of(4) as u64;
+            let buffer = gpu.alloc("case", end + 4 * GUARD as u64)?;
+            gpu.write(&buffer, 0, bytes);
+            gpu.write(&buffer, end, &[CANARY; GUARD]);
+            Ok(buffer)
         };
         self.slots
             .iter()
             .map(|slot| match slot {
-                Slot::In(bytes) => {
-                    let mut words = bytes.clone();
-                    words.resize(bytes.len().next_multiple_of(4), 0);
-                    guarded(bytemuck::pod_collect_to_vec(&words))
-                }
-                Slot::Out(n) => guarded(vec![CANARY; *n]),
-                Slot::InOut(values) => guarded(values.iter().map(|v| v.to_bits()).collect()),
-                Slot::Bytes(words, _) | Slot::Halves(words) => guarded(words.clone()),
+                Slot::In(bytes) => guarded(bytes),
+                Slot::Out(n) | Slot::Picked(n, _) => guarded(bytemuck::cast_slice(&vec![CANARY; *n])),
+                Slot::InOut(values) => guarded(bytemuck::cast_slice(values)),
+                Slot::Bytes(words, _) | Slot::Halves(words) => guarded(bytemuck::cast_slice(words)),
             })
             .collect()
     }
@@ -118,23 +153,41 @@ impl Case {
     fn read(&self, gpu: &Gpu, slot: &Slot, buffer: &Buffer) -> Result<Option<Vec<f32>>> {
         let n = match slot {
             Slot::In(_) => return Ok(None),
-            Slot::Out(n) => *n,
+            Slot::Out(n) | Slot::Picked(n, _) => *n,
             Slot::InOut(values) => values.len(),
             Slot::Bytes(words, _) | Slot::Halves(words) => words.len(),
         };
-        let words: Vec<u32> = gpu.read(buffer, 0, n + GUARD)?;
-        if words[n..].iter().any(|w| *w != CANARY) {
+        let from = if matches!(slot, Slot::Picked(..)) { n } else { 0 };
+        let words: Vec<u32> = gpu.read(buffer, 4 * from as u64, n - from + GUARD)?;
+        let (words, guard) = words.split_at(n - from);
+        if guard.iter().any(|w| *w != CANARY) {
             return Err(Error::internal(format!(
                 "{}: wrote past the end of an output",
                 self.name
             )));
         }
-        let words = &words[..n];
+        let one = |at: &usize| Ok(gpu.read::<f32>(buffer, 4 * *at as u64, 1)?[0]);
         Ok(Some(match slot {
             Slot::Bytes(_, value) => words.iter().flat_map(|w| w.to_le_bytes()).map(value).collect(),
             Slot::Halves(_) => words.iter().flat_map(|w| kv::halves(*w)).collect(),
+            Slot::Picked(_, places) => places.iter().map(one).collect::<Result<_>>()?,
             _ => words.iter().map(|w| f32::from_bits(*w)).collect(),
         }))
+    }
+
+    /// The largest error of what [`Case::run_on`] returned, relative to the largest value of the same output; of what is exact or
+    /// coded, infinite outside its tolerance and nothing within.
+    pub fn error(&self, outputs: &[Option<Vec<f32>>]) -> f64 {
+        let one = |(slot, want, tol): Expect| {
+            let got = outputs[slot].as_deref().unwrap_or_default();
+            let coded = matches!(self.slots[slot], Slot::Bytes(..) | Slot::Halves(_));
+            if got.len() != want.len() || coded || (tol.atol, tol.rtol) == (0.0, 0.0) {
+                let holds = got.len() == want.len() && worst(got, &want, tol).is_none();
+                return if holds { 0.0 } else { f64::INFINITY };
+            }
+            relative(got, &want)
+        };
+        (self.expect)().into_iter().map(one).fold(0.0, f64::max)
     }
 
     /// Runs the case twice, compares the bits of the two runs, and compares with the twin.
@@ -165,6 +218,17 @@ impl Case {
     }
 }
 
+/// The largest error relative to the largest expected value; infinite where a value is NaN.
+fn relative(got: &[f32], want: &[f64]) -> f64 {
+    let (mut error, mut peak) = (0.0f64, 1e-30f64);
+    for (got, want) in got.iter().zip(want) {
+        let off = (f64::from(*got) - want).abs();
+        error = error.max(if off.is_nan() { f64::INFINITY } else { off });
+        peak = peak.max(want.abs());
+    }
+    error / peak
+}
+
 /// The element furthest outside its tolerance; anything not finite comes first.
 fn worst(got: &[f32], want: &[f64], tol: Tol) -> Option<(usize, String)> {
     // Compared by bits: fast-math drivers may fold `is_nan` away in shaders, the host must not be fooled either.
@@ -172,7 +236,14 @@ fn worst(got: &[f32], want: &[f64], tol: Tol) -> Option<(usize, String)> {
     if let Some(i) = (0..got.len()).find(|i| want[*i].is_finite() && !finite(got[*i])) {
         return Some((i, "not finite".into()));
     }
-    let excess = |i: &usize| (f64::from(got[*i]) - want[*i]).abs() - (tol.atol + tol.rtol * want[*i].abs());
+    let excess = |i: &usize| {
+        let (got, want) = (f64::from(got[*i]), want[*i]);
+        if got == want || got.is_nan() && want.is_nan() {
+            return -f64::INFINITY;
+        }
+        let excess = (got - want).abs() - (tol.atol + tol.rtol * want.abs());
+        if excess.is_nan() { f64::INFINITY } else { excess }
+    };
     let i = (0..got.len()).max_by(|a, b| excess(a).total_cmp(&excess(b)))?;
     let off = (f64::from(got[i]) - want[i]).abs();
     (excess(&i) > 0.0).then(|| {
@@ -184,29 +255,6 @@ fn worst(got: &[f32], want: &[f64], tol: Tol) -> Option<(usize, String)> {
             ),
         )
     })
-}
-
-/// Compares a parameter struct with the shader's immediate struct: the same members at the same offsets, nothing more.
-///
-/// # Panics
-/// They differ, or the shader does not parse. For tests.
-pub fn assert_layout<P>(kernel: &Kernel, members: &[(&str, usize)]) {
-    let shader = match reflect(kernel.name, &kernel.wgsl()) {
-        Ok(reflection) => reflection,
-        Err(e) => panic!("{e}"),
-    };
-    let found: Vec<(&str, usize)> = shader
-        .immediate_members
-        .iter()
-        .map(|(name, at)| (name.as_str(), *at as usize))
-        .collect();
-    assert_eq!(found, members, "{}: members and offsets", kernel.name);
-    assert_eq!(
-        shader.immediate_bytes as usize,
-        size_of::<P>(),
-        "{}: size",
-        kernel.name
-    );
 }
 
 /// Seeded test data.
@@ -257,19 +305,6 @@ pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|v| f64::from(*v)).collect()
 }
 
-/// Runs every case of `entries` on the default adapter and fails with all failures at once.
-#[cfg(test)]
-pub(crate) fn check_entries(entries: &[super::Entry]) {
-    let gpu = Gpu::open(&Default::default()).expect("a Vulkan, Metal or DX12 adapter");
-    let failures: Vec<String> = entries
-        .iter()
-        .filter(|e| gpu.report().runs(e.kernel))
-        .flat_map(|e| (e.cases)())
-        .filter_map(|c| c.check(&gpu).err().map(|e| e.to_string()))
-        .collect();
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
-}
-
 /// Central differences of `loss` at `x`.
 #[cfg(test)]
 pub(crate) fn numeric_gradient(x: &[f64], loss: impl Fn(&[f64]) -> f64) -> Vec<f64> {
@@ -294,5 +329,17 @@ pub(crate) fn assert_gradient(what: &str, analytic: &[f64], numeric: &[f64]) {
     let peak = numeric.iter().fold(1e-9f64, |a, b| a.max(b.abs()));
     for (i, (a, n)) in analytic.iter().zip(numeric).enumerate() {
         assert!((a - n).abs() < 1e-6 * peak, "{what} element {i}: {a} against {n}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_relative_to_the_peak_and_nan_is_the_worst() {
+        assert_eq!(relative(&[1.0, -10.0], &[1.5, -10.0]), 0.05);
+        assert_eq!(relative(&[1.0, f32::NAN, 0.0], &[1.0, 0.0, 0.0]), f64::INFINITY);
+        assert_eq!(relative(&[], &[]), 0.0);
     }
 }

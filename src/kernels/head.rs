@@ -9,11 +9,12 @@ use super::reduce::lanes;
 use super::weight::Weight;
 use super::{Entry, MAX_GROUPS, fold, pad4};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder, params};
 use std::ops::Range;
 
 #[path = "head_cases.rs"]
 mod cases;
+pub(super) use cases::work;
 
 /// Vocabulary columns per chunk; weights are split at multiples of it.
 pub const CHUNK: usize = 4096;
@@ -28,30 +29,26 @@ static HEAD_GRADIENT: Kernel = Kernel::portable(
     &[include_str!("../../shaders/head_gradient.wgsl")],
 );
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct ReduceParams {
-    m: u32,
-    width: u32,
-    stride4: u32,
-    first_column: u32,
-    flags: u32,
-}
+params! {
+    struct ReduceParams {
+        m: u32,
+        width: u32,
+        stride4: u32,
+        first_column: u32,
+        flags: u32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct FinishParams {
-    m: u32,
-    mode: u32,
-}
+    struct FinishParams {
+        m: u32,
+        mode: u32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct GradientParams {
-    m: u32,
-    width: u32,
-    stride4: u32,
-    first_column: u32,
+    struct GradientParams {
+        m: u32,
+        width: u32,
+        stride4: u32,
+        first_column: u32,
+    }
 }
 
 /// Scratch of the head for up to `rows_cap` rows; its contents mean nothing between calls.
@@ -282,9 +279,8 @@ pub fn log_probs_twin(logits: &[f64], target: usize) -> (f64, [f64; 2], f64) {
     )
 }
 
-/// Float64 twin of [`gradient`]'s dlogits for one row: `dlogp·(onehot − softmax)`.
-pub fn dlogits_twin(logits: &[f64], target: usize, dlogp: f64) -> Vec<f64> {
-    let (_, [top, log_sum], _) = log_probs_twin(logits, target);
+/// Float64 twin of [`gradient`]'s dlogits for one row: `dlogp·(onehot − softmax)`, by the row's lse.
+pub fn dlogits_twin(logits: &[f64], [top, log_sum]: [f64; 2], target: usize, dlogp: f64) -> Vec<f64> {
     (logits.iter().enumerate())
         .map(|(i, x)| dlogp * (f64::from(u8::from(i == target)) - libm::exp(x - top - log_sum)))
         .collect()

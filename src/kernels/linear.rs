@@ -9,7 +9,7 @@ use super::linear_variants as variants;
 use super::pad4;
 use super::weight::{Weight, section_words};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Recorder};
+use crate::gpu::{Binding, Buffer, Params, Recorder, params};
 use std::ops::Range;
 
 /// How an op's result meets what its output holds.
@@ -42,51 +42,47 @@ impl Write {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct ForwardParams {
-    pub(super) m: u32,
-    pub(super) n: u32,
-    pub(super) k4: u32,
-    pub(super) x_stride: u32,
-    pub(super) y_stride: u32,
-    pub(super) y_offset: u32,
-    pub(super) w_section: u32,
-    pub(super) w_row: u32,
-    pub(super) flags: u32,
-    pub(super) alpha: f32,
-    pub(super) r4: u32,
-    pub(super) beta: f32,
-}
+params! {
+    pub(super) struct ForwardParams {
+        pub(super) m: u32,
+        pub(super) n: u32,
+        pub(super) k4: u32,
+        pub(super) x_stride: u32,
+        pub(super) y_stride: u32,
+        pub(super) y_offset: u32,
+        pub(super) w_section: u32,
+        pub(super) w_row: u32,
+        pub(super) flags: u32,
+        pub(super) alpha: f32,
+        pub(super) r4: u32,
+        pub(super) beta: f32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct InputGradientParams {
-    m: u32,
-    n: u32,
-    k4: u32,
-    dy_stride: u32,
-    dx_stride: u32,
-    dy_offset: u32,
-    w_section: u32,
-    w_row: u32,
-    flags: u32,
-    alpha: f32,
-}
+    struct InputGradientParams {
+        m: u32,
+        n: u32,
+        k4: u32,
+        dy_stride: u32,
+        dx_stride: u32,
+        dy_offset: u32,
+        w_section: u32,
+        w_row: u32,
+        flags: u32,
+        alpha: f32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct WeightGradientParams {
-    m: u32,
-    n: u32,
-    k4: u32,
-    dy_stride: u32,
-    x_stride: u32,
-    dy_offset: u32,
-    dw_row: u32,
-    flags: u32,
-    alpha: f32,
-    first: u32,
+    struct WeightGradientParams {
+        m: u32,
+        n: u32,
+        k4: u32,
+        dy_stride: u32,
+        x_stride: u32,
+        dy_offset: u32,
+        dw_row: u32,
+        flags: u32,
+        alpha: f32,
+        first: u32,
+    }
 }
 
 /// `y (m, rows) = alpha · x (m, cols) · Wᵀ [+ bias] [+ y]`; strides are [`pad4`] of the widths. The padding columns
@@ -307,7 +303,7 @@ pub(super) fn lanes(tile: &variants::Tile) -> Vec<(&'static str, f64)> {
 }
 
 /// One workgroup a tile of the output, `[columns, rows]`.
-fn dispatch<P: bytemuck::Pod>(
+fn dispatch<P: Params>(
     rec: &mut Recorder,
     tile: &variants::Tile,
     constants: &[(&'static str, f64)],
@@ -323,74 +319,4 @@ pub fn entries() -> Vec<Entry> {
     let mut all = variants::entries();
     all.extend(fused::entries());
     all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kernels::harness::assert_layout;
-    use std::mem::offset_of;
-
-    macro_rules! layout {
-        ($kernel:expr, $params:ident { $($member:ident),* $(,)? }) => {
-            assert_layout::<$params>($kernel, &[$((stringify!($member), offset_of!($params, $member))),*])
-        };
-    }
-
-    #[test]
-    fn params_have_the_shaders_layout() {
-        for kernel in variants::kernels_of("linear_forward") {
-            layout!(
-                kernel,
-                ForwardParams {
-                    m,
-                    n,
-                    k4,
-                    x_stride,
-                    y_stride,
-                    y_offset,
-                    w_section,
-                    w_row,
-                    flags,
-                    alpha,
-                    r4,
-                    beta
-                }
-            );
-        }
-        for kernel in variants::kernels_of("linear_input_gradient") {
-            layout!(
-                kernel,
-                InputGradientParams {
-                    m,
-                    n,
-                    k4,
-                    dy_stride,
-                    dx_stride,
-                    dy_offset,
-                    w_section,
-                    w_row,
-                    flags,
-                    alpha
-                }
-            );
-        }
-        for kernel in variants::kernels_of("linear_weight_gradient") {
-            layout!(
-                kernel,
-                WeightGradientParams {
-                    m,
-                    n,
-                    k4,
-                    dy_stride,
-                    x_stride,
-                    dy_offset,
-                    dw_row,
-                    flags,
-                    alpha,
-                    first
-                }
-            );
-        }
-    }
 }

@@ -4,9 +4,11 @@ use super::harness::{Case, Gen, Slot, Tol};
 use super::linear::{self, Write};
 use super::linear_fused_cases as fused;
 use super::linear_half::{half, half_columns, half_rows};
+use super::linear_variants::{FORWARD_OP, INPUT_GRADIENT_OP, WEIGHT_GRADIENT_OP, variants};
 use super::pad4;
-use super::weight::Weight;
-use super::weight_cases::{TestWeight, test_cols};
+use super::weight::device_bytes;
+use super::weight_cases::{Shards, TestWeight, on_buffers, shard_bytes, split, test_cols, whole};
+use super::work::{Phase, Rate, Wanted, Work};
 use crate::tensor::DType;
 use std::ops::Range;
 
@@ -54,6 +56,9 @@ pub(super) fn weight_gradient_twin(dy: &[f64], x: &[f64], dw: &mut [f64], k: usi
     }
 }
 
+/// Rows and columns that are picked of a large output, beside the last.
+const PICKED: usize = 8;
+
 /// What one case multiplies.
 struct Shape {
     m: usize,
@@ -67,6 +72,10 @@ struct Shape {
     scale: f32,
     /// The operands are rounded to f16.
     half: bool,
+    /// The rows of each shard of W.
+    shards: Shards,
+    /// The twin computes some of the outputs, not all.
+    picked: bool,
 }
 
 impl Shape {
@@ -80,7 +89,31 @@ impl Shape {
             write: Write::SET,
             scale: 1.0,
             half: false,
+            shards: whole(n),
+            picked: false,
         }
+    }
+
+    /// Outputs of a real layer stay of order one.
+    fn weight_scale(&self) -> f32 {
+        if self.picked {
+            1.0 / (self.k as f32).sqrt()
+        } else {
+            1.0
+        }
+    }
+
+    /// The rows of the output that the twin computes, and their columns.
+    fn places(&self, rows: usize, cols: usize) -> [Vec<u32>; 2] {
+        let of = |n: usize, step: usize| match self.picked && n > PICKED {
+            true => (0..PICKED)
+                .map(|i| (i * step % n) as u32)
+                .chain([n as u32 - 1])
+                .collect(),
+            false => (0..n as u32).collect(),
+        };
+        // Steps near the golden section of large sizes cover them evenly.
+        [of(rows, 40_503), of(cols, 75_029)]
     }
 
     fn name(&self) -> String {
@@ -224,80 +257,109 @@ pub(super) fn repadded(values: &[f64], cols: usize) -> Vec<f64> {
     out
 }
 
+/// Some rows of a matrix.
+fn rows_of(values: &[f64], cols: usize, rows: &[u32]) -> Vec<f64> {
+    let row = |r: &u32| &values[*r as usize * cols..][..cols];
+    rows.iter().flat_map(row).copied().collect()
+}
+
+/// Some columns of a matrix.
+fn columns_of(values: &[f64], cols: usize, columns: &[u32]) -> Vec<f64> {
+    let rows = values.chunks_exact(cols);
+    rows.flat_map(|row| columns.iter().map(|c| row[*c as usize]))
+        .collect()
+}
+
 /// The output's slot: read as well where the op accumulates.
-fn output(write: Write, old: &[f32]) -> Slot {
-    if write.accumulate {
+fn output(shape: &Shape, old: &[f32], cols: usize, [rows, columns]: &[Vec<u32>; 2]) -> Slot {
+    if shape.write.accumulate {
         Slot::InOut(old.to_vec())
+    } else if shape.picked {
+        let place = |r: usize| columns.iter().map(move |c| r * pad4(cols) + *c as usize);
+        let places = rows.iter().flat_map(|r| place(*r as usize));
+        Slot::Picked(old.len(), places.collect())
     } else {
         Slot::Out(old.len())
     }
 }
 
-/// The rows `range` of W in f64.
-fn rows_of(weight: &TestWeight, range: &Range<usize>) -> Vec<f64> {
-    let all = weight.values();
-    let part = &all[range.start * weight.cols..range.end * weight.cols];
-    part.iter().map(|v| f64::from(*v)).collect()
+/// What the twin expects in the output's slot.
+fn expected(shape: &Shape, values: &[f64], cols: usize) -> Vec<f64> {
+    match shape.picked {
+        true => values.to_vec(),
+        false => repadded(values, cols),
+    }
 }
 
 fn forward_case(g: &mut Gen, dtype: DType, shape: Shape) -> Case {
     let (m, n, k, width) = (shape.m, shape.n, shape.k, shape.range.len());
-    let weight = TestWeight::random(g, dtype, n, k, 1.0);
+    let weight = TestWeight::random(g, dtype, n, k, shape.weight_scale());
     let x = g.rows(m, k, shape.scale);
     let bias = g.uniform(width, 1.0);
     let old = g.rows(m, width, 1.0);
-    let slots = vec![
+    let places = shape.places(m, width);
+    let mut slots = vec![
         Slot::input(&x),
-        Slot::input(&weight.words()),
         Slot::input(&bias),
-        output(shape.write, &old),
+        output(&shape, &old, width, &places),
     ];
+    slots.extend(weight.slots(&shape.shards));
+    let [rows, columns] = places;
+    let taken: Vec<u32> = columns.iter().map(|c| c + shape.range.start as u32).collect();
+    let w = half(weight.rows_of(&taken), shape.half);
     let (range, write, has_bias) = (shape.range.clone(), shape.write, shape.bias);
+    let shards = shape.shards.clone();
     Case {
         name: shape.name(),
         slots,
         flops: shape.flops(),
         record: Box::new(move |rec, b| {
-            let w = Weight::from_buffer(dtype, n, k, b[1].clone());
-            let bias = has_bias.then_some(&b[2]);
-            linear::forward_rows(rec, &b[0], &w, range.clone(), bias, &b[3], m, write)
+            let w = on_buffers(dtype, n, k, &shards, &b[3..]);
+            let bias = has_bias.then_some(&b[1]);
+            linear::forward_rows(rec, &b[0], &w, range.clone(), bias, &b[2], m, write)
         }),
         expect: Box::new(move || {
-            let w = half(rows_of(&weight, &shape.range), shape.half);
-            let x = half(unpadded(&x, k), shape.half);
-            let bias: Vec<f64> = bias.iter().map(|b| f64::from(*b)).collect();
-            let mut y = unpadded(&old, width);
+            let x = half(rows_of(&unpadded(&x, k), k, &rows), shape.half);
+            let bias: Vec<f64> = columns.iter().map(|c| f64::from(bias[*c as usize])).collect();
+            let old = rows_of(&unpadded(&old, width), width, &rows);
+            let mut y = columns_of(&old, width, &columns);
             forward_twin(&x, &w, has_bias.then_some(&bias), &mut y, k, write);
-            vec![(3, repadded(&y, width), shape.tol(k, shape.scale, 2.0))]
+            vec![(2, expected(&shape, &y, width), shape.tol(k, shape.scale, 2.0))]
         }),
     }
 }
 
 fn input_gradient_case(g: &mut Gen, dtype: DType, shape: Shape) -> Case {
     let (m, n, k, width) = (shape.m, shape.n, shape.k, shape.range.len());
-    let weight = TestWeight::random(g, dtype, n, k, 1.0);
+    let weight = TestWeight::random(g, dtype, n, k, shape.weight_scale());
     let dy = g.rows(m, width, shape.scale);
     let old = g.rows(m, k, 1.0);
-    let slots = vec![
-        Slot::input(&dy),
-        Slot::input(&weight.words()),
-        output(shape.write, &old),
-    ];
-    let (range, write) = (shape.range.clone(), shape.write);
+    let places = shape.places(m, k);
+    let mut slots = vec![Slot::input(&dy), output(&shape, &old, k, &places)];
+    slots.extend(weight.slots(&shape.shards));
+    let [rows, columns] = places;
+    let taken: Vec<u32> = (shape.range.start as u32..shape.range.end as u32).collect();
+    // A few rows at a time: in f64 a large weight is twice its size.
+    let parts = taken.chunks(64).map(|rows| weight.rows_of(rows));
+    let w = half(
+        parts.flat_map(|part| columns_of(&part, k, &columns)).collect(),
+        shape.half,
+    );
+    let (range, write, shards) = (shape.range.clone(), shape.write, shape.shards.clone());
     Case {
         name: shape.name(),
         slots,
         flops: shape.flops(),
         record: Box::new(move |rec, b| {
-            let w = Weight::from_buffer(dtype, n, k, b[1].clone());
-            linear::input_gradient_rows(rec, &b[0], &w, range.clone(), &b[2], m, write)
+            let w = on_buffers(dtype, n, k, &shards, &b[2..]);
+            linear::input_gradient_rows(rec, &b[0], &w, range.clone(), &b[1], m, write)
         }),
         expect: Box::new(move || {
-            let mut dx = unpadded(&old, k);
-            let w = half(rows_of(&weight, &shape.range), shape.half);
-            let dy = half_rows(unpadded(&dy, width), width, shape.half);
-            input_gradient_twin(&dy, &w, &mut dx, k, write);
-            vec![(2, repadded(&dx, k), shape.tol(width, shape.scale, 2.0))]
+            let dy = half_rows(rows_of(&unpadded(&dy, width), width, &rows), width, shape.half);
+            let old = rows_of(&unpadded(&old, k), k, &rows);
+            let mut dx = columns_of(&old, k, &columns);
+            input_gradient_twin(&dy, &w, &mut dx, columns.len(), write);
+            vec![(1, expected(&shape, &dx, k), shape.tol(width, shape.scale, 2.0))]
         }),
     }
 }
@@ -311,29 +373,60 @@ fn weight_gradient_case(g: &mut Gen, shape: Shape) -> Case {
         (1.0, shape.scale)
     };
     // Rows before the first one do not count, whatever they hold.
-    let first = if m > 4 { m / 3 } else { 0 };
+    let first = if m > 4 && !shape.picked { m / 3 } else { 0 };
     let (mut dy, mut x) = (g.rows(m, width, dy_scale), g.rows(m, k, x_scale));
     dy[..first * pad4(width)].fill(f32::NAN);
     x[..first * pad4(k)].fill(f32::NAN);
-    let old = g.rows(n, k, 1.0);
-    // Rows outside the range keep what they hold, so the output is always read.
-    let slots = vec![Slot::input(&dy), Slot::input(&x), Slot::InOut(old.clone())];
-    let (range, write) = (shape.range.clone(), shape.write);
+    let mut slots = vec![Slot::input(&dy), Slot::input(&x)];
+    let [rows, columns] = shape.places(n, k);
+    let mut old = Vec::new();
+    if shape.picked {
+        // Rows of the output by shard.
+        for shard in &shape.shards {
+            let within = |r: &&u32| shard.contains(&(**r as usize));
+            let local = rows
+                .iter()
+                .filter(within)
+                .map(|r| r - shard.start as u32)
+                .collect();
+            let places = [local, columns.clone()];
+            let len = shard.len() * pad4(k);
+            slots.push(output(&shape, &vec![0.0; len], k, &places));
+        }
+    } else {
+        // Rows outside the range keep what they hold, so the output is always read.
+        old = g.rows(n, k, 1.0);
+        slots.push(Slot::InOut(old.clone()));
+    }
+    let (range, write, shards) = (shape.range.clone(), shape.write, shape.shards.clone());
     Case {
         name: shape.name(),
         slots,
         flops: shape.flops(),
         record: Box::new(move |rec, b| {
-            let dw = Weight::from_buffer(DType::F32, n, k, b[2].clone());
+            let dw = on_buffers(DType::F32, n, k, &shards, &b[2..]);
             linear::weight_gradient_rows(rec, &b[0], &b[1], &dw, range.clone(), first..m, write)
         }),
         expect: Box::new(move || {
+            let tol = shape.tol(m, shape.scale, 1.0);
+            let dy = unpadded(&dy[first * pad4(width)..], width);
+            let x = unpadded(&x[first * pad4(k)..], k);
+            if shape.picked {
+                let shard = |(slot, shard): (usize, &Range<usize>)| {
+                    let within = |r: &u32| shard.contains(&(*r as usize));
+                    let rows: Vec<u32> = rows.iter().copied().filter(within).collect();
+                    let (dy, x) = (columns_of(&dy, width, &rows), columns_of(&x, k, &columns));
+                    let mut dw = vec![0.0; rows.len() * columns.len()];
+                    weight_gradient_twin(&dy, &x, &mut dw, columns.len(), write);
+                    (slot, dw, tol)
+                };
+                return (2..).zip(&shape.shards).map(shard).collect();
+            }
             let mut dw = unpadded(&old, k);
             let part = &mut dw[shape.range.start * k..shape.range.end * k];
-            let dy = half_columns(unpadded(&dy[first * pad4(width)..], width), width, shape.half);
-            let x = half(unpadded(&x[first * pad4(k)..], k), shape.half);
+            let (dy, x) = (half_columns(dy, width, shape.half), half(x, shape.half));
             weight_gradient_twin(&dy, &x, part, k, write);
-            vec![(2, repadded(&dw, k), shape.tol(m, shape.scale, 1.0))]
+            vec![(2, repadded(&dw, k), tol)]
         }),
     }
 }
@@ -411,6 +504,112 @@ pub(super) fn weight_gradient_coop_8() -> Vec<Case> {
 
 pub(super) fn weight_gradient_coop_16() -> Vec<Case> {
     weight_gradient_cases(half_shapes, "coop-16")
+}
+
+/// LoRA's rank in a model's work.
+const RANK: usize = 16;
+
+/// A product of a model: its weight of n × k.
+#[derive(Clone, Copy)]
+struct Product {
+    model: &'static str,
+    phase: Phase,
+    layer: &'static str,
+    n: usize,
+    k: usize,
+    dtype: DType,
+}
+
+impl Product {
+    /// By every variant of an op.
+    fn work(self, wanted: &Wanted<'_>, op: &'static str) -> impl Iterator<Item = Work> {
+        let Self { n, k, dtype, .. } = self;
+        let (m, cap) = (self.phase.rows(), shard_bytes(wanted.gpu));
+        let bytes = device_bytes(dtype, n, k) as f64 + 4.0 * (m * n + m * k) as f64;
+        let one = move |variant: &'static str| Work {
+            op: op.into(),
+            variant,
+            dtype: Some(dtype),
+            model: self.model,
+            phase: self.phase,
+            shape: format!("{m}×{n}×{k} {}", self.layer),
+            flops: 2.0 * (m * n * k) as f64,
+            bytes,
+            memory: bytes,
+            rate: if variant.starts_with("coop-") {
+                Rate::Coop
+            } else {
+                Rate::F32
+            },
+            build: Box::new(move || {
+                let shape = Shape {
+                    shards: split(dtype, n, k, cap)?,
+                    picked: true,
+                    ..Shape::new(m, n, k)
+                };
+                let mut g = Gen::new((n + k) as u64);
+                let case = match op {
+                    FORWARD_OP => forward_case(&mut g, dtype, shape),
+                    INPUT_GRADIENT_OP => input_gradient_case(&mut g, dtype, shape),
+                    _ => weight_gradient_case(&mut g, shape),
+                };
+                Ok(case.forced(variant))
+            }),
+        };
+        variants(wanted.gpu, op).into_iter().map(one)
+    }
+}
+
+/// What a model asks of the ops, gradients in training only; and a square product.
+pub(super) fn work(wanted: &Wanted<'_>) -> Vec<Work> {
+    let mut all = Vec::new();
+    for (sizes, phase) in wanted.rows() {
+        let (c, f, d) = (sizes.hidden, sizes.intermediate, sizes.head_dim);
+        let (of_model, of_adapter) = (wanted.dtypes(), &[DType::F32][..]);
+        let mut layers = vec![
+            ("gate/up", f, c, of_model),
+            ("down", c, f, of_model),
+            ("lora A", RANK, c, of_adapter),
+            ("lora B", c, RANK, of_adapter),
+        ];
+        if !wanted.quick {
+            layers.push(("q/o", sizes.heads * d, c, of_model));
+            layers.push(("k/v", sizes.kv_heads * d, c, of_model));
+        }
+        if !wanted.quick && matches!(phase, Phase::Decode(_)) {
+            layers.push(("logits", sizes.vocab, c, of_model));
+        }
+        for (layer, n, k, dtypes) in layers {
+            for dtype in dtypes.iter().copied() {
+                let model = sizes.name;
+                let product = Product {
+                    model,
+                    phase,
+                    layer,
+                    n,
+                    k,
+                    dtype,
+                };
+                all.extend(product.work(wanted, FORWARD_OP));
+                if phase == Phase::Training {
+                    all.extend(product.work(wanted, INPUT_GRADIENT_OP));
+                }
+                if phase == Phase::Training && dtype == DType::F32 {
+                    all.extend(product.work(wanted, WEIGHT_GRADIENT_OP));
+                }
+            }
+        }
+    }
+    let square = Product {
+        model: "gemm",
+        phase: Phase::Training,
+        layer: "square",
+        n: 1024,
+        k: 1024,
+        dtype: DType::F32,
+    };
+    all.extend(square.work(wanted, FORWARD_OP));
+    all
 }
 
 #[cfg(test)]

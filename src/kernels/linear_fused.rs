@@ -14,7 +14,7 @@ use super::linear_variants::{self as variants, PORTABLE, Tile, of_portable, of_s
 use super::weight::{Weight, lanes as lanes_of, of, section_words, weight_entries};
 use super::{Entry, MAX_GROUPS, pad4};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Recorder};
+use crate::gpu::{Binding, Buffer, Recorder, params};
 use crate::tensor::DType;
 
 /// Rows up to which products of one x share a dispatch; with more, a kernel for many rows is worth its own.
@@ -23,21 +23,21 @@ const FEW: usize = 16;
 /// Rows of W that are few: an adapter's rank.
 const NARROW: usize = 64;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct SlicesParams {
-    m: u32,
-    k4: u32,
-    x_stride: u32,
-    n0: u32,
-    n1: u32,
-    n2: u32,
-    first1: u32,
-    first2: u32,
-    row_words: u32,
-    bias0: u32,
-    bias1: u32,
-    bias2: u32,
+params! {
+    struct SlicesParams {
+        m: u32,
+        k4: u32,
+        x_stride: u32,
+        n0: u32,
+        n1: u32,
+        n2: u32,
+        first1: u32,
+        first2: u32,
+        row_words: u32,
+        bias0: u32,
+        bias1: u32,
+        bias2: u32,
+    }
 }
 
 /// What meets a product besides x and W, in this order; each step is rounded once, in every variant alike.
@@ -363,36 +363,4 @@ pub(super) fn entries() -> Vec<Entry> {
         .chain(weight_entries!(GATED_4, gated_4))
         .chain(weight_entries!(GATED_GEMV, gated_gemv))
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kernels::harness::assert_layout;
-    use std::mem::offset_of;
-
-    #[test]
-    fn params_have_the_shaders_layout() {
-        for table in [&SLICES, &SLICES_1, &SLICES_4, &SLICES_GEMV, &SLICES_SPLIT] {
-            for (_, kernel) in table {
-                assert_layout::<SlicesParams>(
-                    kernel,
-                    &[
-                        ("m", offset_of!(SlicesParams, m)),
-                        ("k4", offset_of!(SlicesParams, k4)),
-                        ("x_stride", offset_of!(SlicesParams, x_stride)),
-                        ("n0", offset_of!(SlicesParams, n0)),
-                        ("n1", offset_of!(SlicesParams, n1)),
-                        ("n2", offset_of!(SlicesParams, n2)),
-                        ("first1", offset_of!(SlicesParams, first1)),
-                        ("first2", offset_of!(SlicesParams, first2)),
-                        ("row_words", offset_of!(SlicesParams, row_words)),
-                        ("bias0", offset_of!(SlicesParams, bias0)),
-                        ("bias1", offset_of!(SlicesParams, bias1)),
-                        ("bias2", offset_of!(SlicesParams, bias2)),
-                    ],
-                );
-            }
-        }
-    }
 }

@@ -322,11 +322,5 @@ pub(super) fn entries() -> Vec<Entry> {
 }
 
 #[cfg(test)]
-pub(super) fn kernels_of(op: &str) -> Vec<&'static Kernel> {
-    let all = entries().into_iter().map(|e| e.kernel);
-    all.filter(|k| k.name.starts_with(op)).collect()
-}
-
-#[cfg(test)]
 #[path = "linear_variants_tests.rs"]
 mod tests;

@@ -42,10 +42,12 @@ pub mod supervised_loss;
 pub mod tune;
 pub mod weight;
 pub mod weight_cases;
+pub mod work;
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel};
 use harness::Case;
+use work::{Wanted, Work};
 
 /// Refuses a `TEA_VARIANT` that is no variant's name, or that of one this adapter does not run: a
 /// measurement would carry the name of what did not run. An op without the variant chooses its own.
@@ -112,34 +114,47 @@ fn once(names: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
 pub struct Entry {
     /// The kernel.
     pub kernel: &'static Kernel,
-    /// Its test and bench cases; every case runs the kernel through its public record function.
+    /// Its cases; every case runs the kernel through its public record function.
     pub cases: fn() -> Vec<Case>,
 }
 
-/// Every kernel variant with its cases; validation, twin tests, translation and benches walk this.
+/// The kernels of a file, and the work that its ops are measured by, where they are a part of sampling or of a step that takes time.
+type Op = (fn() -> Vec<Entry>, Option<fn(&Wanted<'_>) -> Vec<Work>>);
+
+const OPS: &[Op] = &[
+    (adamw::entries, Some(adamw::work)),
+    (adamw_8bit::entries, Some(adamw_8bit::work)),
+    (advance::entries, None),
+    (attention::entries, Some(attention::work)),
+    (ceiling::entries, None),
+    (dequantize::entries, None),
+    (elementwise::entries, Some(elementwise::work)),
+    (embedding::entries, Some(embedding::work)),
+    (group_advantage::entries, Some(group_advantage::work)),
+    (group_rewards::entries, None),
+    (half_words::entries, None),
+    (head::entries, Some(head::work)),
+    (linear::entries, Some(linear_cases::work)),
+    (philox::entries, None),
+    (policy_loss::entries, None),
+    (rmsnorm::entries, Some(rmsnorm::work)),
+    (rope::entries, Some(rope_cases::work)),
+    (rows::entries, None),
+    (sample::entries, Some(sample::work)),
+    (supervised_loss::entries, None),
+];
+
+/// Every kernel variant with its cases; validation, twin tests and translation walk this.
 pub fn table() -> Vec<Entry> {
-    let mut all = Vec::new();
-    all.extend(adamw::entries());
-    all.extend(adamw_8bit::entries());
-    all.extend(advance::entries());
-    all.extend(attention::entries());
-    all.extend(ceiling::entries());
-    all.extend(dequantize::entries());
-    all.extend(elementwise::entries());
-    all.extend(embedding::entries());
-    all.extend(group_advantage::entries());
-    all.extend(group_rewards::entries());
-    all.extend(half_words::entries());
-    all.extend(head::entries());
-    all.extend(linear::entries());
-    all.extend(philox::entries());
-    all.extend(policy_loss::entries());
-    all.extend(rmsnorm::entries());
-    all.extend(rope::entries());
-    all.extend(rows::entries());
-    all.extend(sample::entries());
-    all.extend(supervised_loss::entries());
-    all
+    OPS.iter().flat_map(|(entries, _)| entries()).collect()
+}
+
+/// What `bench kernels` measures: every op in the sizes of the wanted models.
+pub fn workload(wanted: &Wanted<'_>) -> Vec<Work> {
+    OPS.iter()
+        .filter_map(|(_, work)| *work)
+        .flat_map(|work| work(wanted))
+        .collect()
 }
 
 /// `n` rounded up to a multiple of four: the row stride of an activation with `n` columns.

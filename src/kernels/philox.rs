@@ -3,7 +3,7 @@
 use super::harness::{Case, Gen, Slot, Tol};
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
+use crate::gpu::{Buffer, Kernel, Recorder, params};
 use crate::rng::philox4x32;
 
 /// WGSL part with `philox`.
@@ -14,12 +14,12 @@ static PHILOX_WORDS: Kernel = Kernel::portable(
     &[include_str!("../../shaders/philox_words.wgsl"), PHILOX],
 );
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    n: u32,
-    key0: u32,
-    key1: u32,
+params! {
+    struct Params {
+        n: u32,
+        key0: u32,
+        key1: u32,
+    }
 }
 
 /// `halves (n, 8)`: the four Philox words of each of `counters (n) vec4<u32>` under `key`, as high and low 16 bits
@@ -84,29 +84,4 @@ pub fn entries() -> Vec<Entry> {
         kernel: &PHILOX_WORDS,
         cases,
     }]
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-    use crate::kernels::harness::{assert_layout, check_entries};
-    use std::mem::offset_of;
-
-    #[test]
-    fn layout() {
-        assert_layout::<Params>(
-            &PHILOX_WORDS,
-            &[
-                ("n", offset_of!(Params, n)),
-                ("key0", offset_of!(Params, key0)),
-                ("key1", offset_of!(Params, key1)),
-            ],
-        );
-    }
-
-    #[test]
-    fn equals_the_cpu() {
-        check_entries(&entries());
-    }
 }

@@ -10,7 +10,7 @@ use super::supervised_loss::NOT_FINITE;
 use super::{Entry, fold};
 use crate::config::{KlEstimator, LossType};
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, Kernel, Recorder, params};
 use std::ops::Range;
 
 static POLICY_LOSS: Kernel = Kernel::portable(
@@ -54,24 +54,22 @@ impl LossConfig {
     }
 }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    tokens: u32,
-    first_reference: u32,
-    estimator: u32,
-    beta: f32,
-    clips: u32,
-    low: f32,
-    high: f32,
-}
+params! {
+    struct Params {
+        tokens: u32,
+        first_reference: u32,
+        estimator: u32,
+        beta: f32,
+        clips: u32,
+        low: f32,
+        high: f32,
+    }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct SumsParams {
-    tokens: u32,
-    row: u32,
-    first: u32,
+    struct SumsParams {
+        tokens: u32,
+        row: u32,
+        first: u32,
+    }
 }
 
 /// The buffers of [`policy_loss`]; P tokens of one micro-batch, in any order.
@@ -356,37 +354,6 @@ pub fn entries() -> Vec<Entry> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::kernels::harness::{assert_layout, check_entries};
-    use std::mem::offset_of;
-
-    #[test]
-    fn layouts() {
-        use Params as P;
-        assert_layout::<P>(
-            &POLICY_LOSS,
-            &[
-                ("tokens", offset_of!(P, tokens)),
-                ("first_reference", offset_of!(P, first_reference)),
-                ("estimator", offset_of!(P, estimator)),
-                ("beta", offset_of!(P, beta)),
-                ("clips", offset_of!(P, clips)),
-                ("low", offset_of!(P, low)),
-                ("high", offset_of!(P, high)),
-            ],
-        );
-        use SumsParams as S;
-        let members = [
-            ("tokens", offset_of!(S, tokens)),
-            ("row", offset_of!(S, row)),
-            ("first", offset_of!(S, first)),
-        ];
-        assert_layout::<S>(&POLICY_LOSS_SUMS, &members);
-    }
-
-    #[test]
-    fn equals_the_twin() {
-        check_entries(&entries());
-    }
 
     fn config(loss_type: LossType, kl: KlEstimator, epsilon: Option<f64>) -> LossConfig {
         LossConfig {

@@ -4,11 +4,12 @@
 
 mod cases;
 pub mod twin;
+pub(super) use cases::work;
 
 use super::weight::lanes;
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
+use crate::gpu::{Buffer, Kernel, Recorder, params};
 use std::ops::Range;
 
 static FORWARD: Kernel = Kernel::portable(
@@ -24,30 +25,26 @@ static GAMMA_GRADIENT: Kernel = Kernel::portable(
     &[include_str!("../../shaders/rmsnorm_gamma_gradient.wgsl")],
 );
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct ForwardParams {
-    m: u32,
-    c4: u32,
-    inverse_c: f32,
-    eps: f32,
-}
+params! {
+    struct ForwardParams {
+        m: u32,
+        c4: u32,
+        inverse_c: f32,
+        eps: f32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct BackwardParams {
-    m: u32,
-    c4: u32,
-    inverse_c: f32,
-    accumulate: u32,
-}
+    struct BackwardParams {
+        m: u32,
+        c4: u32,
+        inverse_c: f32,
+        accumulate: u32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct GammaGradientParams {
-    end: u32,
-    c4: u32,
-    first: u32,
+    struct GammaGradientParams {
+        end: u32,
+        c4: u32,
+        first: u32,
+    }
 }
 
 /// `y (m, c) = x (m, c) · rstd · gamma (c)`; writes `rstd (m)` for the backward pass. `c` is a multiple of 4.
@@ -171,44 +168,8 @@ pub fn entries() -> Vec<Entry> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::harness::{assert_gradient, assert_layout, check_entries, numeric_gradient, wide};
+    use super::super::harness::{assert_gradient, numeric_gradient, wide};
     use super::*;
-    use std::mem::offset_of;
-
-    #[test]
-    fn layouts() {
-        assert_layout::<ForwardParams>(
-            &FORWARD,
-            &[
-                ("m", offset_of!(ForwardParams, m)),
-                ("c4", offset_of!(ForwardParams, c4)),
-                ("inverse_c", offset_of!(ForwardParams, inverse_c)),
-                ("eps", offset_of!(ForwardParams, eps)),
-            ],
-        );
-        assert_layout::<BackwardParams>(
-            &BACKWARD,
-            &[
-                ("m", offset_of!(BackwardParams, m)),
-                ("c4", offset_of!(BackwardParams, c4)),
-                ("inverse_c", offset_of!(BackwardParams, inverse_c)),
-                ("accumulate", offset_of!(BackwardParams, accumulate)),
-            ],
-        );
-        assert_layout::<GammaGradientParams>(
-            &GAMMA_GRADIENT,
-            &[
-                ("end", offset_of!(GammaGradientParams, end)),
-                ("c4", offset_of!(GammaGradientParams, c4)),
-                ("first", offset_of!(GammaGradientParams, first)),
-            ],
-        );
-    }
-
-    #[test]
-    fn matches_twin() {
-        check_entries(&entries());
-    }
 
     #[test]
     fn twin_gradients_match_finite_differences() {

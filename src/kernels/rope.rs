@@ -7,7 +7,7 @@ use super::rope_cases::{apply_cases, cache_cases, cache_f16_cases};
 use super::{Entry, fold};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder, params};
 use std::ops::Range;
 
 static APPLY: Kernel = Kernel::portable(
@@ -37,15 +37,15 @@ static CACHE_F16: Kernel = Kernel::portable(
 
 const LANES: usize = 64;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    m: u32,
-    heads: u32,
-    kv_heads: u32,
-    half2: u32,
-    positions: u32,
-    sign: f32,
+params! {
+    struct Params {
+        m: u32,
+        heads: u32,
+        kv_heads: u32,
+        half2: u32,
+        positions: u32,
+        sign: f32,
+    }
 }
 
 /// Positions whose turns are on the host at once.
@@ -211,33 +211,10 @@ pub fn entries() -> Vec<Entry> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::super::harness::{Gen, assert_gradient, assert_layout, check_entries, numeric_gradient, wide};
+    use super::super::harness::{Gen, assert_gradient, numeric_gradient, wide};
     use super::super::rope_cases::{Data, POSITIONS, inv_freq};
     use super::*;
     use crate::gpu::GpuOptions;
-    use std::mem::offset_of;
-
-    #[test]
-    fn layout() {
-        for kernel in [&APPLY, &CACHE, &CACHE_F16] {
-            assert_layout::<Params>(
-                kernel,
-                &[
-                    ("m", offset_of!(Params, m)),
-                    ("heads", offset_of!(Params, heads)),
-                    ("kv_heads", offset_of!(Params, kv_heads)),
-                    ("half2", offset_of!(Params, half2)),
-                    ("positions", offset_of!(Params, positions)),
-                    ("sign", offset_of!(Params, sign)),
-                ],
-            );
-        }
-    }
-
-    #[test]
-    fn matches_twin() {
-        check_entries(&entries());
-    }
 
     #[test]
     fn table_holds_float64_values() {

@@ -4,6 +4,7 @@ use super::harness::{Case, Gen, Slot, Tol, wide};
 use super::kv::{Stored, read_back, rounded, stored};
 use super::rope::{RopeTable, Shape, apply, apply_cached, turns, twin};
 use super::rows::scatter_twin;
+use super::work::{Phase, Sizes, Wanted, Work};
 use crate::config::FloatDtype;
 use crate::gpu::Buffer;
 
@@ -14,9 +15,9 @@ pub(super) fn inv_freq(head_dim: usize) -> Vec<f64> {
 }
 
 /// (rows, query heads, key heads, head_dim, |x|, inverse)
-pub(super) type Sizes = (usize, usize, usize, usize, f32, bool);
+pub(super) type Turned = (usize, usize, usize, usize, f32, bool);
 
-const SIZES: [Sizes; 7] = [
+const SIZES: [Turned; 7] = [
     (1, 1, 1, 4, 1.0, false),
     (1, 9, 3, 64, 1.0, false),
     (3, 5, 5, 20, 1.0, false),
@@ -30,6 +31,16 @@ pub(super) const POSITIONS: usize = 3001;
 
 pub(super) fn apply_cases() -> Vec<Case> {
     SIZES.map(apply_case).into()
+}
+
+/// What a model asks of the op.
+pub(super) fn work(wanted: &Wanted<'_>) -> Vec<Work> {
+    let one = |(sizes, phase): (Sizes, Phase)| {
+        let (h, kv, d) = (sizes.heads, sizes.kv_heads, sizes.head_dim);
+        let build = move |m, _| apply_case((m, h, kv, d, 1.0, false));
+        Work::elements(("rope", sizes, phase), (h + kv) * d, (3.0, 2.0), build)
+    };
+    wanted.rows().map(one).collect()
 }
 
 /// The cache is written forward only.
@@ -61,7 +72,7 @@ pub(super) struct Data {
 }
 
 impl Data {
-    pub(super) fn new((m, heads, kv_heads, head_dim, scale, inverse): Sizes) -> Self {
+    pub(super) fn new((m, heads, kv_heads, head_dim, scale, inverse): Turned) -> Self {
         let mut g = Gen::new((m * 100 + head_dim) as u64);
         let q = g.uniform(m * heads * head_dim, scale);
         let mut positions = g.below(m, POSITIONS as u32);
@@ -146,7 +157,7 @@ fn table_on(turns: &Buffer, shape: Shape) -> RopeTable {
     }
 }
 
-fn apply_case(sizes: Sizes) -> Case {
+fn apply_case(sizes: Turned) -> Case {
     let data = Data::new(sizes);
     let (shape, inverse) = (data.shape, data.inverse);
     let [meta, table] = data.tables();
@@ -178,7 +189,7 @@ fn apply_case(sizes: Sizes) -> Case {
     }
 }
 
-fn cache_case(sizes: Sizes, dtype: FloatDtype) -> Case {
+fn cache_case(sizes: Turned, dtype: FloatDtype) -> Case {
     let data = Data::new(sizes);
     let shape = data.shape;
     let (m, width) = (shape.m, shape.kv_heads * shape.head_dim);

@@ -6,7 +6,7 @@
 use super::harness::{Case, GUARD, Gen, Slot, Tol, wide};
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
+use crate::gpu::{Buffer, Kernel, Recorder, params};
 
 static GATHER: Kernel = Kernel::portable("rows_gather", &[include_str!("../../shaders/rows_gather.wgsl")]);
 static SCATTER: Kernel = Kernel::portable("rows_scatter", &[include_str!("../../shaders/rows_scatter.wgsl")]);
@@ -17,11 +17,11 @@ static SEGMENT_SUM: Kernel = Kernel::portable(
 
 const LANES: usize = 64;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    m: u32,
-    w4: u32,
+params! {
+    struct Params {
+        m: u32,
+        w4: u32,
+    }
 }
 
 fn dispatch(
@@ -211,25 +211,5 @@ fn segment_sum_case((m, rows, w): (usize, usize, usize)) -> Case {
             vec![(2, segment_sum_twin(&wide(&src), &starts, w), tol)]
         }),
         flops: (rows * w) as f64,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::harness::{assert_layout, check_entries};
-    use super::*;
-    use std::mem::offset_of;
-
-    #[test]
-    fn layouts() {
-        for kernel in [&GATHER, &SCATTER, &SEGMENT_SUM] {
-            let members = [("m", offset_of!(Params, m)), ("w4", offset_of!(Params, w4))];
-            assert_layout::<Params>(kernel, &members);
-        }
-    }
-
-    #[test]
-    fn matches_twin() {
-        check_entries(&entries());
     }
 }

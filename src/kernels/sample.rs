@@ -6,11 +6,12 @@
 use super::reduce::{ROW_REDUCE, SORTABLE, lanes};
 use super::{Entry, fold, pad4};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, Kernel, Recorder, params};
 use crate::rng::philox4x32;
 
 #[path = "sample_cases.rs"]
 mod cases;
+pub(super) use cases::work;
 
 static SAMPLE_THRESHOLD: Kernel = Kernel::portable(
     "sample_threshold",
@@ -127,26 +128,24 @@ impl Default for SampleParams {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct ThresholdParams {
-    m: u32,
-    v: u32,
-    stride: u32,
-    top_k: u32,
-    inverse_temperature: f32,
-    top_p: f32,
-    min_p_drop: f32,
-}
+params! {
+    struct ThresholdParams {
+        m: u32,
+        v: u32,
+        stride: u32,
+        top_k: u32,
+        inverse_temperature: f32,
+        top_p: f32,
+        min_p_drop: f32,
+    }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct DrawParams {
-    m: u32,
-    v: u32,
-    stride4: u32,
-    flags: u32,
-    inverse_temperature: f32,
+    struct DrawParams {
+        m: u32,
+        v: u32,
+        stride4: u32,
+        flags: u32,
+        inverse_temperature: f32,
+    }
 }
 
 /// Draws one token a row.

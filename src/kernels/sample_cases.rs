@@ -1,9 +1,10 @@
 //! Cases and tests of the sampler.
 
-use crate::kernels::harness::{Case, Gen, Slot, Tol};
-use crate::kernels::head::log_probs_twin;
+use crate::kernels::harness::{Case, Gen, RecordFn, Slot, Tol, wide, with_scratch};
+use crate::kernels::head::{HeadBuffers, log_probs_twin, row_stats};
 use crate::kernels::pad4;
 use crate::kernels::sample::{SampleParams, draw_twin, sample};
+use crate::kernels::work::{Phase, Sizes, Wanted, Work};
 
 const EXACT: Tol = Tol {
     atol: 0.0,
@@ -57,7 +58,7 @@ fn case(m: usize, v: usize, scale: f32, params: SampleParams) -> Case {
             Slot::Out(m),
             Slot::InOut(vec![0.0; m]),
         ],
-        record: Box::new(move |rec, b| sample(rec, &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], m, v, &params)),
+        record: draw(m, v, params),
         expect: Box::new(move || {
             // Token words compare by their bits read as f32.
             let tokens = drawn
@@ -70,8 +71,35 @@ fn case(m: usize, v: usize, scale: f32, params: SampleParams) -> Case {
     }
 }
 
-fn wide(row: &[f32]) -> Vec<f64> {
-    row.iter().map(|x| f64::from(*x)).collect()
+fn draw(m: usize, v: usize, params: SampleParams) -> RecordFn {
+    Box::new(move |rec, b| sample(rec, &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], m, v, &params))
+}
+
+/// What a model asks of the op: a draw from each row of logits, after the row's statistics.
+pub(in crate::kernels) fn work(wanted: &Wanted<'_>) -> Vec<Work> {
+    let decode = wanted
+        .rows()
+        .filter(|(_, phase)| matches!(phase, Phase::Decode(_)));
+    let one = |(sizes, phase): (Sizes, Phase)| {
+        // An exponential and two multiply-adds for the statistics; ten rounds of Philox and a logarithm for the noise.
+        let (op, cost) = (("sampling", sizes, phase), (10.0, 1.0));
+        Work::elements(op, sizes.vocab, cost, |m, v| {
+            let params = SampleParams::PLAIN;
+            let mut drawn = case(m, v, 1.0, params);
+            drawn.slots[1] = Slot::Out(2 * m);
+            drawn.slots.push(Slot::Out(m));
+            let draw = draw(m, v, params);
+            drawn.record = with_scratch(
+                move |gpu| HeadBuffers::new(gpu, m),
+                move |rec, b, hb| {
+                    row_stats(rec, hb, &b[0], &b[1], &b[6], m, v)?;
+                    draw(rec, b)
+                },
+            );
+            drawn
+        })
+    };
+    decode.map(one).collect()
 }
 
 pub(super) fn plain() -> Vec<Case> {
@@ -114,44 +142,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::gpu::{Gpu, GpuOptions, Recorder};
-    use crate::kernels::harness::{assert_layout, check_entries};
-    use crate::kernels::sample::{
-        DrawParams, NO_TOKEN, SAMPLE_DRAW, SAMPLE_THRESHOLD, ThresholdParams, entries, kept_twin,
-    };
-    use std::mem::offset_of;
-
-    #[test]
-    fn layouts() {
-        use ThresholdParams as T;
-        assert_layout::<T>(
-            &SAMPLE_THRESHOLD,
-            &[
-                ("m", offset_of!(T, m)),
-                ("v", offset_of!(T, v)),
-                ("stride", offset_of!(T, stride)),
-                ("top_k", offset_of!(T, top_k)),
-                ("inverse_temperature", offset_of!(T, inverse_temperature)),
-                ("top_p", offset_of!(T, top_p)),
-                ("min_p_drop", offset_of!(T, min_p_drop)),
-            ],
-        );
-        use DrawParams as D;
-        assert_layout::<D>(
-            &SAMPLE_DRAW,
-            &[
-                ("m", offset_of!(D, m)),
-                ("v", offset_of!(D, v)),
-                ("stride4", offset_of!(D, stride4)),
-                ("flags", offset_of!(D, flags)),
-                ("inverse_temperature", offset_of!(D, inverse_temperature)),
-            ],
-        );
-    }
-
-    #[test]
-    fn equals_the_twins() {
-        check_entries(&entries());
-    }
+    use crate::kernels::sample::{NO_TOKEN, kept_twin};
 
     fn run(gpu: &Gpu, logits: &[f32], keys: &[u32], v: usize, params: &SampleParams) -> (Vec<u32>, Vec<f32>) {
         let m = keys.len() / 4;

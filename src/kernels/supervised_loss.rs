@@ -9,7 +9,7 @@ use super::policy_loss::{TERMS, of_sums, policy_loss_sums, sums_twin};
 use super::reduce::lanes;
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
+use crate::gpu::{Buffer, Kernel, Recorder, params};
 
 /// WGSL part with `not_finite` and `marks`.
 pub(super) const NOT_FINITE: &str = include_str!("../../shaders/shared/not_finite.wgsl");
@@ -23,11 +23,11 @@ static PAIR_LOSS: Kernel = Kernel::portable(
     &[include_str!("../../shaders/pair_loss.wgsl"), NOT_FINITE],
 );
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    scale: f32,
+params! {
+    struct Params {
+        count: u32,
+        scale: f32,
+    }
 }
 
 /// The negative log-likelihood of the tokens of a micro-batch: L = scale · Σ −weight · logp. The terms hold −weight · logp.
@@ -212,23 +212,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::gpu::{Gpu, GpuOptions};
-    use crate::kernels::harness::{assert_layout, check_entries};
-    use std::mem::offset_of;
-
-    #[test]
-    fn layouts() {
-        let members = [
-            ("count", offset_of!(Params, count)),
-            ("scale", offset_of!(Params, scale)),
-        ];
-        assert_layout::<Params>(&TOKEN_LOSS, &members);
-        assert_layout::<Params>(&PAIR_LOSS, &members);
-    }
-
-    #[test]
-    fn equals_the_twin() {
-        check_entries(&entries());
-    }
 
     #[test]
     fn bradley_terry_is_stable_and_its_slope_is_the_derivative() {

@@ -1,10 +1,14 @@
 //! Test weights of every element type: bytes in the file format, and what they mean in float64.
 
-use super::harness::Gen;
+use super::harness::{GUARD, Gen, Slot};
 use super::quant;
-use super::weight::pack;
+use super::weight::{Shard, Weight, pack, shard_ranges};
+use crate::error::{Error, Result};
+use crate::gpu::{Buffer, Gpu};
 use crate::tensor::DType;
 use half::f16;
+use std::iter::once;
+use std::ops::Range;
 
 /// A weight for a case.
 pub struct TestWeight {
@@ -35,9 +39,70 @@ fn halves(dtype: DType) -> &'static [(usize, f32)] {
     }
 }
 
+/// The rows of each shard of a weight.
+pub(super) type Shards = Vec<Range<usize>>;
+
+/// One shard of all rows.
+pub(super) fn whole(rows: usize) -> Shards {
+    once(0..rows).collect()
+}
+
+/// Bytes of a shard that still fits a binding with the guard of a case after it.
+pub(super) fn shard_bytes(gpu: &Gpu) -> u64 {
+    gpu.caps().max_binding - 4 * GUARD as u64
+}
+
+/// The shards of a model's weight, of at most `cap` bytes each.
+///
+/// # Errors
+/// The element type's blocks do not divide the rows, or a shard would have too few of them.
+pub(super) fn split(dtype: DType, rows: usize, cols: usize, cap: u64) -> Result<Shards> {
+    if !cols.is_multiple_of(dtype.block_len()) {
+        return Err(Error::user(format!(
+            "rows of {cols} are no whole number of {dtype}'s blocks of {}",
+            dtype.block_len()
+        )));
+    }
+    shard_ranges(dtype, rows, cols, cap)
+}
+
+/// The weight whose shards are `buffers`, as [`TestWeight::slots`] filled them.
+pub(super) fn on_buffers(
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    shards: &[Range<usize>],
+    buffers: &[Buffer],
+) -> Weight {
+    let shard = |(range, buffer): (&Range<usize>, &Buffer)| Shard {
+        first_row: range.start,
+        rows: range.len(),
+        buffer: buffer.clone(),
+    };
+    Weight {
+        dtype,
+        rows,
+        cols,
+        shards: shards.iter().zip(buffers).map(shard).collect(),
+    }
+}
+
+/// Elements that are drawn before they repeat: more would take longer to make than to compute with.
+const DISTINCT: usize = 1 << 22;
+
 impl TestWeight {
-    /// Elements within ±`scale` (Q4_1 and Q4_K: ±2 · `scale`); block formats get random bits in every field.
+    /// Elements within ±`scale` (Q4_1 and Q4_K: ±2 · `scale`); block formats get random bits in every field. Rows of a large
+    /// weight repeat after an odd number of them, so that no mistake of a power of two of rows finds an equal one.
     pub fn random(g: &mut Gen, dtype: DType, rows: usize, cols: usize, scale: f32) -> Self {
+        if rows * cols > DISTINCT {
+            let part = Self::random(g, dtype, (DISTINCT / cols).max(1) | 1, cols, scale);
+            let bytes = part.bytes.iter().copied().cycle();
+            return Self {
+                rows,
+                bytes: bytes.take(rows * dtype.bytes_for(cols)).collect(),
+                ..part
+            };
+        }
         let bytes = if dtype.is_quantized() {
             let mut bytes = random_bytes(g, rows * dtype.bytes_for(cols));
             for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
@@ -89,6 +154,31 @@ impl TestWeight {
             }
         }
         weight
+    }
+
+    /// The device words of each shard.
+    pub(super) fn slots(&self, shards: &[Range<usize>]) -> impl Iterator<Item = Slot> {
+        let row = self.dtype.bytes_for(self.cols);
+        let words = move |range: &Range<usize>| {
+            let bytes = &self.bytes[range.start * row..range.end * row];
+            Slot::input(&pack(self.dtype, range.len(), self.cols, bytes))
+        };
+        shards.iter().map(words)
+    }
+
+    /// Rows in f64, without padding.
+    pub(super) fn rows_of(&self, rows: &[u32]) -> Vec<f64> {
+        let bytes = self.dtype.bytes_for(self.cols);
+        let mut out = vec![0.0; self.cols];
+        let row = |row: &u32| {
+            quant::dequantize(
+                self.dtype,
+                &self.bytes[*row as usize * bytes..][..bytes],
+                &mut out,
+            );
+            out.iter().map(|v| f64::from(*v)).collect::<Vec<f64>>()
+        };
+        rows.iter().flat_map(row).collect()
     }
 
     /// The device words.

@@ -1,14 +1,16 @@
-//! Test and bench cases of attention, and the layouts they are made of.
+//! Cases of attention, and the layouts they are made of.
 
 use super::super::harness::{Case, Gen, RecordFn, Slot, Tol, wide};
 use super::super::kv::{Stored, read_back, stored};
+use super::super::work::{Phase, Rate, Sizes, Wanted, Work};
 use super::decode::{self, PORTABLE};
 use super::portable::HEADS;
 use super::twin::{self, Meta};
-use super::{BackwardArgs, PAGE, Paged, Shape};
+use super::{BackwardArgs, FORWARD_OP, PAGE, Paged, Shape, coop};
 use crate::config::FloatDtype;
 use crate::error::Result;
 use crate::gpu::{Buffer, Recorder};
+use crate::tensor::DType;
 
 /// A prompt and its responses; without responses, a plain sequence.
 pub(super) type Group = (u32, &'static [u32]);
@@ -343,30 +345,30 @@ pub(super) type Part = fn(&mut Recorder, &BackwardArgs<'_>, Shape) -> Result<()>
 pub(super) fn delta() -> Vec<Case> {
     SPECS
         .iter()
-        .map(|s| backward_case(s, "delta", 8, 2.0, super::delta))
+        .map(|s| backward_case(s, "delta", &[8], 2.0, super::delta))
         .collect()
 }
 
 pub(super) fn query_gradient<const CLASS: usize>() -> Vec<Case> {
-    class_cases(CLASS, "query_gradient", 9, 6.0, super::query_gradient)
+    class_cases(CLASS, "query_gradient", &[9], 6.0, super::query_gradient)
 }
 
 pub(super) fn key_gradient<const CLASS: usize>() -> Vec<Case> {
-    class_cases(CLASS, "key_gradient", 10, 6.0, super::key_gradient)
+    class_cases(CLASS, "key_gradient", &[10], 6.0, super::key_gradient)
 }
 
 pub(super) fn value_gradient<const CLASS: usize>() -> Vec<Case> {
-    class_cases(CLASS, "value_gradient", 11, 4.0, super::value_gradient)
+    class_cases(CLASS, "value_gradient", &[11], 4.0, super::value_gradient)
 }
 
-fn class_cases(class: usize, name: &str, slot: usize, flops: f64, part: Part) -> Vec<Case> {
+fn class_cases(class: usize, name: &str, outputs: &[usize], flops: f64, part: Part) -> Vec<Case> {
     let specs = SPECS.iter().filter(|s| in_class(class, s.heads.2));
-    let cases = specs.map(|s| backward_case(s, name, slot, flops, part));
+    let cases = specs.map(|s| backward_case(s, name, outputs, flops, part));
     cases.map(|case| case.forced(PORTABLE)).collect()
 }
 
-/// A case of one part of the backward pass, whose output is `slot`; what other parts produce is given.
-pub(super) fn backward_case(spec: &'static Spec, name: &str, slot: usize, flops: f64, part: Part) -> Case {
+/// A case of parts of the backward pass, which set `outputs`; what other parts produce is given.
+pub(super) fn backward_case(spec: &Spec, name: &str, outputs: &[usize], flops: f64, part: Part) -> Case {
     let (meta, ends) = pack(spec.groups);
     let s = shape(meta.len(), spec.heads);
     let mut g = Gen::new((s.m * 11 + s.head_dim) as u64);
@@ -394,16 +396,13 @@ pub(super) fn backward_case(spec: &'static Spec, name: &str, slot: usize, flops:
         Slot::Out(nkv),
         Slot::Out(nkv),
     ];
-    if slot == 8 {
+    if outputs.contains(&8) {
         slots[8] = Slot::Out(s.m * s.heads);
     }
     let keys: f64 = meta.iter().map(|t| f64::from(t[3] + 1)).sum();
-    let want = match slot {
-        8 => r.delta,
-        9 => r.dq,
-        10 => r.dk,
-        _ => r.dv,
-    };
+    let all = [(8, r.delta), (9, r.dq), (10, r.dk), (11, r.dv)].into_iter();
+    let want: Vec<(usize, Vec<f64>)> = all.filter(|(slot, _)| outputs.contains(slot)).collect();
+    let scale = spec.scale;
     let record: RecordFn = Box::new(move |rec, b| part(rec, &args(b), s));
     Case {
         name: format!(
@@ -412,7 +411,125 @@ pub(super) fn backward_case(spec: &'static Spec, name: &str, slot: usize, flops:
         ),
         slots,
         record,
-        expect: Box::new(move || vec![(slot, want.clone(), tol(&want, spec.scale))]),
+        expect: Box::new(move || {
+            let one = |(slot, want): &(usize, Vec<f64>)| (*slot, want.clone(), tol(want, scale));
+            want.iter().map(one).collect()
+        }),
         flops: flops * keys * (s.heads * s.head_dim) as f64,
+    }
+}
+
+/// Tokens of a training sequence.
+const SEQUENCE: u32 = 128;
+/// The rows of a micro-batch.
+const PACKED: &[Group] = &[(SEQUENCE, &[] as &[u32]); 8];
+/// Cached tokens that a decoded group shares, and that each of its rows has of its own.
+const SHARED: u32 = 448;
+const OWN: u32 = 64;
+/// Rows of a group in decoding.
+const GROUP: u32 = 16;
+
+/// Where the rows of a decoded batch find their keys, and how many keys there are.
+fn decoded_batch(m: u32) -> (Vec<Meta>, usize) {
+    let groups = m.div_ceil(GROUP);
+    let row = |i| {
+        [
+            i / GROUP * SHARED,
+            SHARED,
+            groups * SHARED + i * OWN,
+            SHARED + OWN - 1,
+        ]
+    };
+    ((0..m).map(row).collect(), (groups * SHARED + m * OWN) as usize)
+}
+
+/// What a model asks of the ops: a prompt, packed training sequences forward and backward, and decoding over a cache that a
+/// group shares.
+pub(in crate::kernels) fn work(wanted: &Wanted<'_>) -> Vec<Work> {
+    let mut all = Vec::new();
+    for (sizes, phase) in wanted.rows() {
+        let of = |op, variants: Vec<&'static str>, call: Call| {
+            let fits = move |v: &&'static str| super::runs(wanted.gpu, v, sizes.head_dim);
+            let variants = variants.into_iter().filter(fits);
+            variants
+                .map(move |variant| call.work(op, variant, sizes, phase))
+                .collect::<Vec<_>>()
+        };
+        let (gpu, plain) = (wanted.gpu, super::VARIANTS.to_vec());
+        let backward = plain.iter().copied().chain(coop::variants(gpu)).collect();
+        match phase {
+            Phase::Prefill => all.extend(of(FORWARD_OP, plain, Call::Forward(&[(512, &[])]))),
+            Phase::Training => {
+                all.extend(of(FORWARD_OP, plain, Call::Forward(PACKED)));
+                all.extend(of(super::BACKWARD_OP, backward, Call::Backward(PACKED)));
+            }
+            Phase::Decode(_) => {
+                for dtype in [FloatDtype::Float32, FloatDtype::Float16] {
+                    all.extend(of(decode::OP, decode::variants(gpu), Call::Decode(dtype)));
+                }
+            }
+        }
+    }
+    all
+}
+
+/// One call of a model.
+#[derive(Clone, Copy)]
+enum Call {
+    Forward(&'static [Group]),
+    Backward(&'static [Group]),
+    /// With keys and values of this type.
+    Decode(FloatDtype),
+}
+
+impl Call {
+    fn work(self, op: &'static str, variant: &'static str, sizes: Sizes, phase: Phase) -> Work {
+        let (h, kv, d) = (sizes.heads, sizes.kv_heads, sizes.head_dim);
+        let heads = (h, kv, d);
+        let (meta, key_rows) = match self {
+            Self::Decode(_) => decoded_batch(phase.rows() as u32),
+            Self::Forward(groups) | Self::Backward(groups) => (pack(groups).0, phase.rows()),
+        };
+        let pairs = meta.iter().map(|m| f64::from(m[3] + 1)).sum::<f64>() * h as f64;
+        let (rows, keys) = ((meta.len() * h * d) as f64, (key_rows * kv * d) as f64);
+        // q and out, k and v; backward reads out, dout and lse besides and writes three gradients. Scores and the sum over values are
+        // two products; backward has four more, and computes the scores again.
+        let (products, bytes) = match self {
+            Self::Forward(_) => (2.0, 8.0 * (rows + keys)),
+            Self::Decode(dtype) => (2.0, 8.0 * rows + 2.0 * keys * dtype.bytes() as f64),
+            Self::Backward(_) => (5.0, 16.0 * (rows + keys)),
+        };
+        let context = match phase {
+            Phase::Decode(_) => format!("context {SHARED} shared + {OWN}"),
+            Phase::Prefill => "one prompt".into(),
+            Phase::Training => format!("sequences of {SEQUENCE}"),
+        };
+        let half = matches!(self, Self::Decode(dtype) if dtype.is_half());
+        Work {
+            op: op.into(),
+            variant,
+            dtype: half.then_some(DType::F16),
+            model: sizes.name,
+            phase,
+            shape: format!("{} rows, {h}/{kv}×{d} heads, {context}", meta.len()),
+            flops: products * 2.0 * d as f64 * pairs,
+            bytes,
+            memory: bytes,
+            rate: Rate::F32,
+            build: Box::new(move || {
+                let case = match self {
+                    Self::Forward(_) => forward_case(String::new(), meta.clone(), key_rows, heads, 1.0).1,
+                    Self::Decode(dtype) => paged_case("", (meta.clone(), key_rows), heads, 1.0, dtype),
+                    Self::Backward(groups) => backward_case(
+                        &spec("", groups, heads, 1.0),
+                        "backward",
+                        &[9, 10, 11],
+                        10.0,
+                        super::backward,
+                    ),
+                };
+                Ok(case.forced(variant))
+            }),
+        }
     }
 }

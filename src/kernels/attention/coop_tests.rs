@@ -1,26 +1,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use super::super::harness::{Gen, assert_layout, wide};
+use super::super::harness::{Gen, wide};
 use super::cases::{args, pack};
 use super::twin::{self, Meta};
 use super::variant_tests::{GROUPS, buffers, shape};
 use super::*;
 use crate::config::MatmulPrecision;
 use crate::gpu::{Gpu, GpuOptions};
-use std::mem::offset_of;
-
-#[test]
-fn layouts() {
-    let members = [
-        ("m", offset_of!(Params, m)),
-        ("heads", offset_of!(Params, heads)),
-        ("kv_heads", offset_of!(Params, kv_heads)),
-        ("scale", offset_of!(Params, scale)),
-    ];
-    for kernels in [&coop::QUERY_GRADIENT, &coop::KEY_GRADIENT, &coop::VALUE_GRADIENT] {
-        kernels.iter().for_each(|k| assert_layout::<Params>(k, &members));
-    }
-}
 
 /// The adapter and its variants; where it has none, that is said, and is what it reports.
 fn open() -> (Gpu, Vec<&'static str>) {

@@ -1,36 +1,11 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use super::super::harness::{Gen, assert_gradient, assert_layout, numeric_gradient, wide};
+use super::super::harness::{Gen, assert_gradient, numeric_gradient, wide};
 use super::super::kv::stored;
 use super::cases::{Group, args, decoded, pack};
 use super::twin::{self, Meta};
 use super::*;
 use crate::gpu::{Gpu, GpuOptions};
-use std::mem::offset_of;
-
-#[test]
-fn layouts() {
-    let members = [
-        ("m", offset_of!(Params, m)),
-        ("heads", offset_of!(Params, heads)),
-        ("kv_heads", offset_of!(Params, kv_heads)),
-        ("scale", offset_of!(Params, scale)),
-    ];
-    for kernels in [
-        &FORWARD,
-        &FORWARD_PAGED,
-        &FORWARD_PAGED_F16,
-        &QUERY_GRADIENT,
-        &KEY_GRADIENT,
-        &VALUE_GRADIENT,
-    ] {
-        kernels.iter().for_each(|k| assert_layout::<Params>(k, &members));
-    }
-    for kernel in [&decode::GROUPED_F32, &decode::GROUPED_F16] {
-        assert_layout::<Params>(kernel, &members);
-    }
-    assert_layout::<DeltaParams>(&DELTA, &[("count", offset_of!(DeltaParams, count))]);
-}
 
 #[test]
 fn twin_gradients_match_finite_differences() {

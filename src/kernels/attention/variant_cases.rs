@@ -75,20 +75,20 @@ fn paged(variant: usize, dtype: FloatDtype) -> Vec<Case> {
 }
 
 pub(super) fn query_gradient<const VARIANT: usize>() -> Vec<Case> {
-    gradients(VARIANT, "query_gradient", 9, 6.0, super::query_gradient)
+    gradients(VARIANT, "query_gradient", &[9], 6.0, super::query_gradient)
 }
 
 pub(super) fn key_gradient<const VARIANT: usize>() -> Vec<Case> {
-    gradients(VARIANT, "key_gradient", 10, 6.0, super::key_gradient)
+    gradients(VARIANT, "key_gradient", &[10], 6.0, super::key_gradient)
 }
 
 pub(super) fn value_gradient<const VARIANT: usize>() -> Vec<Case> {
-    gradients(VARIANT, "value_gradient", 11, 4.0, super::value_gradient)
+    gradients(VARIANT, "value_gradient", &[11], 4.0, super::value_gradient)
 }
 
-fn gradients(variant: usize, name: &str, slot: usize, flops: f64, part: Part) -> Vec<Case> {
+fn gradients(variant: usize, name: &str, outputs: &[usize], flops: f64, part: Part) -> Vec<Case> {
     let (forced, suffix, _) = VARIANTS[variant];
     let name = format!("{name}_{suffix}");
-    let cases = specs(variant).map(|s| backward_case(s, &name, slot, flops, part));
+    let cases = specs(variant).map(|s| backward_case(s, &name, outputs, flops, part));
     cases.map(|case| case.forced(forced)).collect()
 }

@@ -1,40 +1,13 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use super::super::harness::{Gen, assert_layout};
+use super::super::harness::Gen;
 use super::super::kv::stored;
 use super::cases::{Group, args, decoded, pack};
 use super::subgroup::{self, SUBGROUP};
-use super::tiled::{self, Sizes, TILED};
+use super::tiled::{Sizes, TILED};
 use super::twin::Meta;
 use super::*;
 use crate::gpu::{DeviceKind, Gpu, GpuOptions};
-use std::mem::offset_of;
-
-#[test]
-fn layouts() {
-    let members = [
-        ("m", offset_of!(Params, m)),
-        ("heads", offset_of!(Params, heads)),
-        ("kv_heads", offset_of!(Params, kv_heads)),
-        ("scale", offset_of!(Params, scale)),
-    ];
-    for kernel in [
-        &tiled::FORWARD,
-        &tiled::FORWARD_PAGED,
-        &tiled::FORWARD_PAGED_F16,
-        &tiled::QUERY_GRADIENT,
-        &tiled::KEY_GRADIENT,
-        &tiled::VALUE_GRADIENT,
-        &subgroup::FORWARD,
-        &subgroup::FORWARD_PAGED,
-        &subgroup::FORWARD_PAGED_F16,
-        &subgroup::QUERY_GRADIENT,
-        &subgroup::KEY_GRADIENT,
-        &subgroup::VALUE_GRADIENT,
-    ] {
-        assert_layout::<Params>(kernel, &members);
-    }
-}
 
 #[test]
 fn a_workgroup_takes_what_its_memory_holds() {

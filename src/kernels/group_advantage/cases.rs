@@ -7,7 +7,8 @@ use crate::advantage::{
     TeaGpdParams,
 };
 use crate::config::ScaleAdvantages;
-use crate::kernels::harness::{Case, Gen, Slot, Tol};
+use crate::kernels::harness::{Case, Gen, Slot, Tol, with_scratch};
+use crate::kernels::work::{PORTABLE, Phase, Rate, Wanted, Work};
 
 const EXACT: Tol = Tol {
     atol: 0.0,
@@ -150,6 +151,12 @@ fn expected_tails(rule: &Rule, rewards: &[f32], m: usize) -> Vec<f64> {
 }
 
 fn case(what: &str, rule: Rule, rewards: Vec<f32>, m: usize) -> Case {
+    let all: Vec<usize> = (0..rewards.len() / m).collect();
+    picked_case(what, rule, rewards, m, &all)
+}
+
+/// A case whose twin computes the `picked` groups.
+fn picked_case(what: &str, rule: Rule, rewards: Vec<f32>, m: usize, picked: &[usize]) -> Case {
     let groups = rewards.len() / m;
     let wide: Vec<f64> = rewards.iter().map(|r| f64::from(*r)).collect();
     let rewards = rule.rewards().like(&wide);
@@ -160,31 +167,39 @@ fn case(what: &str, rule: Rule, rewards: Vec<f32>, m: usize) -> Case {
     for (g, split) in chosen.iter().enumerate() {
         split.iter().for_each(|i| words[g * m + i] = 1);
     }
+    let compared: Vec<f32> = picked
+        .iter()
+        .flat_map(|g| &rewards[g * m..(g + 1) * m])
+        .copied()
+        .collect();
+    let chosen: Vec<Vec<usize>> = picked.iter().map(|g| chosen[*g].clone()).collect();
     Case {
         name: format!("{what} G={groups} m={m} {rule:?}"),
         slots: vec![
             Slot::input(&rewards),
             Slot::input(&words),
-            Slot::Out(groups * m),
-            Slot::Out(groups),
-            Slot::Out(if tailed { TAIL_WORDS * groups } else { 0 }),
+            Slot::rows(groups, m, picked),
+            Slot::rows(groups, 1, picked),
+            Slot::rows(groups, if tailed { TAIL_WORDS } else { 0 }, picked),
             Slot::input(&vec![0f32; groups]),
         ],
-        record: Box::new(move |rec, b| {
-            let reducer = GroupReducer::new(rec.gpu(), &rule.pass(m)?, groups, m)?;
-            let buffers = GroupBuffers {
-                groups,
-                rewards: &b[0],
-                selection: Some(&b[1]),
-                bases: Some(&b[5]),
-                advantages: &b[2],
-                flags: &b[3],
-                tails: Some(&b[4]),
-            };
-            reducer.record(rec, &buffers)
-        }),
+        record: with_scratch(
+            move |gpu| GroupReducer::new(gpu, &rule.pass(m)?, groups, m),
+            move |rec, b, reducer| {
+                let buffers = GroupBuffers {
+                    groups,
+                    rewards: &b[0],
+                    selection: Some(&b[1]),
+                    bases: Some(&b[5]),
+                    advantages: &b[2],
+                    flags: &b[3],
+                    tails: Some(&b[4]),
+                };
+                reducer.record(rec, &buffers)
+            },
+        ),
         expect: Box::new(move || {
-            let (advantages, flags) = expected(&rule, &rewards, &chosen, m);
+            let (advantages, flags) = expected(&rule, &compared, &chosen, m);
             let why =
                 "f32 sums of up to 4096 terms, a variance and a power, relative to the largest advantage";
             let tol = Tol::of_peak(&advantages, 2e-5, why);
@@ -196,7 +211,7 @@ fn case(what: &str, rule: Rule, rewards: Vec<f32>, m: usize) -> Case {
             vec![
                 (2, advantages, tol),
                 (3, flags, EXACT),
-                (4, expected_tails(&rule, &rewards, m), tails),
+                (4, expected_tails(&rule, &compared, m), tails),
             ]
         }),
         flops: (groups * m * 40) as f64,
@@ -236,6 +251,34 @@ fn cases(rules: fn(usize) -> Vec<Rule>) -> Vec<Case> {
         }
     }
     all
+}
+
+/// Groups of the work, and rewards a group.
+const GROUPS: usize = 10_000;
+const M: usize = 64;
+
+/// Every rule of training over many groups.
+pub(in crate::kernels) fn work(_: &Wanted<'_>) -> Vec<Work> {
+    let bytes = 8.0 * (GROUPS * M) as f64;
+    let one = |rule: Rule| Work {
+        op: format!("advantage_{}", rule.name()).into(),
+        variant: PORTABLE,
+        dtype: None,
+        model: "groups",
+        phase: Phase::Training,
+        shape: format!("{GROUPS} groups of {M}"),
+        flops: 0.0,
+        bytes,
+        memory: 2.0 * bytes,
+        rate: Rate::F32,
+        build: Box::new(move || {
+            let rewards = Gen::new(64).uniform(GROUPS * M, 3.0);
+            let picked = [0, GROUPS / 2, GROUPS - 1];
+            Ok(picked_case("work", rule, rewards, M, &picked).forced(PORTABLE))
+        }),
+    };
+    let rules = Rule::ALL.iter().copied();
+    rules.filter(Rule::trains).map(one).collect()
 }
 
 pub(super) fn tail() -> Vec<Case> {

@@ -2,101 +2,86 @@
 
 use super::coefficients::{shape_cubics, spacing_factors};
 use crate::advantage::pass::{Baseline, Pass, Prefix, Tilt};
+use crate::gpu::params;
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct TailParams {
-    pub(super) groups: u32,
-    pub(super) m: u32,
-    pub(super) prefixes: u32,
-    pub(super) inverse_alpha: f32,
-    pub(super) half_kappa: f32,
-    pub(super) min_scale: f32,
-    pub(super) inverse_m: f32,
-}
+params! {
+    pub(super) struct TailParams {
+        pub(super) groups: u32,
+        pub(super) m: u32,
+        pub(super) prefixes: u32,
+        pub(super) inverse_alpha: f32,
+        pub(super) half_kappa: f32,
+        pub(super) min_scale: f32,
+        pub(super) inverse_m: f32,
+    }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct MeanParams {
-    pub(super) groups: u32,
-    pub(super) m: u32,
-    pub(super) rule: u32,
-    pub(super) eps: f32,
-    pub(super) inverse_m: f32,
-    pub(super) star: f32,
-    pub(super) others: f32,
-}
+    pub(super) struct MeanParams {
+        pub(super) groups: u32,
+        pub(super) m: u32,
+        pub(super) rule: u32,
+        pub(super) eps: f32,
+        pub(super) inverse_m: f32,
+        pub(super) star: f32,
+        pub(super) others: f32,
+    }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct SortParams {
-    pub(super) groups: u32,
-    pub(super) m: u32,
-    pub(super) half: u32,
-}
+    pub(super) struct SortParams {
+        pub(super) groups: u32,
+        pub(super) m: u32,
+        pub(super) half: u32,
+    }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct CurveParams {
-    pub(super) groups: u32,
-    pub(super) m: u32,
-    pub(super) baseline: u32,
-    pub(super) place: u32,
-    pub(super) part: f32,
-    pub(super) scaled: u32,
-    pub(super) eps: f32,
-    pub(super) inverse_m: f32,
-}
+    pub(super) struct CurveParams {
+        pub(super) groups: u32,
+        pub(super) m: u32,
+        pub(super) baseline: u32,
+        pub(super) place: u32,
+        pub(super) part: f32,
+        pub(super) scaled: u32,
+        pub(super) eps: f32,
+        pub(super) inverse_m: f32,
+    }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct CatParams {
-    pub(super) groups: u32,
-    pub(super) m: u32,
-    pub(super) exponent: f32,
-    pub(super) eps: f32,
-    pub(super) inverse_m: f32,
-}
+    pub(super) struct CatParams {
+        pub(super) groups: u32,
+        pub(super) m: u32,
+        pub(super) exponent: f32,
+        pub(super) eps: f32,
+        pub(super) inverse_m: f32,
+    }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct GpdParams {
-    pub(super) groups: u32,
-    pub(super) m: u32,
-    pub(super) k: u32,
-    pub(super) inverse_alpha: f32,
-    pub(super) half_kappa: f32,
-    pub(super) min_scale: f32,
-    pub(super) weight: f32,
-    pub(super) prior: f32,
-    pub(super) inverse_m: f32,
-    pub(super) inverse_k: f32,
-}
+    pub(super) struct GpdParams {
+        pub(super) groups: u32,
+        pub(super) m: u32,
+        pub(super) k: u32,
+        pub(super) inverse_alpha: f32,
+        pub(super) half_kappa: f32,
+        pub(super) min_scale: f32,
+        pub(super) weight: f32,
+        pub(super) prior: f32,
+        pub(super) inverse_m: f32,
+        pub(super) inverse_k: f32,
+    }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct TiltParams {
-    pub(super) groups: u32,
-    pub(super) m: u32,
-    pub(super) balanced: u32,
-    pub(super) beta: f32,
-    pub(super) cap: f32,
-    pub(super) inverse_m: f32,
-}
+    pub(super) struct TiltParams {
+        pub(super) groups: u32,
+        pub(super) m: u32,
+        pub(super) balanced: u32,
+        pub(super) beta: f32,
+        pub(super) cap: f32,
+        pub(super) inverse_m: f32,
+    }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct TableParams {
-    pub(super) groups: u32,
-    pub(super) m: u32,
-}
+    pub(super) struct TableParams {
+        pub(super) groups: u32,
+        pub(super) m: u32,
+    }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct ScaleParams {
-    pub(super) rows: u32,
-    pub(super) n: u32,
-    pub(super) inverse_n: f32,
+    pub(super) struct ScaleParams {
+        pub(super) rows: u32,
+        pub(super) n: u32,
+        pub(super) inverse_n: f32,
+    }
 }
 
 /// The pass that ends a rule, with its parameters; `groups` is filled in when it is recorded.

@@ -1,55 +1,7 @@
-//! Layouts, and factors against definitions. Golden cases, many groups and refusals are in `tests/advantage_gpu.rs`.
+//! Factors against definitions. Golden cases, many groups and refusals are in `tests/advantage_gpu.rs`.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::mem::offset_of;
-
 use super::coefficients::spacing_factors;
-use super::*;
-use crate::kernels::harness::{assert_layout, check_entries};
-
-/// `[(name, offset), …]` of a parameter struct.
-macro_rules! members {
-    ($params:ty: $($member:ident),+) => {
-        &[$((stringify!($member), offset_of!($params, $member))),+]
-    };
-}
-
-#[test]
-fn layouts() {
-    assert_layout::<TailParams>(
-        &TAIL,
-        members!(TailParams: groups, m, prefixes, inverse_alpha, half_kappa, min_scale, inverse_m),
-    );
-    assert_layout::<MeanParams>(
-        &MEAN,
-        members!(MeanParams: groups, m, rule, eps, inverse_m, star, others),
-    );
-    assert_layout::<SortParams>(&SORT, members!(SortParams: groups, m, half));
-    assert_layout::<CurveParams>(
-        &CURVE,
-        members!(CurveParams: groups, m, baseline, place, part, scaled, eps, inverse_m),
-    );
-    assert_layout::<CatParams>(&CAT, members!(CatParams: groups, m, exponent, eps, inverse_m));
-    assert_layout::<GpdParams>(
-        &GPD,
-        members!(GpdParams: groups, m, k, inverse_alpha, half_kappa, min_scale, weight, prior, inverse_m, inverse_k),
-    );
-}
-
-#[test]
-fn layouts_of_weights_tables_and_scales() {
-    assert_layout::<TiltParams>(
-        &TILT,
-        members!(TiltParams: groups, m, balanced, beta, cap, inverse_m),
-    );
-    assert_layout::<TableParams>(&TABLE, members!(TableParams: groups, m));
-    assert_layout::<ScaleParams>(&SCALE, members!(ScaleParams: rows, n, inverse_n));
-}
-
-#[test]
-fn equals_the_twin() {
-    check_entries(&entries());
-}
 
 /// λ₂ and λ₃ as sums over gaps against means over pairs and triples.
 #[test]

@@ -1,6 +1,7 @@
 //! Test and bench cases of RMSNorm: rows of a hidden state, and one row per head (c = 32, 40, 128).
 
 use super::super::harness::{Case, Gen, Slot, Tol, wide};
+use super::super::work::{Phase, Wanted, Work};
 use super::twin;
 
 /// (rows, columns, |x|)
@@ -89,6 +90,24 @@ fn backward_case((m, c, scale): (usize, usize, f32), accumulate: bool) -> Case {
         }),
         flops: 8.0 * (m * c) as f64,
     }
+}
+
+/// What a model asks of the op.
+pub(in crate::kernels) fn work(wanted: &Wanted<'_>) -> Vec<Work> {
+    let mut all = Vec::new();
+    for (sizes, phase) in wanted.rows() {
+        let (c, forward) = (sizes.hidden, ("rmsnorm_forward", sizes, phase));
+        all.push(Work::elements(forward, c, (4.0, 2.0), |m, c| {
+            forward_case((m, c, 1.0))
+        }));
+        if phase == Phase::Training {
+            let backward = ("rmsnorm_backward", sizes, phase);
+            all.push(Work::elements(backward, c, (8.0, 3.0), |m, c| {
+                backward_case((m, c, 1.0), false)
+            }));
+        }
+    }
+    all
 }
 
 pub(super) fn gamma_gradient() -> Vec<Case> {
