@@ -1,5 +1,5 @@
 // dx (M, K) = alpha · dy (M, N) · W (N, K) [+ dx]
-// Appended: shared/linear_input_gradient_params.wgsl, a shared/weight_*.wgsl part with `weight4`.
+// Appended: shared/linear_input_gradient_params.wgsl, shared/weight.wgsl.
 // One chain of fused multiply-adds along N in ascending order: the bits do not depend on M.
 // A workgroup is 8 rows by LANES groups of four columns.
 

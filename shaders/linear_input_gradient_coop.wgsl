@@ -1,8 +1,6 @@
 // dx (M, K) = alpha · dy (M, N) · W (N, K) [+ dx] on cooperative matrices: dy and W rounded to f16, sums in f32.
-// Appended: shared/linear_input_gradient_params.wgsl, coop_tile.wgsl, coop_8.wgsl or coop_16.wgsl with `main`, and a
-// weight_*.wgsl part with `weight4`.
-enable f16;
-enable wgpu_cooperative_matrix;
+// Appended: shared/linear_input_gradient_params.wgsl, coop_tile.wgsl with `main`, and a
+// weight.wgsl.
 
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> dx: array<vec4<f32>>;

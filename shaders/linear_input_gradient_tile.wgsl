@@ -1,5 +1,5 @@
 // dx (M, K) = alpha · dy (M, N) · W (N, K) [+ dx], in tiles of 64 × 64 through workgroup memory, for GPUs.
-// Appended: shared/linear_input_gradient_params.wgsl, shared/tile_64.wgsl with `main`, a shared/weight_*.wgsl part with `weight4`.
+// Appended: shared/linear_input_gradient_params.wgsl, shared/tile_64.wgsl with `main`, shared/weight.wgsl.
 // The chain of every output is that of linear_input_gradient.wgsl, bit for bit: past the end of N it adds zeros.
 
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;

@@ -1,7 +1,5 @@
 // dw (N, K) = alpha · dyᵀ (N, M) · x (M, K) [+ dw] on cooperative matrices: dy and x rounded to f16, sums in f32.
-// Appended: shared/linear_weight_gradient_params.wgsl, coop_tile.wgsl, coop_8.wgsl or coop_16.wgsl with `main`.
-enable f16;
-enable wgpu_cooperative_matrix;
+// Appended: shared/linear_weight_gradient_params.wgsl, coop_tile.wgsl with `main`.
 
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;

@@ -106,8 +106,13 @@ fn every_variant_trains_with_the_portable_bits() {
             }
             let of_attention = kernels(&gpu);
             let suffix = variant.trim_end_matches("-8");
-            for op in ["forward", "query_gradient", "key_gradient", "value_gradient"] {
-                let kernel = format!("attention_{op}_{suffix}");
+            for (op, part) in [
+                ("forward", ""),
+                ("query_gradient", ""),
+                ("kv_gradient", "_keys"),
+                ("kv_gradient", "_values"),
+            ] {
+                let kernel = format!("attention_{op}_{suffix}{part}");
                 assert!(of_attention.contains(&kernel), "{name}: {of_attention:?}");
             }
             assert_eq!(of_attention.len(), 5, "{name}: {of_attention:?}");
@@ -130,8 +135,12 @@ fn training_under_medium_takes_cooperative_matrices_for_gradients_alone() {
     if gpu.profiles() && gpu.forced_variant().is_none() {
         let ran = kernels(&gpu);
         let side = gpu.report().coop_side().unwrap();
-        for op in ["query_gradient", "key_gradient", "value_gradient"] {
-            let kernel = format!("attention_{op}_coop_{side}");
+        for part in [
+            "query_gradient_tiled",
+            "kv_gradient_tiled_keys",
+            "kv_gradient_tiled_values",
+        ] {
+            let kernel = format!("attention_{part}_coop_{side}");
             assert!(ran.contains(&kernel), "{ran:?}");
         }
         assert!(

@@ -2,7 +2,8 @@
 
 use super::buffer::Buffer;
 use super::device::{Gpu, lock};
-use super::pipeline::{Binding, Kernel};
+use super::kernel::Kernel;
+use super::pipeline::Binding;
 use super::profile::{CAPACITY, ProfileRow};
 use super::readback::{Readback, Submission};
 use crate::error::{Error, Result};

@@ -314,12 +314,12 @@ pub fn key_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Resul
     run(rec, Op::KeyGradient, &bindings, s)
 }
 
-/// The part of [`backward`] that sets `dv`.
+/// The part of [`backward`] that sets `dv`. Does not use `v` and `delta`.
 ///
 /// # Errors
 /// `head_dim` is above 256, or a GPU error.
 pub fn value_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
-    let bindings = [a.q, a.k, a.key_ends, a.dout, a.lse, a.dv].map(Binding::from);
+    let bindings = [a.q, a.k, a.v, a.key_ends, a.dout, a.lse, a.delta, a.dv].map(Binding::from);
     run(rec, Op::ValueGradient, &bindings, s)
 }
 

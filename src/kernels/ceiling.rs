@@ -5,7 +5,7 @@
 
 use super::{Entry, MAX_GROUPS, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Coop, DeviceKind, Kernel, Recorder};
+use crate::gpu::{Buffer, Coop, DeviceKind, Kernel, Recorder, Value, shaders};
 
 #[path = "ceiling_cases.rs"]
 mod cases;
@@ -37,13 +37,15 @@ macro_rules! chains {
         Chains {
             kernel: Kernel {
                 needs_f16: matches!($dtype.as_bytes(), b"f16"),
+                values: &[
+                    ("E", Value::Type($dtype)),
+                    ("WIDTH", Value::Number($width)),
+                    ("CHAINS", Value::Number($chains)),
+                    ("LINKS", Value::Number($unroll)),
+                ],
                 ..Kernel::portable(
                     concat!("bench_fma_", $dtype, $kind, "_", $chains),
-                    &[
-                        include_str!(concat!("../../shaders/bench_fma_", $dtype, $kind, ".wgsl")),
-                        include_str!("../../shaders/shared/bench_chains.wgsl"),
-                        include_str!(concat!("../../shaders/shared/bench_chains_", $chains, ".wgsl")),
-                    ],
+                    shaders!["bench_fma.wgsl"],
                 )
             },
             chains: $chains,
@@ -78,20 +80,15 @@ macro_rules! coop {
                 ab: $ab,
                 c: $c,
             }),
+            values: &[
+                ("FROM", Value::Type($ab)),
+                ("TO", Value::Type($c)),
+                ("TILES", Value::Number(COOP_TILES)),
+                ("LINKS", Value::Number(COOP_LINKS)),
+            ],
             ..Kernel::portable(
                 concat!("bench_coop_", $side, "_", $ab, "_", $c),
-                &[
-                    include_str!(concat!(
-                        "../../shaders/bench_coop_",
-                        $side,
-                        "_",
-                        $ab,
-                        "_",
-                        $c,
-                        ".wgsl"
-                    )),
-                    include_str!("../../shaders/shared/bench_coop.wgsl"),
-                ],
+                shaders!["bench_coop.wgsl"],
             )
         }
     };
@@ -107,18 +104,19 @@ pub static COOP: [Kernel; 6] = [
     coop!(16, "f32", "f32"),
 ];
 
-/// Multiply-adds of a cooperative kernel's round: four links of four products.
-const COOP_PRODUCTS: usize = 16;
+/// Products that a cooperative kernel's subgroup has side by side, and how often a round adds to each.
+const COOP_TILES: u32 = 4;
+const COOP_LINKS: u32 = 4;
 
 /// Floating-point operations of `groups` subgroups that run `rounds` rounds of a cooperative kernel.
 pub fn coop_flops(shape: &Coop, groups: usize, rounds: u32) -> f64 {
     let product = 2.0 * f64::from(shape.m) * f64::from(shape.n) * f64::from(shape.k);
-    COOP_PRODUCTS as f64 * product * f64::from(rounds) * groups as f64
+    f64::from(COOP_TILES * COOP_LINKS) * product * f64::from(rounds) * groups as f64
 }
 
-static COPY: Kernel = Kernel::portable("bench_copy", &[include_str!("../../shaders/bench_copy.wgsl")]);
-static READ: Kernel = Kernel::portable("bench_read", &[include_str!("../../shaders/bench_read.wgsl")]);
-static MARK: Kernel = Kernel::portable("bench_mark", &[include_str!("../../shaders/bench_mark.wgsl")]);
+static COPY: Kernel = Kernel::portable("bench_copy", shaders!["bench_copy.wgsl"]);
+static READ: Kernel = Kernel::portable("bench_read", shaders!["bench_read.wgsl"]);
+static MARK: Kernel = Kernel::portable("bench_mark", shaders!["bench_mark.wgsl"]);
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -342,16 +340,27 @@ mod tests {
         assert_layout::<MarkParams>(&MARK, &members);
     }
 
-    /// The operations that are counted are the operations in the text.
+    /// The operations that are counted are the operations in the text: one in the loops over what the variant sets.
     #[test]
     fn flops_are_those_of_the_shader() {
+        let one = |kernel: &Kernel, operation: &str, counts: [(&str, usize); 2]| {
+            let text = kernel.wgsl();
+            assert_eq!(text.matches(operation).count(), 1, "{}", kernel.name);
+            for (name, count) in counts {
+                assert!(
+                    text.contains(&format!("const {name} = {count}u;")),
+                    "{}",
+                    kernel.name
+                );
+                assert!(text.contains(&format!(" < {name}; ")), "{}", kernel.name);
+            }
+        };
         for c in &FMA {
-            let fmas = c.kernel.wgsl().matches("= fma(").count();
-            assert_eq!(fmas, c.chains * c.unroll, "{}", c.kernel.name);
-            assert_eq!(c.flops(3, 2), (2 * c.width * fmas * 3 * 2) as f64);
+            one(&c.kernel, "= fma(", [("CHAINS", c.chains), ("LINKS", c.unroll)]);
+            assert_eq!(c.flops(3, 2), (2 * c.width * c.chains * c.unroll * 3 * 2) as f64);
         }
         for k in &COOP {
-            assert_eq!(k.wgsl().matches("coopMultiplyAdd(").count(), COOP_PRODUCTS);
+            one(k, "coopMultiplyAdd(", [("TILES", 4), ("LINKS", 4)]);
         }
     }
 

@@ -3,17 +3,11 @@
 use super::harness::{Case, Gen, Slot, Tol, wide};
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, Kernel, Recorder, shaders};
 
-static SWIGLU_FORWARD: Kernel = Kernel::portable(
-    "swiglu_forward",
-    &[include_str!("../../shaders/swiglu_forward.wgsl")],
-);
-static SWIGLU_BACKWARD: Kernel = Kernel::portable(
-    "swiglu_backward",
-    &[include_str!("../../shaders/swiglu_backward.wgsl")],
-);
-static ADD: Kernel = Kernel::portable("add", &[include_str!("../../shaders/add.wgsl")]);
+static SWIGLU_FORWARD: Kernel = Kernel::portable("swiglu_forward", shaders!["swiglu_forward.wgsl"]);
+static SWIGLU_BACKWARD: Kernel = Kernel::portable("swiglu_backward", shaders!["swiglu_backward.wgsl"]);
+static ADD: Kernel = Kernel::portable("add", shaders!["add.wgsl"]);
 
 const LANES: usize = 64;
 

@@ -8,14 +8,11 @@ use super::weight::{ByType, Weight, lanes, of, section_words, weight_entries, we
 use super::weight_cases::{TestWeight, test_cols};
 use super::{Entry, dequantize, fold, pad4};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Kernel, Recorder};
+use crate::gpu::{Buffer, Kernel, Recorder, shaders};
 use crate::tensor::DType;
 
 static FORWARD: ByType = weight_kernels!("embedding_forward", "embedding_forward.wgsl");
-static BACKWARD: Kernel = Kernel::portable(
-    "embedding_backward",
-    &[include_str!("../../shaders/embedding_backward.wgsl")],
-);
+static BACKWARD: Kernel = Kernel::portable("embedding_backward", shaders!["embedding_backward.wgsl"]);
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]

@@ -2,15 +2,15 @@
 //! of them cannot be compared.
 
 use super::harness::{Case, Gen, Slot, Tol, wide};
-use super::reduce::{ROW_REDUCE, lanes};
+use super::reduce::lanes;
 use super::{Entry, fold};
 use crate::advantage::Rewards;
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
+use crate::gpu::{Buffer, Kernel, Recorder, shaders};
 
 static GROUP_REWARDS: Kernel = Kernel::portable(
     "group_rewards",
-    &[include_str!("../../shaders/group_rewards.wgsl"), ROW_REDUCE],
+    shaders!["group_rewards.wgsl", "shared/row_reduce.wgsl"],
 );
 
 /// Numbers of a score's row: the score, then what pads it.

@@ -191,7 +191,7 @@ fn worst(got: &[f32], want: &[f64], tol: Tol) -> Option<(usize, String)> {
 /// # Panics
 /// They differ, or the shader does not parse. For tests.
 pub fn assert_layout<P>(kernel: &Kernel, members: &[(&str, usize)]) {
-    let shader = match reflect(kernel.name, &kernel.wgsl()) {
+    let shader = match reflect(kernel) {
         Ok(reflection) => reflection,
         Err(e) => panic!("{e}"),
     };

@@ -9,7 +9,7 @@ use super::reduce::lanes;
 use super::weight::Weight;
 use super::{Entry, MAX_GROUPS, fold, pad4};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder, shaders};
 use std::ops::Range;
 
 #[path = "head_cases.rs"]
@@ -19,14 +19,9 @@ mod cases;
 pub const CHUNK: usize = 4096;
 const _: () = assert!(super::weight::SHARD_ROWS == CHUNK);
 
-static HEAD_REDUCE: Kernel =
-    Kernel::portable("head_reduce", &[include_str!("../../shaders/head_reduce.wgsl")]);
-static HEAD_FINISH: Kernel =
-    Kernel::portable("head_finish", &[include_str!("../../shaders/head_finish.wgsl")]);
-static HEAD_GRADIENT: Kernel = Kernel::portable(
-    "head_gradient",
-    &[include_str!("../../shaders/head_gradient.wgsl")],
-);
+static HEAD_REDUCE: Kernel = Kernel::portable("head_reduce", shaders!["head_reduce.wgsl"]);
+static HEAD_FINISH: Kernel = Kernel::portable("head_finish", shaders!["head_finish.wgsl"]);
+static HEAD_GRADIENT: Kernel = Kernel::portable("head_gradient", shaders!["head_gradient.wgsl"]);
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]

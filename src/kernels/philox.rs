@@ -3,15 +3,12 @@
 use super::harness::{Case, Gen, Slot, Tol};
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
+use crate::gpu::{Buffer, Kernel, Recorder, shaders};
 use crate::rng::philox4x32;
-
-/// WGSL part with `philox`.
-pub(super) const PHILOX: &str = include_str!("../../shaders/shared/philox.wgsl");
 
 static PHILOX_WORDS: Kernel = Kernel::portable(
     "philox_words",
-    &[include_str!("../../shaders/philox_words.wgsl"), PHILOX],
+    shaders!["philox_words.wgsl", "shared/philox.wgsl"],
 );
 
 #[repr(C)]

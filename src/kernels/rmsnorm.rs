@@ -8,21 +8,13 @@ pub mod twin;
 use super::weight::lanes;
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
+use crate::gpu::{Buffer, Kernel, Recorder, shaders};
 use std::ops::Range;
 
-static FORWARD: Kernel = Kernel::portable(
-    "rmsnorm_forward",
-    &[include_str!("../../shaders/rmsnorm_forward.wgsl")],
-);
-static BACKWARD: Kernel = Kernel::portable(
-    "rmsnorm_backward",
-    &[include_str!("../../shaders/rmsnorm_backward.wgsl")],
-);
-static GAMMA_GRADIENT: Kernel = Kernel::portable(
-    "rmsnorm_gamma_gradient",
-    &[include_str!("../../shaders/rmsnorm_gamma_gradient.wgsl")],
-);
+static FORWARD: Kernel = Kernel::portable("rmsnorm_forward", shaders!["rmsnorm_forward.wgsl"]);
+static BACKWARD: Kernel = Kernel::portable("rmsnorm_backward", shaders!["rmsnorm_backward.wgsl"]);
+static GAMMA_GRADIENT: Kernel =
+    Kernel::portable("rmsnorm_gamma_gradient", shaders!["rmsnorm_gamma_gradient.wgsl"]);
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]

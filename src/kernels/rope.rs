@@ -7,33 +7,16 @@ use super::rope_cases::{apply_cases, cache_cases, cache_f16_cases};
 use super::{Entry, fold};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder, Value, shaders};
 use std::ops::Range;
 
-static APPLY: Kernel = Kernel::portable(
-    "rope_apply",
-    &[
-        include_str!("../../shaders/rope_apply.wgsl"),
-        include_str!("../../shaders/shared/rope.wgsl"),
-    ],
-);
-static CACHE: Kernel = Kernel::portable(
-    "rope_cache",
-    &[
-        include_str!("../../shaders/rope_cache.wgsl"),
-        include_str!("../../shaders/shared/rope.wgsl"),
-        include_str!("../../shaders/shared/kv_store_f32.wgsl"),
-    ],
-);
+static APPLY: Kernel = Kernel::portable("rope_apply", shaders!["rope_apply.wgsl", "shared/rope.wgsl"]);
+static CACHE: Kernel = Kernel::portable("rope_cache", shaders!["rope_cache.wgsl", "shared/rope.wgsl"]);
 static CACHE_F16: Kernel = Kernel::portable(
     "rope_cache_f16",
-    &[
-        include_str!("../../shaders/rope_cache.wgsl"),
-        include_str!("../../shaders/shared/rope.wgsl"),
-        include_str!("../../shaders/shared/kv_store_f16.wgsl"),
-        include_str!("../../shaders/shared/halves.wgsl"),
-    ],
-);
+    shaders!["rope_cache.wgsl", "shared/rope.wgsl", "shared/halves.wgsl"],
+)
+.with(&[("HALF", Value::Flag(true))]);
 
 const LANES: usize = 64;
 

@@ -6,14 +6,11 @@
 use super::harness::{Case, GUARD, Gen, Slot, Tol, wide};
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
+use crate::gpu::{Buffer, Kernel, Recorder, shaders};
 
-static GATHER: Kernel = Kernel::portable("rows_gather", &[include_str!("../../shaders/rows_gather.wgsl")]);
-static SCATTER: Kernel = Kernel::portable("rows_scatter", &[include_str!("../../shaders/rows_scatter.wgsl")]);
-static SEGMENT_SUM: Kernel = Kernel::portable(
-    "rows_segment_sum",
-    &[include_str!("../../shaders/rows_segment_sum.wgsl")],
-);
+static GATHER: Kernel = Kernel::portable("rows_gather", shaders!["rows_gather.wgsl"]);
+static SCATTER: Kernel = Kernel::portable("rows_scatter", shaders!["rows_scatter.wgsl"]);
+static SEGMENT_SUM: Kernel = Kernel::portable("rows_segment_sum", shaders!["rows_segment_sum.wgsl"]);
 
 const LANES: usize = 64;
 

@@ -3,10 +3,10 @@
 //!
 //! A draw is a pure function of the row's logits, key and position: what else is in the batch does not matter.
 
-use super::reduce::{ROW_REDUCE, SORTABLE, lanes};
+use super::reduce::lanes;
 use super::{Entry, fold, pad4};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, Kernel, Recorder, shaders};
 use crate::rng::philox4x32;
 
 #[path = "sample_cases.rs"]
@@ -14,19 +14,15 @@ mod cases;
 
 static SAMPLE_THRESHOLD: Kernel = Kernel::portable(
     "sample_threshold",
-    &[
-        include_str!("../../shaders/sample_threshold.wgsl"),
-        ROW_REDUCE,
-        SORTABLE,
+    shaders![
+        "sample_threshold.wgsl",
+        "shared/row_reduce.wgsl",
+        "shared/sortable.wgsl"
     ],
 );
 static SAMPLE_DRAW: Kernel = Kernel::portable(
     "sample_draw",
-    &[
-        include_str!("../../shaders/sample_draw.wgsl"),
-        super::philox::PHILOX,
-        SORTABLE,
-    ],
+    shaders!["sample_draw.wgsl", "shared/philox.wgsl", "shared/sortable.wgsl"],
 );
 
 /// The token of a row that is not active.

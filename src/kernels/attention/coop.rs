@@ -7,7 +7,7 @@
 use super::{Op, Params, Shape, tiled};
 use crate::config::MatmulPrecision;
 use crate::error::Result;
-use crate::gpu::{Binding, COOP_SUBGROUPS, Gpu, Kernel, Recorder};
+use crate::gpu::{Binding, COOP_SUBGROUPS, Gpu, Kernel, Recorder, Value, shaders};
 
 /// By the side of the matrices.
 pub(super) const COOP_8: &str = "coop-8";
@@ -18,40 +18,47 @@ const HEAD_DIM: usize = 128;
 /// `LEFT` of the shader.
 const LEFT: usize = 64;
 
+/// The kernels by the side of the matrices.
 macro_rules! coop_kernels {
-    ($op:literal, [$($part:literal),*]) => {
+    ($name:literal, $parts:tt, $values:tt) => {
         [
-            coop_kernels!(@one coop8, "8", $op, [$($part),*]),
-            coop_kernels!(@one coop16, "16", $op, [$($part),*]),
+            coop_kernels!(@one concat!($name, "_coop_8"), $parts, 8, $values),
+            coop_kernels!(@one concat!($name, "_coop_16"), $parts, 16, $values),
         ]
     };
-    (@one $make:ident, $side:literal, $op:literal, [$($part:literal),*]) => {
-        Kernel::$make(
-            concat!($op, "_coop_", $side),
-            &[
-                include_str!(concat!("../../../shaders/", $op, "_coop.wgsl")),
-                include_str!(concat!("../../../shaders/", $op, "_tiled.wgsl")),
-                include_str!("../../../shaders/shared/attention_params.wgsl"),
-                include_str!("../../../shaders/shared/attention_coop.wgsl"),
-                include_str!(concat!("../../../shaders/shared/attention_coop_", $side, ".wgsl")),
-                $(include_str!(concat!("../../../shaders/shared/", $part)),)*
-                include_str!("../../../shaders/shared/attention_math.wgsl"),
+    (@one $name:expr, [$($part:literal),*], $side:literal, $values:tt) => {
+        Kernel::coop(
+            $name,
+            shaders![
+                $($part,)*
+                "shared/attention_coop.wgsl",
+                "shared/attention_params.wgsl",
+                "shared/attention_math.wgsl",
             ],
+            $side,
         )
+        .with(&$values)
     };
 }
 pub(super) static QUERY_GRADIENT: [Kernel; 2] = coop_kernels!(
-    "attention_query_gradient",
+    "attention_query_gradient_tiled",
     [
-        "attention_spans.wgsl",
-        "attention_rows.wgsl",
-        "attention_contiguous.wgsl"
-    ]
+        "attention_query_gradient_tiled.wgsl",
+        "shared/attention_spans.wgsl",
+        "shared/attention_rows.wgsl"
+    ],
+    []
 );
-pub(super) static KEY_GRADIENT: [Kernel; 2] =
-    coop_kernels!("attention_key_gradient", ["attention_key_tiles.wgsl"]);
-pub(super) static VALUE_GRADIENT: [Kernel; 2] =
-    coop_kernels!("attention_value_gradient", ["attention_key_tiles.wgsl"]);
+pub(super) static KEY_GRADIENT: [Kernel; 2] = coop_kernels!(
+    "attention_kv_gradient_tiled_keys",
+    ["attention_kv_gradient_tiled.wgsl"],
+    [("VALUES", Value::Flag(false))]
+);
+pub(super) static VALUE_GRADIENT: [Kernel; 2] = coop_kernels!(
+    "attention_kv_gradient_tiled_values",
+    ["attention_kv_gradient_tiled.wgsl"],
+    [("VALUES", Value::Flag(true))]
+);
 
 /// The variants of the gradients that this adapter runs, by name.
 pub fn variants(gpu: &Gpu) -> Vec<&'static str> {

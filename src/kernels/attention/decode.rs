@@ -8,7 +8,7 @@
 use super::{Op, PAGE, Paged, Params, Shape, run_portable, subgroup, tiled};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Buffer, DeviceKind, Gpu, Kernel, Recorder};
+use crate::gpu::{Buffer, DeviceKind, Gpu, Kernel, Recorder, Value, shaders};
 
 /// The op's name among variants and benches.
 pub const OP: &str = "attention_decode";
@@ -20,24 +20,22 @@ pub(super) const GROUPED: &str = "grouped";
 const VARIANTS: [&str; 2] = [PORTABLE, GROUPED];
 
 macro_rules! grouped_kernel {
-    ($name:literal, $kv:literal) => {
+    ($name:literal, $half:literal) => {
         Kernel::portable(
             $name,
-            &[
-                include_str!("../../../shaders/attention_decode_grouped.wgsl"),
-                include_str!("../../../shaders/shared/attention_params.wgsl"),
-                include_str!("../../../shaders/shared/attention_grouped.wgsl"),
-                include_str!(concat!("../../../shaders/shared/", $kv)),
-                include_str!("../../../shaders/shared/attention_dots.wgsl"),
-                include_str!("../../../shaders/shared/attention_rows.wgsl"),
-                include_str!("../../../shaders/shared/attention_paged.wgsl"),
-                include_str!("../../../shaders/shared/attention_math.wgsl"),
+            shaders![
+                "attention_decode_grouped.wgsl",
+                "shared/attention_kv.wgsl",
+                "shared/attention_rows.wgsl",
+                "shared/attention_params.wgsl",
+                "shared/attention_math.wgsl",
             ],
         )
+        .with(&[("PAGED", Value::Flag(true)), ("HALF", Value::Flag($half))])
     };
 }
-pub(super) static GROUPED_F32: Kernel = grouped_kernel!("attention_decode_grouped", "kv_f32.wgsl");
-pub(super) static GROUPED_F16: Kernel = grouped_kernel!("attention_decode_grouped_f16", "kv_f16.wgsl");
+pub(super) static GROUPED_F32: Kernel = grouped_kernel!("attention_decode_grouped", false);
+pub(super) static GROUPED_F16: Kernel = grouped_kernel!("attention_decode_grouped_f16", true);
 
 /// Threads of a workgroup (`LANES` of the shader), and vec4s of sums each holds at most.
 const LANES: usize = 128;
