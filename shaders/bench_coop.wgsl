@@ -16,21 +16,13 @@ var<immediate> p: Params;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>) {
     let stride = SIDE;
     let a = coopLoadT<Left>(&x[0], stride);
-    var b: array<Right, TILES>;
-    var c: array<Sum, TILES>;
-    for (var j = 0u; j < TILES; j++) {
-        let at = j * SIDE * SIDE;
-        b[j] = coopLoadT<Right>(&y[at], stride);
-        c[j] = Sum();
-    }
+    //#each j TILES: let y{j} = {j}u * SIDE * SIDE;
+    //#each j TILES: let b{j} = coopLoadT<Right>(&y[y{j}], stride);
+    //#each j TILES: var c{j} = Sum();
     for (var r = 0u; r < p.rounds; r++) {
-        for (var link = 0u; link < LINKS; link++) {
-            for (var j = 0u; j < TILES; j++) { c[j] = coopMultiplyAdd(a, b[j], c[j]); }
-        }
+        //#each link LINKS, j TILES: c{j} = coopMultiplyAdd(a, b{j}, c{j});
     }
-    let first = (group.y * grid.x + group.x) * TILES * SIDE * SIDE;
-    for (var j = 0u; j < TILES; j++) {
-        let at = first + j * SIDE * SIDE;
-        coopStoreT(c[j], &out[at], stride);
-    }
+    let first = (group.y * grid.x + group.x) * TILES;
+    //#each j TILES: let o{j} = (first + {j}u) * SIDE * SIDE;
+    //#each j TILES: coopStoreT(c{j}, &out[o{j}], stride);
 }

@@ -1,5 +1,5 @@
 // The rate of multiply-adds: CHAINS independent chains an invocation, of numbers (WIDTH 1) or of vectors of four, LINKS links a round.
-// The loops inside a round are unrolled: on a CPU adapter a loop's own cost is what a short body measures.
+// No loop is inside a round: on a CPU adapter a loop's own cost is what a short body measures.
 
 override LANES: u32 = 64u;
 
@@ -27,14 +27,12 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let i = id.y * grid.x * LANES + id.x;
     let f = first(x[0]);
     let g = first(x[1]);
-    var a: array<V, CHAINS>;
-    for (var c = 0u; c < CHAINS; c++) { a[c] = V(E(i % 16u)) + V(E(c)); }
+    let start = V(E(i % 16u));
+    //#each c CHAINS: var a{c} = start + V(E({c}));
     for (var r = 0u; r < p.rounds; r++) {
-        for (var link = 0u; link < LINKS; link++) {
-            for (var c = 0u; c < CHAINS; c++) { a[c] = fma(a[c], f, g); }
-        }
+        //#each link LINKS, c CHAINS: a{c} = fma(a{c}, f, g);
     }
-    var s = a[0];
-    for (var c = 1u; c < CHAINS; c++) { s += a[c]; }
+    var s = V();
+    //#each c CHAINS: s += a{c};
     if i < p.count { out[i] = total(s); }
 }

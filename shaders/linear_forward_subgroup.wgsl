@@ -68,28 +68,27 @@ fn rows_of(col: u32) -> vec4<u32> {
 struct At { n: vec4<u32>, lane: u32 }
 alias Work = array<vec4<f32>, ROWS>;
 
-var<private> begins: array<u32, ROWS>;
-var<private> sums: Work;
-
-fn add_eight(at: At, k: u32) {
-    var v: array<f32, ROWS>;
-    for (var r = 0u; r < ROWS; r++) { v[r] = values(begins[r], k * 4u + at.lane); }
-    let w = eight(at.n, k);
-    for (var r = 0u; r < ROWS; r++) { sums[r] = chain8(v[r], w, sums[r]); }
-}
-
 // Rows past the last repeat it and are not stored.
 fn work(at: At, row: u32) -> Work {
-    for (var r = 0u; r < ROWS; r++) {
-        begins[r] = min(row + r, p.m - 1u) * p.x_stride * 4u;
-        sums[r] = vec4<f32>();
-    }
+    let last = p.m - 1u;
+    let stride = p.x_stride * 4u;
+    //#each r ROWS: let b{r} = min(row + {r}u, last) * stride;
+    //#each r ROWS: var s{r} = vec4<f32>();
     for (var k = 0u; k < p.k4; k += 2u * EIGHTS) {
-        // Not a loop: drivers unroll one of so many operations no further.
-        add_eight(at, k);
-        if EIGHTS == 2u { add_eight(at, k + 2u); }
+        let c = k * 4u + at.lane;
+        //#each r ROWS: let u{r} = values(b{r}, c);
+        let w = eight(at.n, k);
+        //#if EIGHTS == 2
+        //#each r ROWS: let v{r} = values(b{r}, c + 8u);
+        let z = eight(at.n, k + 2u);
+        //#each r ROWS: s{r} = chain8(v{r}, z, chain8(u{r}, w, s{r}));
+        //#else
+        //#each r ROWS: s{r} = chain8(u{r}, w, s{r});
+        //#end
     }
-    return sums;
+    var all: Work;
+    //#each r ROWS: all[{r}] = s{r};
+    return all;
 }
 
 @compute @workgroup_size(LANES)
@@ -98,14 +97,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let col = (begin(group) * LANES + local.x) * 4u;
     let row = group.y * ROWS;
     var outputs = with_weight(At(rows_of(col), lane), row);
-    var t: Work;
+    //#each r ROWS: var t{r} = vec4<f32>();
     if LORA {
         for (var k = 0u; k < rank4(); k++) {
             let b = second_weights(col, k);
-            for (var r = 0u; r < ROWS; r++) { t[r] = chain4(hidden_sides(row + r, k), b, t[r]); }
+            //#each r ROWS: t{r} = chain4(hidden_sides(row + {r}u, k), b, t{r});
         }
     }
-    // A copy, because the loop below is not unrolled: what it reads is not in registers.
-    var seconds = t;
+    var seconds: Work;
+    //#each r ROWS: seconds[{r}] = t{r};
+    // One place in the code that stores: sixteen take drivers long to compile.
     for (var r = 0u; r < ROWS; r++) { store_four(row + r, col, outputs[r], seconds[r]); }
 }

@@ -1,5 +1,5 @@
 // dx (M, K) = alpha · dy (M, N) · W (N, K) [+ dx], for subgroups of exactly LANES (8) threads.
-// Appended: shared/linear_input_gradient_params.wgsl, shared/weight.wgsl.
+// Appended: shared/linear_input_gradient_output.wgsl, shared/weight.wgsl.
 // A workgroup is ROWS rows by LANES groups of four columns, and workgroups of the same columns follow each other: their part of W
 // stays in the cache. Each lane loads one of the next eight values of a row of dy; they are broadcast one after another. The chain of
 // every output is that of linear_input_gradient.wgsl, bit for bit: past the end of N it adds zeros.
@@ -7,7 +7,6 @@
 override LANES: u32 = 8u;
 
 @group(0) @binding(0) var<storage, read> dy: array<f32>;
-@group(0) @binding(2) var<storage, read_write> dx: array<vec4<f32>>;
 
 // Four columns of eight consecutive rows of W.
 struct Eight {
@@ -35,49 +34,22 @@ fn chain8(v: f32, w: Eight, s: vec4<f32>) -> vec4<f32> {
     return fma(vec4<f32>(subgroupBroadcast(v, 7u)), w.h, t);
 }
 
-fn store(row: u32, col: u32, value: vec4<f32>) {
-    if row >= p.m || col >= p.k4 { return; }
-    let at = row * p.dx_stride + col;
-    var v = p.alpha * value;
-    if (p.flags & 1u) != 0u { v += dx[at]; }
-    dx[at] = v;
-}
-
-// Where row's chain starts.
-fn start(row: u32, k: u32) -> vec4<f32> {
-    if (p.flags & 2u) == 0u { return vec4<f32>(); }
-    return dx[min(row, p.m - 1u) * p.dx_stride + k];
-}
-
-var<private> begins: array<u32, ROWS>;
-var<private> sums: array<vec4<f32>, ROWS>;
-
-// A quarter of the rows: drivers do not unroll a loop over all of them.
-fn add_rows(first: u32, v: ptr<function, array<f32, ROWS>>, w: Eight) {
-    for (var r = first; r < first + ROWS / 4u; r++) { sums[r] = chain8((*v)[r], w, sums[r]); }
-}
-
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
         @builtin(subgroup_invocation_id) lane: u32) {
     let col = group.y * LANES + local.x;
     let k = min(col, p.k4 - 1u);
     let row = group.x * ROWS;
-    for (var r = 0u; r < ROWS; r++) {
-        begins[r] = min(row + r, p.m - 1u) * p.dy_stride * 4u + p.dy_offset;
-        sums[r] = start(row + r, k);
-    }
+    let last = p.m - 1u;
+    let stride = p.dy_stride * 4u;
+    //#each r ROWS: let b{r} = min(row + {r}u, last) * stride + p.dy_offset;
+    //#each r ROWS: var s{r} = chain_start(row + {r}u, k);
     for (var n = 0u; n < p.n; n += 8u) {
-        let c = min(n + lane, p.n - 1u);
         let inside = n + lane < p.n;
-        var v: array<f32, ROWS>;
-        for (var r = 0u; r < ROWS; r++) { v[r] = select(0.0, dy[begins[r] + c], inside); }
+        let c = min(n + lane, p.n - 1u);
+        //#each r ROWS: let v{r} = select(0.0, dy[b{r} + c], inside);
         let w = weights(n, k);
-        add_rows(0u, &v, w);
-        add_rows(ROWS / 4u, &v, w);
-        add_rows(ROWS / 2u, &v, w);
-        add_rows(ROWS / 4u * 3u, &v, w);
+        //#each r ROWS: s{r} = chain8(v{r}, w, s{r});
     }
-    var outputs = sums;
-    for (var r = 0u; r < ROWS; r++) { store(row + r, col, outputs[r]); }
+    //#each r ROWS: store_columns(row + {r}u, col, s{r});
 }

@@ -511,7 +511,12 @@ fn every_line_of_a_shader_file_is_in_the_table() {
                 .to_str()
                 .unwrap()
                 .replace('\\', "/");
-            let directive = |line: &str| line.trim_start().starts_with("//#");
+            let directive = |line: &str| {
+                let line = line.trim_start();
+                ["//#if ", "//#else", "//#end"]
+                    .iter()
+                    .any(|d| line.starts_with(d))
+            };
             let dead = (1..).zip(text.lines()).filter(|(_, line)| !directive(line));
             let dead = dead.filter(|(at, _)| !used.contains(&(name.as_str(), *at)));
             unused.extend(dead.map(|(at, line)| format!("{name}:{at}: {line}")));

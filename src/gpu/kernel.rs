@@ -1,5 +1,6 @@
 //! Kernels: files of `shaders/`, the values that a variant sets in them, and its needs.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// The cooperative-matrix shape a kernel is written for: `C (m×n) += A (m×k) · B (k×n)`, a row of the driver's table.
@@ -40,7 +41,7 @@ pub(crate) use shaders;
 /// What a variant sets a name to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value {
-    /// `const NAME: u32`: loops and arrays of this length are unrolled and kept in registers, which `override` constants do not reach.
+    /// `const NAME: u32`.
     Number(u32),
     /// `const NAME: bool`.
     Flag(bool),
@@ -62,9 +63,11 @@ impl fmt::Display for Value {
 
 /// A compute shader: one entry point `main`, bindings in group 0, parameters in `var<immediate>`.
 ///
-/// Its text is a line for each need and each of `values`, then its parts. A part may hold lines for some variants alone, between
-/// `//#if NAME`, `//#if NAME == VALUE`, `//#else` and `//#end`: of `values`, a name that is not there is unequal to every value, and
-/// false. Lines that are left out are empty in the text, so that each keeps its number.
+/// Its text is a line for each need and each of `values`, then its parts, line by line so that each keeps its number:
+/// * between `//#if NAME` or `//#if NAME == VALUE`, `//#else` and `//#end` are lines for some variants alone, by their `values`. A name
+///   that is not there is unequal to every value, and false. The rest is left empty;
+/// * `//#each r ROWS: s{r} = f(x{r}, s{r});` stands for a statement for each r below `ROWS`, a value or a number. A loop over an array
+///   reads better, but few drivers keep its values in registers, and with shader checks none does.
 #[derive(Debug)]
 pub struct Kernel {
     /// The op's name, everywhere: shader file, table, tests, benches, GPU labels.
@@ -137,13 +140,9 @@ impl Kernel {
     /// The module's whole WGSL text.
     pub fn wgsl(&self) -> String {
         let mut text = self.prelude();
-        for part in self.parts {
-            for (line, kept) in self.lines(part) {
-                if kept {
-                    text += line;
-                }
-                text.push('\n');
-            }
+        for line in self.parts.iter().flat_map(|part| self.lines(part)) {
+            text += line.as_deref().unwrap_or_default();
+            text.push('\n');
         }
         text
     }
@@ -171,12 +170,13 @@ impl Kernel {
         text
     }
 
-    /// A part's lines, and whether each is in this kernel's text.
-    pub fn lines(&self, part: &Source) -> impl Iterator<Item = (&'static str, bool)> {
+    /// A part's lines in this kernel's text, `None` for one that is left out.
+    pub fn lines(&self, part: &Source) -> impl Iterator<Item = Option<Cow<'static, str>>> {
         let mut taken = Vec::new();
         part.text.lines().map(move |line| {
-            let directive = line.trim_start().strip_prefix("//#").map(str::trim);
-            match directive.map(|d| d.split_once(' ').unwrap_or((d, ""))) {
+            let directive = line.trim_start().strip_prefix("//#");
+            let words = directive.map(|d| d.split_once(' ').unwrap_or((d, "")));
+            match words {
                 Some(("if", condition)) => taken.push(self.holds(condition)),
                 Some(("else", _)) => {
                     if let Some(last) = taken.last_mut() {
@@ -184,10 +184,29 @@ impl Kernel {
                     }
                 }
                 Some(("end", _)) => drop(taken.pop()),
-                _ => return (line, taken.iter().all(|t| *t)),
+                _ if taken.contains(&false) => {}
+                Some(("each", rest)) => return Some(self.repeated(rest).into()),
+                _ => return Some(line.into()),
             }
-            (line, false)
+            None
         })
+    }
+
+    /// Of "NAME COUNT, …: TEXT" the text for each value of the names, the first of them the slowest.
+    fn repeated(&self, rest: &str) -> String {
+        let (counts, text) = rest.split_once(": ").unwrap_or((rest, ""));
+        let mut all = vec![text.to_owned()];
+        for (name, count) in counts.split(", ").filter_map(|c| c.split_once(' ')) {
+            let value = self.values.iter().find(|(n, _)| *n == count);
+            let count = value.map_or_else(|| count.to_owned(), |(_, value)| value.to_string());
+            let each = 0..count.parse::<u32>().unwrap_or_default();
+            let of = |text: &String| -> Vec<String> {
+                let one = |i: u32| text.replace(&format!("{{{name}}}"), &i.to_string());
+                each.clone().map(one).collect()
+            };
+            all = all.iter().flat_map(of).collect();
+        }
+        all.join(" ")
     }
 
     fn holds(&self, condition: &str) -> bool {
@@ -245,6 +264,17 @@ mod tests {
             ],
         )
     };
+
+    #[test]
+    fn each_repeats_a_line() {
+        let text = KERNEL.repeated("i 2, j 3: x{i} += y{j}{i};");
+        assert_eq!(
+            text,
+            "x0 += y00; x0 += y10; x0 += y20; x1 += y01; x1 += y11; x1 += y21;"
+        );
+        assert_eq!(KERNEL.repeated("i SIDE: {i}"), "0 1 2 3 4 5 6 7");
+        assert_eq!(KERNEL.repeated("i NONE: {i}"), "");
+    }
 
     #[test]
     fn lines_keep_their_numbers() {

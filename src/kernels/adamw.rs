@@ -234,17 +234,8 @@ pub fn step_twin(param: &mut [f64], grad: &[f64], m: &mut [f64], v: &mut [f64], 
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            kernel: &ADAMW_STEP,
-            cases: cases::step,
-        },
-        Entry {
-            kernel: &GLOBAL_NORM_FINISH,
-            cases: cases::norm,
-        },
-        Entry {
-            kernel: &GLOBAL_NORM_PARTIAL,
-            cases: cases::norm,
-        },
+        Entry::new(&ADAMW_STEP, cases::step),
+        Entry::new(&GLOBAL_NORM_FINISH, cases::norm),
+        Entry::new(&GLOBAL_NORM_PARTIAL, cases::norm),
     ]
 }

@@ -233,8 +233,5 @@ pub fn step_twin(
 
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
-    vec![Entry {
-        kernel: &ADAMW_8BIT_STEP,
-        cases: cases::step,
-    }]
+    vec![Entry::new(&ADAMW_8BIT_STEP, cases::step)]
 }

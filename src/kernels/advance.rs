@@ -269,7 +269,7 @@ fn cases() -> Vec<Case> {
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
     [&DECODE_ADVANCE_APPEND, &DECODE_ADVANCE_NEXT]
-        .map(|kernel| Entry { kernel, cases })
+        .map(|kernel| Entry::new(kernel, cases))
         .into()
 }
 

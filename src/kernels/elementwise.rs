@@ -83,18 +83,13 @@ pub fn swiglu_backward_twin(dact: f64, gate: f64, up: f64) -> (f64, f64) {
 /// The ops' rows in the kernel table.
 pub fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            kernel: &SWIGLU_FORWARD,
-            cases: || SHAPES.iter().map(|s| forward_case(*s)).collect(),
-        },
-        Entry {
-            kernel: &SWIGLU_BACKWARD,
-            cases: || SHAPES.iter().map(|s| backward_case(*s)).collect(),
-        },
-        Entry {
-            kernel: &ADD,
-            cases: || SHAPES.iter().map(|s| add_case(*s)).collect(),
-        },
+        Entry::new(&SWIGLU_FORWARD, || {
+            SHAPES.iter().map(|s| forward_case(*s)).collect()
+        }),
+        Entry::new(&SWIGLU_BACKWARD, || {
+            SHAPES.iter().map(|s| backward_case(*s)).collect()
+        }),
+        Entry::new(&ADD, || SHAPES.iter().map(|s| add_case(*s)).collect()),
     ]
 }
 

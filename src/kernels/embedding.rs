@@ -235,10 +235,7 @@ fn backward_cases() -> Vec<Case> {
 
 /// The kernels of this file.
 pub fn entries() -> Vec<Entry> {
-    let backward = Entry {
-        kernel: &BACKWARD,
-        cases: backward_cases,
-    };
+    let backward = Entry::new(&BACKWARD, backward_cases);
     weight_entries!(FORWARD, forward_cases)
         .chain([backward])
         .collect()

@@ -287,16 +287,15 @@ pub fn scale_advantages(rec: &mut Recorder, advantages: &Buffer, rows: usize, n:
 
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
-    let entry = |kernel, cases| Entry { kernel, cases };
     vec![
-        entry(&TAIL, cases::tail),
-        entry(&MEAN, cases::mean),
-        entry(&SORT, cases::sort),
-        entry(&CURVE, cases::curve),
-        entry(&CAT, cases::cat),
-        entry(&GPD, cases::gpd),
-        entry(&TILT, cases::tilt),
-        entry(&TABLE, cases::table),
-        entry(&SCALE, cases::scale),
+        Entry::new(&TAIL, cases::tail),
+        Entry::new(&MEAN, cases::mean),
+        Entry::new(&SORT, cases::sort),
+        Entry::new(&CURVE, cases::curve),
+        Entry::new(&CAT, cases::cat),
+        Entry::new(&GPD, cases::gpd),
+        Entry::new(&TILT, cases::tilt),
+        Entry::new(&TABLE, cases::table),
+        Entry::new(&SCALE, cases::scale),
     ]
 }

@@ -81,10 +81,7 @@ pub fn unfit(scores: &[f32], takes: Rewards) -> Option<usize> {
 
 /// The op's row in the kernel table.
 pub fn entries() -> Vec<Entry> {
-    vec![Entry {
-        kernel: &GROUP_REWARDS,
-        cases,
-    }]
+    vec![Entry::new(&GROUP_REWARDS, cases)]
 }
 
 /// Scores in a shuffled order, with something between them in the other columns.

@@ -30,14 +30,8 @@ pub fn unpack(rec: &mut Recorder, words: &Buffer, values: &Buffer, n: usize) -> 
 /// The ops' rows in the kernel table.
 pub fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            kernel: &PACK,
-            cases: || SHAPES.iter().map(|s| pack_case(*s)).collect(),
-        },
-        Entry {
-            kernel: &UNPACK,
-            cases: || SHAPES.iter().map(|s| unpack_case(*s)).collect(),
-        },
+        Entry::new(&PACK, || SHAPES.iter().map(|s| pack_case(*s)).collect()),
+        Entry::new(&UNPACK, || SHAPES.iter().map(|s| unpack_case(*s)).collect()),
     ]
 }
 

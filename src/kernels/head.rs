@@ -288,17 +288,8 @@ pub fn dlogits_twin(logits: &[f64], target: usize, dlogp: f64) -> Vec<f64> {
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            kernel: &HEAD_REDUCE,
-            cases: cases::log_probs,
-        },
-        Entry {
-            kernel: &HEAD_FINISH,
-            cases: cases::row_stats,
-        },
-        Entry {
-            kernel: &HEAD_GRADIENT,
-            cases: cases::gradient,
-        },
+        Entry::new(&HEAD_REDUCE, cases::log_probs),
+        Entry::new(&HEAD_FINISH, cases::row_stats),
+        Entry::new(&HEAD_GRADIENT, cases::gradient),
     ]
 }

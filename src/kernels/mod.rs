@@ -83,8 +83,7 @@ pub fn check_forced_name(gpu: &Gpu) -> Result<()> {
 
 /// The names of all variants of all ops, once each.
 fn all_variants() -> Vec<&'static str> {
-    let attention = attention::VARIANTS.into_iter().chain(attention::decode::names());
-    once(linear_variants::names().chain(attention))
+    once(linear_variants::names(None).chain(attention::names()))
 }
 
 /// Those of [`all_variants`] that this adapter runs for some op.
@@ -92,10 +91,10 @@ fn variants(gpu: &Gpu) -> Vec<&'static str> {
     let linear = linear_variants::OPS
         .iter()
         .flat_map(|op| linear_variants::variants(gpu, op));
-    let attention = attention::VARIANTS
-        .into_iter()
-        .filter(|v| attention::runs(gpu, v, 0));
-    once(linear.chain(attention).chain(attention::decode::variants(gpu)))
+    let attention = attention::OPS
+        .iter()
+        .flat_map(|op| attention::variants(gpu, op, 0));
+    once(linear.chain(attention))
 }
 
 fn once(names: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
@@ -113,7 +112,18 @@ pub struct Entry {
     /// The kernel.
     pub kernel: &'static Kernel,
     /// Its test and bench cases; every case runs the kernel through its public record function.
-    pub cases: fn() -> Vec<Case>,
+    pub cases: Cases,
+}
+
+/// What makes an entry's cases.
+pub type Cases = Box<dyn Fn() -> Vec<Case> + Send + Sync>;
+
+impl Entry {
+    /// A row.
+    pub fn new(kernel: &'static Kernel, cases: impl Fn() -> Vec<Case> + Send + Sync + 'static) -> Self {
+        let cases = Box::new(cases);
+        Self { kernel, cases }
+    }
 }
 
 /// Every kernel variant with its cases; validation, twin tests, translation and benches walk this.

@@ -77,10 +77,7 @@ fn cases() -> Vec<Case> {
 
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
-    vec![Entry {
-        kernel: &PHILOX_WORDS,
-        cases,
-    }]
+    vec![Entry::new(&PHILOX_WORDS, cases)]
 }
 
 #[cfg(test)]

@@ -347,7 +347,7 @@ fn cases() -> Vec<Case> {
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
     [&POLICY_LOSS, &POLICY_LOSS_SUMS]
-        .map(|kernel| Entry { kernel, cases })
+        .map(|kernel| Entry::new(kernel, cases))
         .into()
 }
 

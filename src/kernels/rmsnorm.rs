@@ -146,18 +146,9 @@ pub fn gamma_gradient(
 /// The op's rows in the kernel table.
 pub fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            kernel: &FORWARD,
-            cases: cases::forward,
-        },
-        Entry {
-            kernel: &BACKWARD,
-            cases: cases::backward,
-        },
-        Entry {
-            kernel: &GAMMA_GRADIENT,
-            cases: cases::gamma_gradient,
-        },
+        Entry::new(&FORWARD, cases::forward),
+        Entry::new(&BACKWARD, cases::backward),
+        Entry::new(&GAMMA_GRADIENT, cases::gamma_gradient),
     ]
 }
 

@@ -183,11 +183,10 @@ pub fn twin(x: &[f64], positions: &[u32], inv_freq: &[f64], heads: usize, invers
 
 /// The op's rows in the kernel table.
 pub fn entries() -> Vec<Entry> {
-    let entry = |kernel, cases| Entry { kernel, cases };
     vec![
-        entry(&APPLY, apply_cases),
-        entry(&CACHE, cache_cases),
-        entry(&CACHE_F16, cache_f16_cases),
+        Entry::new(&APPLY, apply_cases),
+        Entry::new(&CACHE, cache_cases),
+        Entry::new(&CACHE_F16, cache_f16_cases),
     ]
 }
 

@@ -119,18 +119,11 @@ pub fn segment_sum_twin(src: &[f64], starts: &[u32], w: usize) -> Vec<f64> {
 /// The ops' rows in the kernel table.
 pub fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            kernel: &GATHER,
-            cases: || SHAPES.iter().map(|s| gather_case(*s)).collect(),
-        },
-        Entry {
-            kernel: &SCATTER,
-            cases: || SHAPES.iter().map(|s| scatter_case(*s)).collect(),
-        },
-        Entry {
-            kernel: &SEGMENT_SUM,
-            cases: || SHAPES.iter().map(|s| segment_sum_case(*s)).collect(),
-        },
+        Entry::new(&GATHER, || SHAPES.iter().map(|s| gather_case(*s)).collect()),
+        Entry::new(&SCATTER, || SHAPES.iter().map(|s| scatter_case(*s)).collect()),
+        Entry::new(&SEGMENT_SUM, || {
+            SHAPES.iter().map(|s| segment_sum_case(*s)).collect()
+        }),
     ]
 }
 

@@ -265,13 +265,7 @@ pub fn draw_twin(logits: &[f32], key: [u32; 2], position: u32, params: &SamplePa
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            kernel: &SAMPLE_THRESHOLD,
-            cases: cases::filtered,
-        },
-        Entry {
-            kernel: &SAMPLE_DRAW,
-            cases: cases::plain,
-        },
+        Entry::new(&SAMPLE_THRESHOLD, cases::filtered),
+        Entry::new(&SAMPLE_DRAW, cases::plain),
     ]
 }

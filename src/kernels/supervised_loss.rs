@@ -191,14 +191,8 @@ fn pair_cases() -> Vec<Case> {
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            kernel: &TOKEN_LOSS,
-            cases: token_cases,
-        },
-        Entry {
-            kernel: &PAIR_LOSS,
-            cases: pair_cases,
-        },
+        Entry::new(&TOKEN_LOSS, token_cases),
+        Entry::new(&PAIR_LOSS, pair_cases),
     ]
 }
 

@@ -17,10 +17,10 @@ use std::ops::Range;
 /// `shared/weight.wgsl`, and what the variant sets; `SEVERAL` where it reads several weights.
 macro_rules! weight_kernels {
     ($op:literal, $file:literal) => {
-        weight_kernels!(portable, $op, [$file, "shared/weight.wgsl"], [])
+        weight_kernels!({ portable }, $op, [$file, "shared/weight.wgsl"], [])
     };
-    ($make:ident $(($side:literal))?, $op:literal, [$($file:literal),* $(,)?], $values:tt) => {
-        weight_kernels!(@types { $make $(($side))? } $op [$($file),*] $values
+    ($make:tt, $op:expr, [$($file:literal),* $(,)?], $values:tt) => {
+        weight_kernels!(@types $make ($op) [$($file),*] $values
             (F32, "f32", false),
             (F16, "f16", false),
             (BF16, "bf16", false),
@@ -30,7 +30,7 @@ macro_rules! weight_kernels {
             (Q4K, "q4_k", true),
             (Q6K, "q6_k", true))
     };
-    (@types $make:tt $op:literal $files:tt $values:tt $(($dtype:ident, $name:literal, $blocks:literal)),*) => {
+    (@types $make:tt ($op:expr) $files:tt $values:tt $(($dtype:ident, $name:literal, $blocks:literal)),*) => {
         [$((
             crate::tensor::DType::$dtype,
             weight_kernels!(@one $make concat!($op, "_", $name), $files $values, $name, $blocks),
@@ -50,7 +50,7 @@ pub(crate) use weight_kernels;
 pub(crate) type ByType = [(DType, &'static Kernel); DType::ALL.len()];
 
 /// The kernel of an element type.
-pub(crate) fn of(table: &ByType, dtype: DType) -> &'static Kernel {
+pub(crate) fn of(table: &[(DType, &'static Kernel)], dtype: DType) -> &'static Kernel {
     table
         .iter()
         .find(|(d, _)| *d == dtype)
@@ -72,7 +72,7 @@ macro_rules! weight_entries {
                 $cases::<6>,
                 $cases::<7>,
             ])
-            .map(|((_, kernel), cases)| $crate::kernels::Entry { kernel, cases })
+            .map(|((_, kernel), cases)| $crate::kernels::Entry::new(kernel, cases))
     };
 }
 pub(crate) use weight_entries;

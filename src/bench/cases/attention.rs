@@ -2,7 +2,7 @@
 
 use super::data::{Matrix, Worst, one, output};
 use crate::bench::case::{BenchCase, Phase, Prepared, Rate, Wanted};
-use crate::bench::variants::{VariantName, forced, variants};
+use crate::bench::variants::{VariantName, forced};
 use crate::config::FloatDtype;
 use crate::error::Result;
 use crate::gpu::{Buffer, Gpu};
@@ -120,9 +120,7 @@ pub(super) fn cases(wanted: &Wanted<'_>) -> Vec<BenchCase> {
             }
             for op in ops {
                 for kv in types {
-                    let all = variants(wanted.gpu, op, None).into_iter();
-                    let dim = model.spec().head_dim;
-                    for variant in all.filter(|v| attention::runs(wanted.gpu, v, dim)) {
+                    for variant in attention::variants(wanted.gpu, op, model.spec().head_dim) {
                         out.push(case(op, *model, phase, Call::new(*model, phase, variant, *kv)));
                     }
                 }

@@ -4,17 +4,17 @@
 //! order: dq's bits depend on the row alone, those of dk and dv on where the tiles of the batch begin. There is no such forward pass:
 //! its bits are the sampler's and the trainer's, and stay the chain's.
 
-use super::{Op, Params, Shape, tiled};
+use super::{BACKWARD_OP, Op, Params, Shape, tiled};
 use crate::config::MatmulPrecision;
 use crate::error::Result;
-use crate::gpu::{Binding, COOP_SUBGROUPS, Gpu, Kernel, Recorder, Value, shaders};
+use crate::gpu::{Binding, COOP_SUBGROUPS, Kernel, Recorder, Value, shaders};
 
 /// By the side of the matrices.
 pub(super) const COOP_8: &str = "coop-8";
 /// By the side of the matrices.
 pub(super) const COOP_16: &str = "coop-16";
 /// Widest heads: a thread holds a quarter of its left rows' sums in registers.
-const HEAD_DIM: usize = 128;
+pub(super) const WIDEST: usize = 128;
 /// `LEFT` of the shader.
 const LEFT: usize = 64;
 
@@ -60,18 +60,6 @@ pub(super) static VALUE_GRADIENT: [Kernel; 2] = coop_kernels!(
     [("VALUES", Value::Flag(true))]
 );
 
-/// The variants of the gradients that this adapter runs, by name.
-pub fn variants(gpu: &Gpu) -> Vec<&'static str> {
-    let all = [COOP_8, COOP_16].into_iter().zip(&QUERY_GRADIENT);
-    let runs = all.filter(|(_, kernel)| gpu.report().runs(kernel));
-    runs.map(|(name, _)| name).collect()
-}
-
-/// Whether one of [`variants`] takes heads of this many dimensions.
-pub(super) fn takes(head_dim: usize) -> bool {
-    head_dim <= HEAD_DIM
-}
-
 /// Which of a gradient's two kernels to run, if any: the forced one, else under `medium` that of the adapter's matrices.
 pub(super) fn choose(rec: &Recorder, head_dim: usize) -> Option<usize> {
     let gpu = rec.gpu();
@@ -80,13 +68,13 @@ pub(super) fn choose(rec: &Recorder, head_dim: usize) -> Option<usize> {
         (MatmulPrecision::Medium, Some(_)) => Some(0),
         _ => None,
     };
-    let kind = match rec.forced_variant() {
+    let kind = match super::forced(rec, BACKWARD_OP) {
         Some(COOP_8) => Some(0),
         Some(COOP_16) => Some(1),
-        Some(name) if super::VARIANTS.contains(&name) => None,
-        _ => of_precision(),
+        Some(_) => None,
+        None => of_precision(),
     };
-    kind.filter(|kind| takes(head_dim) && gpu.report().runs(&QUERY_GRADIENT[*kind]))
+    kind.filter(|kind| head_dim <= WIDEST && gpu.report().runs(&QUERY_GRADIENT[*kind]))
 }
 
 /// Records the op if cooperative matrices are to be used, which only gradients are; whether it was.
