@@ -15,8 +15,6 @@ const RIGHT = 32u;
 // 32 values in a row, and 8 that spread rows over the banks, at multiples of 16 bytes.
 const STRIDE = 40u;
 const RIGHT_AT = LEFT * STRIDE;
-const DOWN = 16u / SIDE;
-const ACROSS = 32u / SIDE;
 
 var<workgroup> halves: array<f16, 3840>; // left and right rows: 32 elements of D; or weights, and what they multiply
 var<workgroup> sums: array<f32, 2048>;   // (RIGHT, LEFT) products, then weights; or (LEFT, 32) sums
@@ -197,49 +195,33 @@ fn addend_fragment(step: u32, col: u32) -> Right {
 
 // The products of a tile's rows, into `sums`: (RIGHT, LEFT).
 fn multiply_rows(which: u32, lane: u32) {
-    var s: array<Sum, DOWN * ACROSS>;
-    for (var i = 0u; i < DOWN * ACROSS; i++) { s[i] = Sum(); }
+    //#each m DOWN, n ACROSS: var s{m}_{n} = Sum();
     for (var first = 0u; first < D4; first += 8u) {
         workgroupBarrier();
         stage_rows(which, first, lane);
         workgroupBarrier();
         for (var k = 0u; k < 32u; k += SIDE) {
-            var a: array<Left, DOWN>;
-            for (var m = 0u; m < DOWN; m++) { a[m] = left_fragment(m * SIDE, k); }
-            for (var n = 0u; n < ACROSS; n++) {
-                let b = row_fragment(n * SIDE, k);
-                for (var m = 0u; m < DOWN; m++) { s[m * ACROSS + n] = coopMultiplyAdd(a[m], b, s[m * ACROSS + n]); }
-            }
+            //#each m DOWN: let a{m} = left_fragment({m}u * SIDE, k);
+            //#each n ACROSS: let b{n} = row_fragment({n}u * SIDE, k);
+            //#each m DOWN, n ACROSS: s{m}_{n} = coopMultiplyAdd(a{m}, b{n}, s{m}_{n});
         }
     }
     let stride = LEFT;
-    for (var m = 0u; m < DOWN; m++) {
-        for (var n = 0u; n < ACROSS; n++) {
-            let at = quarter * 16u + m * SIDE + n * SIDE * LEFT;
-            coopStore(s[m * ACROSS + n], &sums[at], stride);
-        }
-    }
+    //#each m DOWN, n ACROSS: let at{m}_{n} = quarter * 16u + {m}u * SIDE + {n}u * SIDE * LEFT;
+    //#each m DOWN, n ACROSS: coopStore(s{m}_{n}, &sums[at{m}_{n}], stride);
 }
 
 // The weights times what is staged beside them, into `sums`: (LEFT, 32).
 fn multiply_weights() {
-    var s: array<Sum, DOWN * ACROSS>;
-    for (var i = 0u; i < DOWN * ACROSS; i++) { s[i] = Sum(); }
+    //#each m DOWN, n ACROSS: var s{m}_{n} = Sum();
     for (var k = 0u; k < 32u; k += SIDE) {
-        var a: array<Left, DOWN>;
-        for (var m = 0u; m < DOWN; m++) { a[m] = left_fragment(m * SIDE, k); }
-        for (var n = 0u; n < ACROSS; n++) {
-            let b = addend_fragment(k, n * SIDE);
-            for (var m = 0u; m < DOWN; m++) { s[m * ACROSS + n] = coopMultiplyAdd(a[m], b, s[m * ACROSS + n]); }
-        }
+        //#each m DOWN: let a{m} = left_fragment({m}u * SIDE, k);
+        //#each n ACROSS: let b{n} = addend_fragment(k, {n}u * SIDE);
+        //#each m DOWN, n ACROSS: s{m}_{n} = coopMultiplyAdd(a{m}, b{n}, s{m}_{n});
     }
     let stride = 32u;
-    for (var m = 0u; m < DOWN; m++) {
-        for (var n = 0u; n < ACROSS; n++) {
-            let at = quarter * 512u + m * SIDE * 32u + n * SIDE;
-            coopStoreT(s[m * ACROSS + n], &sums[at], stride);
-        }
-    }
+    //#each m DOWN, n ACROSS: let at{m}_{n} = quarter * 512u + {m}u * SIDE * 32u + {n}u * SIDE;
+    //#each m DOWN, n ACROSS: coopStoreT(s{m}_{n}, &sums[at{m}_{n}], stride);
 }
 
 @compute @workgroup_size(LANES)

@@ -19,8 +19,7 @@ const RIGHT_STRIDE = RIGHT_LINE + PAD;
 const RIGHT_AT = EDGE * STEPS / LEFT_LINE * LEFT_STRIDE;
 const HALF = RIGHT_AT + EDGE * STEPS / RIGHT_LINE * RIGHT_STRIDE;
 
-// Matrices along a side of the 32 × 32 outputs that a subgroup has; those of a quarter of its outputs, and how wide they are together.
-const ACROSS = 32u / SIDE;
+// A subgroup has ACROSS × ACROSS matrices, 32 × 32 outputs; those of a quarter of them, and how wide they are together.
 const PER_QUARTER = ACROSS * ACROSS / 4u;
 const WIDE = PER_QUARTER * SIDE;
 
@@ -106,8 +105,7 @@ fn main(
     let quarter = subgroup % 4u;
     let r = quarter / 2u * 32u;
     let c = quarter % 2u * 32u;
-    var s: array<Sum, ACROSS * ACROSS>;
-    for (var i = 0u; i < ACROSS * ACROSS; i++) { s[i] = Sum(); }
+    //#each m ACROSS, n ACROSS: var s{m}_{n} = Sum();
     let chunks = (steps() + STEPS - 1u) / STEPS;
     // One barrier a chunk: whoever is past it fills the other half, which nobody reads any more.
     for (var i = 0u; i < chunks; i++) {
@@ -115,15 +113,15 @@ fn main(
         workgroupBarrier();
         let half = (i & 1u) * HALF;
         for (var k = 0u; k < STEPS; k += SIDE) {
-            var b: array<Right, ACROSS>;
-            for (var n = 0u; n < ACROSS; n++) { b[n] = right_fragment(half, c + n * SIDE, k); }
-            for (var m = 0u; m < ACROSS; m++) {
-                let a = left_fragment(half, r + m * SIDE, k);
-                for (var n = 0u; n < ACROSS; n++) { s[m * ACROSS + n] = coopMultiplyAdd(a, b[n], s[m * ACROSS + n]); }
-            }
+            //#each n ACROSS: let b{n} = right_fragment(half, c + {n}u * SIDE, k);
+            //#each m ACROSS: let a{m} = left_fragment(half, r + {m}u * SIDE, k);
+            //#each m ACROSS, n ACROSS: s{m}_{n} = coopMultiplyAdd(a{m}, b{n}, s{m}_{n});
         }
     }
     let stride = WIDE;
+    var s: array<Sum, ACROSS * ACROSS>;
+    //#each m ACROSS, n ACROSS: s[{m}u * ACROSS + {n}u] = s{m}_{n};
+    // One place in the code that stores: drivers take long to compile four.
     for (var i = 0u; i < 4u; i++) {
         for (var n = 0u; n < PER_QUARTER; n++) {
             let at = quarter * 256u + n * SIDE;

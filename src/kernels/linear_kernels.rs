@@ -248,7 +248,7 @@ pub(super) static VARIANTS: [Variant; 19] = [
         { coop(8) },
         "linear_forward_coop_8",
         ["linear_forward_coop.wgsl", "shared/coop_tile.wgsl"],
-        [],
+        [("ACROSS", Value::Number(4))],
         [kernels],
         COOP { name: "coop-8" }
     ),
@@ -256,7 +256,7 @@ pub(super) static VARIANTS: [Variant; 19] = [
         { coop(16) },
         "linear_forward_coop_16",
         ["linear_forward_coop.wgsl", "shared/coop_tile.wgsl"],
-        [],
+        [("ACROSS", Value::Number(2))],
         [kernels],
         COOP { name: "coop-16" }
     ),
@@ -289,14 +289,14 @@ pub(super) static VARIANTS: [Variant; 19] = [
         { coop(8) },
         "linear_input_gradient_coop_8",
         ["linear_input_gradient_coop.wgsl", "shared/coop_tile.wgsl"],
-        [],
+        [("ACROSS", Value::Number(4))],
         COOP { name: "coop-8" }
     ),
     input_gradient!(
         { coop(16) },
         "linear_input_gradient_coop_16",
         ["linear_input_gradient_coop.wgsl", "shared/coop_tile.wgsl"],
-        [],
+        [("ACROSS", Value::Number(2))],
         COOP { name: "coop-16" }
     ),
     weight_gradient!(
@@ -327,14 +327,14 @@ pub(super) static VARIANTS: [Variant; 19] = [
         { coop(8) },
         "linear_weight_gradient_coop_8",
         ["linear_weight_gradient_coop.wgsl", "shared/coop_tile.wgsl"],
-        [],
+        [("ACROSS", Value::Number(4))],
         COOP { name: "coop-8" }
     ),
     weight_gradient!(
         { coop(16) },
         "linear_weight_gradient_coop_16",
         ["linear_weight_gradient_coop.wgsl", "shared/coop_tile.wgsl"],
-        [],
+        [("ACROSS", Value::Number(2))],
         COOP { name: "coop-16" }
     ),
 ];

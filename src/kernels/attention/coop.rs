@@ -22,11 +22,11 @@ const LEFT: usize = 64;
 macro_rules! coop_kernels {
     ($name:literal, $parts:tt, $values:tt) => {
         [
-            coop_kernels!(@one concat!($name, "_coop_8"), $parts, 8, $values),
-            coop_kernels!(@one concat!($name, "_coop_16"), $parts, 16, $values),
+            coop_kernels!(@one concat!($name, "_coop_8"), $parts, 8, [2, 4], $values),
+            coop_kernels!(@one concat!($name, "_coop_16"), $parts, 16, [1, 2], $values),
         ]
     };
-    (@one $name:expr, [$($part:literal),*], $side:literal, $values:tt) => {
+    (@one $name:expr, [$($part:literal),*], $side:literal, [$down:literal, $across:literal], [$($value:expr),*]) => {
         Kernel::coop(
             $name,
             shaders![
@@ -37,7 +37,11 @@ macro_rules! coop_kernels {
             ],
             $side,
         )
-        .with(&$values)
+        .with(&[
+            ("DOWN", Value::Number($down)),
+            ("ACROSS", Value::Number($across)),
+            $($value),*
+        ])
     };
 }
 pub(super) static QUERY_GRADIENT: [Kernel; 2] = coop_kernels!(
