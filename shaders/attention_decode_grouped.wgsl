@@ -4,8 +4,8 @@
 //   a lane a query and block of eight keys: the scores, each one chain along D, and their maximum;
 //   the same lanes: the online softmax, whose maxima are exact in any order;
 //   a lane a query and four elements of D: the sums over keys, in ascending order.
-// Appended: shared/attention_params.wgsl, attention_grouped.wgsl, kv_f32.wgsl or kv_f16.wgsl, attention_dots.wgsl, attention_rows.wgsl, attention_paged.wgsl,
-// attention_math.wgsl.
+// The arithmetic is in the order of attention_forward.wgsl.
+// Appended: shared/attention_params.wgsl, attention_kv.wgsl, attention_rows.wgsl, attention_math.wgsl.
 
 const LANES = 128u;
 
@@ -18,6 +18,47 @@ override SHARES: u32 = 6u; // of the queries, that a lane's sums belong to: ⌈q
 @group(0) @binding(3) var<storage, read> rows_meta: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
+
+const ACCS = 8u; // vec4s of sums a lane holds at most
+
+var<workgroup> tile: array<vec4<u32>, 512>;    // a tile's keys, then its values; or where each row's keys are
+var<workgroup> weights: array<vec4<f32>, 384>; // (queries, KEYS): scores, then their exponentials
+var<workgroup> peaks: array<f32, 192>;         // (queries, KEYS / 8)
+var<workgroup> factors: array<f32, 192>;       // (queries, KEYS / 8): of the sums so far
+var<workgroup> tops: array<f32, 48>;           // (queries)
+var<private> acc: array<vec4<f32>, ACCS>;
+
+fn tile4(at: u32) -> vec4<f32> { return bitcast<vec4<f32>>(tile[at]); }
+
+// As `dots`, with the eight keys of the tile that begin there.
+fn tile_dots(at: u32, begin: u32) -> Eight {
+    var a = vec4<f32>();
+    var b = vec4<f32>();
+    for (var d = 0u; d < D4; d++) {
+        let x = q[at + d];
+        a.x = chain(x, tile4(begin + d), a.x);
+        a.y = chain(x, tile4(begin + D4 + d), a.y);
+        a.z = chain(x, tile4(begin + 2u * D4 + d), a.z);
+        a.w = chain(x, tile4(begin + 3u * D4 + d), a.w);
+        b.x = chain(x, tile4(begin + 4u * D4 + d), b.x);
+        b.y = chain(x, tile4(begin + 5u * D4 + d), b.y);
+        b.z = chain(x, tile4(begin + 6u * D4 + d), b.z);
+        b.w = chain(x, tile4(begin + 7u * D4 + d), b.w);
+    }
+    return Eight(a, b);
+}
+
+fn add_four(e: vec4<f32>, v: mat4x4<f32>, start: vec4<f32>) -> vec4<f32> {
+    return add_scaled(e.w, v[3], add_scaled(e.z, v[2], add_scaled(e.y, v[1], add_scaled(e.x, v[0], start))));
+}
+
+fn exponential(x: vec4<f32>, top: f32, seen: vec4<bool>) -> vec4<f32> {
+    return select(vec4<f32>(), exp(max(x - top, vec4<f32>(-80.0))), seen);
+}
+
+fn seen_from(position: u32, last: u32) -> vec4<bool> {
+    return vec4<u32>(position, position + 1u, position + 2u, position + 3u) <= vec4<u32>(last);
+}
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

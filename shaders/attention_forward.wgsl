@@ -2,7 +2,8 @@
 // A lane is one row of one head. Keys come in blocks of eight aligned to position 0 with an online softmax; within
 // a block the sums are chains in ascending order. Masked keys add exact zeros and an unchanged maximum scales
 // by exactly 1, so the bits depend on the row's keys alone.
-// Appended: shared/attention_params.wgsl, kv_f32.wgsl or kv_f16.wgsl, attention_dots.wgsl, attention_rows.wgsl and what it asks for, attention_math.wgsl, head_*.wgsl.
+// Heads have up to 4 · MAX_D4 dimensions.
+// Appended: shared/attention_params.wgsl, attention_kv.wgsl, attention_rows.wgsl, attention_math.wgsl.
 
 override LANES: u32 = 8u;
 override D4: u32 = 16u;

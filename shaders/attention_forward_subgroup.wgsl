@@ -1,6 +1,6 @@
 // attention_forward.wgsl for subgroups of exactly LANES (8) threads: eight rows of one head a workgroup, blocks of eight keys.
-// Appended: shared/attention_subgroup.wgsl, attention_runs.wgsl, kv_subgroup_f32.wgsl or kv_subgroup_f16.wgsl, attention_params.wgsl,
-// attention_rows.wgsl and what it asks for, attention_math.wgsl.
+// Appended: shared/attention_subgroup.wgsl, attention_runs.wgsl, attention_kv.wgsl, attention_params.wgsl, attention_rows.wgsl,
+// attention_math.wgsl.
 
 @group(0) @binding(0) var<storage, read> q: array<f32>;
 @group(0) @binding(3) var<storage, read> rows_meta: array<vec4<u32>>;
@@ -11,6 +11,10 @@ var<private> tops: array<f32, 8>;
 var<private> norms: array<f32, 8>;
 
 fn left_element(at: u32) -> f32 { return q[at]; }
+
+fn other4(at: u32) -> vec4<f32> { return key4(at); }
+
+fn right_element(at: u32) -> f32 { return value(at); }
 
 fn put(at: u32, x: f32) { out[at] = x; }
 

@@ -1,7 +1,7 @@
 // As attention_forward.wgsl, bit for bit, for GPUs: queries and keys meet in workgroup memory, a tile of LEFT by RIGHT at a time. Within a tile
 // the maxima of the online softmax are exact in any order; sums and their corrections between blocks of eight keys are in ascending order.
-// Appended: shared/attention_params.wgsl, attention_tiled.wgsl, attention_spans.wgsl, kv_f32.wgsl or kv_f16.wgsl, attention_rows.wgsl,
-// attention_contiguous.wgsl or attention_paged.wgsl, attention_math.wgsl.
+// Appended: shared/attention_params.wgsl, attention_tiled.wgsl, attention_spans.wgsl, attention_kv.wgsl, attention_rows.wgsl,
+// attention_math.wgsl.
 
 const CORRECTED = true;
 

@@ -1,6 +1,6 @@
 // attention_query_gradient.wgsl for subgroups of exactly LANES (8) threads: eight rows of one head a workgroup, blocks of eight keys.
 // Appended: shared/attention_subgroup.wgsl, attention_subgroup_gradient.wgsl, attention_runs.wgsl, attention_params.wgsl,
-// attention_rows.wgsl and what it asks for, attention_math.wgsl.
+// attention_rows.wgsl, attention_math.wgsl.
 
 @group(0) @binding(0) var<storage, read> q: array<f32>;
 @group(0) @binding(1) var<storage, read> k: array<f32>;

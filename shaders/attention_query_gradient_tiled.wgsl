@@ -1,5 +1,6 @@
 // As attention_query_gradient.wgsl, bit for bit, for GPUs: queries and keys meet in workgroup memory, a tile of LEFT by RIGHT at a time.
-// Appended: shared/attention_params.wgsl, attention_tiled.wgsl, attention_spans.wgsl, attention_rows.wgsl, attention_contiguous.wgsl,
+// On cooperative matrices (shared/attention_coop.wgsl) as attention_kv_gradient_tiled.wgsl.
+// Appended: shared/attention_params.wgsl, attention_tiled.wgsl or attention_coop.wgsl, attention_spans.wgsl, attention_rows.wgsl,
 // attention_math.wgsl.
 
 const CORRECTED = false;

@@ -1,5 +1,5 @@
 // y (rows, K) = rows w_row .. w_row + rows of W, in f32
-// Appended: a shared/weight_*.wgsl part with `weight4`. A lane writes four columns.
+// Appended: shared/weight.wgsl. A lane writes four columns.
 
 override LANES: u32 = 8u;
 

@@ -1,5 +1,5 @@
 // x (M, C) = rows of W (V, C) that tokens (M) name; rows whose token lies in another shard stay as they are
-// Appended: a shared/weight_*.wgsl part with `weight4`. A lane writes four columns.
+// Appended: shared/weight.wgsl. A lane writes four columns.
 
 override LANES: u32 = 8u;
 

@@ -1,5 +1,5 @@
 // y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ linear_output.wgsl's]
-// Appended: shared/linear_params.wgsl, linear_output.wgsl, linear_columns.wgsl, weight_one.wgsl and weight_*.wgsl (`weight4`), or
+// Appended: shared/linear_params.wgsl, linear_output.wgsl, linear_columns.wgsl, shared/weight.wgsl, or
 // linear_slices.wgsl (several products), or linear_gated.wgsl (SwiGLU) in the place of some.
 // Every output is one chain of fused multiply-adds along K in ascending order: the bits do not depend on M.
 // A workgroup is ROWS rows by 2 · LANES columns; the rows come from workgroup_id alone, so reads of x are uniform.

@@ -1,8 +1,6 @@
 // y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ linear_output.wgsl's] on cooperative matrices: x and W rounded to f16, sums in f32.
-// Appended: shared/coop_tile.wgsl, coop_8.wgsl or coop_16.wgsl with `main`, linear_params.wgsl, linear_output.wgsl,
-// linear_columns.wgsl, weight_one.wgsl and weight_*.wgsl (`weight4`).
-enable f16;
-enable wgpu_cooperative_matrix;
+// Appended: shared/coop_tile.wgsl with `main`, linear_params.wgsl, linear_output.wgsl,
+// linear_columns.wgsl, shared/weight.wgsl.
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
 

@@ -1,6 +1,6 @@
 // y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ linear_output.wgsl's], for subgroups of exactly LANES threads.
-// Appended: shared/rows_forward_*.wgsl with `main`, and linear_forward.wgsl's.
-// A lane is four columns. x goes through registers: each lane loads one of the next LANES (8) values of a row, and they are
+// Appended: linear_forward.wgsl's.
+// A workgroup is ROWS rows, a lane four columns. x goes through registers: each lane loads one of the next LANES (8) values of a row, and they are
 // broadcast one after another. The chain of every output is that of linear_forward.wgsl, bit for bit: past the end of
 // K it adds zeros.
 
@@ -62,4 +62,50 @@ fn chain4(h: Hidden, w: Second, s: vec4<f32>) -> vec4<f32> {
 // The rows of W behind four columns.
 fn rows_of(col: u32) -> vec4<u32> {
     return vec4<u32>(row_of(col), row_of(col + 1u), row_of(col + 2u), row_of(col + 3u));
+}
+
+// What `with_weight` reads: the rows of W of a lane's columns. The whole sums of the workgroup's rows.
+struct At { n: vec4<u32>, lane: u32 }
+alias Work = array<vec4<f32>, ROWS>;
+
+// Rows past the last repeat it and are not stored.
+fn work(at: At, row: u32) -> Work {
+    let last = p.m - 1u;
+    let stride = p.x_stride * 4u;
+    //#each r ROWS: let b{r} = min(row + {r}u, last) * stride;
+    //#each r ROWS: var s{r} = vec4<f32>();
+    for (var k = 0u; k < p.k4; k += 2u * EIGHTS) {
+        let c = k * 4u + at.lane;
+        //#each r ROWS: let u{r} = values(b{r}, c);
+        let w = eight(at.n, k);
+        //#if EIGHTS == 2
+        //#each r ROWS: let v{r} = values(b{r}, c + 8u);
+        let z = eight(at.n, k + 2u);
+        //#each r ROWS: s{r} = chain8(v{r}, z, chain8(u{r}, w, s{r}));
+        //#else
+        //#each r ROWS: s{r} = chain8(u{r}, w, s{r});
+        //#end
+    }
+    var all: Work;
+    //#each r ROWS: all[{r}] = s{r};
+    return all;
+}
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
+        @builtin(subgroup_invocation_id) lane: u32) {
+    let col = (begin(group) * LANES + local.x) * 4u;
+    let row = group.y * ROWS;
+    var outputs = with_weight(At(rows_of(col), lane), row);
+    //#each r ROWS: var t{r} = vec4<f32>();
+    if LORA {
+        for (var k = 0u; k < rank4(); k++) {
+            let b = second_weights(col, k);
+            //#each r ROWS: t{r} = chain4(hidden_sides(row + {r}u, k), b, t{r});
+        }
+    }
+    var seconds: Work;
+    //#each r ROWS: seconds[{r}] = t{r};
+    // One place in the code that stores: sixteen take drivers long to compile.
+    for (var r = 0u; r < ROWS; r++) { store_four(row + r, col, outputs[r], seconds[r]); }
 }

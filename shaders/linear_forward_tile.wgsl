@@ -1,6 +1,6 @@
 // y (M, N) = alpha · x (M, K) · Wᵀ (N, K) [+ linear_output.wgsl's], in tiles of 64 × 64 through workgroup memory, for GPUs.
 // Appended: shared/tile_64.wgsl with `main`, shared/linear_params.wgsl, linear_output.wgsl, linear_columns.wgsl,
-// weight_one.wgsl and weight_*.wgsl (`weight4`).
+// shared/weight.wgsl.
 // The chain of every output is that of linear_forward.wgsl, bit for bit: past the end of K it adds zeros.
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;

@@ -1,26 +1,11 @@
 // dx (M, K) = alpha · dy (M, N) · W (N, K) [+ dx]
-// Appended: shared/linear_input_gradient_params.wgsl, a shared/weight_*.wgsl part with `weight4`.
+// Appended: shared/linear_input_gradient_output.wgsl, shared/weight.wgsl.
 // One chain of fused multiply-adds along N in ascending order: the bits do not depend on M.
 // A workgroup is 8 rows by LANES groups of four columns.
 
 override LANES: u32 = 8u;
 
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> dx: array<vec4<f32>>;
-
-fn store(row: u32, col: u32, value: vec4<f32>) {
-    if row >= p.m || col >= p.k4 { return; }
-    let at = row * p.dx_stride + col;
-    var v = p.alpha * value;
-    if (p.flags & 1u) != 0u { v += dx[at]; }
-    dx[at] = v;
-}
-
-// Where row's chain starts.
-fn start(row: u32, k: u32) -> vec4<f32> {
-    if (p.flags & 2u) == 0u { return vec4<f32>(); }
-    return dx[min(row, p.m - 1u) * p.dx_stride + k];
-}
 
 fn rank_one(a: f32, w: vec4<f32>, c: vec4<f32>) -> vec4<f32> {
     return fma(vec4<f32>(a), w, c);
@@ -41,8 +26,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let b5 = min(row + 5u, last) * p.dy_stride + offset;
     let b6 = min(row + 6u, last) * p.dy_stride + offset;
     let b7 = min(row + 7u, last) * p.dy_stride + offset;
-    var s0 = start(row, k); var s1 = start(row + 1u, k); var s2 = start(row + 2u, k); var s3 = start(row + 3u, k);
-    var s4 = start(row + 4u, k); var s5 = start(row + 5u, k); var s6 = start(row + 6u, k); var s7 = start(row + 7u, k);
+    var s0 = chain_start(row, k); var s1 = chain_start(row + 1u, k); var s2 = chain_start(row + 2u, k); var s3 = chain_start(row + 3u, k);
+    var s4 = chain_start(row + 4u, k); var s5 = chain_start(row + 5u, k); var s6 = chain_start(row + 6u, k); var s7 = chain_start(row + 7u, k);
     let whole = p.n / 4u;
     for (var j = 0u; j < whole; j++) {
         let d0 = dy[b0 + j]; let d1 = dy[b1 + j]; let d2 = dy[b2 + j]; let d3 = dy[b3 + j];
@@ -68,6 +53,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         s4 = rank_one(dy[b4 + whole][c], w, s4); s5 = rank_one(dy[b5 + whole][c], w, s5);
         s6 = rank_one(dy[b6 + whole][c], w, s6); s7 = rank_one(dy[b7 + whole][c], w, s7);
     }
-    store(row, col, s0); store(row + 1u, col, s1); store(row + 2u, col, s2); store(row + 3u, col, s3);
-    store(row + 4u, col, s4); store(row + 5u, col, s5); store(row + 6u, col, s6); store(row + 7u, col, s7);
+    store_columns(row, col, s0); store_columns(row + 1u, col, s1); store_columns(row + 2u, col, s2); store_columns(row + 3u, col, s3);
+    store_columns(row + 4u, col, s4); store_columns(row + 5u, col, s5); store_columns(row + 6u, col, s6); store_columns(row + 7u, col, s7);
 }

@@ -1,11 +1,8 @@
 // dx (M, K) = alpha · dy (M, N) · W (N, K) [+ dx] on cooperative matrices: dy and W rounded to f16, sums in f32.
-// Appended: shared/linear_input_gradient_params.wgsl, coop_tile.wgsl, coop_8.wgsl or coop_16.wgsl with `main`, and a
-// weight_*.wgsl part with `weight4`.
-enable f16;
-enable wgpu_cooperative_matrix;
+// Appended: shared/linear_input_gradient_output.wgsl, coop_tile.wgsl with `main`, and a
+// weight.wgsl.
 
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> dx: array<vec4<f32>>;
 
 const SCALED = true;
 // A line of the left side is 16 of a row of dy, one of the right side 64 columns of a row of W.
@@ -55,11 +52,7 @@ fn right_fragment(half: u32, col: u32, step: u32) -> Right {
 }
 
 fn store(row: u32, col: u32, value: vec4<f32>) {
-    if row >= p.m || col / 4u >= p.k4 { return; }
-    let at = row * p.dx_stride + col / 4u;
     var v = value;
-    if (p.flags & 2u) != 0u { v += dx[at]; }
-    v *= p.alpha;
-    if (p.flags & 1u) != 0u { v += dx[at]; }
-    dx[at] = v;
+    if (p.flags & 2u) != 0u { v += chain_start(row, col / 4u); }
+    store_columns(row, col / 4u, v);
 }

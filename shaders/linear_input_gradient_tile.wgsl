@@ -1,18 +1,15 @@
 // dx (M, K) = alpha · dy (M, N) · W (N, K) [+ dx], in tiles of 64 × 64 through workgroup memory, for GPUs.
-// Appended: shared/linear_input_gradient_params.wgsl, shared/tile_64.wgsl with `main`, a shared/weight_*.wgsl part with `weight4`.
+// Appended: shared/linear_input_gradient_output.wgsl, shared/tile_64.wgsl with `main`, shared/weight.wgsl.
 // The chain of every output is that of linear_input_gradient.wgsl, bit for bit: past the end of N it adds zeros.
 
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> dx: array<vec4<f32>>;
 
 fn steps() -> u32 {
     return p.n;
 }
 
-// Where row's chain starts.
 fn start(row: u32, col: u32) -> vec4<f32> {
-    if (p.flags & 2u) == 0u { return vec4<f32>(); }
-    return dx[min(row, p.m - 1u) * p.dx_stride + min(col / 4u, p.k4 - 1u)];
+    return chain_start(row, col / 4u);
 }
 
 // Four columns of dy from n on. Rows past M repeat the last and are not stored; past N they are 0, whatever dy holds there.
@@ -49,9 +46,5 @@ fn stage_right(at: u32, lane: u32, v: Four) {
 }
 
 fn store(row: u32, col: u32, value: vec4<f32>) {
-    if row >= p.m || col / 4u >= p.k4 { return; }
-    let at = row * p.dx_stride + col / 4u;
-    var v = p.alpha * value;
-    if (p.flags & 1u) != 0u { v += dx[at]; }
-    dx[at] = v;
+    store_columns(row, col / 4u, value);
 }

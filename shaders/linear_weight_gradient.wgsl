@@ -1,21 +1,11 @@
 // dw (N, K) = alpha · dyᵀ (N, M) · x (M, K) [+ dw]
-// Appended: shared/linear_weight_gradient_params.wgsl.
+// Appended: shared/linear_weight_gradient_output.wgsl.
 // One chain of fused multiply-adds along M in ascending order.
 // A workgroup is 8 rows of dw by LANES groups of four columns; reads of dy are uniform.
 
 override LANES: u32 = 8u;
 
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> dw: array<vec4<f32>>;
-
-fn store(row: u32, col: u32, value: vec4<f32>) {
-    if row >= p.n || col >= p.k4 { return; }
-    let at = (p.dw_row + row) * p.k4 + col;
-    var v = p.alpha * value;
-    if (p.flags & 1u) != 0u { v += dw[at]; }
-    dw[at] = v;
-}
 
 fn rank_one(a: f32, b: vec4<f32>, c: vec4<f32>) -> vec4<f32> {
     return fma(vec4<f32>(a), b, c);
@@ -39,6 +29,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         s0 = rank_one(a.x, v, s0); s1 = rank_one(a.y, v, s1); s2 = rank_one(a.z, v, s2); s3 = rank_one(a.w, v, s3);
         s4 = rank_one(b.x, v, s4); s5 = rank_one(b.y, v, s5); s6 = rank_one(b.z, v, s6); s7 = rank_one(b.w, v, s7);
     }
-    store(row, col, s0); store(row + 1u, col, s1); store(row + 2u, col, s2); store(row + 3u, col, s3);
-    store(row + 4u, col, s4); store(row + 5u, col, s5); store(row + 6u, col, s6); store(row + 7u, col, s7);
+    store_columns(row, col, s0); store_columns(row + 1u, col, s1); store_columns(row + 2u, col, s2); store_columns(row + 3u, col, s3);
+    store_columns(row + 4u, col, s4); store_columns(row + 5u, col, s5); store_columns(row + 6u, col, s6); store_columns(row + 7u, col, s7);
 }

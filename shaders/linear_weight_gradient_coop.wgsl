@@ -1,11 +1,7 @@
 // dw (N, K) = alpha · dyᵀ (N, M) · x (M, K) [+ dw] on cooperative matrices: dy and x rounded to f16, sums in f32.
-// Appended: shared/linear_weight_gradient_params.wgsl, coop_tile.wgsl, coop_8.wgsl or coop_16.wgsl with `main`.
-enable f16;
-enable wgpu_cooperative_matrix;
+// Appended: shared/linear_weight_gradient_output.wgsl, coop_tile.wgsl with `main`.
 
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> dw: array<vec4<f32>>;
 
 const SCALED = true;
 // A line of either side is 64 columns of a row of dy or x.
@@ -58,9 +54,5 @@ fn right_fragment(half: u32, col: u32, step: u32) -> Right {
 }
 
 fn store(row: u32, col: u32, value: vec4<f32>) {
-    if row >= p.n || col / 4u >= p.k4 { return; }
-    let at = (p.dw_row + row) * p.k4 + col / 4u;
-    var v = p.alpha * value;
-    if (p.flags & 1u) != 0u { v += dw[at]; }
-    dw[at] = v;
+    store_columns(row, col / 4u, value);
 }

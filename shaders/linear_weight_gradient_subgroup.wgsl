@@ -1,13 +1,11 @@
 // dw (N, K) = alpha · dyᵀ (N, M) · x (M, K) [+ dw], for subgroups of exactly LANES (8) threads.
-// Appended: shared/linear_weight_gradient_params.wgsl.
+// Appended: shared/linear_weight_gradient_output.wgsl.
 // A workgroup is 16 rows of dw by LANES groups of four columns: two values of dy a lane, broadcast one after another. The
 // chain of every output is that of linear_weight_gradient.wgsl, bit for bit: past the end of M it adds zeros.
 
 override LANES: u32 = 8u;
 
 @group(0) @binding(0) var<storage, read> dy: array<f32>;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> dw: array<vec4<f32>>;
 
 // Four consecutive rows of M: a value of dy in each lane, four columns of x.
 struct Values { a: f32, b: f32, c: f32, d: f32 }
@@ -30,14 +28,6 @@ fn columns(m: u32, k: u32) -> Columns {
 
 fn chain4(a: f32, b: f32, c: f32, d: f32, v: Columns, s: vec4<f32>) -> vec4<f32> {
     return fma(vec4<f32>(d), v.d, fma(vec4<f32>(c), v.c, fma(vec4<f32>(b), v.b, fma(vec4<f32>(a), v.a, s))));
-}
-
-fn store(row: u32, col: u32, value: vec4<f32>) {
-    if row >= p.n || col >= p.k4 { return; }
-    let at = (p.dw_row + row) * p.k4 + col;
-    var v = p.alpha * value;
-    if (p.flags & 1u) != 0u { v += dw[at]; }
-    dw[at] = v;
 }
 
 @compute @workgroup_size(LANES)
@@ -87,8 +77,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         s15 = chain4(subgroupBroadcast(r.a, 7u), subgroupBroadcast(r.b, 7u),
             subgroupBroadcast(r.c, 7u), subgroupBroadcast(r.d, 7u), v, s15);
     }
-    store(row, col, s0); store(row + 1u, col, s1); store(row + 2u, col, s2); store(row + 3u, col, s3);
-    store(row + 4u, col, s4); store(row + 5u, col, s5); store(row + 6u, col, s6); store(row + 7u, col, s7);
-    store(row + 8u, col, s8); store(row + 9u, col, s9); store(row + 10u, col, s10); store(row + 11u, col, s11);
-    store(row + 12u, col, s12); store(row + 13u, col, s13); store(row + 14u, col, s14); store(row + 15u, col, s15);
+    store_columns(row, col, s0); store_columns(row + 1u, col, s1); store_columns(row + 2u, col, s2); store_columns(row + 3u, col, s3);
+    store_columns(row + 4u, col, s4); store_columns(row + 5u, col, s5); store_columns(row + 6u, col, s6); store_columns(row + 7u, col, s7);
+    store_columns(row + 8u, col, s8); store_columns(row + 9u, col, s9); store_columns(row + 10u, col, s10); store_columns(row + 11u, col, s11);
+    store_columns(row + 12u, col, s12); store_columns(row + 13u, col, s13); store_columns(row + 14u, col, s14); store_columns(row + 15u, col, s15);
 }

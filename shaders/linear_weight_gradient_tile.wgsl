@@ -1,10 +1,8 @@
 // dw (N, K) = alpha · dyᵀ (N, M) · x (M, K) [+ dw], in tiles of 64 × 64 through workgroup memory, for GPUs.
-// Appended: shared/linear_weight_gradient_params.wgsl, shared/tile_64.wgsl with `main`.
+// Appended: shared/linear_weight_gradient_output.wgsl, shared/tile_64.wgsl with `main`.
 // The chain of every output is that of linear_weight_gradient.wgsl, bit for bit: past the end of M it adds zeros.
 
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> dw: array<vec4<f32>>;
 
 fn steps() -> u32 {
     return p.m;
@@ -47,9 +45,5 @@ fn stage_right(at: u32, lane: u32, v: Four) {
 }
 
 fn store(row: u32, col: u32, value: vec4<f32>) {
-    if row >= p.n || col / 4u >= p.k4 { return; }
-    let at = (p.dw_row + row) * p.k4 + col / 4u;
-    var v = p.alpha * value;
-    if (p.flags & 1u) != 0u { v += dw[at]; }
-    dw[at] = v;
+    store_columns(row, col / 4u, value);
 }

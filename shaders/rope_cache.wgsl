@@ -1,11 +1,26 @@
 // q (M, H, D) turned in place; k (M, KV, D) turned and v (M, KV, D) as it is go to rows index[i] of their caches, distinct.
 // An index past the end drops its row.
 // A lane's two neighbouring elements are a word of halves, so that no two lanes share one.
-// Appended: shared/rope.wgsl; shared/kv_store_f32.wgsl, or kv_store_f16.wgsl and halves.wgsl.
+// Appended: shared/rope.wgsl, and halves.wgsl where the caches are in halves (HALF).
 
 @group(0) @binding(1) var<storage, read> k: array<vec2<f32>>;
 @group(0) @binding(4) var<storage, read> v: array<vec2<f32>>;
 @group(0) @binding(5) var<storage, read> index: array<u32>;
+
+//#if HALF
+// Two neighbouring elements a word, the first in the low bits.
+alias Two = u32;
+fn two(x: vec2<f32>) -> Two { return halves(x); }
+//#else
+alias Two = vec2<f32>;
+fn two(x: vec2<f32>) -> Two { return x; }
+//#end
+@group(0) @binding(6) var<storage, read_write> k_cache: array<Two>;
+@group(0) @binding(7) var<storage, read_write> v_cache: array<Two>;
+
+fn put_key(at: u32, x: vec2<f32>) { k_cache[at] = two(x); }
+
+fn put_value(at: u32, x: vec2<f32>) { v_cache[at] = two(x); }
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {

@@ -4,7 +4,7 @@
 use std::path::Path;
 use tea_wgpu::config::MatmulPrecision;
 use tea_wgpu::gpu::{Gpu, GpuOptions, Recorder};
-use tea_wgpu::kernels::attention::{VARIANTS, runs};
+use tea_wgpu::kernels::attention::{FORWARD_OP, variants};
 use tea_wgpu::model::batch::Batch;
 use tea_wgpu::model::forward::{Keys, Pass};
 use tea_wgpu::model::params::Model;
@@ -86,10 +86,9 @@ fn profiling() -> Gpu {
 #[test]
 fn every_variant_trains_with_the_portable_bits() {
     let gpu = profiling();
-    let others = VARIANTS.into_iter().skip(1).filter(|v| runs(&gpu, v, 64));
-    let others: Vec<&str> = others.collect();
+    let others = variants(&gpu, FORWARD_OP, 64).split_off(1);
     for name in ["llama_gqa", "qwen3_qknorm"] {
-        let (logp, want) = train(&gpu, name, Some(VARIANTS[0]));
+        let (logp, want) = train(&gpu, name, Some("portable"));
         assert!(logp.iter().all(|v| v.is_finite() && *v < 0.0), "{name}");
         assert!(want.iter().flatten().any(|v| *v != 0), "{name}: no gradient");
         for variant in &others {
@@ -106,8 +105,13 @@ fn every_variant_trains_with_the_portable_bits() {
             }
             let of_attention = kernels(&gpu);
             let suffix = variant.trim_end_matches("-8");
-            for op in ["forward", "query_gradient", "key_gradient", "value_gradient"] {
-                let kernel = format!("attention_{op}_{suffix}");
+            for (op, part) in [
+                ("forward", ""),
+                ("query_gradient", ""),
+                ("kv_gradient", "_keys"),
+                ("kv_gradient", "_values"),
+            ] {
+                let kernel = format!("attention_{op}_{suffix}{part}");
                 assert!(of_attention.contains(&kernel), "{name}: {of_attention:?}");
             }
             assert_eq!(of_attention.len(), 5, "{name}: {of_attention:?}");
@@ -130,8 +134,12 @@ fn training_under_medium_takes_cooperative_matrices_for_gradients_alone() {
     if gpu.profiles() && gpu.forced_variant().is_none() {
         let ran = kernels(&gpu);
         let side = gpu.report().coop_side().unwrap();
-        for op in ["query_gradient", "key_gradient", "value_gradient"] {
-            let kernel = format!("attention_{op}_coop_{side}");
+        for part in [
+            "query_gradient_tiled",
+            "kv_gradient_tiled_keys",
+            "kv_gradient_tiled_values",
+        ] {
+            let kernel = format!("attention_{part}_coop_{side}");
             assert!(ran.contains(&kernel), "{ran:?}");
         }
         assert!(

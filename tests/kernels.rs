@@ -11,7 +11,7 @@ use common::{gpu_options, open_gpu};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use tea_wgpu::gpu::{Gpu, GpuOptions, Kernel, list_adapters};
+use tea_wgpu::gpu::{Gpu, GpuOptions, Kernel, Source, list_adapters};
 use tea_wgpu::kernels::harness::{Case, Slot};
 use tea_wgpu::kernels::{Entry, table};
 
@@ -114,7 +114,9 @@ fn wide_workgroups_agree_with_their_twins() {
 /// its output. With checks the last element of the tile is written instead, and nothing comes of it.
 static OVERRUN: Kernel = Kernel::portable(
     "overrun",
-    &["
+    &[Source {
+        file: "overrun",
+        text: "
 struct Shared { tile: array<u32, 4>, at: array<u32, 4> }
 struct Params { tile: u32, value: u32 }
 var<immediate> p: Params;
@@ -128,7 +130,8 @@ fn main() {
     workgroupBarrier();
     out[shared_.at[0]] = 1u;
 }
-"],
+",
+    }],
 );
 
 tea_wgpu::gpu::params! {
@@ -228,7 +231,9 @@ fn kernels_are_named_after_their_shader_files() {
     for entry in table() {
         let kernel = entry.kernel;
         assert!(names.insert(kernel.name), "{} is in the table twice", kernel.name);
-        let file = files.iter().find(|(_, text)| text == kernel.parts[0]);
+        let file = files
+            .iter()
+            .find(|(stem, _)| format!("{stem}.wgsl") == kernel.parts[0].file);
         let (stem, _) =
             file.unwrap_or_else(|| panic!("{}: its first part is no file of shaders/", kernel.name));
         assert!(
@@ -239,7 +244,7 @@ fn kernels_are_named_after_their_shader_files() {
     }
     for (stem, text) in &files {
         assert!(
-            table().iter().any(|e| e.kernel.parts[0] == text),
+            table().iter().any(|e| e.kernel.parts[0].text == text),
             "{stem}.wgsl is in no entry of the kernel table"
         );
     }

@@ -9,7 +9,7 @@ use tea_wgpu::kernels::linear::{self, Write};
 use tea_wgpu::kernels::linear_fused::{
     Bias, Epilogue, Product, Second, Side, forward_each, forward_gated, forward_with,
 };
-use tea_wgpu::kernels::linear_variants::{OPS, exact_variants, variants};
+use tea_wgpu::kernels::linear_variants::{OPS, exact_variants, names, shares, variants};
 use tea_wgpu::kernels::weight::{SHARD_ROWS, Weight, device_bytes};
 use tea_wgpu::kernels::weight_cases::{TestWeight, test_cols};
 use tea_wgpu::kernels::{dequantize, embedding, pad4};
@@ -189,16 +189,19 @@ fn variants_give_the_bits_of_the_portable_kernels() {
     ]
     .map(|op| exact_variants(&gpu, op)[1..].to_vec());
     println!("{}: forward {forwards:?}, dx {dxs:?}, dw {dws:?}", report.name);
-    let only = |all: &[&'static str]| -> Vec<&str> {
-        let fits = |v: &&str| subgroup8 || !v.starts_with("subgroup-");
-        all.iter().copied().filter(fits).collect()
-    };
-    assert_eq!(
-        forwards,
-        only(&["subgroup-1", "subgroup-4", "subgroup-16", "gemv-8", "tile-64"])
-    );
-    assert_eq!(dxs, only(&["subgroup-32", "tile-64"]));
-    assert_eq!(dws, only(&["subgroup-16", "tile-64"]));
+    for (op, exact) in OPS.iter().zip([&forwards, &dxs, &dws]) {
+        let fits = |v: &&str| !v.starts_with("coop-") && (subgroup8 || !v.starts_with("subgroup-"));
+        let all: Vec<&str> = names(Some(op)).filter(fits).collect();
+        assert_eq!(
+            all.iter()
+                .filter(|v| **v != SPLIT)
+                .skip(1)
+                .copied()
+                .collect::<Vec<_>>(),
+            *exact,
+            "{op}"
+        );
+    }
     for dtype in DType::ALL {
         for (m, n, cols) in [(1, 36, 1), (3, 41, 0), (70, 67, 2)] {
             let k = test_cols(dtype)[cols];
@@ -333,7 +336,6 @@ fn products_of_one_input_give_the_bits_of_each() {
     let mut one = |dtype, n| upload(&gpu, &TestWeight::random(&mut g, dtype, n, k, 1.0), u64::MAX);
     let plain = [(DType::F32, 5), (DType::F32, 70), (DType::F32, 33)].map(|(d, n)| one(d, n));
     let mixed = [(DType::Q4K, 37), (DType::Q6K, 9), (DType::Q4K, 9)].map(|(d, n)| one(d, n));
-    let few = ["portable", "subgroup-1", "subgroup-4", "gemv-8", SPLIT];
     let bias = |i: usize| Gen::new(10 + i as u64).uniform(plain[i].rows, 1.0);
     let own = [0, 1, 2].map(|i| gpu.upload("bias", &bias(i)).unwrap());
     let joined = gpu.upload("biases", &[0, 1, 2].map(bias).concat()).unwrap();
@@ -362,7 +364,7 @@ fn products_of_one_input_give_the_bits_of_each() {
             };
             let products: Vec<_> = (0..count).map(product).collect();
             let recorded = commands(&gpu, &mut rec, |rec| forward_each(rec, &x, &products, m).unwrap());
-            if few.contains(&variant) {
+            if shares(variant)[0] {
                 assert_eq!(recorded, dispatches, "{m} rows, {variant}");
             }
             let is_exact = exact_variants(&gpu, "linear_forward").contains(&variant);
@@ -386,7 +388,6 @@ fn products_of_one_input_give_the_bits_of_each() {
 fn gate_and_up_together_give_the_bits_of_each() {
     let gpu = open();
     let up = |v: &[f32]| gpu.upload("test", v).unwrap();
-    let few = ["portable", "subgroup-1", "subgroup-4", "gemv-8"];
     for (dtype, m, n) in [(DType::Q4_1, 1, 36), (DType::Q4_1, 7, 67), (DType::F32, 20, 36)] {
         let (k, r) = (test_cols(dtype)[2], 5);
         let mut g = Gen::new(9);
@@ -430,7 +431,7 @@ fn gate_and_up_together_give_the_bits_of_each() {
                     let recorded = commands(&gpu, rec, |rec| {
                         forward_gated(rec, &x, sides, &scratch, y, m).unwrap();
                     });
-                    if few.contains(&variant) {
+                    if shares(variant)[1] {
                         let alike = m <= 16 && adapters[0] == adapters[1];
                         assert_eq!(recorded, if alike { 1 } else { 2 }, "{dtype} {m} rows, {variant}");
                     }

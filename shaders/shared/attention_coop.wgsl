@@ -4,7 +4,7 @@
 // 2¹⁴ … 2¹⁵, and back. Those shaders say besides
 //   dout4(n, d), DOUT_IS_LEFT   vec4 d of row n of dout, which is a left row or else one of the tile's right rows,
 //   ADDS_DOUT                   whether dout is what is added up.
-// Appended: attention_coop_8.wgsl or attention_coop_16.wgsl with `main`. Four subgroups have 16 left rows each.
+// Four subgroups have 16 left rows each, as DOWN by ACROSS matrices of SIDE × SIDE.
 
 override LANES: u32 = 128u; // at least 128, four subgroups at the least
 override D4: u32 = 16u;     // at most 32
@@ -169,4 +169,67 @@ fn store_sums(lane: u32) {
     store_part(1u, lane, acc1);
     store_part(2u, lane, acc2);
     store_part(3u, lane, acc3);
+}
+
+// Where subgroups are smaller than the adapter's largest there are more than four, and they repeat each other's work.
+var<private> quarter: u32;
+
+// Every index and stride is a `let`: naga's SPIR-V needs them so.
+fn left_fragment(row: u32, step: u32) -> Left {
+    let at = (quarter * 16u + row) * STRIDE + step;
+    let stride = STRIDE;
+    return coopLoadT<Left>(&halves[at], stride);
+}
+
+fn row_fragment(row: u32, step: u32) -> Right {
+    let at = RIGHT_AT + row * STRIDE + step;
+    let stride = STRIDE;
+    return coopLoad<Right>(&halves[at], stride);
+}
+
+fn addend_fragment(step: u32, col: u32) -> Right {
+    let at = RIGHT_AT + step * STRIDE + col;
+    let stride = STRIDE;
+    return coopLoadT<Right>(&halves[at], stride);
+}
+
+// The products of a tile's rows, into `sums`: (RIGHT, LEFT).
+fn multiply_rows(which: u32, lane: u32) {
+    //#each m DOWN, n ACROSS: var s{m}_{n} = Sum();
+    for (var first = 0u; first < D4; first += 8u) {
+        workgroupBarrier();
+        stage_rows(which, first, lane);
+        workgroupBarrier();
+        for (var k = 0u; k < 32u; k += SIDE) {
+            //#each m DOWN: let a{m} = left_fragment({m}u * SIDE, k);
+            //#each n ACROSS: let b{n} = row_fragment({n}u * SIDE, k);
+            //#each m DOWN, n ACROSS: s{m}_{n} = coopMultiplyAdd(a{m}, b{n}, s{m}_{n});
+        }
+    }
+    let stride = LEFT;
+    //#each m DOWN, n ACROSS: let at{m}_{n} = quarter * 16u + {m}u * SIDE + {n}u * SIDE * LEFT;
+    //#each m DOWN, n ACROSS: coopStore(s{m}_{n}, &sums[at{m}_{n}], stride);
+}
+
+// The weights times what is staged beside them, into `sums`: (LEFT, 32).
+fn multiply_weights() {
+    //#each m DOWN, n ACROSS: var s{m}_{n} = Sum();
+    for (var k = 0u; k < 32u; k += SIDE) {
+        //#each m DOWN: let a{m} = left_fragment({m}u * SIDE, k);
+        //#each n ACROSS: let b{n} = addend_fragment(k, {n}u * SIDE);
+        //#each m DOWN, n ACROSS: s{m}_{n} = coopMultiplyAdd(a{m}, b{n}, s{m}_{n});
+    }
+    let stride = 32u;
+    //#each m DOWN, n ACROSS: let at{m}_{n} = quarter * 512u + {m}u * SIDE * 32u + {n}u * SIDE;
+    //#each m DOWN, n ACROSS: coopStoreT(s{m}_{n}, &sums[at{m}_{n}], stride);
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_id) subgroup: u32,
+) {
+    quarter = subgroup % 4u;
+    run(group, lane);
 }

@@ -1,5 +1,20 @@
-// Appended by the attention kernels whose lane is a query row; they bind `rows_meta`, and append the `stored` that says
-// which row of k and v a row of its ranges is: attention_contiguous.wgsl or attention_paged.wgsl.
+// Appended by the attention kernels whose lane is a query row; they bind `rows_meta`. `stored` is the row of k and v behind a row of its
+// ranges.
+
+//#if PAGED
+override PAGE: u32 = 8u; // a multiple of the key block
+
+@group(0) @binding(6) var<storage, read> pages: array<u32>;
+
+// Keys and values lie in pages: row r is row r % PAGE of the cache's page pages[r / PAGE]. A row past the table's end, which no query row
+// reads, stands for one of its last page.
+fn stored(row: u32) -> u32 {
+    return pages[min(row / PAGE, arrayLength(&pages) - 1u)] * PAGE + row % PAGE;
+}
+//#else
+// Keys and values lie in the order of their rows.
+fn stored(row: u32) -> u32 { return row; }
+//#end
 
 // What the rows of this workgroup have in common. Loads of keys that all lanes share come from uniform
 // addresses, which CPU adapters turn into scalar loads. The arithmetic does not depend on it.

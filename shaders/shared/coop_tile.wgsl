@@ -1,5 +1,4 @@
-// 64 × 64 outputs a workgroup on cooperative matrices, for linear_*_coop.wgsl. Appended: shared/coop_8.wgsl or coop_16.wgsl
-// with `main`. The ops give
+// `main` of linear_*_coop.wgsl: 64 × 64 outputs a workgroup on cooperative matrices of SIDE × SIDE. The ops give
 //   steps()                        the length of the reduced index,
 //   LEFT_LINE, left(…)             64 rows' factors for 16 steps: lines of LEFT_LINE values, four of one line at a time,
 //   RIGHT_LINE, right(…)           the same of 64 columns,
@@ -19,6 +18,10 @@ const LEFT_STRIDE = LEFT_LINE + PAD;
 const RIGHT_STRIDE = RIGHT_LINE + PAD;
 const RIGHT_AT = EDGE * STEPS / LEFT_LINE * LEFT_STRIDE;
 const HALF = RIGHT_AT + EDGE * STEPS / RIGHT_LINE * RIGHT_STRIDE;
+
+// A subgroup has ACROSS × ACROSS matrices, 32 × 32 outputs; those of a quarter of them, and how wide they are together.
+const PER_QUARTER = ACROSS * ACROSS / 4u;
+const WIDE = PER_QUARTER * SIDE;
 
 // Two halves, filled in turn: some subgroups compute on one while others fill the other.
 var<workgroup> tile: array<f16, 2u * HALF>;
@@ -85,5 +88,47 @@ fn flush(quarter: u32, rows: u32, cols: u32, lane: u32) {
         var v = vec4<f32>(sums[i * 4u], sums[i * 4u + 1u], sums[i * 4u + 2u], sums[i * 4u + 3u]);
         if SCALED { v *= power(row, -1.0); }
         store(rows + row, cols + col, v);
+    }
+}
+
+// Every index and stride is a `let`: naga's SPIR-V needs them so.
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_id) subgroup: u32,
+) {
+    let rows = group.y * EDGE;
+    let cols = group.x * EDGE;
+    if SCALED { prepare(rows, lane); }
+    // Where subgroups are smaller than the adapter's largest there are more than four, and they repeat each other's work.
+    let quarter = subgroup % 4u;
+    let r = quarter / 2u * 32u;
+    let c = quarter % 2u * 32u;
+    //#each m ACROSS, n ACROSS: var s{m}_{n} = Sum();
+    let chunks = (steps() + STEPS - 1u) / STEPS;
+    // One barrier a chunk: whoever is past it fills the other half, which nobody reads any more.
+    for (var i = 0u; i < chunks; i++) {
+        stage(i, rows, cols, lane);
+        workgroupBarrier();
+        let half = (i & 1u) * HALF;
+        for (var k = 0u; k < STEPS; k += SIDE) {
+            //#each n ACROSS: let b{n} = right_fragment(half, c + {n}u * SIDE, k);
+            //#each m ACROSS: let a{m} = left_fragment(half, r + {m}u * SIDE, k);
+            //#each m ACROSS, n ACROSS: s{m}_{n} = coopMultiplyAdd(a{m}, b{n}, s{m}_{n});
+        }
+    }
+    let stride = WIDE;
+    var s: array<Sum, ACROSS * ACROSS>;
+    //#each m ACROSS, n ACROSS: s[{m}u * ACROSS + {n}u] = s{m}_{n};
+    // One place in the code that stores: drivers take long to compile four.
+    for (var i = 0u; i < 4u; i++) {
+        for (var n = 0u; n < PER_QUARTER; n++) {
+            let at = quarter * 256u + n * SIDE;
+            coopStoreT(s[i * PER_QUARTER + n], &sums[at], stride);
+        }
+        workgroupBarrier();
+        flush(i, rows, cols, lane);
+        workgroupBarrier();
     }
 }

@@ -1,7 +1,7 @@
 // y (M, N) = silu(x (M, K) · W_0ᵀ (N, K) + beta · h_0 B_0ᵀ) · (x · W_1ᵀ + beta · h_1 B_1ᵀ), for linear_forward*.wgsl in the place of
-// linear_output.wgsl, linear_columns.wgsl and weight_one.wgsl: SwiGLU's gate (0) and up (1), both of one element type.
+// linear_output.wgsl and linear_columns.wgsl: SwiGLU's gate (0) and up (1), both of one element type.
 // The body computes a product of 2 N columns, SPAN of gate's, the same SPAN of up's, and so on: those of gate are the first side of a lane's or
-// workgroup's columns. Goes with linear_params.wgsl and weight_*.wgsl; each step is rounded as in linear_output.wgsl.
+// workgroup's columns. Goes with linear_params.wgsl and weight.wgsl; each step is rounded as in linear_output.wgsl.
 
 // Whether there are second products: LoRA's, h (M, R) · Bᵀ (N, R).
 override LORA: bool = false;
@@ -89,3 +89,19 @@ fn store_four(row: u32, col: u32, value: vec4<f32>, second: vec4<f32>) {
     store_gated(row, output_of(col), value.xz, second.xz);
     store_gated(row, output_of(col + 1u), value.yw, second.yw);
 }
+//#if GEMV
+
+// Gate's and up's columns are in different lanes of linear_forward_gemv.wgsl: up's go to gate's through the memory of W's tile, which no one
+// reads any more. SPAN is 16.
+fn store_rows(row: u32, col: u32, lane: u32, value: vec4<f32>, second: vec4<f32>) {
+    w_tile[lane] = value;
+    w_tile[lane + 64u] = second;
+    workgroupBarrier();
+    if (lane & 16u) != 0u { return; }
+    let up = w_tile[lane + 16u];
+    let up_second = w_tile[lane + 80u];
+    for (var i = 0u; i < 4u; i++) {
+        store_gated(row + i, output_of(col), vec2<f32>(value[i], up[i]), vec2<f32>(second[i], up_second[i]));
+    }
+}
+//#end

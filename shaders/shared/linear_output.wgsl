@@ -1,5 +1,5 @@
 // What becomes of the outputs of linear_forward*.wgsl, so that all variants round alike. Goes with linear_params.wgsl,
-// linear_columns.wgsl and weight_one.wgsl.
+// linear_columns.wgsl.
 // y = alpha · x Wᵀ [+ bias] [+ y or residual], then [+ beta · h Bᵀ], then [silu(gate) · that]; each step is rounded once.
 
 // Whether there is a second product: LoRA's, h (M, R) · Bᵀ (N, R). Kernels that do not compute it leave it off.

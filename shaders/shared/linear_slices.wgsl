@@ -1,6 +1,6 @@
 // Up to three products of one x in a dispatch, for linear_forward*.wgsl in the place of linear_params.wgsl, linear_output.wgsl and
-// weight_one.wgsl: y_i (M, N_i) = x (M, K) · W_iᵀ (N_i, K) [+ bias_i], all W of one element type. The workgroups of a row of tiles are those of
-// y_0, then of y_1, then of y_2. Goes with linear_columns.wgsl and weight_*.wgsl.
+// y_i (M, N_i) = x (M, K) · W_iᵀ (N_i, K) [+ bias_i], all W of one element type. The workgroups of a row of tiles are those of
+// y_0, then of y_1, then of y_2. Goes with linear_columns.wgsl and weight.wgsl.
 
 struct Params {
     m: u32,

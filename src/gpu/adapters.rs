@@ -1,6 +1,6 @@
 //! Finding an adapter: what the machine has, and which one a user means.
 
-use super::pipeline::{Coop, Kernel};
+use super::kernel::{Coop, Kernel};
 use crate::error::{Error, Result};
 use crate::file::guard::guarded;
 use crate::words::piece;
@@ -145,14 +145,11 @@ impl AdapterReport {
                 .is_none_or(|wanted| self.coop.iter().any(|shape| shape.is(&wanted)))
     }
 
-    /// The larger side of the cooperative matrices that kernels multiply on here ([`Kernel::coop8`], [`Kernel::coop16`]);
+    /// The larger side of the cooperative matrices that kernels multiply on here ([`Kernel::coop`]);
     /// `None` where neither runs.
     pub fn coop_side(&self) -> Option<u32> {
-        const SIDES: [(u32, Kernel); 2] = [
-            (16, Kernel::coop16("matmul", &[])),
-            (8, Kernel::coop8("matmul", &[])),
-        ];
-        SIDES.iter().find(|(_, k)| self.runs(k)).map(|(side, _)| *side)
+        let runs = |side: &u32| self.runs(&Kernel::coop("matmul", &[], *side));
+        [16, 8].into_iter().find(runs)
     }
 }
 

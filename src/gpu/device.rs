@@ -3,7 +3,8 @@
 use super::adapters::{self, AdapterReport, BufferLimits, DeviceKind, Found};
 use super::buffer::{Buffer, MemoryReport, Tracker};
 use super::features;
-use super::pipeline::{Kernel, Pipeline};
+use super::kernel::Kernel;
+use super::pipeline::Pipeline;
 use super::profile::Profile;
 use crate::config::MatmulPrecision;
 use crate::error::{Error, Result};

@@ -66,18 +66,21 @@ pub use __params as params;
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::super::{DeviceKind, Gpu, GpuOptions, Imagined, Kernel, Recorder};
+    use super::super::{DeviceKind, Gpu, GpuOptions, Imagined, Kernel, Recorder, Source};
     use super::{Params, params};
 
     static KERNEL: Kernel = Kernel::portable(
         "two_parameters",
-        &["
+        &[Source {
+            file: "two_parameters.wgsl",
+            text: "
 struct Params { n: u32, scale: f32 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read_write> out: array<f32>;
 @compute @workgroup_size(1)
 fn main() { out[p.n] = p.scale; }
-"],
+",
+        }],
     );
 
     params! {

@@ -1,7 +1,8 @@
-//! Kernels, their reflection (bind groups come from the shader, not from a second list), and the pipeline cache.
+//! Reflection of kernels (bind groups come from the shader, not from a second list), pipelines, and their cache.
 
 use super::buffer::Buffer;
 use super::device::Gpu;
+use super::kernel::Kernel;
 use super::layout::{Member, Scalar};
 use crate::error::{Error, Result};
 use crate::file::dirs;
@@ -9,98 +10,6 @@ use crate::file::limits::PIPELINE_CACHE;
 use crate::file::open::read;
 use crate::file::write::write_atomic;
 use std::path::{Path, PathBuf};
-
-/// The cooperative-matrix shape a kernel is written for: `C (m×n) += A (m×k) · B (k×n)`, a row of the driver's table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Coop {
-    /// Rows of A and C.
-    pub m: u32,
-    /// Columns of B and C.
-    pub n: u32,
-    /// Columns of A, rows of B.
-    pub k: u32,
-    /// Element type of A and B.
-    pub ab: &'static str,
-    /// Element type of C.
-    pub c: &'static str,
-}
-
-/// A compute shader: one entry point `main`, bindings in group 0, parameters in `var<immediate>`.
-#[derive(Debug)]
-pub struct Kernel {
-    /// The op's name, everywhere: shader file, table, tests, benches, GPU labels.
-    pub name: &'static str,
-    /// WGSL texts that are appended to make the module (the shader first, shared parts after).
-    pub parts: &'static [&'static str],
-    /// Needs `SHADER_F16`.
-    pub needs_f16: bool,
-    /// Needs `SUBGROUP`.
-    pub needs_subgroups: bool,
-    /// Needs subgroups of exactly this many threads, one workgroup each.
-    pub subgroup_size: Option<u32>,
-    /// Needs a workgroup of this many of the adapter's largest subgroups.
-    pub subgroups: Option<u32>,
-    /// Needs cooperative matrices of this shape.
-    pub needs_coop: Option<Coop>,
-}
-
-/// Subgroups that multiply in a workgroup of [`Kernel::coop8`] and [`Kernel::coop16`].
-pub const COOP_SUBGROUPS: u32 = 4;
-
-impl Kernel {
-    /// A kernel that runs on every adapter.
-    pub const fn portable(name: &'static str, parts: &'static [&'static str]) -> Self {
-        Self {
-            name,
-            parts,
-            needs_f16: false,
-            needs_subgroups: false,
-            subgroup_size: None,
-            subgroups: None,
-            needs_coop: None,
-        }
-    }
-
-    /// A kernel whose workgroup is one subgroup of eight threads: a SIMD register of a CPU adapter.
-    pub const fn subgroup8(name: &'static str, parts: &'static [&'static str]) -> Self {
-        Self {
-            needs_subgroups: true,
-            subgroup_size: Some(8),
-            ..Self::portable(name, parts)
-        }
-    }
-
-    /// A kernel of 8 × 8 × 8 cooperative matrices, f16 in and f32 sums, in workgroups of four subgroups.
-    pub const fn coop8(name: &'static str, parts: &'static [&'static str]) -> Self {
-        Self::coop(name, parts, 8)
-    }
-
-    /// As [`Kernel::coop8`] with 16 × 16 × 16.
-    pub const fn coop16(name: &'static str, parts: &'static [&'static str]) -> Self {
-        Self::coop(name, parts, 16)
-    }
-
-    const fn coop(name: &'static str, parts: &'static [&'static str], side: u32) -> Self {
-        Self {
-            needs_f16: true,
-            needs_subgroups: true,
-            subgroups: Some(COOP_SUBGROUPS),
-            needs_coop: Some(Coop {
-                m: side,
-                n: side,
-                k: side,
-                ab: "f16",
-                c: "f32",
-            }),
-            ..Self::portable(name, parts)
-        }
-    }
-
-    /// The module's whole WGSL text.
-    pub fn wgsl(&self) -> String {
-        self.parts.join("\n")
-    }
-}
 
 /// One argument of a dispatch, in the order of the shader's `@binding` numbers.
 #[derive(Clone, Copy)]
@@ -134,13 +43,21 @@ pub struct Reflection {
     pub immediate_members: Vec<Member>,
 }
 
-/// Reads the bindings and the parameter layout of a shader.
+/// Reads the bindings and the parameter layout of a kernel.
 ///
 /// # Errors
 /// The WGSL does not parse, or its bindings are not group 0 and 0, 1, 2, … .
-pub fn reflect(name: &str, wgsl: &str) -> Result<Reflection> {
-    let module = naga::front::wgsl::parse_str(wgsl)
-        .map_err(|e| Error::internal(format!("shader {name}: {}", e.emit_to_string(wgsl))))?;
+pub fn reflect(kernel: &Kernel) -> Result<Reflection> {
+    reflect_text(kernel, &kernel.wgsl())
+}
+
+fn reflect_text(kernel: &Kernel, wgsl: &str) -> Result<Reflection> {
+    let name = kernel.name;
+    let module = naga::front::wgsl::parse_str(wgsl).map_err(|e| {
+        let line = e.location(wgsl).map_or(0, |at| at.line_number as usize);
+        let (place, why) = (kernel.shown(line), e.emit_to_string(wgsl));
+        Error::internal(format!("shader {name}, {place}: {why}"))
+    })?;
     let mut bindings = Vec::new();
     let (mut immediate_bytes, mut immediate_members) = (0, Vec::new());
     for (_, var) in module.global_variables.iter() {
@@ -208,7 +125,7 @@ pub(super) struct Pipeline {
 impl Pipeline {
     pub(super) fn new(gpu: &Gpu, kernel: &'static Kernel, constants: &[(&'static str, f64)]) -> Result<Self> {
         let wgsl = kernel.wgsl();
-        let reflection = reflect(kernel.name, &wgsl)?;
+        let reflection = reflect_text(kernel, &wgsl)?;
         let device = &gpu.0.device;
         // What the driver's compiler runs into is an error of this pipeline, not of the submission after it.
         let scopes = [
@@ -259,7 +176,11 @@ impl Pipeline {
             Some(wgpu::Error::OutOfMemory { source }) => {
                 return Err(Error::OutOfMemory(format!("kernel {}: {source}", kernel.name)));
             }
-            Some(e) => return Err(Error::Gpu(format!("kernel {}: {e}", kernel.name))),
+            Some(e) => {
+                let place =
+                    invalid_line(&module).map_or(String::new(), |at| format!(", {}", kernel.shown(at)));
+                return Err(Error::Gpu(format!("kernel {}{place}: {e}", kernel.name)));
+            }
             None => {}
         }
         Ok(Self {
@@ -271,6 +192,13 @@ impl Pipeline {
             members: reflection.immediate_members,
         })
     }
+}
+
+/// The line of a module that wgpu refused, if it says which.
+fn invalid_line(module: &wgpu::ShaderModule) -> Option<usize> {
+    let info = pollster::block_on(module.get_compilation_info());
+    let place = info.messages.into_iter().find_map(|m| m.location)?;
+    Some(place.line_number as usize)
 }
 
 #[allow(

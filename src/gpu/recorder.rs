@@ -2,8 +2,9 @@
 
 use super::buffer::Buffer;
 use super::device::{Gpu, lock};
+use super::kernel::Kernel;
 use super::layout::{Member, Params};
-use super::pipeline::{Binding, Kernel};
+use super::pipeline::Binding;
 use super::profile::{CAPACITY, ProfileRow};
 use super::readback::{Readback, Submission};
 use crate::error::{Error, Result};

@@ -1,9 +1,9 @@
 //! AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101) and clipping by the global norm.
 
-use super::reduce::{ROW_REDUCE, lanes};
+use super::reduce::lanes;
 use super::{Entry, fold};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder, params};
+use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder, params, shaders};
 
 #[path = "adamw_cases.rs"]
 mod cases;
@@ -11,13 +11,13 @@ pub(super) use cases::work;
 
 static GLOBAL_NORM_PARTIAL: Kernel = Kernel::portable(
     "global_norm_partial",
-    &[include_str!("../../shaders/global_norm_partial.wgsl"), ROW_REDUCE],
+    shaders!["global_norm_partial.wgsl", "shared/row_reduce.wgsl"],
 );
 static GLOBAL_NORM_FINISH: Kernel = Kernel::portable(
     "global_norm_finish",
-    &[include_str!("../../shaders/global_norm_finish.wgsl"), ROW_REDUCE],
+    shaders!["global_norm_finish.wgsl", "shared/row_reduce.wgsl"],
 );
-static ADAMW_STEP: Kernel = Kernel::portable("adamw_step", &[include_str!("../../shaders/adamw_step.wgsl")]);
+static ADAMW_STEP: Kernel = Kernel::portable("adamw_step", shaders!["adamw_step.wgsl"]);
 
 /// Elements whose squares make one partial sum of the norm.
 const BLOCK: usize = 16384;
@@ -231,17 +231,8 @@ pub fn step_twin(param: &mut [f64], grad: &[f64], m: &mut [f64], v: &mut [f64], 
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            kernel: &ADAMW_STEP,
-            cases: cases::step,
-        },
-        Entry {
-            kernel: &GLOBAL_NORM_FINISH,
-            cases: cases::norm,
-        },
-        Entry {
-            kernel: &GLOBAL_NORM_PARTIAL,
-            cases: cases::norm,
-        },
+        Entry::new(&ADAMW_STEP, cases::step),
+        Entry::new(&GLOBAL_NORM_FINISH, cases::norm),
+        Entry::new(&GLOBAL_NORM_PARTIAL, cases::norm),
     ]
 }

@@ -25,11 +25,10 @@
 //! The idea of block-wise 8-bit states is Dettmers et al.'s (arXiv 2110.02861), who round to the nearest in a dynamic code.
 
 use super::adamw::AdamW;
-use super::philox::PHILOX;
-use super::reduce::{ROW_REDUCE, lanes};
+use super::reduce::lanes;
 use super::{Entry, fold};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Kernel, Recorder, params};
+use crate::gpu::{Buffer, Kernel, Recorder, params, shaders};
 use crate::rng::{philox4x32, seed_for};
 
 #[path = "adamw_8bit_cases.rs"]
@@ -38,10 +37,10 @@ pub(super) use cases::work;
 
 static ADAMW_8BIT_STEP: Kernel = Kernel::portable(
     "adamw_8bit_step",
-    &[
-        include_str!("../../shaders/adamw_8bit_step.wgsl"),
-        ROW_REDUCE,
-        PHILOX,
+    shaders![
+        "adamw_8bit_step.wgsl",
+        "shared/row_reduce.wgsl",
+        "shared/philox.wgsl"
     ],
 );
 
@@ -235,8 +234,5 @@ pub fn step_twin(
 
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
-    vec![Entry {
-        kernel: &ADAMW_8BIT_STEP,
-        cases: cases::step,
-    }]
+    vec![Entry::new(&ADAMW_8BIT_STEP, cases::step)]
 }

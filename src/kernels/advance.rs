@@ -2,18 +2,16 @@
 //! step's inputs. Many tokens are decoded per readback.
 
 use super::harness::{Case, Gen, Slot, Tol};
-use super::reduce::{ROW_REDUCE, lanes};
+use super::reduce::lanes;
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder, params};
+use crate::gpu::{Buffer, Kernel, Recorder, params, shaders};
 
-static DECODE_ADVANCE_APPEND: Kernel = Kernel::portable(
-    "decode_advance_append",
-    &[include_str!("../../shaders/decode_advance_append.wgsl")],
-);
+static DECODE_ADVANCE_APPEND: Kernel =
+    Kernel::portable("decode_advance_append", shaders!["decode_advance_append.wgsl"]);
 static DECODE_ADVANCE_NEXT: Kernel = Kernel::portable(
     "decode_advance_next",
-    &[include_str!("../../shaders/decode_advance_next.wgsl"), ROW_REDUCE],
+    shaders!["decode_advance_next.wgsl", "shared/row_reduce.wgsl"],
 );
 
 /// Words of a set of stop tokens that has a bit for each of `vocabulary` tokens.
@@ -269,7 +267,7 @@ fn cases() -> Vec<Case> {
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
     [&DECODE_ADVANCE_APPEND, &DECODE_ADVANCE_NEXT]
-        .map(|kernel| Entry { kernel, cases })
+        .map(|kernel| Entry::new(kernel, cases))
         .into()
 }
 

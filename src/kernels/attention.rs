@@ -31,7 +31,7 @@ use super::weight::lanes;
 use super::{Entry, fold};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, DeviceKind, Gpu, Recorder, params};
+use crate::gpu::{Binding, Buffer, DeviceKind, Gpu, Kernel, Recorder, params};
 pub(super) use cases::work;
 use decode::PORTABLE;
 use portable::{
@@ -52,29 +52,94 @@ pub fn check_head_dim(head_dim: usize) -> Result<()> {
 /// last page wastes at most seven rows.
 pub const PAGE: usize = 8;
 
-/// The name of [`forward`] among measurements.
-const FORWARD_OP: &str = "attention_forward";
-/// That of the three gradients together; [`coop`] has further variants of them.
-const BACKWARD_OP: &str = "attention_backward";
-/// Their variants, by name, the portable one first.
-pub const VARIANTS: [&str; 3] = [PORTABLE, TILED, SUBGROUP];
+/// The op's name among variants and benches.
+pub const FORWARD_OP: &str = "attention_forward";
+/// The three gradients together.
+pub const BACKWARD_OP: &str = "attention_backward";
 
-/// Whether this adapter runs a variant on heads of this many dimensions.
-pub fn runs(gpu: &Gpu, variant: &str, head_dim: usize) -> bool {
-    match variant {
-        SUBGROUP => head_dim <= subgroup::WIDEST && gpu.report().runs(&subgroup::FORWARD),
-        coop::COOP_8 | coop::COOP_16 => coop::takes(head_dim) && coop::variants(gpu).contains(&variant),
-        _ => true,
-    }
+/// The ops that have variants.
+pub(super) const OPS: [&str; 3] = [FORWARD_OP, BACKWARD_OP, decode::OP];
+
+/// A variant: chooser, tests and benches read these rows.
+struct Variant {
+    name: &'static str,
+    ops: &'static [&'static str],
+    /// One of its kernels: all ask the same of an adapter.
+    kernel: &'static Kernel,
+    /// Its widest heads.
+    widest: usize,
 }
 
-/// The variant to run: the forced one, else by the kind of adapter; the portable one where the lanes are forced, and where
+static VARIANTS: [Variant; 6] = [
+    Variant {
+        name: PORTABLE,
+        ops: &[FORWARD_OP, BACKWARD_OP, decode::OP],
+        kernel: &DELTA,
+        widest: 256,
+    },
+    Variant {
+        name: TILED,
+        ops: &[FORWARD_OP, BACKWARD_OP],
+        kernel: &tiled::FORWARD,
+        widest: 256,
+    },
+    Variant {
+        name: decode::GROUPED,
+        ops: &[decode::OP],
+        kernel: &decode::GROUPED_F32,
+        widest: 256,
+    },
+    Variant {
+        name: SUBGROUP,
+        ops: &[FORWARD_OP, BACKWARD_OP, decode::OP],
+        kernel: &subgroup::FORWARD,
+        widest: subgroup::WIDEST,
+    },
+    Variant {
+        name: coop::COOP_8,
+        ops: &[BACKWARD_OP],
+        kernel: &coop::QUERY_GRADIENT[0],
+        widest: coop::WIDEST,
+    },
+    Variant {
+        name: coop::COOP_16,
+        ops: &[BACKWARD_OP],
+        kernel: &coop::QUERY_GRADIENT[1],
+        widest: coop::WIDEST,
+    },
+];
+
+/// The variants of an op ([`FORWARD_OP`], [`BACKWARD_OP`], [`decode::OP`]) that this adapter runs on heads of this many dimensions, by
+/// name, the portable one first; empty for another op.
+pub fn variants(gpu: &Gpu, op: &str, head_dim: usize) -> Vec<&'static str> {
+    let all = VARIANTS.iter().filter(|v| v.ops.contains(&op));
+    all.map(|v| v.name).filter(|v| runs(gpu, v, head_dim)).collect()
+}
+
+/// Every variant's name.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    VARIANTS.iter().map(|v| v.name)
+}
+
+/// Whether this adapter runs a variant on heads of this many dimensions.
+fn runs(gpu: &Gpu, variant: &str, head_dim: usize) -> bool {
+    let row = VARIANTS.iter().find(|v| v.name == variant);
+    row.is_some_and(|v| head_dim <= v.widest && gpu.report().runs(v.kernel))
+}
+
+/// The variant of an op that is forced, if it has one of that name.
+fn forced(rec: &Recorder, op: &str) -> Option<&'static str> {
+    let name = rec.forced_variant()?;
+    let row = VARIANTS.iter().find(|v| v.name == name && v.ops.contains(&op));
+    row.map(|v| v.name)
+}
+
+/// The variant of [`FORWARD_OP`] and of its gradients to run: the forced one, else by the kind of adapter; the portable one where the lanes are forced, and where
 /// the adapter or the heads are not the variant's.
 fn choose(rec: &Recorder, head_dim: usize) -> &'static str {
-    let (gpu, forced) = (rec.gpu(), rec.forced_variant());
-    let forced = forced.and_then(|name| VARIANTS.into_iter().find(|v| *v == name));
+    let gpu = rec.gpu();
     let caps = gpu.caps();
-    let name = forced.unwrap_or(match caps.kind {
+    let name = forced(rec, FORWARD_OP).unwrap_or(match caps.kind {
         _ if caps.forced_lanes.is_some() => PORTABLE,
         DeviceKind::Cpu => SUBGROUP,
         _ => TILED,
@@ -315,60 +380,59 @@ pub fn key_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Resul
     run(rec, Op::KeyGradient, &bindings, s)
 }
 
-/// The part of [`backward`] that sets `dv`.
+/// The part of [`backward`] that sets `dv`. Does not use `v` and `delta`.
 ///
 /// # Errors
 /// `head_dim` is above 256, or a GPU error.
 pub fn value_gradient(rec: &mut Recorder, a: &BackwardArgs<'_>, s: Shape) -> Result<()> {
-    let bindings = [a.q, a.k, a.key_ends, a.dout, a.lse, a.dv].map(Binding::from);
+    let bindings = [a.q, a.k, a.v, a.key_ends, a.dout, a.lse, a.delta, a.dv].map(Binding::from);
     run(rec, Op::ValueGradient, &bindings, s)
 }
 
 /// The op's rows in the kernel table.
 pub fn entries() -> Vec<Entry> {
-    let entry = |kernel, cases| Entry { kernel, cases };
     vec![
-        entry(&FORWARD[0], cases::forward::<0>),
-        entry(&FORWARD[1], cases::forward::<1>),
-        entry(&FORWARD[2], cases::forward::<2>),
-        entry(&FORWARD_PAGED[0], cases::forward_paged::<0>),
-        entry(&FORWARD_PAGED[1], cases::forward_paged::<1>),
-        entry(&FORWARD_PAGED[2], cases::forward_paged::<2>),
-        entry(&FORWARD_PAGED_F16[0], cases::forward_paged_f16::<0>),
-        entry(&FORWARD_PAGED_F16[1], cases::forward_paged_f16::<1>),
-        entry(&FORWARD_PAGED_F16[2], cases::forward_paged_f16::<2>),
-        entry(&decode::GROUPED_F32, cases::decode_grouped),
-        entry(&decode::GROUPED_F16, cases::decode_grouped_f16),
-        entry(&DELTA, cases::delta),
-        entry(&QUERY_GRADIENT[0], cases::query_gradient::<0>),
-        entry(&QUERY_GRADIENT[1], cases::query_gradient::<1>),
-        entry(&QUERY_GRADIENT[2], cases::query_gradient::<2>),
-        entry(&KEY_GRADIENT[0], cases::key_gradient::<0>),
-        entry(&KEY_GRADIENT[1], cases::key_gradient::<1>),
-        entry(&KEY_GRADIENT[2], cases::key_gradient::<2>),
-        entry(&VALUE_GRADIENT[0], cases::value_gradient::<0>),
-        entry(&VALUE_GRADIENT[1], cases::value_gradient::<1>),
-        entry(&VALUE_GRADIENT[2], cases::value_gradient::<2>),
-        entry(&subgroup::FORWARD, variant_cases::forward::<1>),
-        entry(&subgroup::FORWARD_PAGED, variant_cases::forward_paged::<1>),
-        entry(
+        Entry::new(&FORWARD[0], cases::forward::<0>),
+        Entry::new(&FORWARD[1], cases::forward::<1>),
+        Entry::new(&FORWARD[2], cases::forward::<2>),
+        Entry::new(&FORWARD_PAGED[0], cases::forward_paged::<0>),
+        Entry::new(&FORWARD_PAGED[1], cases::forward_paged::<1>),
+        Entry::new(&FORWARD_PAGED[2], cases::forward_paged::<2>),
+        Entry::new(&FORWARD_PAGED_F16[0], cases::forward_paged_f16::<0>),
+        Entry::new(&FORWARD_PAGED_F16[1], cases::forward_paged_f16::<1>),
+        Entry::new(&FORWARD_PAGED_F16[2], cases::forward_paged_f16::<2>),
+        Entry::new(&decode::GROUPED_F32, cases::decode_grouped),
+        Entry::new(&decode::GROUPED_F16, cases::decode_grouped_f16),
+        Entry::new(&DELTA, cases::delta),
+        Entry::new(&QUERY_GRADIENT[0], cases::query_gradient::<0>),
+        Entry::new(&QUERY_GRADIENT[1], cases::query_gradient::<1>),
+        Entry::new(&QUERY_GRADIENT[2], cases::query_gradient::<2>),
+        Entry::new(&KEY_GRADIENT[0], cases::key_gradient::<0>),
+        Entry::new(&KEY_GRADIENT[1], cases::key_gradient::<1>),
+        Entry::new(&KEY_GRADIENT[2], cases::key_gradient::<2>),
+        Entry::new(&VALUE_GRADIENT[0], cases::value_gradient::<0>),
+        Entry::new(&VALUE_GRADIENT[1], cases::value_gradient::<1>),
+        Entry::new(&VALUE_GRADIENT[2], cases::value_gradient::<2>),
+        Entry::new(&subgroup::FORWARD, variant_cases::forward::<1>),
+        Entry::new(&subgroup::FORWARD_PAGED, variant_cases::forward_paged::<1>),
+        Entry::new(
             &subgroup::FORWARD_PAGED_F16,
             variant_cases::forward_paged_f16::<1>,
         ),
-        entry(&subgroup::QUERY_GRADIENT, variant_cases::query_gradient::<1>),
-        entry(&subgroup::KEY_GRADIENT, variant_cases::key_gradient::<1>),
-        entry(&subgroup::VALUE_GRADIENT, variant_cases::value_gradient::<1>),
-        entry(&tiled::FORWARD, variant_cases::forward::<0>),
-        entry(&tiled::FORWARD_PAGED, variant_cases::forward_paged::<0>),
-        entry(&tiled::FORWARD_PAGED_F16, variant_cases::forward_paged_f16::<0>),
-        entry(&tiled::QUERY_GRADIENT, variant_cases::query_gradient::<0>),
-        entry(&tiled::KEY_GRADIENT, variant_cases::key_gradient::<0>),
-        entry(&tiled::VALUE_GRADIENT, variant_cases::value_gradient::<0>),
-        entry(&coop::QUERY_GRADIENT[0], coop_cases::query_gradient::<0>),
-        entry(&coop::QUERY_GRADIENT[1], coop_cases::query_gradient::<1>),
-        entry(&coop::KEY_GRADIENT[0], coop_cases::key_gradient::<0>),
-        entry(&coop::KEY_GRADIENT[1], coop_cases::key_gradient::<1>),
-        entry(&coop::VALUE_GRADIENT[0], coop_cases::value_gradient::<0>),
-        entry(&coop::VALUE_GRADIENT[1], coop_cases::value_gradient::<1>),
+        Entry::new(&subgroup::QUERY_GRADIENT, variant_cases::query_gradient::<1>),
+        Entry::new(&subgroup::KEY_GRADIENT, variant_cases::key_gradient::<1>),
+        Entry::new(&subgroup::VALUE_GRADIENT, variant_cases::value_gradient::<1>),
+        Entry::new(&tiled::FORWARD, variant_cases::forward::<0>),
+        Entry::new(&tiled::FORWARD_PAGED, variant_cases::forward_paged::<0>),
+        Entry::new(&tiled::FORWARD_PAGED_F16, variant_cases::forward_paged_f16::<0>),
+        Entry::new(&tiled::QUERY_GRADIENT, variant_cases::query_gradient::<0>),
+        Entry::new(&tiled::KEY_GRADIENT, variant_cases::key_gradient::<0>),
+        Entry::new(&tiled::VALUE_GRADIENT, variant_cases::value_gradient::<0>),
+        Entry::new(&coop::QUERY_GRADIENT[0], coop_cases::query_gradient::<0>),
+        Entry::new(&coop::QUERY_GRADIENT[1], coop_cases::query_gradient::<1>),
+        Entry::new(&coop::KEY_GRADIENT[0], coop_cases::key_gradient::<0>),
+        Entry::new(&coop::KEY_GRADIENT[1], coop_cases::key_gradient::<1>),
+        Entry::new(&coop::VALUE_GRADIENT[0], coop_cases::value_gradient::<0>),
+        Entry::new(&coop::VALUE_GRADIENT[1], coop_cases::value_gradient::<1>),
     ]
 }

@@ -5,7 +5,7 @@
 
 use super::{Entry, MAX_GROUPS, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Coop, DeviceKind, Kernel, Recorder, params};
+use crate::gpu::{Buffer, Coop, DeviceKind, Kernel, Recorder, Value, params, shaders};
 
 #[path = "ceiling_cases.rs"]
 mod cases;
@@ -37,13 +37,15 @@ macro_rules! chains {
         Chains {
             kernel: Kernel {
                 needs_f16: matches!($dtype.as_bytes(), b"f16"),
+                values: &[
+                    ("E", Value::Type($dtype)),
+                    ("WIDTH", Value::Number($width)),
+                    ("CHAINS", Value::Number($chains)),
+                    ("LINKS", Value::Number($unroll)),
+                ],
                 ..Kernel::portable(
                     concat!("bench_fma_", $dtype, $kind, "_", $chains),
-                    &[
-                        include_str!(concat!("../../shaders/bench_fma_", $dtype, $kind, ".wgsl")),
-                        include_str!("../../shaders/shared/bench_chains.wgsl"),
-                        include_str!(concat!("../../shaders/shared/bench_chains_", $chains, ".wgsl")),
-                    ],
+                    shaders!["bench_fma.wgsl"],
                 )
             },
             chains: $chains,
@@ -78,20 +80,15 @@ macro_rules! coop {
                 ab: $ab,
                 c: $c,
             }),
+            values: &[
+                ("FROM", Value::Type($ab)),
+                ("TO", Value::Type($c)),
+                ("TILES", Value::Number(COOP_TILES)),
+                ("LINKS", Value::Number(COOP_LINKS)),
+            ],
             ..Kernel::portable(
                 concat!("bench_coop_", $side, "_", $ab, "_", $c),
-                &[
-                    include_str!(concat!(
-                        "../../shaders/bench_coop_",
-                        $side,
-                        "_",
-                        $ab,
-                        "_",
-                        $c,
-                        ".wgsl"
-                    )),
-                    include_str!("../../shaders/shared/bench_coop.wgsl"),
-                ],
+                shaders!["bench_coop.wgsl"],
             )
         }
     };
@@ -107,18 +104,19 @@ pub static COOP: [Kernel; 6] = [
     coop!(16, "f32", "f32"),
 ];
 
-/// Multiply-adds of a cooperative kernel's round: four links of four products.
-const COOP_PRODUCTS: usize = 16;
+/// Products that a cooperative kernel's subgroup has side by side, and how often a round adds to each.
+const COOP_TILES: u32 = 4;
+const COOP_LINKS: u32 = 4;
 
 /// Floating-point operations of `groups` subgroups that run `rounds` rounds of a cooperative kernel.
 pub fn coop_flops(shape: &Coop, groups: usize, rounds: u32) -> f64 {
     let product = 2.0 * f64::from(shape.m) * f64::from(shape.n) * f64::from(shape.k);
-    COOP_PRODUCTS as f64 * product * f64::from(rounds) * groups as f64
+    f64::from(COOP_TILES * COOP_LINKS) * product * f64::from(rounds) * groups as f64
 }
 
-static COPY: Kernel = Kernel::portable("bench_copy", &[include_str!("../../shaders/bench_copy.wgsl")]);
-static READ: Kernel = Kernel::portable("bench_read", &[include_str!("../../shaders/bench_read.wgsl")]);
-static MARK: Kernel = Kernel::portable("bench_mark", &[include_str!("../../shaders/bench_mark.wgsl")]);
+static COPY: Kernel = Kernel::portable("bench_copy", shaders!["bench_copy.wgsl"]);
+static READ: Kernel = Kernel::portable("bench_read", shaders!["bench_read.wgsl"]);
+static MARK: Kernel = Kernel::portable("bench_mark", shaders!["bench_mark.wgsl"]);
 
 params! {
     struct FmaParams {
@@ -280,25 +278,24 @@ pub fn mark(rec: &mut Recorder, out: &Buffer, at: usize, value: f32) -> Result<(
 
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
-    let entry = |kernel, cases| Entry { kernel, cases };
     vec![
-        entry(&FMA[0].kernel, cases::fma::<0>),
-        entry(&FMA[1].kernel, cases::fma::<1>),
-        entry(&FMA[2].kernel, cases::fma::<2>),
-        entry(&FMA[3].kernel, cases::fma::<3>),
-        entry(&FMA[4].kernel, cases::fma::<4>),
-        entry(&FMA[5].kernel, cases::fma::<5>),
-        entry(&FMA[6].kernel, cases::fma::<6>),
-        entry(&FMA[7].kernel, cases::fma::<7>),
-        entry(&COOP[0], cases::coop::<0>),
-        entry(&COOP[1], cases::coop::<1>),
-        entry(&COOP[2], cases::coop::<2>),
-        entry(&COOP[3], cases::coop::<3>),
-        entry(&COOP[4], cases::coop::<4>),
-        entry(&COOP[5], cases::coop::<5>),
-        entry(&COPY, cases::copy),
-        entry(&READ, cases::read),
-        entry(&MARK, cases::mark),
+        Entry::new(&FMA[0].kernel, cases::fma::<0>),
+        Entry::new(&FMA[1].kernel, cases::fma::<1>),
+        Entry::new(&FMA[2].kernel, cases::fma::<2>),
+        Entry::new(&FMA[3].kernel, cases::fma::<3>),
+        Entry::new(&FMA[4].kernel, cases::fma::<4>),
+        Entry::new(&FMA[5].kernel, cases::fma::<5>),
+        Entry::new(&FMA[6].kernel, cases::fma::<6>),
+        Entry::new(&FMA[7].kernel, cases::fma::<7>),
+        Entry::new(&COOP[0], cases::coop::<0>),
+        Entry::new(&COOP[1], cases::coop::<1>),
+        Entry::new(&COOP[2], cases::coop::<2>),
+        Entry::new(&COOP[3], cases::coop::<3>),
+        Entry::new(&COOP[4], cases::coop::<4>),
+        Entry::new(&COOP[5], cases::coop::<5>),
+        Entry::new(&COPY, cases::copy),
+        Entry::new(&READ, cases::read),
+        Entry::new(&MARK, cases::mark),
     ]
 }
 
@@ -315,7 +312,8 @@ mod tests {
             assert_eq!(c.flops(3, 2), (2 * c.width * fmas * 3 * 2) as f64);
         }
         for k in &COOP {
-            assert_eq!(k.wgsl().matches("coopMultiplyAdd(").count(), COOP_PRODUCTS);
+            let products = k.wgsl().matches("coopMultiplyAdd(").count();
+            assert_eq!(products, (COOP_TILES * COOP_LINKS) as usize);
         }
     }
 

@@ -4,17 +4,11 @@ use super::harness::{Case, Gen, Slot, Tol, wide};
 use super::work::{Phase, Wanted, Work};
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, Kernel, Recorder, params};
+use crate::gpu::{Binding, Buffer, Kernel, Recorder, params, shaders};
 
-static SWIGLU_FORWARD: Kernel = Kernel::portable(
-    "swiglu_forward",
-    &[include_str!("../../shaders/swiglu_forward.wgsl")],
-);
-static SWIGLU_BACKWARD: Kernel = Kernel::portable(
-    "swiglu_backward",
-    &[include_str!("../../shaders/swiglu_backward.wgsl")],
-);
-static ADD: Kernel = Kernel::portable("add", &[include_str!("../../shaders/add.wgsl")]);
+static SWIGLU_FORWARD: Kernel = Kernel::portable("swiglu_forward", shaders!["swiglu_forward.wgsl"]);
+static SWIGLU_BACKWARD: Kernel = Kernel::portable("swiglu_backward", shaders!["swiglu_backward.wgsl"]);
+static ADD: Kernel = Kernel::portable("add", shaders!["add.wgsl"]);
 
 const LANES: usize = 64;
 
@@ -90,18 +84,13 @@ pub fn swiglu_backward_twin(dact: f64, gate: f64, up: f64) -> (f64, f64) {
 /// The ops' rows in the kernel table.
 pub fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            kernel: &SWIGLU_FORWARD,
-            cases: || SHAPES.iter().map(|s| forward_case(*s)).collect(),
-        },
-        Entry {
-            kernel: &SWIGLU_BACKWARD,
-            cases: || SHAPES.iter().map(|s| backward_case(*s)).collect(),
-        },
-        Entry {
-            kernel: &ADD,
-            cases: || SHAPES.iter().map(|s| add_case(*s)).collect(),
-        },
+        Entry::new(&SWIGLU_FORWARD, || {
+            SHAPES.iter().map(|s| forward_case(*s)).collect()
+        }),
+        Entry::new(&SWIGLU_BACKWARD, || {
+            SHAPES.iter().map(|s| backward_case(*s)).collect()
+        }),
+        Entry::new(&ADD, || SHAPES.iter().map(|s| add_case(*s)).collect()),
     ]
 }
 

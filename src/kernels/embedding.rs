@@ -9,14 +9,11 @@ use super::weight_cases::{Shards, TestWeight, on_buffers, shard_bytes, split, te
 use super::work::{PORTABLE, Rate, Wanted, Work};
 use super::{Entry, dequantize, fold, pad4};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Kernel, Recorder, params};
+use crate::gpu::{Buffer, Kernel, Recorder, params, shaders};
 use crate::tensor::DType;
 
 static FORWARD: ByType = weight_kernels!("embedding_forward", "embedding_forward.wgsl");
-static BACKWARD: Kernel = Kernel::portable(
-    "embedding_backward",
-    &[include_str!("../../shaders/embedding_backward.wgsl")],
-);
+static BACKWARD: Kernel = Kernel::portable("embedding_backward", shaders!["embedding_backward.wgsl"]);
 
 params! {
     struct ForwardParams {
@@ -265,10 +262,7 @@ pub(super) fn work(wanted: &Wanted<'_>) -> Vec<Work> {
 
 /// The kernels of this file.
 pub fn entries() -> Vec<Entry> {
-    let backward = Entry {
-        kernel: &BACKWARD,
-        cases: backward_cases,
-    };
+    let backward = Entry::new(&BACKWARD, backward_cases);
     weight_entries!(FORWARD, forward_cases)
         .chain([backward])
         .collect()

@@ -14,11 +14,11 @@
 //! its file. `scale` divides what came out by its root mean square. A group's order of summation depends on its size and
 //! the kind of adapter alone.
 
-use super::reduce::{ROW_REDUCE, SORTABLE, lanes};
+use super::reduce::lanes;
 use super::{Entry, fold};
 use crate::advantage::Pass;
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder, shaders};
 
 mod cases;
 mod coefficients;
@@ -35,79 +35,62 @@ use plan::{
     TiltParams, shapes, table,
 };
 
-const ORDERED: &str = include_str!("../../shaders/shared/ordered.wgsl");
-
 static TAIL: Kernel = Kernel::portable(
     "group_advantage_tail",
-    &[
-        include_str!("../../shaders/group_advantage_tail.wgsl"),
-        ROW_REDUCE,
-        SORTABLE,
+    shaders![
+        "group_advantage_tail.wgsl",
+        "shared/row_reduce.wgsl",
+        "shared/sortable.wgsl"
     ],
 );
 
 static MEAN: Kernel = Kernel::portable(
     "group_advantage_mean",
-    &[
-        include_str!("../../shaders/group_advantage_mean.wgsl"),
-        ROW_REDUCE,
-    ],
+    shaders!["group_advantage_mean.wgsl", "shared/row_reduce.wgsl"],
 );
 
-static SORT: Kernel = Kernel::portable(
-    "group_advantage_sort",
-    &[include_str!("../../shaders/group_advantage_sort.wgsl")],
-);
+static SORT: Kernel = Kernel::portable("group_advantage_sort", shaders!["group_advantage_sort.wgsl"]);
 
 static CURVE: Kernel = Kernel::portable(
     "group_advantage_curve",
-    &[
-        include_str!("../../shaders/group_advantage_curve.wgsl"),
-        ROW_REDUCE,
-        ORDERED,
+    shaders![
+        "group_advantage_curve.wgsl",
+        "shared/row_reduce.wgsl",
+        "shared/ordered.wgsl"
     ],
 );
 
 static CAT: Kernel = Kernel::portable(
     "group_advantage_cat",
-    &[
-        include_str!("../../shaders/group_advantage_cat.wgsl"),
-        ROW_REDUCE,
-        ORDERED,
+    shaders![
+        "group_advantage_cat.wgsl",
+        "shared/row_reduce.wgsl",
+        "shared/ordered.wgsl"
     ],
 );
 
 static GPD: Kernel = Kernel::portable(
     "group_advantage_gpd",
-    &[
-        include_str!("../../shaders/group_advantage_gpd.wgsl"),
-        ROW_REDUCE,
-        ORDERED,
+    shaders![
+        "group_advantage_gpd.wgsl",
+        "shared/row_reduce.wgsl",
+        "shared/ordered.wgsl"
     ],
 );
 
 static TILT: Kernel = Kernel::portable(
     "group_advantage_tilt",
-    &[
-        include_str!("../../shaders/group_advantage_tilt.wgsl"),
-        ROW_REDUCE,
-    ],
+    shaders!["group_advantage_tilt.wgsl", "shared/row_reduce.wgsl"],
 );
 
 static TABLE: Kernel = Kernel::portable(
     "group_advantage_table",
-    &[
-        include_str!("../../shaders/group_advantage_table.wgsl"),
-        ROW_REDUCE,
-    ],
+    shaders!["group_advantage_table.wgsl", "shared/row_reduce.wgsl"],
 );
 
 static SCALE: Kernel = Kernel::portable(
     "group_advantage_scale",
-    &[
-        include_str!("../../shaders/group_advantage_scale.wgsl"),
-        ROW_REDUCE,
-    ],
+    shaders!["group_advantage_scale.wgsl", "shared/row_reduce.wgsl"],
 );
 
 /// Bit of a group's flags: no signal, every advantage is 0 (for rank rules: or the curve is no higher than 1e-30).
@@ -305,16 +288,15 @@ pub fn scale_advantages(rec: &mut Recorder, advantages: &Buffer, rows: usize, n:
 
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
-    let entry = |kernel, cases| Entry { kernel, cases };
     vec![
-        entry(&TAIL, cases::tail),
-        entry(&MEAN, cases::mean),
-        entry(&SORT, cases::sort),
-        entry(&CURVE, cases::curve),
-        entry(&CAT, cases::cat),
-        entry(&GPD, cases::gpd),
-        entry(&TILT, cases::tilt),
-        entry(&TABLE, cases::table),
-        entry(&SCALE, cases::scale),
+        Entry::new(&TAIL, cases::tail),
+        Entry::new(&MEAN, cases::mean),
+        Entry::new(&SORT, cases::sort),
+        Entry::new(&CURVE, cases::curve),
+        Entry::new(&CAT, cases::cat),
+        Entry::new(&GPD, cases::gpd),
+        Entry::new(&TILT, cases::tilt),
+        Entry::new(&TABLE, cases::table),
+        Entry::new(&SCALE, cases::scale),
     ]
 }

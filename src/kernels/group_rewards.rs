@@ -2,15 +2,15 @@
 //! of them cannot be compared.
 
 use super::harness::{Case, Gen, Slot, Tol, wide};
-use super::reduce::{ROW_REDUCE, lanes};
+use super::reduce::lanes;
 use super::{Entry, fold};
 use crate::advantage::Rewards;
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder, params};
+use crate::gpu::{Buffer, Kernel, Recorder, params, shaders};
 
 static GROUP_REWARDS: Kernel = Kernel::portable(
     "group_rewards",
-    &[include_str!("../../shaders/group_rewards.wgsl"), ROW_REDUCE],
+    shaders!["group_rewards.wgsl", "shared/row_reduce.wgsl"],
 );
 
 /// Numbers of a score's row: the score, then what pads it.
@@ -81,10 +81,7 @@ pub fn unfit(scores: &[f32], takes: Rewards) -> Option<usize> {
 
 /// The op's row in the kernel table.
 pub fn entries() -> Vec<Entry> {
-    vec![Entry {
-        kernel: &GROUP_REWARDS,
-        cases,
-    }]
+    vec![Entry::new(&GROUP_REWARDS, cases)]
 }
 
 /// Scores in a shuffled order, with something between them in the other columns.

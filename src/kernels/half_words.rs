@@ -6,16 +6,10 @@ use super::harness::{Case, Gen, Slot, Tol};
 use super::{Entry, kv};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder};
+use crate::gpu::{Buffer, Kernel, Recorder, shaders};
 
-static PACK: Kernel = Kernel::portable(
-    "half_pack",
-    &[
-        include_str!("../../shaders/half_pack.wgsl"),
-        include_str!("../../shaders/shared/halves.wgsl"),
-    ],
-);
-static UNPACK: Kernel = Kernel::portable("half_unpack", &[include_str!("../../shaders/half_unpack.wgsl")]);
+static PACK: Kernel = Kernel::portable("half_pack", shaders!["half_pack.wgsl", "shared/halves.wgsl"]);
+static UNPACK: Kernel = Kernel::portable("half_unpack", shaders!["half_unpack.wgsl"]);
 
 /// `words (n / 2)` u32 = `values (n)` f32 rounded to f16; `n` is a multiple of 4.
 ///
@@ -36,14 +30,8 @@ pub fn unpack(rec: &mut Recorder, words: &Buffer, values: &Buffer, n: usize) -> 
 /// The ops' rows in the kernel table.
 pub fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            kernel: &PACK,
-            cases: || SHAPES.iter().map(|s| pack_case(*s)).collect(),
-        },
-        Entry {
-            kernel: &UNPACK,
-            cases: || SHAPES.iter().map(|s| unpack_case(*s)).collect(),
-        },
+        Entry::new(&PACK, || SHAPES.iter().map(|s| pack_case(*s)).collect()),
+        Entry::new(&UNPACK, || SHAPES.iter().map(|s| unpack_case(*s)).collect()),
     ]
 }
 

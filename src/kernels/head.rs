@@ -9,7 +9,7 @@ use super::reduce::lanes;
 use super::weight::Weight;
 use super::{Entry, MAX_GROUPS, fold, pad4};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder, params};
+use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder, params, shaders};
 use std::ops::Range;
 
 #[path = "head_cases.rs"]
@@ -20,14 +20,9 @@ pub(super) use cases::work;
 pub const CHUNK: usize = 4096;
 const _: () = assert!(super::weight::SHARD_ROWS == CHUNK);
 
-static HEAD_REDUCE: Kernel =
-    Kernel::portable("head_reduce", &[include_str!("../../shaders/head_reduce.wgsl")]);
-static HEAD_FINISH: Kernel =
-    Kernel::portable("head_finish", &[include_str!("../../shaders/head_finish.wgsl")]);
-static HEAD_GRADIENT: Kernel = Kernel::portable(
-    "head_gradient",
-    &[include_str!("../../shaders/head_gradient.wgsl")],
-);
+static HEAD_REDUCE: Kernel = Kernel::portable("head_reduce", shaders!["head_reduce.wgsl"]);
+static HEAD_FINISH: Kernel = Kernel::portable("head_finish", shaders!["head_finish.wgsl"]);
+static HEAD_GRADIENT: Kernel = Kernel::portable("head_gradient", shaders!["head_gradient.wgsl"]);
 
 params! {
     struct ReduceParams {
@@ -289,17 +284,8 @@ pub fn dlogits_twin(logits: &[f64], [top, log_sum]: [f64; 2], target: usize, dlo
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            kernel: &HEAD_REDUCE,
-            cases: cases::log_probs,
-        },
-        Entry {
-            kernel: &HEAD_FINISH,
-            cases: cases::row_stats,
-        },
-        Entry {
-            kernel: &HEAD_GRADIENT,
-            cases: cases::gradient,
-        },
+        Entry::new(&HEAD_REDUCE, cases::log_probs),
+        Entry::new(&HEAD_FINISH, cases::row_stats),
+        Entry::new(&HEAD_GRADIENT, cases::gradient),
     ]
 }

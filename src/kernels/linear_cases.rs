@@ -4,7 +4,8 @@ use super::harness::{Case, Gen, Slot, Tol};
 use super::linear::{self, Write};
 use super::linear_fused_cases as fused;
 use super::linear_half::{half, half_columns, half_rows};
-use super::linear_variants::{FORWARD_OP, INPUT_GRADIENT_OP, WEIGHT_GRADIENT_OP, variants};
+use super::linear_kernels::{FORWARD_OP, INPUT_GRADIENT_OP, Variant};
+use super::linear_variants::{WEIGHT_GRADIENT_OP, variants};
 use super::pad4;
 use super::weight::device_bytes;
 use super::weight_cases::{Shards, TestWeight, on_buffers, shard_bytes, split, test_cols, whole};
@@ -60,7 +61,7 @@ pub(super) fn weight_gradient_twin(dy: &[f64], x: &[f64], dw: &mut [f64], k: usi
 const PICKED: usize = 8;
 
 /// What one case multiplies.
-struct Shape {
+pub(super) struct Shape {
     m: usize,
     n: usize,
     k: usize,
@@ -157,7 +158,7 @@ impl Shape {
 }
 
 /// The shapes every direction and element type is tested with.
-fn shapes(dtype: DType) -> Vec<Shape> {
+pub(super) fn shapes(dtype: DType) -> Vec<Shape> {
     let [a, b, c, d] = test_cols(dtype);
     let half = Write::ADD.scaled(-0.5);
     vec![
@@ -195,7 +196,7 @@ fn shapes(dtype: DType) -> Vec<Shape> {
 
 /// Fewer for the kernels of GPUs, with every edge of their tiles (64 × 64 outputs by 16 steps, 8 × 32 by 64): software
 /// adapters take long to compile and run them.
-fn few_shapes(dtype: DType) -> Vec<Shape> {
+pub(super) fn few_shapes(dtype: DType) -> Vec<Shape> {
     let [a, b, c, _] = test_cols(dtype);
     vec![
         Shape::new(1, 1, a),
@@ -214,7 +215,7 @@ fn few_shapes(dtype: DType) -> Vec<Shape> {
 }
 
 /// For the kernel that splits the sums: every number of rows of a pass, two passes, and sums of more and of fewer vec4s than lanes.
-fn split_shapes(dtype: DType) -> Vec<Shape> {
+pub(super) fn split_shapes(dtype: DType) -> Vec<Shape> {
     let block = dtype.block_len();
     // Not a multiple of its 256 steps, nor (where rows may be padded) of 4.
     let long = if block == 1 { 777 } else { block * (800 / block) };
@@ -228,7 +229,7 @@ fn split_shapes(dtype: DType) -> Vec<Shape> {
 }
 
 /// For the kernels that round to f16: the tile's edges, values that overflow f16, and gradients that underflow it.
-fn half_shapes(dtype: DType) -> Vec<Shape> {
+pub(super) fn half_shapes(dtype: DType) -> Vec<Shape> {
     let [_, _, c, _] = test_cols(dtype);
     let mut all = few_shapes(dtype);
     all.extend([1e6, 1e-9].map(|scale| Shape {
@@ -431,14 +432,30 @@ fn weight_gradient_case(g: &mut Gen, shape: Shape) -> Case {
     }
 }
 
-fn forward_cases<const TYPE: usize>(shapes: fn(DType) -> Vec<Shape>) -> Vec<Case> {
-    let (dtype, mut g) = (DType::ALL[TYPE], Gen::new(10 + TYPE as u64));
-    let case = |shape| forward_case(&mut g, dtype, shape);
+/// The cases of a variant, forced to it.
+pub(super) fn of_variant(variant: &Variant, dtype: DType) -> Vec<Case> {
+    let shapes = (variant.shapes)(dtype);
+    let seed = dtype as u64;
+    let cases: Vec<Case> = match variant.op {
+        FORWARD_OP => forward_cases(&mut Gen::new(10 + seed), dtype, shapes),
+        INPUT_GRADIENT_OP => {
+            let mut g = Gen::new(20 + seed);
+            let case = |shape| input_gradient_case(&mut g, dtype, shape);
+            shapes.into_iter().map(case).collect()
+        }
+        _ => {
+            let mut g = Gen::new(30);
+            let case = |shape| weight_gradient_case(&mut g, shape);
+            shapes.into_iter().map(case).collect()
+        }
+    };
+    cases.into_iter().map(|c| c.forced(variant.name)).collect()
+}
+
+fn forward_cases(g: &mut Gen, dtype: DType, shapes: Vec<Shape>) -> Vec<Case> {
+    let case = |shape| forward_case(g, dtype, shape);
     // Only gradients are scaled out of f16's subnormal range, which adapters may flush.
-    let all: Vec<Shape> = shapes(dtype)
-        .into_iter()
-        .filter(|s| !s.half || s.scale >= 1.0)
-        .collect();
+    let all: Vec<Shape> = shapes.into_iter().filter(|s| !s.half || s.scale >= 1.0).collect();
     let exact = all.iter().all(|s| !s.half);
     let mut cases: Vec<Case> = all.into_iter().map(case).collect();
     // The twin of fused steps rounds nothing; on cooperative matrices tests/linear.rs compares them with separate steps.
@@ -446,64 +463,6 @@ fn forward_cases<const TYPE: usize>(shapes: fn(DType) -> Vec<Shape>) -> Vec<Case
         cases.extend(fused::epilogue_cases(dtype));
     }
     cases
-}
-
-fn input_gradient_cases<const TYPE: usize>(shapes: fn(DType) -> Vec<Shape>) -> Vec<Case> {
-    let (dtype, mut g) = (DType::ALL[TYPE], Gen::new(20 + TYPE as u64));
-    let case = |shape| input_gradient_case(&mut g, dtype, shape);
-    shapes(dtype).into_iter().map(case).collect()
-}
-
-fn weight_gradient_cases(shapes: fn(DType) -> Vec<Shape>, variant: &'static str) -> Vec<Case> {
-    let mut g = Gen::new(30);
-    let case = |shape| weight_gradient_case(&mut g, shape).forced(variant);
-    shapes(DType::F32).into_iter().map(case).collect()
-}
-
-/// The cases of an op with a variant forced, one function for each pair.
-macro_rules! forced {
-    ($($name:ident = $cases:ident, $shapes:ident, $variant:literal;)*) => {
-        $(pub(super) fn $name<const TYPE: usize>() -> Vec<Case> {
-            $cases::<TYPE>($shapes).into_iter().map(|c| c.forced($variant)).collect()
-        })*
-    };
-}
-
-forced! {
-    forward_portable = forward_cases, shapes, "portable";
-    forward_1 = forward_cases, shapes, "subgroup-1";
-    forward_4 = forward_cases, shapes, "subgroup-4";
-    forward_16 = forward_cases, shapes, "subgroup-16";
-    forward_gemv = forward_cases, few_shapes, "gemv-8";
-    forward_split = forward_cases, split_shapes, "split-8";
-    forward_tile = forward_cases, few_shapes, "tile-64";
-    input_gradient_portable = input_gradient_cases, shapes, "portable";
-    input_gradient_32 = input_gradient_cases, shapes, "subgroup-32";
-    input_gradient_tile = input_gradient_cases, few_shapes, "tile-64";
-    forward_coop_8 = forward_cases, half_shapes, "coop-8";
-    forward_coop_16 = forward_cases, half_shapes, "coop-16";
-    input_gradient_coop_8 = input_gradient_cases, half_shapes, "coop-8";
-    input_gradient_coop_16 = input_gradient_cases, half_shapes, "coop-16";
-}
-
-pub(super) fn weight_gradient_portable() -> Vec<Case> {
-    weight_gradient_cases(shapes, "portable")
-}
-
-pub(super) fn weight_gradient_16() -> Vec<Case> {
-    weight_gradient_cases(shapes, "subgroup-16")
-}
-
-pub(super) fn weight_gradient_tile() -> Vec<Case> {
-    weight_gradient_cases(few_shapes, "tile-64")
-}
-
-pub(super) fn weight_gradient_coop_8() -> Vec<Case> {
-    weight_gradient_cases(half_shapes, "coop-8")
-}
-
-pub(super) fn weight_gradient_coop_16() -> Vec<Case> {
-    weight_gradient_cases(half_shapes, "coop-16")
 }
 
 /// LoRA's rank in a model's work.

@@ -4,14 +4,8 @@
 //! chain that it is on its own (under `high` too: R is too short to be split).
 
 use super::linear::{self, ForwardParams, Write, lanes, product};
-use super::linear_fused_cases::{
-    each_1, each_4, each_gemv, each_portable, each_split, gated_1, gated_4, gated_gemv, gated_portable,
-};
-use super::linear_kernels::{
-    GATED, GATED_1, GATED_4, GATED_GEMV, SLICES, SLICES_1, SLICES_4, SLICES_GEMV, SLICES_SPLIT,
-};
-use super::linear_variants::{self as variants, PORTABLE, Tile, of_portable, of_subgroup, of_tile};
-use super::weight::{Weight, lanes as lanes_of, of, section_words, weight_entries};
+use super::linear_variants::{self as variants, Tile};
+use super::weight::{Weight, section_words};
 use super::{Entry, MAX_GROUPS, pad4};
 use crate::error::{Error, Result};
 use crate::gpu::{Binding, Buffer, Recorder, params};
@@ -82,7 +76,7 @@ pub fn forward_with(
     }
     let tile = variants::forward(rec, w.dtype, [m, w.rows, w.cols]);
     let all = (x, w, 0..w.rows);
-    let Some(second) = with.lora.filter(|s| !tile.adds_lora() || !is_plain(s.b)) else {
+    let Some(second) = with.lora.filter(|s| !tile.variant.adds_lora || !is_plain(s.b)) else {
         return product(rec, &tile, all, with, y, m, Write::SET);
     };
     let first = Epilogue {
@@ -213,16 +207,15 @@ fn each_tile(rec: &Recorder, set: &[Product<'_>], m: usize) -> Option<Tile> {
     if m > FEW {
         return None;
     }
-    let tile = match variants::forward(rec, w.dtype, [m, w.rows, w.cols]).variant {
-        PORTABLE => of_portable(rec, of(&SLICES, w.dtype), 2),
-        "subgroup-1" => of_subgroup(of(&SLICES_1, w.dtype), 1),
-        "subgroup-4" => of_subgroup(of(&SLICES_4, w.dtype), 4),
-        // Four times the reads of W: worth the dispatches for an adapter's rank, not for the base's weights.
-        "subgroup-16" if w.rows < NARROW => of_subgroup(of(&SLICES_4, w.dtype), 4),
-        "gemv-8" => of_tile(of(&SLICES_GEMV, w.dtype), 8, 32),
-        "split-8" => of_tile(of(&SLICES_SPLIT, w.dtype), 8, 4),
-        _ => return None,
-    };
+    let variant = variants::forward(rec, w.dtype, [m, w.rows, w.cols]).variant;
+    // Four times the reads of W: worth the dispatches for an adapter's rank, not for the base's weights.
+    let variant = variants::few_rows(variant)
+        .filter(|_| w.rows < NARROW)
+        .unwrap_or(variant);
+    if variant.slices.is_empty() {
+        return None;
+    }
+    let tile = variant.tile(rec, variant.slices, w.dtype);
     let across: usize = set.iter().map(|p| pad4(p.weight.rows).div_ceil(tile.cols)).sum();
     (across <= MAX_GROUPS).then_some(tile)
 }
@@ -256,8 +249,8 @@ pub fn forward_gated(
     if (w0.rows, w0.cols) != (w1.rows, w1.cols) {
         return Err(Error::internal("gate and up of different shapes"));
     }
-    if let Some(kernel) = gated_tile(rec, &gate, &up, m) {
-        return gate_and_up(rec, kernel, x, [&gate, &up], y, m);
+    if let Some(tile) = gated_tile(rec, &gate, &up, m) {
+        return gate_and_up(rec, tile, x, [&gate, &up], y, m);
     }
     let first = Epilogue {
         bias: gate.bias,
@@ -274,10 +267,10 @@ pub fn forward_gated(
     forward_with(rec, x, w1, &then, y, m)
 }
 
-/// Both sides in a dispatch of `tile`'s kernel, in which `span` columns of one stand together.
+/// Both sides in a dispatch of `tile`'s kernel.
 fn gate_and_up(
     rec: &mut Recorder,
-    (tile, span): (Tile, usize),
+    tile: Tile,
     x: &Buffer,
     [gate, up]: [&Side<'_>; 2],
     y: &Buffer,
@@ -310,14 +303,14 @@ fn gate_and_up(
         up.lora.map(|s| &s.b.shards[0].buffer).into(),
     ];
     let mut constants = lanes(&tile);
-    constants.push(("SPAN", span as f64));
+    constants.push(("SPAN", tile.span() as f64));
     constants.extend(gate.lora.map(|_| ("LORA", 1.0)));
     let groups = tile.groups([2 * pad4(w0.rows), m]);
     rec.dispatch(tile.kernel, &constants, &params, &bindings, groups)
 }
 
-/// The kernel of both sides and how many columns of one stand together: that of the variant which a side alone would take.
-fn gated_tile(rec: &Recorder, gate: &Side<'_>, up: &Side<'_>, m: usize) -> Option<(Tile, usize)> {
+/// The kernel of both sides: that of the variant which a side alone would take.
+fn gated_tile(rec: &Recorder, gate: &Side<'_>, up: &Side<'_>, m: usize) -> Option<Tile> {
     let (w, dtype) = (gate.weight, gate.weight.dtype);
     let biased = gate.bias.or(up.bias).is_some();
     let adapters = match (&gate.lora, &up.lora) {
@@ -330,15 +323,13 @@ fn gated_tile(rec: &Recorder, gate: &Side<'_>, up: &Side<'_>, m: usize) -> Optio
     if m > FEW || biased || !adapters || !is_whole(w) || !is_whole(up.weight) || up.weight.dtype != dtype {
         return None;
     }
-    let (tile, span) = match variants::forward(rec, dtype, [m, w.rows, w.cols]).variant {
-        PORTABLE => (of_portable(rec, of(&GATED, dtype), 2), lanes_of(rec)),
-        "subgroup-1" => (of_subgroup(of(&GATED_1, dtype), 1), 2),
-        "subgroup-4" => (of_subgroup(of(&GATED_4, dtype), 4), 2),
-        "gemv-8" => (of_tile(of(&GATED_GEMV, dtype), 8, 32), 16),
-        _ => return None,
-    };
+    let variant = variants::forward(rec, dtype, [m, w.rows, w.cols]).variant;
+    if variant.gated.is_empty() {
+        return None;
+    }
+    let tile = variant.tile(rec, variant.gated, dtype);
     let across = (2 * pad4(w.rows)).div_ceil(tile.cols);
-    (across <= MAX_GROUPS).then_some((tile, span))
+    (across <= MAX_GROUPS).then_some(tile)
 }
 
 /// In one buffer.
@@ -353,14 +344,5 @@ fn is_plain(w: &Weight) -> bool {
 
 /// The kernels of several products of one x.
 pub(super) fn entries() -> Vec<Entry> {
-    weight_entries!(SLICES, each_portable)
-        .chain(weight_entries!(SLICES_1, each_1))
-        .chain(weight_entries!(SLICES_4, each_4))
-        .chain(weight_entries!(SLICES_GEMV, each_gemv))
-        .chain(weight_entries!(SLICES_SPLIT, each_split))
-        .chain(weight_entries!(GATED, gated_portable))
-        .chain(weight_entries!(GATED_1, gated_1))
-        .chain(weight_entries!(GATED_4, gated_4))
-        .chain(weight_entries!(GATED_GEMV, gated_gemv))
-        .collect()
+    variants::shared_entries()
 }

@@ -5,6 +5,7 @@ use super::harness::{Case, Gen, Slot, Tol, wide};
 use super::linear::Write;
 use super::linear_cases::{forward_twin, repadded, unpadded};
 use super::linear_fused::{Bias, Epilogue, Product, Second, Side, forward_each, forward_gated, forward_with};
+use super::linear_kernels::Variant;
 use super::weight::Weight;
 use super::weight_cases::{TestWeight, test_cols};
 use crate::tensor::DType;
@@ -228,30 +229,11 @@ fn each_case(g: &mut Gen, dtype: DType, (m, k, widths, biased): Each) -> Case {
     }
 }
 
-fn each<const D: usize>(variant: &'static str) -> Vec<Case> {
-    let (mut g, dtype) = (Gen::new(41), DType::ALL[D]);
-    let case = |sizes| each_case(&mut g, dtype, sizes).forced(variant);
+/// The cases of several products in a dispatch, forced to a variant.
+pub(super) fn each(variant: &Variant, dtype: DType) -> Vec<Case> {
+    let mut g = Gen::new(41);
+    let case = |sizes| each_case(&mut g, dtype, sizes).forced(variant.name);
     each_sizes(dtype).into_iter().map(case).collect()
-}
-
-pub(super) fn each_portable<const D: usize>() -> Vec<Case> {
-    each::<D>("portable")
-}
-
-pub(super) fn each_1<const D: usize>() -> Vec<Case> {
-    each::<D>("subgroup-1")
-}
-
-pub(super) fn each_4<const D: usize>() -> Vec<Case> {
-    each::<D>("subgroup-4")
-}
-
-pub(super) fn each_gemv<const D: usize>() -> Vec<Case> {
-    each::<D>("gemv-8")
-}
-
-pub(super) fn each_split<const D: usize>() -> Vec<Case> {
-    each::<D>("split-8")
 }
 
 /// A case of [`forward_gated`]: rows, outputs, inputs, the adapter's rank.
@@ -331,24 +313,9 @@ fn gated_tol(terms: usize, gate: &[f64], up: &[f64]) -> Tol {
     }
 }
 
-fn gated<const D: usize>(variant: &'static str) -> Vec<Case> {
-    let (mut g, dtype) = (Gen::new(42), DType::ALL[D]);
-    let case = |sizes| gated_case(&mut g, dtype, sizes).forced(variant);
+/// The cases of gate and up in a dispatch, forced to a variant.
+pub(super) fn gated(variant: &Variant, dtype: DType) -> Vec<Case> {
+    let mut g = Gen::new(42);
+    let case = |sizes| gated_case(&mut g, dtype, sizes).forced(variant.name);
     gated_sizes(dtype).into_iter().map(case).collect()
-}
-
-pub(super) fn gated_portable<const D: usize>() -> Vec<Case> {
-    gated::<D>("portable")
-}
-
-pub(super) fn gated_1<const D: usize>() -> Vec<Case> {
-    gated::<D>("subgroup-1")
-}
-
-pub(super) fn gated_4<const D: usize>() -> Vec<Case> {
-    gated::<D>("subgroup-4")
-}
-
-pub(super) fn gated_gemv<const D: usize>() -> Vec<Case> {
-    gated::<D>("gemv-8")
 }

@@ -14,44 +14,20 @@
 //!   all products or for none ([`MatmulPrecision`]).
 
 use super::Entry;
-use super::linear_cases as cases;
-use super::linear_kernels::{
-    FORWARD, FORWARD_1, FORWARD_4, FORWARD_16, FORWARD_COOP_8, FORWARD_COOP_16, FORWARD_GEMV, FORWARD_SPLIT,
-    FORWARD_TILE, INPUT_GRADIENT, INPUT_GRADIENT_32, INPUT_GRADIENT_COOP_8, INPUT_GRADIENT_COOP_16,
-    INPUT_GRADIENT_TILE, WEIGHT_GRADIENT, WEIGHT_GRADIENT_16, WEIGHT_GRADIENT_COOP_8,
-    WEIGHT_GRADIENT_COOP_16, WEIGHT_GRADIENT_TILE,
-};
+use super::harness::Case;
+use super::linear_cases::of_variant;
+use super::linear_fused_cases::{each, gated};
+pub(super) use super::linear_kernels::{FORWARD_OP, INPUT_GRADIENT_OP, PORTABLE, Tile, WEIGHT_GRADIENT_OP};
+use super::linear_kernels::{Kernels, VARIANTS, Variant};
 use super::tune::Class;
-use super::weight::{of, weight_entries};
 use crate::config::MatmulPrecision;
-use crate::gpu::{COOP_SUBGROUPS, DeviceKind, Gpu, Kernel, Recorder};
+use crate::gpu::{DeviceKind, Gpu, Recorder};
 use crate::tensor::DType;
 
-/// The variant every op has.
-pub(super) const PORTABLE: &str = "portable";
 /// The one whose sums are split.
 const SPLIT: &str = "split-8";
 /// The ops, by the names of their kernels.
 pub const OPS: [&str; 3] = [FORWARD_OP, INPUT_GRADIENT_OP, WEIGHT_GRADIENT_OP];
-pub(super) const FORWARD_OP: &str = "linear_forward";
-pub(super) const INPUT_GRADIENT_OP: &str = "linear_input_gradient";
-pub(super) const WEIGHT_GRADIENT_OP: &str = "linear_weight_gradient";
-/// Forward's variants, by name.
-const FORWARD_VARIANTS: [&str; 9] = [
-    PORTABLE,
-    "subgroup-1",
-    "subgroup-4",
-    "subgroup-16",
-    "gemv-8",
-    "split-8",
-    "tile-64",
-    "coop-8",
-    "coop-16",
-];
-/// The input gradient's variants, by name.
-const INPUT_GRADIENT_VARIANTS: [&str; 5] = [PORTABLE, "subgroup-32", "tile-64", "coop-8", "coop-16"];
-/// The weight gradient's variants, by name.
-const WEIGHT_GRADIENT_VARIANTS: [&str; 5] = [PORTABLE, "subgroup-16", "tile-64", "coop-8", "coop-16"];
 
 /// Rows of y or dx from which a GPU takes `tile-64`. This and [`WEIGHT_TILE_FROM`] are guesses, made without a GPU at hand:
 /// a tile's idle rows cost arithmetic, two passes of `gemv-8` cost a second read of W.
@@ -76,106 +52,72 @@ fn is_splittable(class: &Class) -> bool {
     class.op == FORWARD_OP && class.rows <= SPLIT_TO && class.sum >= SPLIT_FROM && class.cols <= SPLIT_COLS
 }
 
-/// An op's variants, by name; none for another op.
-fn named(op: &str) -> &'static [&'static str] {
-    match op {
-        FORWARD_OP => &FORWARD_VARIANTS,
-        INPUT_GRADIENT_OP => &INPUT_GRADIENT_VARIANTS,
-        WEIGHT_GRADIENT_OP => &WEIGHT_GRADIENT_VARIANTS,
-        _ => &[],
-    }
+/// An op's rows; none for another op.
+fn rows(op: &str) -> impl Iterator<Item = &'static Variant> {
+    VARIANTS.iter().filter(move |v| v.op == op)
+}
+
+fn row(op: &str, name: &str) -> Option<&'static Variant> {
+    rows(op).find(|v| v.name == name)
 }
 
 /// The variants of a linear op ([`OPS`]) that this adapter runs, by name, the portable one first; empty for another op.
 pub fn variants(gpu: &Gpu, op: &str) -> Vec<&'static str> {
-    let all = named(op).iter().copied();
-    all.filter(|name| runs(gpu, name)).collect()
+    rows(op).filter(|v| runs(gpu, v)).map(|v| v.name).collect()
 }
 
-/// Every variant's name, of all linear ops.
-pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    OPS.iter().flat_map(|op| named(op)).copied()
+/// Every variant's name, of all linear ops or of one.
+pub fn names(op: Option<&str>) -> impl Iterator<Item = &'static str> {
+    let of_op = move |v: &&Variant| op.is_none_or(|op| v.op == op);
+    VARIANTS.iter().filter(of_op).map(|v| v.name)
 }
 
 /// Those of [`variants`] that give the portable kernel's bits.
 pub fn exact_variants(gpu: &Gpu, op: &str) -> Vec<&'static str> {
-    let all = variants(gpu, op).into_iter();
-    all.filter(|name| is_exact(name)).collect()
+    let exact = rows(op).filter(|v| v.is_exact && runs(gpu, v));
+    exact.map(|v| v.name).collect()
 }
 
-fn is_exact(variant: &str) -> bool {
-    variant != SPLIT && !variant.starts_with("coop-")
+/// Whether a forward variant has a dispatch for several products of one x, and one for SwiGLU's gate and up.
+pub fn shares(variant: &str) -> [bool; 2] {
+    row(FORWARD_OP, variant).map_or([false; 2], |v| [!v.slices.is_empty(), !v.gated.is_empty()])
 }
 
 /// All kernels of a variant ask the same of an adapter.
-fn runs(gpu: &Gpu, variant: &str) -> bool {
-    let kernel = match variant {
-        "coop-8" => &WEIGHT_GRADIENT_COOP_8,
-        "coop-16" => &WEIGHT_GRADIENT_COOP_16,
-        _ if variant.starts_with("subgroup-") => &WEIGHT_GRADIENT_16,
-        _ => return true,
-    };
-    gpu.report().runs(kernel)
-}
-
-/// A kernel and the tile of the output that one of its workgroups computes.
-pub(super) struct Tile {
-    pub(super) kernel: &'static Kernel,
-    /// Threads in a workgroup, where the shader leaves them open.
-    pub(super) lanes: Option<usize>,
-    /// Rows of the output.
-    pub(super) rows: usize,
-    /// Columns of the output.
-    pub(super) cols: usize,
-    /// Workgroups count rows along x and columns along y, not the other way round.
-    pub(super) rows_first: bool,
-    /// The forward variant's name; the gradients leave it at [`PORTABLE`].
-    pub(super) variant: &'static str,
-}
-
-impl Tile {
-    /// Whether a forward kernel computes an adapter's second product as well (`LORA`). With many rows a dispatch is cheap, and the
-    /// tile does without the registers.
-    pub(super) fn adds_lora(&self) -> bool {
-        [PORTABLE, "gemv-8", SPLIT].contains(&self.variant) || self.variant.starts_with("subgroup-")
-    }
-
-    /// One workgroup a tile of an output of `[columns, rows]`.
-    pub(super) fn groups(&self, [columns, rows]: [usize; 2]) -> [u32; 3] {
-        let (across, down) = (
-            columns.div_ceil(self.cols) as u32,
-            rows.div_ceil(self.rows) as u32,
-        );
-        if self.rows_first {
-            [down, across, 1]
-        } else {
-            [across, down, 1]
-        }
-    }
+fn runs(gpu: &Gpu, variant: &Variant) -> bool {
+    variant
+        .kernels
+        .iter()
+        .all(|(_, kernel)| gpu.report().runs(kernel))
 }
 
 /// The variant to run: the one that is forced if it is among the op's; the cooperative one where the precision allows it; the
 /// portable one where the lanes are forced, since the others fix them; on a GPU split sums where they are allowed, measured or not, so
 /// that no bit depends on a clock; the one that measuring found best; else the best guess by the kind of adapter.
-fn choose(rec: &Recorder, class: Class) -> &'static str {
-    let gpu = rec.gpu();
-    let forced = rec
-        .forced_variant()
-        .and_then(|name| named(class.op).iter().copied().find(|c| *c == name));
-    let name = forced.or_else(|| of_precision(gpu)).unwrap_or_else(|| {
+fn choose(rec: &Recorder, class: Class) -> &'static Variant {
+    let (gpu, op) = (rec.gpu(), class.op);
+    let forced = rec.forced_variant().and_then(|name| row(op, name));
+    let guess = || {
         if gpu.caps().forced_lanes.is_some() {
-            return PORTABLE;
+            return row(op, PORTABLE);
         }
         let split = may_split(rec, &class);
         if split && gpu.caps().kind != DeviceKind::Cpu {
-            return SPLIT;
+            return row(op, SPLIT);
         }
-        let chosen = gpu.choice(class.key());
-        let tuned = chosen.filter(|name| is_exact(name) || (split && *name == SPLIT));
-        tuned.unwrap_or_else(|| default_of(gpu.caps().kind, &class))
-    });
-    let fits = name != SPLIT || class.cols <= SPLIT_COLS;
-    if fits && runs(gpu, name) { name } else { PORTABLE }
+        let chosen = gpu.choice(class.key()).and_then(|name| row(op, name));
+        let tuned = chosen.filter(|v| v.is_exact || (split && v.name == SPLIT));
+        tuned.or_else(|| row(op, default_of(gpu.caps().kind, &class)))
+    };
+    let wanted = forced
+        .or_else(|| of_precision(gpu).and_then(|name| row(op, name)))
+        .or_else(guess);
+    let fits = |v: &&Variant| (v.name != SPLIT || class.cols <= SPLIT_COLS) && runs(gpu, v);
+    // Every op's first row is its portable one.
+    wanted
+        .filter(fits)
+        .or_else(|| rows(op).next())
+        .unwrap_or(&VARIANTS[0])
 }
 
 /// What `medium` takes for every product; a device that is set to it has one of the two.
@@ -205,120 +147,58 @@ pub(super) fn default_of(kind: DeviceKind, class: &Class) -> &'static str {
 
 /// `y (m, n)` with W (n, k) of `dtype`.
 pub(super) fn forward(rec: &Recorder, dtype: DType, [m, n, k]: [usize; 3]) -> Tile {
-    let name = choose(rec, Class::new(FORWARD_OP, dtype, [m, n, k]));
-    let tile = match name {
-        "subgroup-1" => of_subgroup(of(&FORWARD_1, dtype), 1),
-        "subgroup-4" => of_subgroup(of(&FORWARD_4, dtype), 4),
-        "subgroup-16" => of_subgroup(of(&FORWARD_16, dtype), 16),
-        "gemv-8" => of_tile(of(&FORWARD_GEMV, dtype), 8, 32),
-        SPLIT => of_tile(of(&FORWARD_SPLIT, dtype), 8, 4),
-        "tile-64" => of_tile(of(&FORWARD_TILE, dtype), 64, 64),
-        "coop-8" => of_coop(rec, of(&FORWARD_COOP_8, dtype)),
-        "coop-16" => of_coop(rec, of(&FORWARD_COOP_16, dtype)),
-        _ => of_portable(rec, of(&FORWARD, dtype), 2),
-    };
-    Tile {
-        variant: name,
-        ..tile
-    }
+    chosen(rec, Class::new(FORWARD_OP, dtype, [m, n, k]), dtype)
 }
 
 /// `dx (m, k)` with W (n, k) of `dtype`.
 pub(super) fn input_gradient(rec: &Recorder, dtype: DType, [m, n, k]: [usize; 3]) -> Tile {
-    match choose(rec, Class::new(INPUT_GRADIENT_OP, dtype, [m, k, n])) {
-        "subgroup-32" => Tile {
-            rows_first: true,
-            ..of_subgroup(of(&INPUT_GRADIENT_32, dtype), 32)
-        },
-        "tile-64" => of_tile(of(&INPUT_GRADIENT_TILE, dtype), 64, 64),
-        "coop-8" => of_coop(rec, of(&INPUT_GRADIENT_COOP_8, dtype)),
-        "coop-16" => of_coop(rec, of(&INPUT_GRADIENT_COOP_16, dtype)),
-        _ => of_portable(rec, of(&INPUT_GRADIENT, dtype), 4),
-    }
+    chosen(rec, Class::new(INPUT_GRADIENT_OP, dtype, [m, k, n]), dtype)
 }
 
 /// `dw (n, k)` from `m` rows.
 pub(super) fn weight_gradient(rec: &Recorder, [m, n, k]: [usize; 3]) -> Tile {
-    match choose(rec, Class::new(WEIGHT_GRADIENT_OP, DType::F32, [n, k, m])) {
-        "subgroup-16" => of_subgroup(&WEIGHT_GRADIENT_16, 16),
-        "tile-64" => of_tile(&WEIGHT_GRADIENT_TILE, 64, 64),
-        "coop-8" => of_coop(rec, &WEIGHT_GRADIENT_COOP_8),
-        "coop-16" => of_coop(rec, &WEIGHT_GRADIENT_COOP_16),
-        _ => of_portable(rec, &WEIGHT_GRADIENT, 4),
-    }
+    let dtype = DType::F32;
+    chosen(rec, Class::new(WEIGHT_GRADIENT_OP, dtype, [n, k, m]), dtype)
 }
 
-pub(super) fn of_portable(rec: &Recorder, kernel: &'static Kernel, columns: usize) -> Tile {
-    let lanes = super::weight::lanes(rec);
-    Tile {
-        kernel,
-        lanes: Some(lanes),
-        rows: 8,
-        cols: columns * lanes,
-        rows_first: false,
-        variant: PORTABLE,
-    }
+fn chosen(rec: &Recorder, class: Class, dtype: DType) -> Tile {
+    let variant = choose(rec, class);
+    variant.tile(rec, variant.kernels, dtype)
 }
 
-pub(super) fn of_subgroup(kernel: &'static Kernel, rows: usize) -> Tile {
-    Tile {
-        kernel,
-        lanes: Some(8),
-        rows,
-        cols: 32,
-        rows_first: false,
-        variant: PORTABLE,
-    }
-}
-
-pub(super) fn of_tile(kernel: &'static Kernel, rows: usize, cols: usize) -> Tile {
-    Tile {
-        kernel,
-        lanes: None,
-        rows,
-        cols,
-        rows_first: false,
-        variant: PORTABLE,
-    }
-}
-
-fn of_coop(rec: &Recorder, kernel: &'static Kernel) -> Tile {
-    Tile {
-        lanes: Some((COOP_SUBGROUPS * rec.gpu().report().subgroup_size.1) as usize),
-        ..of_tile(kernel, 64, 64)
-    }
+/// The variant of few rows beside one of many: with its kernels several products may share a dispatch.
+pub(super) fn few_rows(variant: &'static Variant) -> Option<&'static Variant> {
+    let few = row(FORWARD_OP, "subgroup-4");
+    few.filter(|_| variant.name == "subgroup-16")
 }
 
 /// The kernels of all variants, each with the cases that force it.
 pub(super) fn entries() -> Vec<Entry> {
-    let entry = |kernel, cases| Entry { kernel, cases };
-    use cases::{
-        forward_1, forward_4, forward_16, forward_coop_8, forward_coop_16, forward_gemv, forward_portable,
-        forward_split, forward_tile, input_gradient_32, input_gradient_coop_8, input_gradient_coop_16,
-        input_gradient_portable, input_gradient_tile,
+    entries_of(|v| v.kernels, of_variant)
+}
+
+/// Those of products that share a dispatch.
+pub(super) fn shared_entries() -> Vec<Entry> {
+    let mut all = entries_of(|v| v.slices, each);
+    all.extend(entries_of(|v| v.gated, gated));
+    all
+}
+
+fn entries_of(
+    kernels: fn(&'static Variant) -> Kernels,
+    cases: fn(&Variant, DType) -> Vec<Case>,
+) -> Vec<Entry> {
+    let one = |v: &'static Variant| {
+        let all = kernels(v).iter();
+        all.map(move |(dtype, kernel)| Entry::new(kernel, move || cases(v, *dtype)))
     };
-    weight_entries!(FORWARD, forward_portable)
-        .chain(weight_entries!(FORWARD_1, forward_1))
-        .chain(weight_entries!(FORWARD_4, forward_4))
-        .chain(weight_entries!(FORWARD_16, forward_16))
-        .chain(weight_entries!(FORWARD_GEMV, forward_gemv))
-        .chain(weight_entries!(FORWARD_SPLIT, forward_split))
-        .chain(weight_entries!(FORWARD_TILE, forward_tile))
-        .chain(weight_entries!(FORWARD_COOP_8, forward_coop_8))
-        .chain(weight_entries!(FORWARD_COOP_16, forward_coop_16))
-        .chain(weight_entries!(INPUT_GRADIENT, input_gradient_portable))
-        .chain(weight_entries!(INPUT_GRADIENT_32, input_gradient_32))
-        .chain(weight_entries!(INPUT_GRADIENT_TILE, input_gradient_tile))
-        .chain(weight_entries!(INPUT_GRADIENT_COOP_8, input_gradient_coop_8))
-        .chain(weight_entries!(INPUT_GRADIENT_COOP_16, input_gradient_coop_16))
-        .chain([
-            entry(&WEIGHT_GRADIENT, cases::weight_gradient_portable),
-            entry(&WEIGHT_GRADIENT_16, cases::weight_gradient_16),
-            entry(&WEIGHT_GRADIENT_TILE, cases::weight_gradient_tile),
-            entry(&WEIGHT_GRADIENT_COOP_8, cases::weight_gradient_coop_8),
-            entry(&WEIGHT_GRADIENT_COOP_16, cases::weight_gradient_coop_16),
-        ])
-        .collect()
+    VARIANTS.iter().flat_map(one).collect()
+}
+
+#[cfg(test)]
+pub(super) fn kernels_of(op: &str) -> Vec<&'static crate::gpu::Kernel> {
+    let all = entries().into_iter().map(|e| e.kernel);
+    all.filter(|k| k.name.starts_with(op)).collect()
 }
 
 #[cfg(test)]

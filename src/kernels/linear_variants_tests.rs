@@ -30,7 +30,7 @@ fn a_forced_variant_is_the_one_that_runs() {
                 let size = match word {
                     // The side of its matrices.
                     "coop" => tile.kernel.needs_coop.unwrap().m.to_string(),
-                    _ => tile.rows.to_string(),
+                    _ => tile.variant.rows.to_string(),
                 };
                 assert_eq!(size, number, "{op} {variant}");
             }
@@ -54,7 +54,9 @@ fn the_kind_of_adapter_decides() {
         let caps = gpu.caps();
         let name = match caps.kind {
             _ if caps.forced_lanes.is_some() => "linear_forward_f32",
-            DeviceKind::Cpu if runs(&gpu, "subgroup-16") => "linear_forward_subgroup_16_f32",
+            DeviceKind::Cpu if row(FORWARD_OP, "subgroup-16").is_some_and(|v| runs(&gpu, v)) => {
+                "linear_forward_subgroup_16_f32"
+            }
             DeviceKind::Cpu => "linear_forward_f32",
             _ => "linear_forward_tile_f32",
         };
@@ -82,7 +84,7 @@ fn high_splits_long_sums_of_few_rows_in_decode_steps() {
             assert_eq!(may_split(&rec, &class), wanted, "{precision} {decoding} {rows}");
             if rec.forced_variant().is_none() && gpu.caps().forced_lanes.is_none() {
                 let splits = wanted && gpu.caps().kind != DeviceKind::Cpu;
-                assert_eq!(choose(&rec, class) == SPLIT, splits);
+                assert_eq!(choose(&rec, class).name == SPLIT, splits);
             }
         }
         for shape in [[17, 576, 576], [1, 576, 16], [1, 300_000, 576]] {

@@ -85,8 +85,7 @@ pub fn check_forced_name(gpu: &Gpu) -> Result<()> {
 
 /// The names of all variants of all ops, once each.
 fn all_variants() -> Vec<&'static str> {
-    let attention = attention::VARIANTS.into_iter().chain(attention::decode::names());
-    once(linear_variants::names().chain(attention))
+    once(linear_variants::names(None).chain(attention::names()))
 }
 
 /// Those of [`all_variants`] that this adapter runs for some op.
@@ -94,10 +93,10 @@ fn variants(gpu: &Gpu) -> Vec<&'static str> {
     let linear = linear_variants::OPS
         .iter()
         .flat_map(|op| linear_variants::variants(gpu, op));
-    let attention = attention::VARIANTS
-        .into_iter()
-        .filter(|v| attention::runs(gpu, v, 0));
-    once(linear.chain(attention).chain(attention::decode::variants(gpu)))
+    let attention = attention::OPS
+        .iter()
+        .flat_map(|op| attention::variants(gpu, op, 0));
+    once(linear.chain(attention))
 }
 
 fn once(names: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
@@ -114,8 +113,19 @@ fn once(names: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
 pub struct Entry {
     /// The kernel.
     pub kernel: &'static Kernel,
-    /// Its cases; every case runs the kernel through its public record function.
-    pub cases: fn() -> Vec<Case>,
+    /// Its test and bench cases; every case runs the kernel through its public record function.
+    pub cases: Cases,
+}
+
+/// What makes an entry's cases.
+pub type Cases = Box<dyn Fn() -> Vec<Case> + Send + Sync>;
+
+impl Entry {
+    /// A row.
+    pub fn new(kernel: &'static Kernel, cases: impl Fn() -> Vec<Case> + Send + Sync + 'static) -> Self {
+        let cases = Box::new(cases);
+        Self { kernel, cases }
+    }
 }
 
 /// The kernels of a file, and the work that its ops are measured by, where they are a part of sampling or of a step that takes time.

@@ -3,15 +3,12 @@
 use super::harness::{Case, Gen, Slot, Tol};
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder, params};
+use crate::gpu::{Buffer, Kernel, Recorder, params, shaders};
 use crate::rng::philox4x32;
-
-/// WGSL part with `philox`.
-pub(super) const PHILOX: &str = include_str!("../../shaders/shared/philox.wgsl");
 
 static PHILOX_WORDS: Kernel = Kernel::portable(
     "philox_words",
-    &[include_str!("../../shaders/philox_words.wgsl"), PHILOX],
+    shaders!["philox_words.wgsl", "shared/philox.wgsl"],
 );
 
 params! {
@@ -80,8 +77,5 @@ fn cases() -> Vec<Case> {
 
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
-    vec![Entry {
-        kernel: &PHILOX_WORDS,
-        cases,
-    }]
+    vec![Entry::new(&PHILOX_WORDS, cases)]
 }

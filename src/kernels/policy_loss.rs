@@ -5,21 +5,20 @@
 //! interface that all rules share). Above one iteration per batch, PPO's clipped ratio replaces ℓᵢ (arXiv 1707.06347).
 
 use super::harness::{Case, Gen, Slot, Tol, wide};
-use super::reduce::{ROW_REDUCE, lanes};
-use super::supervised_loss::NOT_FINITE;
+use super::reduce::lanes;
 use super::{Entry, fold};
 use crate::config::{KlEstimator, LossType};
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, Kernel, Recorder, params};
+use crate::gpu::{Binding, Buffer, Kernel, Recorder, params, shaders};
 use std::ops::Range;
 
 static POLICY_LOSS: Kernel = Kernel::portable(
     "policy_loss",
-    &[include_str!("../../shaders/policy_loss.wgsl"), NOT_FINITE],
+    shaders!["policy_loss.wgsl", "shared/not_finite.wgsl"],
 );
 static POLICY_LOSS_SUMS: Kernel = Kernel::portable(
     "policy_loss_sums",
-    &[include_str!("../../shaders/policy_loss_sums.wgsl"), ROW_REDUCE],
+    shaders!["policy_loss_sums.wgsl", "shared/row_reduce.wgsl"],
 );
 
 /// Numbers per token in `terms`, and per batch in `sums`.
@@ -346,7 +345,7 @@ fn cases() -> Vec<Case> {
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
     [&POLICY_LOSS, &POLICY_LOSS_SUMS]
-        .map(|kernel| Entry { kernel, cases })
+        .map(|kernel| Entry::new(kernel, cases))
         .into()
 }
 

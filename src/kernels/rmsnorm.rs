@@ -9,21 +9,13 @@ pub(super) use cases::work;
 use super::weight::lanes;
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder, params};
+use crate::gpu::{Buffer, Kernel, Recorder, params, shaders};
 use std::ops::Range;
 
-static FORWARD: Kernel = Kernel::portable(
-    "rmsnorm_forward",
-    &[include_str!("../../shaders/rmsnorm_forward.wgsl")],
-);
-static BACKWARD: Kernel = Kernel::portable(
-    "rmsnorm_backward",
-    &[include_str!("../../shaders/rmsnorm_backward.wgsl")],
-);
-static GAMMA_GRADIENT: Kernel = Kernel::portable(
-    "rmsnorm_gamma_gradient",
-    &[include_str!("../../shaders/rmsnorm_gamma_gradient.wgsl")],
-);
+static FORWARD: Kernel = Kernel::portable("rmsnorm_forward", shaders!["rmsnorm_forward.wgsl"]);
+static BACKWARD: Kernel = Kernel::portable("rmsnorm_backward", shaders!["rmsnorm_backward.wgsl"]);
+static GAMMA_GRADIENT: Kernel =
+    Kernel::portable("rmsnorm_gamma_gradient", shaders!["rmsnorm_gamma_gradient.wgsl"]);
 
 params! {
     struct ForwardParams {
@@ -151,18 +143,9 @@ pub fn gamma_gradient(
 /// The op's rows in the kernel table.
 pub fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            kernel: &FORWARD,
-            cases: cases::forward,
-        },
-        Entry {
-            kernel: &BACKWARD,
-            cases: cases::backward,
-        },
-        Entry {
-            kernel: &GAMMA_GRADIENT,
-            cases: cases::gamma_gradient,
-        },
+        Entry::new(&FORWARD, cases::forward),
+        Entry::new(&BACKWARD, cases::backward),
+        Entry::new(&GAMMA_GRADIENT, cases::gamma_gradient),
     ]
 }
 

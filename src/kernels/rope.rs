@@ -7,33 +7,16 @@ use super::rope_cases::{apply_cases, cache_cases, cache_f16_cases};
 use super::{Entry, fold};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder, params};
+use crate::gpu::{Binding, Buffer, Gpu, Kernel, Recorder, Value, params, shaders};
 use std::ops::Range;
 
-static APPLY: Kernel = Kernel::portable(
-    "rope_apply",
-    &[
-        include_str!("../../shaders/rope_apply.wgsl"),
-        include_str!("../../shaders/shared/rope.wgsl"),
-    ],
-);
-static CACHE: Kernel = Kernel::portable(
-    "rope_cache",
-    &[
-        include_str!("../../shaders/rope_cache.wgsl"),
-        include_str!("../../shaders/shared/rope.wgsl"),
-        include_str!("../../shaders/shared/kv_store_f32.wgsl"),
-    ],
-);
+static APPLY: Kernel = Kernel::portable("rope_apply", shaders!["rope_apply.wgsl", "shared/rope.wgsl"]);
+static CACHE: Kernel = Kernel::portable("rope_cache", shaders!["rope_cache.wgsl", "shared/rope.wgsl"]);
 static CACHE_F16: Kernel = Kernel::portable(
     "rope_cache_f16",
-    &[
-        include_str!("../../shaders/rope_cache.wgsl"),
-        include_str!("../../shaders/shared/rope.wgsl"),
-        include_str!("../../shaders/shared/kv_store_f16.wgsl"),
-        include_str!("../../shaders/shared/halves.wgsl"),
-    ],
-);
+    shaders!["rope_cache.wgsl", "shared/rope.wgsl", "shared/halves.wgsl"],
+)
+.with(&[("HALF", Value::Flag(true))]);
 
 const LANES: usize = 64;
 
@@ -200,11 +183,10 @@ pub fn twin(x: &[f64], positions: &[u32], inv_freq: &[f64], heads: usize, invers
 
 /// The op's rows in the kernel table.
 pub fn entries() -> Vec<Entry> {
-    let entry = |kernel, cases| Entry { kernel, cases };
     vec![
-        entry(&APPLY, apply_cases),
-        entry(&CACHE, cache_cases),
-        entry(&CACHE_F16, cache_f16_cases),
+        Entry::new(&APPLY, apply_cases),
+        Entry::new(&CACHE, cache_cases),
+        Entry::new(&CACHE_F16, cache_f16_cases),
     ]
 }
 

@@ -6,14 +6,11 @@
 use super::harness::{Case, GUARD, Gen, Slot, Tol, wide};
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder, params};
+use crate::gpu::{Buffer, Kernel, Recorder, params, shaders};
 
-static GATHER: Kernel = Kernel::portable("rows_gather", &[include_str!("../../shaders/rows_gather.wgsl")]);
-static SCATTER: Kernel = Kernel::portable("rows_scatter", &[include_str!("../../shaders/rows_scatter.wgsl")]);
-static SEGMENT_SUM: Kernel = Kernel::portable(
-    "rows_segment_sum",
-    &[include_str!("../../shaders/rows_segment_sum.wgsl")],
-);
+static GATHER: Kernel = Kernel::portable("rows_gather", shaders!["rows_gather.wgsl"]);
+static SCATTER: Kernel = Kernel::portable("rows_scatter", shaders!["rows_scatter.wgsl"]);
+static SEGMENT_SUM: Kernel = Kernel::portable("rows_segment_sum", shaders!["rows_segment_sum.wgsl"]);
 
 const LANES: usize = 64;
 
@@ -122,18 +119,11 @@ pub fn segment_sum_twin(src: &[f64], starts: &[u32], w: usize) -> Vec<f64> {
 /// The ops' rows in the kernel table.
 pub fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            kernel: &GATHER,
-            cases: || SHAPES.iter().map(|s| gather_case(*s)).collect(),
-        },
-        Entry {
-            kernel: &SCATTER,
-            cases: || SHAPES.iter().map(|s| scatter_case(*s)).collect(),
-        },
-        Entry {
-            kernel: &SEGMENT_SUM,
-            cases: || SHAPES.iter().map(|s| segment_sum_case(*s)).collect(),
-        },
+        Entry::new(&GATHER, || SHAPES.iter().map(|s| gather_case(*s)).collect()),
+        Entry::new(&SCATTER, || SHAPES.iter().map(|s| scatter_case(*s)).collect()),
+        Entry::new(&SEGMENT_SUM, || {
+            SHAPES.iter().map(|s| segment_sum_case(*s)).collect()
+        }),
     ]
 }
 

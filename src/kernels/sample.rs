@@ -3,10 +3,10 @@
 //!
 //! A draw is a pure function of the row's logits, key and position: what else is in the batch does not matter.
 
-use super::reduce::{ROW_REDUCE, SORTABLE, lanes};
+use super::reduce::lanes;
 use super::{Entry, fold, pad4};
 use crate::error::{Error, Result};
-use crate::gpu::{Binding, Buffer, Kernel, Recorder, params};
+use crate::gpu::{Binding, Buffer, Kernel, Recorder, params, shaders};
 use crate::rng::philox4x32;
 
 #[path = "sample_cases.rs"]
@@ -15,19 +15,15 @@ pub(super) use cases::work;
 
 static SAMPLE_THRESHOLD: Kernel = Kernel::portable(
     "sample_threshold",
-    &[
-        include_str!("../../shaders/sample_threshold.wgsl"),
-        ROW_REDUCE,
-        SORTABLE,
+    shaders![
+        "sample_threshold.wgsl",
+        "shared/row_reduce.wgsl",
+        "shared/sortable.wgsl"
     ],
 );
 static SAMPLE_DRAW: Kernel = Kernel::portable(
     "sample_draw",
-    &[
-        include_str!("../../shaders/sample_draw.wgsl"),
-        super::philox::PHILOX,
-        SORTABLE,
-    ],
+    shaders!["sample_draw.wgsl", "shared/philox.wgsl", "shared/sortable.wgsl"],
 );
 
 /// The token of a row that is not active.
@@ -268,13 +264,7 @@ pub fn draw_twin(logits: &[f32], key: [u32; 2], position: u32, params: &SamplePa
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            kernel: &SAMPLE_THRESHOLD,
-            cases: cases::filtered,
-        },
-        Entry {
-            kernel: &SAMPLE_DRAW,
-            cases: cases::plain,
-        },
+        Entry::new(&SAMPLE_THRESHOLD, cases::filtered),
+        Entry::new(&SAMPLE_DRAW, cases::plain),
     ]
 }

@@ -9,19 +9,14 @@ use super::policy_loss::{TERMS, of_sums, policy_loss_sums, sums_twin};
 use super::reduce::lanes;
 use super::{Entry, fold};
 use crate::error::Result;
-use crate::gpu::{Buffer, Kernel, Recorder, params};
-
-/// WGSL part with `not_finite` and `marks`.
-pub(super) const NOT_FINITE: &str = include_str!("../../shaders/shared/not_finite.wgsl");
+use crate::gpu::{Buffer, Kernel, Recorder, params, shaders};
 
 static TOKEN_LOSS: Kernel = Kernel::portable(
     "token_loss",
-    &[include_str!("../../shaders/token_loss.wgsl"), NOT_FINITE],
+    shaders!["token_loss.wgsl", "shared/not_finite.wgsl"],
 );
-static PAIR_LOSS: Kernel = Kernel::portable(
-    "pair_loss",
-    &[include_str!("../../shaders/pair_loss.wgsl"), NOT_FINITE],
-);
+static PAIR_LOSS: Kernel =
+    Kernel::portable("pair_loss", shaders!["pair_loss.wgsl", "shared/not_finite.wgsl"]);
 
 params! {
     struct Params {
@@ -196,14 +191,8 @@ fn pair_cases() -> Vec<Case> {
 /// Table rows.
 pub fn entries() -> Vec<Entry> {
     vec![
-        Entry {
-            kernel: &TOKEN_LOSS,
-            cases: token_cases,
-        },
-        Entry {
-            kernel: &PAIR_LOSS,
-            cases: pair_cases,
-        },
+        Entry::new(&TOKEN_LOSS, token_cases),
+        Entry::new(&PAIR_LOSS, pair_cases),
     ]
 }
 

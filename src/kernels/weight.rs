@@ -1,6 +1,6 @@
 //! Weight matrices on the GPU: f32, f16, bf16 or GGUF blocks, split into shards that fit a binding.
 //!
-//! Device layout of one shard, in 32-bit words (the `shared/weight_*.wgsl` parts read it):
+//! Device layout of one shard, in 32-bit words (`shared/weight.wgsl` reads it):
 //! * f32, f16, bf16: rows padded to four elements.
 //! * Block formats: first the quants of every block (word aligned), then a section with every block's scales
 //!   (Q6_K: the 16 signed bytes of every block, then the f16 of every block).
@@ -13,38 +13,34 @@ use crate::tensor::DType;
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// A kernel for every element type of the weight, in the order of [`DType::ALL`]: the shader, its shared parts, and each
-/// type's `shared/weight_*.wgsl`; and `weight_one.wgsl`, unless it reads several weights and brings what stands for that.
+/// A kernel for every element type of the weight, in the order of [`DType::ALL`]: the shader, its shared parts with
+/// `shared/weight.wgsl`, and what the variant sets; `SEVERAL` where it reads several weights.
 macro_rules! weight_kernels {
-    ($make:ident, $op:literal, $main:tt, [$(($dtype:ident, $suffix:literal, $parts:tt)),* $(,)?]) => {
-        [$((crate::tensor::DType::$dtype, &crate::gpu::Kernel::$make(
-            concat!($op, "_", $suffix),
-            weight_kernels!(@texts $main $parts),
-        ))),*]
-    };
-    (@texts [$file:literal $(, $shared:literal)*] [$($part:literal),*]) => {
-        &[
-            include_str!(concat!("../../shaders/", $file)),
-            $(include_str!(concat!("../../shaders/shared/", $shared)),)*
-            $(include_str!(concat!("../../shaders/shared/", $part))),*
-        ]
-    };
     ($op:literal, $file:literal) => {
-        weight_kernels!(portable, $op, [$file])
+        weight_kernels!({ portable }, $op, [$file, "shared/weight.wgsl"], [])
     };
-    ($make:ident, $op:literal, [$($text:literal),*]) => {
-        weight_kernels!($make, $op, [$($text,)* "weight_one.wgsl"], several)
+    ($make:tt, $op:expr, [$($file:literal),* $(,)?], $values:tt) => {
+        weight_kernels!(@types $make ($op) [$($file),*] $values
+            (F32, "f32", false),
+            (F16, "f16", false),
+            (BF16, "bf16", false),
+            (Q8_0, "q8_0", true),
+            (Q4_0, "q4_0", true),
+            (Q4_1, "q4_1", true),
+            (Q4K, "q4_k", true),
+            (Q6K, "q6_k", true))
     };
-    ($make:ident, $op:literal, $main:tt, several) => {
-        weight_kernels!($make, $op, $main, [
-            (F32, "f32", ["weight_f32.wgsl"]),
-            (F16, "f16", ["weight_f16.wgsl", "half.wgsl"]),
-            (BF16, "bf16", ["weight_bf16.wgsl"]),
-            (Q8_0, "q8_0", ["weight_q8_0.wgsl", "half.wgsl"]),
-            (Q4_0, "q4_0", ["weight_q4_0.wgsl", "half.wgsl"]),
-            (Q4_1, "q4_1", ["weight_q4_1.wgsl", "half.wgsl"]),
-            (Q4K, "q4_k", ["weight_q4_k.wgsl", "half.wgsl"]),
-            (Q6K, "q6_k", ["weight_q6_k.wgsl", "half.wgsl"]),
+    (@types $make:tt ($op:expr) $files:tt $values:tt $(($dtype:ident, $name:literal, $blocks:literal)),*) => {
+        [$((
+            crate::tensor::DType::$dtype,
+            weight_kernels!(@one $make concat!($op, "_", $name), $files $values, $name, $blocks),
+        )),*]
+    };
+    (@one { $make:ident $(($side:literal))? } $op:expr, [$($file:literal),*] [$($set:expr),*], $name:literal, $blocks:literal) => {
+        &crate::gpu::Kernel::$make($op, crate::gpu::shaders![$($file),*] $(, $side)?).with(&[
+            $($set,)*
+            ("DTYPE", crate::gpu::Value::Word($name)),
+            ("BLOCKS", crate::gpu::Value::Flag($blocks)),
         ])
     };
 }
@@ -54,7 +50,7 @@ pub(crate) use weight_kernels;
 pub(crate) type ByType = [(DType, &'static Kernel); DType::ALL.len()];
 
 /// The kernel of an element type.
-pub(crate) fn of(table: &ByType, dtype: DType) -> &'static Kernel {
+pub(crate) fn of(table: &[(DType, &'static Kernel)], dtype: DType) -> &'static Kernel {
     table
         .iter()
         .find(|(d, _)| *d == dtype)
@@ -76,7 +72,7 @@ macro_rules! weight_entries {
                 $cases::<6>,
                 $cases::<7>,
             ])
-            .map(|((_, kernel), cases)| $crate::kernels::Entry { kernel, cases })
+            .map(|((_, kernel), cases)| $crate::kernels::Entry::new(kernel, cases))
     };
 }
 pub(crate) use weight_entries;

@@ -6,7 +6,7 @@ use super::super::work::{Phase, Rate, Sizes, Wanted, Work};
 use super::decode::{self, PORTABLE};
 use super::portable::HEADS;
 use super::twin::{self, Meta};
-use super::{BackwardArgs, FORWARD_OP, PAGE, Paged, Shape, coop};
+use super::{BackwardArgs, FORWARD_OP, PAGE, Paged, Shape};
 use crate::config::FloatDtype;
 use crate::error::Result;
 use crate::gpu::{Buffer, Recorder};
@@ -448,24 +448,20 @@ fn decoded_batch(m: u32) -> (Vec<Meta>, usize) {
 pub(in crate::kernels) fn work(wanted: &Wanted<'_>) -> Vec<Work> {
     let mut all = Vec::new();
     for (sizes, phase) in wanted.rows() {
-        let of = |op, variants: Vec<&'static str>, call: Call| {
-            let fits = move |v: &&'static str| super::runs(wanted.gpu, v, sizes.head_dim);
-            let variants = variants.into_iter().filter(fits);
-            variants
-                .map(move |variant| call.work(op, variant, sizes, phase))
-                .collect::<Vec<_>>()
+        let of = |op, call: Call| {
+            let variants = super::variants(wanted.gpu, op, sizes.head_dim);
+            let one = move |variant| call.work(op, variant, sizes, phase);
+            variants.into_iter().map(one).collect::<Vec<_>>()
         };
-        let (gpu, plain) = (wanted.gpu, super::VARIANTS.to_vec());
-        let backward = plain.iter().copied().chain(coop::variants(gpu)).collect();
         match phase {
-            Phase::Prefill => all.extend(of(FORWARD_OP, plain, Call::Forward(&[(512, &[])]))),
+            Phase::Prefill => all.extend(of(FORWARD_OP, Call::Forward(&[(512, &[])]))),
             Phase::Training => {
-                all.extend(of(FORWARD_OP, plain, Call::Forward(PACKED)));
-                all.extend(of(super::BACKWARD_OP, backward, Call::Backward(PACKED)));
+                all.extend(of(FORWARD_OP, Call::Forward(PACKED)));
+                all.extend(of(super::BACKWARD_OP, Call::Backward(PACKED)));
             }
             Phase::Decode(_) => {
                 for dtype in [FloatDtype::Float32, FloatDtype::Float16] {
-                    all.extend(of(decode::OP, decode::variants(gpu), Call::Decode(dtype)));
+                    all.extend(of(decode::OP, Call::Decode(dtype)));
                 }
             }
         }

@@ -4,66 +4,65 @@
 //! order: dq's bits depend on the row alone, those of dk and dv on where the tiles of the batch begin. There is no such forward pass:
 //! its bits are the sampler's and the trainer's, and stay the chain's.
 
-use super::{Op, Params, Shape, tiled};
+use super::{BACKWARD_OP, Op, Params, Shape, tiled};
 use crate::config::MatmulPrecision;
 use crate::error::Result;
-use crate::gpu::{Binding, COOP_SUBGROUPS, Gpu, Kernel, Recorder};
+use crate::gpu::{Binding, COOP_SUBGROUPS, Kernel, Recorder, Value, shaders};
 
 /// By the side of the matrices.
 pub(super) const COOP_8: &str = "coop-8";
 /// By the side of the matrices.
 pub(super) const COOP_16: &str = "coop-16";
 /// Widest heads: a thread holds a quarter of its left rows' sums in registers.
-const HEAD_DIM: usize = 128;
+pub(super) const WIDEST: usize = 128;
 /// `LEFT` of the shader.
 const LEFT: usize = 64;
 
+/// The kernels by the side of the matrices.
 macro_rules! coop_kernels {
-    ($op:literal, [$($part:literal),*]) => {
+    ($name:literal, $parts:tt, $values:tt) => {
         [
-            coop_kernels!(@one coop8, "8", $op, [$($part),*]),
-            coop_kernels!(@one coop16, "16", $op, [$($part),*]),
+            coop_kernels!(@one concat!($name, "_coop_8"), $parts, 8, [2, 4], $values),
+            coop_kernels!(@one concat!($name, "_coop_16"), $parts, 16, [1, 2], $values),
         ]
     };
-    (@one $make:ident, $side:literal, $op:literal, [$($part:literal),*]) => {
-        Kernel::$make(
-            concat!($op, "_coop_", $side),
-            &[
-                include_str!(concat!("../../../shaders/", $op, "_coop.wgsl")),
-                include_str!(concat!("../../../shaders/", $op, "_tiled.wgsl")),
-                include_str!("../../../shaders/shared/attention_params.wgsl"),
-                include_str!("../../../shaders/shared/attention_coop.wgsl"),
-                include_str!(concat!("../../../shaders/shared/attention_coop_", $side, ".wgsl")),
-                $(include_str!(concat!("../../../shaders/shared/", $part)),)*
-                include_str!("../../../shaders/shared/attention_math.wgsl"),
+    (@one $name:expr, [$($part:literal),*], $side:literal, [$down:literal, $across:literal], [$($value:expr),*]) => {
+        Kernel::coop(
+            $name,
+            shaders![
+                $($part,)*
+                "shared/attention_coop.wgsl",
+                "shared/attention_params.wgsl",
+                "shared/attention_math.wgsl",
             ],
+            $side,
         )
+        .with(&[
+            ("DOWN", Value::Number($down)),
+            ("ACROSS", Value::Number($across)),
+            $($value),*
+        ])
     };
 }
 pub(super) static QUERY_GRADIENT: [Kernel; 2] = coop_kernels!(
-    "attention_query_gradient",
+    "attention_query_gradient_tiled",
     [
-        "attention_spans.wgsl",
-        "attention_rows.wgsl",
-        "attention_contiguous.wgsl"
-    ]
+        "attention_query_gradient_tiled.wgsl",
+        "shared/attention_spans.wgsl",
+        "shared/attention_rows.wgsl"
+    ],
+    []
 );
-pub(super) static KEY_GRADIENT: [Kernel; 2] =
-    coop_kernels!("attention_key_gradient", ["attention_key_tiles.wgsl"]);
-pub(super) static VALUE_GRADIENT: [Kernel; 2] =
-    coop_kernels!("attention_value_gradient", ["attention_key_tiles.wgsl"]);
-
-/// The variants of the gradients that this adapter runs, by name.
-pub fn variants(gpu: &Gpu) -> Vec<&'static str> {
-    let all = [COOP_8, COOP_16].into_iter().zip(&QUERY_GRADIENT);
-    let runs = all.filter(|(_, kernel)| gpu.report().runs(kernel));
-    runs.map(|(name, _)| name).collect()
-}
-
-/// Whether one of [`variants`] takes heads of this many dimensions.
-pub(super) fn takes(head_dim: usize) -> bool {
-    head_dim <= HEAD_DIM
-}
+pub(super) static KEY_GRADIENT: [Kernel; 2] = coop_kernels!(
+    "attention_kv_gradient_tiled_keys",
+    ["attention_kv_gradient_tiled.wgsl"],
+    [("VALUES", Value::Flag(false))]
+);
+pub(super) static VALUE_GRADIENT: [Kernel; 2] = coop_kernels!(
+    "attention_kv_gradient_tiled_values",
+    ["attention_kv_gradient_tiled.wgsl"],
+    [("VALUES", Value::Flag(true))]
+);
 
 /// Which of a gradient's two kernels to run, if any: the forced one, else under `medium` that of the adapter's matrices.
 pub(super) fn choose(rec: &Recorder, head_dim: usize) -> Option<usize> {
@@ -73,13 +72,13 @@ pub(super) fn choose(rec: &Recorder, head_dim: usize) -> Option<usize> {
         (MatmulPrecision::Medium, Some(_)) => Some(0),
         _ => None,
     };
-    let kind = match rec.forced_variant() {
+    let kind = match super::forced(rec, BACKWARD_OP) {
         Some(COOP_8) => Some(0),
         Some(COOP_16) => Some(1),
-        Some(name) if super::VARIANTS.contains(&name) => None,
-        _ => of_precision(),
+        Some(_) => None,
+        None => of_precision(),
     };
-    kind.filter(|kind| takes(head_dim) && gpu.report().runs(&QUERY_GRADIENT[*kind]))
+    kind.filter(|kind| head_dim <= WIDEST && gpu.report().runs(&QUERY_GRADIENT[*kind]))
 }
 
 /// Records the op if cooperative matrices are to be used, which only gradients are; whether it was.

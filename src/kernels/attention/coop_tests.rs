@@ -11,7 +11,8 @@ use crate::gpu::{Gpu, GpuOptions};
 /// The adapter and its variants; where it has none, that is said, and is what it reports.
 fn open() -> (Gpu, Vec<&'static str>) {
     let gpu = Gpu::open(&GpuOptions::default()).unwrap();
-    let variants = coop::variants(&gpu);
+    let coop = |v: &&str| v.starts_with("coop-");
+    let variants: Vec<_> = variants(&gpu, BACKWARD_OP, 0).into_iter().filter(coop).collect();
     println!("{}: cooperative variants {variants:?}", gpu.report().name);
     assert_eq!(variants.is_empty(), gpu.report().coop_side().is_none());
     (gpu, variants)

@@ -8,7 +8,7 @@
 use super::{Op, PAGE, Paged, Params, Shape, run_portable, subgroup, tiled};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Buffer, DeviceKind, Gpu, Kernel, Recorder};
+use crate::gpu::{Buffer, DeviceKind, Kernel, Recorder, Value, shaders};
 
 /// The op's name among variants and benches.
 pub const OP: &str = "attention_decode";
@@ -16,28 +16,23 @@ pub const OP: &str = "attention_decode";
 pub(super) const PORTABLE: &str = "portable";
 /// The variant for GPUs.
 pub(super) const GROUPED: &str = "grouped";
-/// The variants that every adapter runs, by name, the portable one first.
-const VARIANTS: [&str; 2] = [PORTABLE, GROUPED];
-
 macro_rules! grouped_kernel {
-    ($name:literal, $kv:literal) => {
+    ($name:literal, $half:literal) => {
         Kernel::portable(
             $name,
-            &[
-                include_str!("../../../shaders/attention_decode_grouped.wgsl"),
-                include_str!("../../../shaders/shared/attention_params.wgsl"),
-                include_str!("../../../shaders/shared/attention_grouped.wgsl"),
-                include_str!(concat!("../../../shaders/shared/", $kv)),
-                include_str!("../../../shaders/shared/attention_dots.wgsl"),
-                include_str!("../../../shaders/shared/attention_rows.wgsl"),
-                include_str!("../../../shaders/shared/attention_paged.wgsl"),
-                include_str!("../../../shaders/shared/attention_math.wgsl"),
+            shaders![
+                "attention_decode_grouped.wgsl",
+                "shared/attention_kv.wgsl",
+                "shared/attention_rows.wgsl",
+                "shared/attention_params.wgsl",
+                "shared/attention_math.wgsl",
             ],
         )
+        .with(&[("PAGED", Value::Flag(true)), ("HALF", Value::Flag($half))])
     };
 }
-pub(super) static GROUPED_F32: Kernel = grouped_kernel!("attention_decode_grouped", "kv_f32.wgsl");
-pub(super) static GROUPED_F16: Kernel = grouped_kernel!("attention_decode_grouped_f16", "kv_f16.wgsl");
+pub(super) static GROUPED_F32: Kernel = grouped_kernel!("attention_decode_grouped", false);
+pub(super) static GROUPED_F16: Kernel = grouped_kernel!("attention_decode_grouped_f16", true);
 
 /// Threads of a workgroup (`LANES` of the shader), and vec4s of sums each holds at most.
 const LANES: usize = 128;
@@ -52,18 +47,6 @@ const ROWS: usize = 8;
 /// Rows up to which a CPU adapter takes `subgroup-8`, which walks the keys of each row in turn, where the portable kernel walks those
 /// of eight rows at once: half the portable kernel's time for one row and for two, up to three times as much for sixteen.
 const FEW_ROWS: usize = 2;
-
-/// The variants that this adapter runs, by name, the portable one first: a CPU adapter may have `subgroup-8`, which is chosen for one row
-/// and for two.
-pub fn variants(gpu: &Gpu) -> Vec<&'static str> {
-    let third = super::runs(gpu, subgroup::SUBGROUP, 0).then_some(subgroup::SUBGROUP);
-    VARIANTS.into_iter().chain(third).collect()
-}
-
-/// The names of its own variants.
-pub(in crate::kernels) fn names() -> impl Iterator<Item = &'static str> {
-    VARIANTS.into_iter()
-}
 
 /// What a workgroup takes at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,10 +81,9 @@ impl Sizes {
 /// The variant to run: the forced one, else by the kind of adapter; the portable one where the lanes are forced. In place of the portable one
 /// [`decode_paged`] may still take what [`forward_paged`](super::forward_paged) would.
 pub(super) fn choose(rec: &Recorder) -> &'static str {
-    let forced = rec.forced_variant();
-    let forced = forced.and_then(|name| VARIANTS.into_iter().find(|v| *v == name));
     let caps = rec.gpu().caps();
-    forced.unwrap_or(match caps.kind {
+    let own = super::forced(rec, OP).filter(|name| *name != subgroup::SUBGROUP);
+    own.unwrap_or(match caps.kind {
         DeviceKind::Cpu => PORTABLE,
         _ if caps.forced_lanes.is_some() => PORTABLE,
         _ => GROUPED,

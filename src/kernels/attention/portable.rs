@@ -1,26 +1,23 @@
 //! The kernels of attention that every adapter runs: a lane a row, one of each op for heads of up to 64, 128 and 256 dimensions.
 
 use crate::error::{Error, Result};
-use crate::gpu::Kernel;
+use crate::gpu::{Kernel, Value, shaders};
 
+/// A kernel for each of [`HEADS`].
 macro_rules! head_kernels {
-    ($op:literal, $parts:tt) => { head_kernels!($op, $op, $parts) };
-    ($name:literal, $op:literal, $parts:tt) => {
-        head_kernels!($name, $op, $parts, [("d64", "head_64.wgsl"), ("d128", "head_128.wgsl"), ("d256", "head_256.wgsl")])
+    ($name:literal, $parts:tt $(, $set:literal = $value:expr)*) => {
+        [
+            head_kernels!(@one concat!($name, "_d64"), $parts, 16 $(, $set = $value)*),
+            head_kernels!(@one concat!($name, "_d128"), $parts, 32 $(, $set = $value)*),
+            head_kernels!(@one concat!($name, "_d256"), $parts, 64 $(, $set = $value)*),
+        ]
     };
-    ($name:literal, $op:literal, $parts:tt, [$(($suffix:literal, $head:literal)),*]) => {
-        [$(head_kernels!(@one $name, $op, $parts, $suffix, $head)),*]
-    };
-    (@one $name:literal, $op:literal, [$($part:literal),*], $suffix:literal, $head:literal) => {
+    (@one $name:expr, [$($part:literal),*], $d4:literal $(, $set:literal = $value:expr)*) => {
         Kernel::portable(
-            concat!($name, "_", $suffix),
-            &[
-                include_str!(concat!("../../../shaders/", $op, ".wgsl")),
-                include_str!("../../../shaders/shared/attention_params.wgsl"),
-                $(include_str!(concat!("../../../shaders/shared/", $part)),)*
-                include_str!(concat!("../../../shaders/shared/", $head)),
-            ],
+            $name,
+            shaders![$($part,)* "shared/attention_params.wgsl", "shared/attention_math.wgsl"],
         )
+        .with(&[$(($set, $value),)* ("MAX_D4", Value::Number($d4))])
     };
 }
 
@@ -40,51 +37,45 @@ pub(super) fn class(head_dim: usize) -> Result<usize> {
 pub(super) static FORWARD: [Kernel; 3] = head_kernels!(
     "attention_forward",
     [
-        "kv_f32.wgsl",
-        "attention_dots.wgsl",
-        "attention_rows.wgsl",
-        "attention_contiguous.wgsl",
-        "attention_math.wgsl"
+        "attention_forward.wgsl",
+        "shared/attention_kv.wgsl",
+        "shared/attention_rows.wgsl"
     ]
 );
 pub(super) static FORWARD_PAGED: [Kernel; 3] = head_kernels!(
     "attention_forward_paged",
-    "attention_forward",
     [
-        "kv_f32.wgsl",
-        "attention_dots.wgsl",
-        "attention_rows.wgsl",
-        "attention_paged.wgsl",
-        "attention_math.wgsl"
-    ]
+        "attention_forward.wgsl",
+        "shared/attention_kv.wgsl",
+        "shared/attention_rows.wgsl"
+    ],
+    "PAGED" = Value::Flag(true)
 );
 pub(super) static FORWARD_PAGED_F16: [Kernel; 3] = head_kernels!(
     "attention_forward_paged_f16",
-    "attention_forward",
     [
-        "kv_f16.wgsl",
-        "attention_dots.wgsl",
-        "attention_rows.wgsl",
-        "attention_paged.wgsl",
-        "attention_math.wgsl"
-    ]
+        "attention_forward.wgsl",
+        "shared/attention_kv.wgsl",
+        "shared/attention_rows.wgsl"
+    ],
+    "PAGED" = Value::Flag(true),
+    "HALF" = Value::Flag(true)
 );
 pub(super) static QUERY_GRADIENT: [Kernel; 3] = head_kernels!(
     "attention_query_gradient",
-    [
-        "attention_rows.wgsl",
-        "attention_contiguous.wgsl",
-        "attention_math.wgsl"
-    ]
+    ["attention_query_gradient.wgsl", "shared/attention_rows.wgsl"]
 );
-pub(super) static KEY_GRADIENT: [Kernel; 3] =
-    head_kernels!("attention_key_gradient", ["attention_math.wgsl"]);
-pub(super) static VALUE_GRADIENT: [Kernel; 3] =
-    head_kernels!("attention_value_gradient", ["attention_math.wgsl"]);
+pub(super) static KEY_GRADIENT: [Kernel; 3] = head_kernels!(
+    "attention_kv_gradient_keys",
+    ["attention_kv_gradient.wgsl"],
+    "VALUES" = Value::Flag(false)
+);
+pub(super) static VALUE_GRADIENT: [Kernel; 3] = head_kernels!(
+    "attention_kv_gradient_values",
+    ["attention_kv_gradient.wgsl"],
+    "VALUES" = Value::Flag(true)
+);
 pub(super) static DELTA: Kernel = Kernel::portable(
     "attention_delta",
-    &[
-        include_str!("../../../shaders/attention_delta.wgsl"),
-        include_str!("../../../shaders/shared/attention_math.wgsl"),
-    ],
+    shaders!["attention_delta.wgsl", "shared/attention_math.wgsl"],
 );

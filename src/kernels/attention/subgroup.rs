@@ -11,7 +11,7 @@
 use super::{Op, Params, Shape};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Binding, Kernel, Recorder};
+use crate::gpu::{Binding, Kernel, Recorder, Value, shaders};
 
 /// The variant's name.
 pub(super) const SUBGROUP: &str = "subgroup-8";
@@ -22,68 +22,70 @@ const ROWS: usize = 8;
 pub(super) const WIDEST: usize = 64;
 
 macro_rules! subgroup_kernel {
-    ($name:literal, $op:literal, [$($part:literal),*]) => {
+    ($name:literal, [$($part:literal),*] $(, $set:literal = $value:expr)*) => {
         Kernel::subgroup8(
             $name,
-            &[
-                include_str!(concat!("../../../shaders/", $op, "_subgroup.wgsl")),
-                include_str!("../../../shaders/shared/attention_subgroup.wgsl"),
-                include_str!("../../../shaders/shared/attention_params.wgsl"),
-                $(include_str!(concat!("../../../shaders/shared/", $part)),)*
-                include_str!("../../../shaders/shared/attention_math.wgsl"),
+            shaders![
+                $($part,)*
+                "shared/attention_subgroup.wgsl",
+                "shared/attention_params.wgsl",
+                "shared/attention_math.wgsl",
             ],
         )
+        .with(&[$(($set, $value),)* ("SUBGROUP", Value::Flag(true))])
     };
 }
 pub(super) static FORWARD: Kernel = subgroup_kernel!(
     "attention_forward_subgroup",
-    "attention_forward",
     [
-        "attention_runs.wgsl",
-        "kv_subgroup_f32.wgsl",
-        "attention_rows.wgsl",
-        "attention_contiguous.wgsl"
+        "attention_forward_subgroup.wgsl",
+        "shared/attention_runs.wgsl",
+        "shared/attention_kv.wgsl",
+        "shared/attention_rows.wgsl"
     ]
 );
 pub(super) static FORWARD_PAGED: Kernel = subgroup_kernel!(
     "attention_forward_subgroup_paged",
-    "attention_forward",
     [
-        "attention_runs.wgsl",
-        "kv_subgroup_f32.wgsl",
-        "attention_rows.wgsl",
-        "attention_paged.wgsl"
-    ]
+        "attention_forward_subgroup.wgsl",
+        "shared/attention_runs.wgsl",
+        "shared/attention_kv.wgsl",
+        "shared/attention_rows.wgsl"
+    ],
+    "PAGED" = Value::Flag(true)
 );
 pub(super) static FORWARD_PAGED_F16: Kernel = subgroup_kernel!(
     "attention_forward_subgroup_paged_f16",
-    "attention_forward",
     [
-        "attention_runs.wgsl",
-        "kv_subgroup_f16.wgsl",
-        "attention_rows.wgsl",
-        "attention_paged.wgsl"
-    ]
+        "attention_forward_subgroup.wgsl",
+        "shared/attention_runs.wgsl",
+        "shared/attention_kv.wgsl",
+        "shared/attention_rows.wgsl"
+    ],
+    "PAGED" = Value::Flag(true),
+    "HALF" = Value::Flag(true)
 );
 pub(super) static QUERY_GRADIENT: Kernel = subgroup_kernel!(
     "attention_query_gradient_subgroup",
-    "attention_query_gradient",
     [
-        "attention_subgroup_gradient.wgsl",
-        "attention_runs.wgsl",
-        "attention_rows.wgsl",
-        "attention_contiguous.wgsl"
+        "attention_query_gradient_subgroup.wgsl",
+        "shared/attention_subgroup_gradient.wgsl",
+        "shared/attention_runs.wgsl",
+        "shared/attention_rows.wgsl"
     ]
 );
 pub(super) static KEY_GRADIENT: Kernel = subgroup_kernel!(
-    "attention_key_gradient_subgroup",
-    "attention_key_gradient",
-    ["attention_subgroup_gradient.wgsl", "attention_readers.wgsl"]
+    "attention_kv_gradient_subgroup_keys",
+    [
+        "attention_kv_gradient_subgroup.wgsl",
+        "shared/attention_subgroup_gradient.wgsl"
+    ],
+    "VALUES" = Value::Flag(false)
 );
 pub(super) static VALUE_GRADIENT: Kernel = subgroup_kernel!(
-    "attention_value_gradient_subgroup",
-    "attention_value_gradient",
-    ["attention_readers.wgsl"]
+    "attention_kv_gradient_subgroup_values",
+    ["attention_kv_gradient_subgroup.wgsl"],
+    "VALUES" = Value::Flag(true)
 );
 
 /// Records the op if this variant is to run; whether it was.

@@ -9,73 +9,72 @@
 use super::{Op, Params, Shape};
 use crate::config::FloatDtype;
 use crate::error::Result;
-use crate::gpu::{Binding, Kernel, Recorder};
+use crate::gpu::{Binding, Kernel, Recorder, Value, shaders};
 
 /// The variant for GPUs.
 pub(super) const TILED: &str = "tiled";
 
 macro_rules! tiled_kernel {
-    ($name:literal, $op:literal, [$($part:literal),*]) => {
+    ($name:literal, [$($part:literal),*] $(, $set:literal = $value:expr)*) => {
         Kernel::portable(
             $name,
-            &[
-                include_str!(concat!("../../../shaders/", $op, ".wgsl")),
-                include_str!("../../../shaders/shared/attention_params.wgsl"),
-                include_str!("../../../shaders/shared/attention_tiled.wgsl"),
-                $(include_str!(concat!("../../../shaders/shared/", $part)),)*
-                include_str!("../../../shaders/shared/attention_math.wgsl"),
+            shaders![
+                $($part,)*
+                "shared/attention_tiled.wgsl",
+                "shared/attention_params.wgsl",
+                "shared/attention_math.wgsl",
             ],
         )
+        .with(&[$(($set, $value)),*])
     };
 }
 pub(super) static FORWARD: Kernel = tiled_kernel!(
     "attention_forward_tiled",
-    "attention_forward_tiled",
     [
-        "attention_spans.wgsl",
-        "kv_f32.wgsl",
-        "attention_rows.wgsl",
-        "attention_contiguous.wgsl"
+        "attention_forward_tiled.wgsl",
+        "shared/attention_spans.wgsl",
+        "shared/attention_kv.wgsl",
+        "shared/attention_rows.wgsl"
     ]
 );
 pub(super) static FORWARD_PAGED: Kernel = tiled_kernel!(
     "attention_forward_tiled_paged",
-    "attention_forward_tiled",
     [
-        "attention_spans.wgsl",
-        "kv_f32.wgsl",
-        "attention_rows.wgsl",
-        "attention_paged.wgsl"
-    ]
+        "attention_forward_tiled.wgsl",
+        "shared/attention_spans.wgsl",
+        "shared/attention_kv.wgsl",
+        "shared/attention_rows.wgsl"
+    ],
+    "PAGED" = Value::Flag(true)
 );
 pub(super) static FORWARD_PAGED_F16: Kernel = tiled_kernel!(
     "attention_forward_tiled_paged_f16",
-    "attention_forward_tiled",
     [
-        "attention_spans.wgsl",
-        "kv_f16.wgsl",
-        "attention_rows.wgsl",
-        "attention_paged.wgsl"
-    ]
+        "attention_forward_tiled.wgsl",
+        "shared/attention_spans.wgsl",
+        "shared/attention_kv.wgsl",
+        "shared/attention_rows.wgsl"
+    ],
+    "PAGED" = Value::Flag(true),
+    "HALF" = Value::Flag(true)
 );
 pub(super) static QUERY_GRADIENT: Kernel = tiled_kernel!(
     "attention_query_gradient_tiled",
-    "attention_query_gradient_tiled",
     [
-        "attention_spans.wgsl",
-        "attention_rows.wgsl",
-        "attention_contiguous.wgsl"
+        "attention_query_gradient_tiled.wgsl",
+        "shared/attention_spans.wgsl",
+        "shared/attention_rows.wgsl"
     ]
 );
 pub(super) static KEY_GRADIENT: Kernel = tiled_kernel!(
-    "attention_key_gradient_tiled",
-    "attention_key_gradient_tiled",
-    ["attention_key_tiles.wgsl"]
+    "attention_kv_gradient_tiled_keys",
+    ["attention_kv_gradient_tiled.wgsl"],
+    "VALUES" = Value::Flag(false)
 );
 pub(super) static VALUE_GRADIENT: Kernel = tiled_kernel!(
-    "attention_value_gradient_tiled",
-    "attention_value_gradient_tiled",
-    ["attention_key_tiles.wgsl"]
+    "attention_kv_gradient_tiled_values",
+    ["attention_kv_gradient_tiled.wgsl"],
+    "VALUES" = Value::Flag(true)
 );
 
 /// Threads of a workgroup (`LANES` of the shaders), vec4s of workgroup memory for what is staged, and shares of sums a thread holds.

@@ -1,6 +1,0 @@
-// The rate of f32 multiply-adds on single numbers. Appended: shared/bench_chains.wgsl and one of its loops.
-alias V = f32;
-alias E = f32;
-fn factor() -> V { return V(x[0].x); }
-fn addend() -> V { return V(x[1].x); }
-fn total(s: V) -> f32 { return f32(s); }
