@@ -65,7 +65,7 @@ fn case(op: &'static str, call: Call) -> BenchCase {
         shape: format!("{p}×{v}×{c}"),
         flops: products * 2.0 * (p * c) as f64 * v as f64,
         bytes: weight + products * hidden,
-        memory: weight + 2.0 * hidden + HeadBuffers::bytes(p) as f64,
+        memory: weight + 2.0 * hidden + (p * head::ROW_BYTES) as f64,
         rate: Rate::F32,
         build: Box::new(move |gpu| build(gpu, call, gradient)),
     }

@@ -4,14 +4,15 @@ use super::data::{Matrix, Worst, one, output};
 use crate::advantage::{GroupContext, Rule};
 use crate::bench::case::{BenchCase, Phase, Prepared, Rate, Wanted};
 use crate::bench::variants::{VariantName, forced, variants};
+use crate::config::Optim;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::adamw::{self, AdamW, AdamWArgs, NormScratch};
 use crate::kernels::adamw_8bit::{self, AdamW8bitArgs};
 use crate::kernels::group_advantage::{GroupBuffers, GroupReducer, TAIL_WORDS};
 use crate::kernels::harness::Gen;
+use crate::model::floor;
 use crate::model::params::LoraShape;
-use crate::model::plan::adapter_bytes;
 use crate::model::spec::Proj;
 
 /// Groups and rewards a group of the advantage cases.
@@ -26,7 +27,7 @@ pub(super) fn cases(wanted: &Wanted<'_>) -> Vec<BenchCase> {
             alpha: 32.0,
             targets: Proj::ALL.to_vec(),
         };
-        let n = adapter_bytes(&model.spec(), &lora) as usize / 4;
+        let n = floor::adapter(&model.spec(), &lora, Optim::Adamw).bytes("adapter") as usize / 4;
         for variant in variants(wanted.gpu, "adamw", None) {
             out.push(adamw_case(model.name, n, variant));
         }
