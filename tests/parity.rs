@@ -2,6 +2,9 @@
 //! (tests/golden/README.md says how the goldens were made).
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
+use common::relative_norm;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tea_wgpu::gpu::{Gpu, GpuOptions, Recorder};
@@ -113,17 +116,6 @@ fn max_abs(a: &[f32], b: &[f32]) -> f64 {
         .zip(b)
         .map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs())
         .fold(0.0, f64::max)
-}
-
-fn relative_norm(got: &[f32], want: &[f32]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let square = |v: f64| v * v;
-    let off: f64 = got
-        .iter()
-        .zip(want)
-        .map(|(a, b)| square(f64::from(*a) - f64::from(*b)))
-        .sum();
-    (off / want.iter().map(|b| square(f64::from(*b))).sum::<f64>().max(1e-30)).sqrt()
 }
 
 /// The sequences as groups: `prompt_len` tokens of prefix, the rest as the only suffix.

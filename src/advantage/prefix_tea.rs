@@ -214,7 +214,7 @@ fn norm(v: &[f64]) -> f64 {
 /// Advantages (m,) of one group of finite rewards (m,), the whole group's tail, and κ.
 ///
 /// # Errors
-/// As [`PrefixTeaParams::validate`].
+/// As [`Rule::validate`](super::Rule::validate).
 pub fn advantages(rewards: &[f64], params: &PrefixTeaParams) -> Result<(Vec<f64>, Tail, f64)> {
     let whole = params.tea().coefficients(rewards.len())?;
     let mut u = vec![0.0; rewards.len()];

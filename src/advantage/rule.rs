@@ -1,4 +1,4 @@
-//! What a rule's file says of it ([`Definition`]), and what the rest of the program asks of a rule.
+//! What a rule's file says of it (`Definition`), and what the rest of the program asks of a rule.
 
 use clap::builder::PossibleValue;
 

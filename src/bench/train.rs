@@ -358,7 +358,8 @@ impl<'a> Stage<'a> {
         let context = |place| GroupContext::at(0, number, place);
         step.advantages(&mut rec, &Rule::default(), (&rewards, optimizer.norm()), context)?;
         rec.submit()?;
-        let pieces = Pieces::cut(&groups, PIECE_TOKENS, Order::Tree, false);
+        let most = PIECE_TOKENS.min(ws.shape.rows).min(ws.shape.readouts);
+        let pieces = Pieces::cut(&groups, most, Order::Tree, false);
         if s.reference {
             run::each_piece(model, ws, &groups, &pieces, false, &mut |rec, packed| {
                 packed.forward(rec, false)?;

@@ -334,7 +334,7 @@ mod tests {
     fn a_name_is_text_in_every_format() {
         let mut table = Table::new([(HOSTILE, Align::Left), ("-x", Align::Right)]);
         table.push(vec![HOSTILE.into(), Cell::from("-0.5")]);
-        let name = "=A\\|&lt;b&gt;\\u001b[31m \\`x\\` [y\\](http://z)";
+        let name = "=A\\|&lt;b&gt;\\u001b[31m \\`x\\` [y\\](http\\://z)";
         let text = table.markdown();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");

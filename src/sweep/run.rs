@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::plan::{BASE, Run, Sweep};
 use super::report;
 use super::types::{self, Types};
-use crate::config::{TrainConfig, TrainFlags, read_toml};
+use crate::config::{GradientSum, TrainConfig, TrainFlags, read_toml};
 use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
 use crate::file::dirs;
@@ -171,8 +171,8 @@ pub fn state(dir: &Path, run: &Run) -> Result<State> {
     })
 }
 
-/// The first setting in which a run differs from what the sweep says. Element types and prompts that the sweep leaves open are the
-/// run's own choice.
+/// The first setting in which a run differs from what the sweep says. Element types, prompts and the order of
+/// gradient sums that the sweep leaves open are the run's own choice.
 fn difference(was: &TrainConfig, now: &TrainConfig) -> Result<Option<(String, String, String)>> {
     let table = |c: &TrainConfig| toml::Table::try_from(c).map_err(Error::internal);
     let (mut a, mut b) = (table(was)?, table(now)?);
@@ -190,6 +190,10 @@ fn difference(was: &TrainConfig, now: &TrainConfig) -> Result<Option<(String, St
         if !b.contains_key(open) {
             a.remove(open);
         }
+    }
+    if now.gradient_sum == GradientSum::Auto {
+        a.remove("gradient_sum");
+        b.remove("gradient_sum");
     }
     let text = |v: Option<&toml::Value>| v.map_or("nothing".to_string(), ToString::to_string);
     let key = a.keys().chain(b.keys()).find(|k| a.get(*k) != b.get(*k));

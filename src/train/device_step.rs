@@ -109,6 +109,8 @@ pub struct Held {
     pub advantages: Vec<f32>,
     /// Tail statistics of those rewards (G), where the rule has a tail.
     pub tails: Vec<TailStatistics>,
+    /// The loss of each piece, iteration after iteration.
+    pub losses: Vec<f32>,
 }
 
 /// What the host learns of a step.
@@ -251,7 +253,7 @@ impl DeviceStep {
         }
     }
 
-    /// What the device holds of the last step's groups.
+    /// What the device holds of the last step.
     ///
     /// # Errors
     /// A GPU error.
@@ -261,10 +263,12 @@ impl DeviceStep {
             Some(tails) => gpu.read(tails, 0, self.sizes.groups * TAIL_WORDS)?,
             None => Vec::new(),
         };
+        let sums: Vec<f32> = gpu.read(&self.sums, 0, self.rows * TERMS)?;
         Ok(Held {
             rewards: gpu.read(&self.rewards, 0, n)?,
             advantages: gpu.read(&self.advantages, 0, n)?,
             tails: TailStatistics::all(&tails, &vec![0.0; self.sizes.groups]),
+            losses: sums.into_iter().step_by(TERMS).collect(),
         })
     }
 

@@ -61,11 +61,15 @@ pub struct Trainer<'a> {
     pub stop: Vec<u32>,
 }
 
-/// The samples of one step, scored.
-struct Scored {
-    prompts: Vec<usize>,
-    completions: Vec<Vec<Completion>>,
-    rewards: StepRewards,
+/// The samples that a step learns from, with their rewards, `[group][sample]`.
+#[derive(Debug)]
+pub struct ScoredSamples {
+    /// Each group's prompt, as its place in [`Trainer::prompts`].
+    pub prompts: Vec<usize>,
+    /// Responses, with their log-probabilities under the policy that sampled them.
+    pub completions: Vec<Vec<Completion>>,
+    /// Their rewards.
+    pub rewards: StepRewards,
 }
 
 impl Trainer<'_> {
@@ -78,16 +82,37 @@ impl Trainer<'_> {
         let waits = self.model.gpu.host_waits();
         let (scored, clock) = self.scored(step, reward)?;
         let sampled = self.model.gpu.host_waits();
-        let (report, rate) = self.update(step, &scored)?;
+        let mut metrics = self.learn(step, &scored, reward.name())?;
         let updated = self.model.gpu.host_waits();
+        let whole = begun.elapsed().as_secs_f64();
+        metrics.extend(object(json!({
+            "host_waits": updated - waits,
+            "host_waits/update": updated - sampled,
+            "frac_groups_overlapped": clock.overlapped as f64 / scored.prompts.len().max(1) as f64,
+            "time/sample": clock.sample,
+            "time/reward": clock.reward,
+            "time/reward_overlapped": clock.reward_overlapped,
+            "time/update": whole - clock.sample - clock.reward,
+            "step_time": whole,
+        })));
+        Ok(metrics)
+    }
+
+    /// The part of step number `step` (from 0) after sampling: advantages, gradients and AdamW. Returns
+    /// the metrics of samples that `judge` has scored, and of what they changed.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn learn(&mut self, step: u64, scored: &ScoredSamples, judge: &str) -> Result<Map<String, Value>> {
+        let (report, rate) = self.update(step, scored)?;
         let iterations = self.config.num_iterations;
         let norm = self.optimizer.finish(report.norm, iterations as u64);
         // What went wrong first is what is told.
-        let rewards = self.rewards(&scored, &report, reward.name())?;
+        let rewards = self.rewards(scored, &report, judge)?;
         finite(&report)?;
         let norm = norm?;
         dump(step + 1, &rewards, &report.advantages);
-        let mut metrics = describe(&scored.completions, &rewards, &report, &self.rule, reward.name());
+        let mut metrics = describe(&scored.completions, &rewards, &report, &self.rule, judge);
         let per_iteration = report.pieces.len() / iterations.max(1);
         let (mut totals, mut passed) = (Totals::default(), Totals::default());
         for (i, piece) in report.pieces.iter().enumerate() {
@@ -97,7 +122,6 @@ impl Trainer<'_> {
                 totals.add(piece);
             }
         }
-        let whole = begun.elapsed().as_secs_f64();
         let n = totals.tokens.max(1.0);
         let share = |clipped: f64| clipped / passed.tokens.max(1.0);
         metrics.extend(object(json!({
@@ -112,14 +136,6 @@ impl Trainer<'_> {
             "mismatch_kl": totals.mismatch / n,
             "mismatch_logp_max": totals.mismatch_max,
             "num_tokens": totals.tokens as u64,
-            "host_waits": updated - waits,
-            "host_waits/update": updated - sampled,
-            "frac_groups_overlapped": clock.overlapped as f64 / scored.prompts.len().max(1) as f64,
-            "time/sample": clock.sample,
-            "time/reward": clock.reward,
-            "time/reward_overlapped": clock.reward_overlapped,
-            "time/update": whole - clock.sample - clock.reward,
-            "step_time": whole,
         })));
         Ok(metrics)
     }
@@ -130,7 +146,7 @@ impl Trainer<'_> {
     }
 
     /// Samples the step's groups, has them scored, and gives them their advantages.
-    fn scored(&mut self, step: u64, reward: &mut dyn Reward) -> Result<(Scored, Clock)> {
+    fn scored(&mut self, step: u64, reward: &mut dyn Reward) -> Result<(ScoredSamples, Clock)> {
         let prompts = self.draw(step);
         // The place in the step, not the prompt's number, seeds a group: a prompt drawn twice gets fresh samples.
         let asked = Asked {
@@ -155,7 +171,7 @@ impl Trainer<'_> {
                 )
             }
         };
-        let scored = Scored {
+        let scored = ScoredSamples {
             prompts,
             completions,
             rewards,
@@ -181,7 +197,7 @@ impl Trainer<'_> {
     ///
     /// # Errors
     /// Scores that cannot be compared: the device has left weights and moments alone then.
-    fn rewards(&self, scored: &Scored, report: &Report, judge: &str) -> Result<Vec<Vec<f64>>> {
+    fn rewards(&self, scored: &ScoredSamples, report: &Report, judge: &str) -> Result<Vec<Vec<f64>>> {
         let rows = match &scored.rewards {
             StepRewards::Host(rewards) => return Ok(rewards.clone()),
             StepRewards::Device(rows) => rows,
@@ -214,7 +230,7 @@ impl Trainer<'_> {
     }
 
     /// `num_iterations` optimiser steps on the scored samples, all recorded before the host waits for any of them.
-    fn update(&mut self, step: u64, scored: &Scored) -> Result<(Report, f64)> {
+    fn update(&mut self, step: u64, scored: &ScoredSamples) -> Result<(Report, f64)> {
         let groups: Vec<Group<'_>> = scored
             .prompts
             .iter()
@@ -285,7 +301,7 @@ impl Trainer<'_> {
     /// Adds the gradient of the step's loss to every trainable tensor: forward, loss and backward of each micro-batch.
     fn gradients(
         &mut self,
-        scored: &Scored,
+        scored: &ScoredSamples,
         (groups, pieces): (&[Group<'_>], &Pieces),
         iteration: usize,
     ) -> Result<()> {

@@ -77,3 +77,16 @@ pub(crate) fn workspace(model: &Model, rows: usize, backward: bool) -> Workspace
     };
     Workspace::new(&model.gpu, &model.spec, shape).unwrap()
 }
+
+/// ‖got − want‖ / ‖want‖ in the Euclidean norm. Of a gradient, it takes each tensor by itself, so that one of small
+/// gradients counts as much as the others, and elements that happen to be near 0 do not.
+pub(crate) fn relative_norm(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let square = |v: f64| v * v;
+    let off: f64 = got
+        .iter()
+        .zip(want)
+        .map(|(a, b)| square(f64::from(*a) - f64::from(*b)))
+        .sum();
+    (off / want.iter().map(|b| square(f64::from(*b))).sum::<f64>().max(1e-30)).sqrt()
+}
