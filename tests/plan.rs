@@ -3,6 +3,7 @@
 
 use std::process::{Command, Output};
 use tea_wgpu::config::{ActivationMemory, FloatDtype, Optim, Residency, TrainConfig, TrainFlags};
+use tea_wgpu::error::Result;
 use tea_wgpu::gpu::{BufferLimits, DeviceKind, Gpu, GpuOptions, Imagined, Readback};
 use tea_wgpu::kernels::weight::Weight;
 use tea_wgpu::model::kv_cache::KvCache;
@@ -41,20 +42,16 @@ fn device() -> Gpu {
     .unwrap()
 }
 
-/// Compares every row and the total; 5% allows for the readbacks' and norms' scratch, which no plan lists.
-fn compare(gpu: &Gpu, plan: &Plan) {
+/// What `make` allocates on a device of its own: planned, and by the device's count. They are the same to the byte.
+fn planned<T>(what: &str, make: impl Fn(&Gpu) -> Result<T>) -> Plan {
+    let gpu = device();
+    let plan = Plan::of(&gpu.buffer_limits(), &make).unwrap();
+    let _held = make(&gpu).unwrap();
     let real = gpu.memory();
-    for (owner, bytes) in &plan.rows {
-        let got = real.by_owner.get(owner).copied().unwrap_or(0);
-        assert!(
-            got.abs_diff(*bytes) * 20 <= got,
-            "{owner}: planned {bytes}, allocated {got}"
-        );
-    }
-    assert!(
-        plan.total().abs_diff(real.current) * 20 <= real.current,
-        "{plan}\n{real:?}"
-    );
+    let rows: Vec<(String, u64)> = real.by_owner.into_iter().collect();
+    assert_eq!(plan.rows, rows, "{what}");
+    assert_eq!((plan.total(), &plan.unbound), (real.current, &None), "{what}");
+    plan
 }
 
 fn shape(rank: usize, backward: bool, kept_blocks: usize) -> Shape {
@@ -80,74 +77,68 @@ fn training_an_adapter_takes_what_the_plan_says() {
         ("qwen3_qknorm", 2, true, Optim::Adamw, Float32),
         ("qwen3_qknorm", 2, false, Optim::Adamw, Float16),
     ] {
-        let (source, gpu) = (golden(name), device());
+        let source = golden(name);
         let lora = LoraShape {
             rank: 5,
             alpha: 10.0,
             targets: vec![Proj::Q, Proj::O, Proj::Down],
         };
-        let mut model = source.load(&gpu, None, 64, None).unwrap();
-        model.new_adapter(&lora, 1, true).unwrap();
         let wanted = Shape {
             half,
             ..shape(5, true, kept)
         };
         let settings = Settings { optim, ..SETTINGS };
-        let _optimizer = Optimizer::new(&gpu, model.trainable(), settings).unwrap();
-        let _ws = Workspace::new(&gpu, &model.spec, wanted).unwrap();
-        let _cache = KvCache::new(&model, 200, kv).unwrap();
-
-        let mut plan = Plan::model(&source, None, 64).unwrap();
-        plan.extend("", &Plan::adapter(&source.spec, &lora, optim));
-        plan.extend("", &Plan::workspace(&source.spec, wanted));
-        plan.extend("", &Plan::kv_cache(&source.spec, 200, kv));
-        compare(&gpu, &plan);
-        // Exact where no scratch is shared.
-        let real = gpu.memory().by_owner;
-        for owner in [
-            "weights",
-            "adapter",
-            "activations",
-            "head",
-            "kv cache",
-            "rope",
-            "gradients",
-        ] {
-            assert_eq!(real[owner], plan.bytes(owner), "{name}: {owner}");
-        }
-        // One partial sum of the norm a tensor as small as these, and the norm.
-        let scratch = 4 * (model.trainable().len() as u64 + 1);
-        assert_eq!(real["optimizer"], plan.bytes("optimizer") + scratch, "{name}");
+        let plan = planned(name, |gpu| {
+            let mut model = source.load(gpu, None, 64, None)?;
+            model.new_adapter(&lora, 1, true)?;
+            model.add_gradient_slots(2)?;
+            let optimizer = Optimizer::new(gpu, model.trainable(), settings)?;
+            let ws = Workspace::new(gpu, &model.spec, wanted)?;
+            let cache = KvCache::new(&model, 200, kv)?;
+            Ok((model, optimizer, ws, cache))
+        });
+        // Each matrix's rows are padded to four floats.
+        let spec = &source.spec;
+        let sides = lora.targets.iter().map(|p| spec.proj_dims(*p));
+        let values: usize = sides
+            .map(|(out, inp)| 5 * inp.next_multiple_of(4) + out * 8)
+            .sum();
+        let adapter = (4 * spec.num_layers * values) as u64;
+        assert_eq!(plan.bytes("adapter"), adapter, "{name}");
+        assert_eq!(plan.bytes("gradients"), 3 * adapter, "{name}");
+        let row = spec.num_kv_heads * spec.head_dim * kv.bytes();
+        let cache = (2 * spec.num_layers * 200 * row + 4 * 25) as u64;
+        assert_eq!(plan.bytes("kv cache"), cache, "{name}");
     }
 }
 
 #[test]
 fn training_everything_takes_what_the_plan_says() {
     for optim in [Optim::Adamw, Optim::Adamw8bit] {
-        let (source, gpu) = (golden("llama_tied"), device());
-        let mut model = source.load(&gpu, Some(DType::F32), 64, None).unwrap();
-        model.train_base().unwrap();
+        let source = golden("llama_tied");
         let settings = Settings { optim, ..SETTINGS };
-        let _optimizer = Optimizer::new(&gpu, model.trainable(), settings).unwrap();
-        let mut plan = Plan::model(&source, Some(DType::F32), 64).unwrap();
-        plan.extend("", &Plan::full(&source.spec, optim));
-        compare(&gpu, &plan);
+        let plan = planned(optim.name(), |gpu| {
+            let mut model = source.load(gpu, Some(DType::F32), 64, None)?;
+            model.train_base()?;
+            let optimizer = Optimizer::new(gpu, model.trainable(), settings)?;
+            Ok((model, optimizer))
+        });
+        assert_eq!(plan.bytes("gradients"), plan.bytes("weights"));
     }
 }
 
 #[test]
 fn scoring_takes_what_the_plan_says() {
-    let (source, gpu) = (golden("qwen3_score"), device());
-    let model = source.load(&gpu, Some(DType::BF16), 64, None).unwrap();
+    let source = golden("qwen3_score");
     let shape = Shape {
         vocabulary_head: false,
         ..shape(0, false, 1)
     };
-    let _ws = Workspace::new(&gpu, &model.spec, shape).unwrap();
-    let mut plan = Plan::model(&source, Some(DType::BF16), 64).unwrap();
-    plan.extend("", &Plan::workspace(&source.spec, shape));
-    compare(&gpu, &plan);
-    assert_eq!(plan.total(), gpu.memory().current);
+    planned("a score", |gpu| {
+        let model = source.load(gpu, Some(DType::BF16), 64, None)?;
+        let ws = Workspace::new(gpu, &model.spec, shape)?;
+        Ok((model, ws))
+    });
 }
 
 /// A whole run of one step on the embedded models: plan, least by the formula, and the tracker's peak.
@@ -165,7 +156,7 @@ fn run_of(base: &str, reward: &str, set: impl FnOnce(&mut TrainFlags)) -> (Plan,
     let (config, gpu) = (flags.resolve(&default_reward).unwrap(), device());
     let (plan, least) = Outline::open(config.clone())
         .unwrap()
-        .plan(gpu.caps().max_binding)
+        .plan(&gpu.buffer_limits())
         .unwrap();
     let dir = tempfile::tempdir().unwrap();
     let options = RunOptions {
@@ -182,7 +173,7 @@ const SOME: u64 = 2_000_000;
 
 /// Policy, sampler, resident judge, reference, workspace and optimiser, from the settings to the last checkpoint.
 #[test]
-fn the_peak_of_a_run_is_within_5_percent_of_its_plan() {
+fn the_peak_of_a_run_is_within_2_percent_of_its_plan() {
     type Set = fn(&mut TrainFlags);
     let cases: [(&str, &str, &str, Set); 10] = [
         ("checkpointed", "f32", "f32", |_| ()),
@@ -230,7 +221,7 @@ fn the_peak_of_a_run_is_within_5_percent_of_its_plan() {
             let bytes = plan.bytes("training activations");
             assert!(bytes <= SOME && bytes > SOME / 4 * 3, "{plan}");
         }
-        assert!(off * 20 <= peak, "{name}: peak {peak}, planned\n{plan}");
+        assert!(off * 50 <= peak, "{name}: peak {peak}, planned\n{plan}");
         assert!(least.total() <= peak, "{name}: peak {peak}, least\n{least}");
         for (owner, bytes) in &least.rows {
             assert!(*bytes <= plan.bytes(owner), "{name}: {owner}\n{plan}\n{least}");
@@ -254,12 +245,11 @@ fn llama(set: impl FnOnce(&mut TrainFlags)) -> TrainConfig {
 
 /// On an adapter that binds 2³¹ − 4 bytes at once, as desktop GPUs do.
 fn total(config: TrainConfig) -> u64 {
-    Outline::open(config)
-        .unwrap()
-        .plan((1 << 31) - 4)
-        .unwrap()
-        .0
-        .total()
+    let limits = BufferLimits {
+        binding: (1 << 31) - 4,
+        ..BufferLimits::least()
+    };
+    Outline::open(config).unwrap().plan(&limits).unwrap().0.total()
 }
 
 #[test]
@@ -394,8 +384,13 @@ fn a_directory_of_config_json_alone_is_planned_and_not_trained() {
     let config = flags(place.path().to_str().unwrap())
         .resolve(&default_reward)
         .unwrap();
-    let (plan, _) = Outline::open(config.clone()).unwrap().plan(1 << 27).unwrap();
-    let whole = Plan::model(&golden("qwen3_qknorm"), Some(DType::F32), 24).unwrap();
+    let (plan, _) = Outline::open(config.clone())
+        .unwrap()
+        .plan(&BufferLimits::least())
+        .unwrap();
+    let whole = planned("the same with weights", |gpu| {
+        golden("qwen3_qknorm").load(gpu, Some(DType::F32), 24, None)
+    });
     assert_eq!(plan.bytes("policy weights"), whole.bytes("weights"));
     assert_eq!(plan.bytes("policy rope"), whole.bytes("rope"));
     let options = RunOptions {
@@ -407,6 +402,17 @@ fn a_directory_of_config_json_alone_is_planned_and_not_trained() {
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("model.safetensors"), "{error}");
     assert!(!options.output.exists());
+}
+
+/// What the plan says of `make`, which is in what an allocation says.
+fn said<T>(gpu: &Gpu, make: impl Fn(&Gpu) -> Result<T>) -> Option<String> {
+    let said = Plan::of(&gpu.buffer_limits(), &make).unwrap().unbound;
+    if let Some(said) = &said {
+        let error = make(gpu).err().unwrap();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(said), "{said}\n{error}");
+    }
+    said
 }
 
 /// A buffer that no adapter of the smallest kind binds is refused by the plan in the words of the allocation.
@@ -438,63 +444,33 @@ fn a_plan_names_the_buffer_that_could_not_be_bound() {
         ("activations/lora", shape(most(1 << 16) + 1, 1, 1 << 16)),
         ("head/logits", shape(1, most(4096) + 1, 0)),
     ] {
-        let error = Workspace::new(&gpu, spec, shape).err().unwrap().to_string();
-        let said = Plan::workspace(spec, shape).unbound(&limits).unwrap();
-        assert!(
-            said.starts_with(label) && error.contains(&said),
-            "{said}\n{error}"
-        );
+        let said = said(&gpu, |gpu| Workspace::new(gpu, spec, shape)).unwrap();
+        assert!(said.starts_with(label), "{said}");
     }
-    assert_eq!(
-        Plan::workspace(spec, shape(most(1 << 16), 1, 1 << 16)).unbound(&limits),
-        None
-    );
-    let model = source.load(&gpu, None, 8, None).unwrap();
+    let fits = shape(most(1 << 16), 1, 1 << 16);
+    assert_eq!(said(&gpu, |gpu| Workspace::new(gpu, spec, fits)), None);
     let rows = most(spec.num_kv_heads * spec.head_dim) / 8 * 8;
     for (rows, fits) in [(rows, true), (rows + 1, false)] {
-        let said = Plan::kv_cache(spec, rows, FloatDtype::Float32).unbound(&limits);
+        let said = said(&gpu, |gpu| {
+            KvCache::new(&source.load(gpu, None, 8, None)?, rows, FloatDtype::Float32)
+        });
         assert_eq!(said.is_none(), fits, "{said:?}");
-        if let Some(said) = said {
-            let error = KvCache::new(&model, rows, FloatDtype::Float32).err().unwrap();
-            assert!(error.to_string().contains(&said), "{error}");
-        }
     }
     let positions = most(spec.head_dim) + 1;
-    let said = Plan::model(&source, None, positions)
-        .unwrap()
-        .unbound(&limits)
-        .unwrap();
-    let error = source
-        .load(&gpu, None, positions, None)
-        .err()
-        .unwrap()
-        .to_string();
-    assert!(
-        said.starts_with("rope/turns") && error.contains(&said),
-        "{said}\n{error}"
-    );
+    let long = said(&gpu, |gpu| source.load(gpu, None, positions, None)).unwrap();
+    assert!(long.starts_with("rope/turns"), "{long}");
     // A matrix is split between rows, 4,096 at least.
-    let mut plan = Plan::default();
-    plan.matrix(DType::F32, 1 << 20, 8192);
-    assert_eq!(plan.unbound(&limits), None);
-    plan.matrix(DType::F32, 4096, 8196);
-    assert!(Weight::zeros(&gpu, "weights", 4096, 8196).is_err());
-    let said = plan.unbound(&limits).unwrap();
+    let split = said(&gpu, |gpu| Weight::zeros(gpu, "weights", 1 << 20, 8192));
+    assert_eq!(split, None);
+    let wide = said(&gpu, |gpu| Weight::zeros(gpu, "weights", 4096, 8196)).unwrap();
     assert!(
-        said.starts_with("4096 rows of a f32 matrix of 8196 columns needs"),
-        "{said}"
+        wide.starts_with("4096 rows of a f32 matrix of 8196 columns needs"),
+        "{wide}"
     );
     // Results on their way to the host are held to the size of a buffer.
-    let mut plan = Plan::default();
-    plan.read_back("step/report", limits.buffer);
-    assert_eq!(plan.unbound(&limits), None);
-    plan.read_back("step/report", limits.buffer + 8);
-    let said = plan.unbound(&limits).unwrap();
-    let error = Readback::new(&gpu, "step/report", limits.buffer + 8)
-        .err()
-        .unwrap();
-    assert_eq!(error.exit_code(), 2);
-    assert!(error.to_string().contains(&said), "{error}");
+    let report = |bytes: u64| said(&gpu, |gpu| Readback::new(gpu, "step/report", bytes));
+    assert_eq!(report(limits.buffer), None);
+    assert!(report(limits.buffer + 8).unwrap().starts_with("step/report"));
 }
 
 /// Both ends of every numeric flag's range, as the program itself states them: a plan, or a refusal that names the flag.

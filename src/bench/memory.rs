@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::model::floor;
 use crate::model::params::Model;
 use crate::model::plan::Plan;
-use crate::model::spec::TensorSpec;
 use crate::model::workspace::Shape;
 use crate::rollout::SamplerShape;
 use crate::tensor::DType;
@@ -17,8 +16,6 @@ use std::collections::BTreeMap;
 pub(super) struct Held<'a> {
     /// Forward and backward passes.
     pub(super) training: Shape,
-    /// Rewards, advantages and loss on the device.
-    pub(super) step: Option<&'a Plan>,
     /// The optimiser.
     pub(super) optim: Optim,
     /// Sampling, with the tokens of a prompt and of a response and the responses a prompt.
@@ -27,58 +24,42 @@ pub(super) struct Held<'a> {
     pub(super) reward: Option<(&'a Policy, Shape)>,
 }
 
-/// What the program plans for a step, and the least that the step can do with.
+/// The least that a step can do with.
 ///
 /// # Errors
 /// A model that does not hold what its specification lists (a bug).
-pub(super) fn expected(policy: &Policy, held: &Held<'_>) -> Result<(Plan, Plan)> {
+pub(super) fn least(policy: &Policy, held: &Held<'_>) -> Result<Plan> {
     let (model, spec) = (&policy.model, &policy.model.spec);
-    let (mut plan, mut least) = loaded(model)?;
+    let mut least = Plan::default();
+    least.add("weights", weights(model)?);
     if let Some(lora) = &model.lora {
-        let sets = model.gradient_slots();
-        plan.extend(
-            "",
-            &Plan::adapter(spec, lora, held.optim).with_gradient_sets(sets),
-        );
         least.extend("", &floor::adapter(spec, lora, held.optim));
     }
-    plan.extend("", &Plan::workspace(spec, held.training));
     least.extend("", &floor::training(spec, held.training));
-    if let Some(step) = held.step {
-        plan.extend("", step);
-    }
     if let Some((shape, [prompt, response, m])) = &held.sampling {
-        plan.extend("", &shape.plan(spec));
         let rows = shape.sequences.div_ceil(*m) * prompt + shape.sequences * (response - 1);
         least.add("kv cache", floor::kv_cache(spec, rows, shape.kv_cache_dtype));
     }
     if let Some((reward, shape)) = &held.reward {
-        let (weights, least_weights) = loaded(&reward.model)?;
-        plan.extend("", &weights);
-        plan.extend("", &Plan::workspace(&reward.model.spec, *shape));
-        least.extend("", &least_weights);
+        least.add("weights", weights(&reward.model)?);
         least.add("activations", floor::forward(&reward.model.spec, shape.rows));
     }
-    Ok((plan, least))
+    Ok(least)
 }
 
-/// The plan and the least for a loaded model's weights.
-fn loaded(model: &Model) -> Result<(Plan, Plan)> {
+/// The least for a loaded model's weights.
+fn weights(model: &Model) -> Result<u64> {
     let tensors = model.base_tensors();
     let types: BTreeMap<String, DType> = tensors.into_iter().map(|(t, w)| (t.name, w.dtype)).collect();
-    let dtype = |t: &TensorSpec| {
+    floor::weights(&model.spec, |t| {
         let found = types.get(&t.name).copied();
         found.ok_or_else(|| Error::internal(format!("{} is not loaded", t.name)))
-    };
-    let plan = Plan::weights(&model.spec, dtype, model.rope.positions)?;
-    let mut least = Plan::default();
-    least.add("weights", floor::weights(&model.spec, dtype)?);
-    Ok((plan, least))
+    })
 }
 
 /// The rows of [`Policy::memory_rows`], with the formula beside every owner it knows, and the peak's ratios to plan and
 /// formula.
-pub(super) fn rows(policy: &Policy, (plan, least): &(Plan, Plan)) -> Vec<Row> {
+pub(super) fn rows(policy: &Policy, plan: &Plan, least: &Plan) -> Vec<Row> {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let peak = policy.model.gpu.memory().peak;
     let mut rows = policy.memory_rows();

@@ -123,6 +123,24 @@ impl Policy {
         Ok(self)
     }
 
+    /// As this one, on a device that only counts.
+    ///
+    /// # Errors
+    /// As [`Model::outline`].
+    pub(super) fn counted(&self, gpu: &Gpu) -> Result<Self> {
+        let mut model = self.model.outline(gpu)?;
+        if let Some(shape) = &self.model.lora {
+            model.new_adapter(shape, self.seed, true)?;
+            model.add_gradient_slots(self.model.gradient_slots())?;
+        }
+        Ok(Self {
+            name: self.name.clone(),
+            dtype: self.dtype.clone(),
+            model,
+            seed: self.seed,
+        })
+    }
+
     /// `count` made-up sequences of `length` tokens, the same for the same seed.
     pub fn tokens(&self, count: usize, length: usize) -> Vec<Vec<u32>> {
         let vocab = self.model.spec.vocab_size as u32;

@@ -9,7 +9,7 @@ use super::timing::{Clock, median};
 use crate::advantage::{GroupContext, Rule};
 use crate::config::{ActivationMemory, FloatDtype, KlEstimator, LossType, Optim, Schedule, TrainFlags};
 use crate::error::{Error, Result};
-use crate::gpu::Recorder;
+use crate::gpu::{Gpu, Recorder};
 use crate::kernels::policy_loss::LossConfig;
 use crate::model::pieces::{Order, PIECE_TOKENS, Pieces};
 use crate::model::plan::Plan;
@@ -159,7 +159,6 @@ struct Whole {
 struct Device {
     step: DeviceStep,
     loss: LossConfig,
-    plan: Plan,
 }
 
 impl Device {
@@ -178,7 +177,6 @@ impl Device {
         let (config, rule) = (flags.resolve(&|_| None)?, Rule::default());
         Ok(Self {
             step: DeviceStep::new(&policy.model.gpu, &rule, &config, readouts)?,
-            plan: DeviceStep::plan(&rule, &config, readouts)?,
             loss: LossConfig {
                 loss_type: LossType::DrGrpo,
                 beta,
@@ -206,7 +204,13 @@ struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    fn new(policy: &'a Policy, s: &'a Settings, reward: Option<&'a Policy>, sample: bool) -> Result<Self> {
+    /// Of steps that `sample` or not, and that are measured as a `whole` or not.
+    fn new(
+        policy: &'a Policy,
+        s: &'a Settings,
+        reward: Option<&'a Policy>,
+        [sample, whole]: [bool; 2],
+    ) -> Result<Self> {
         s.validate()?;
         if policy.rank() == 0 {
             return Err(Error::user(
@@ -243,9 +247,7 @@ impl<'a> Stage<'a> {
             )
         });
         let ws = Workspace::new(gpu, spec, s.workspace(spec, policy.rank())?)?;
-        // A profile is of the phases alone, and advantages compare two responses or more.
-        let device = (sample && s.num_generations > 1 && !gpu.profiles())
-            .then(|| Device::new(policy, s, ws.shape.readouts));
+        let device = whole.then(|| Device::new(policy, s, ws.shape.readouts));
         Ok(Self {
             device: device.transpose()?,
             ws,
@@ -258,13 +260,12 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// What this step's memory is compared with.
+    /// What the formula takes of this step.
     fn held(&self) -> Held<'_> {
         let s = self.settings;
         let lengths = [s.prompt_length, s.max_completion_length, s.num_generations];
         Held {
             training: self.ws.shape,
-            step: self.device.as_ref().map(|d| &d.plan),
             optim: s.optim,
             sampling: self.sampler.as_ref().map(|sampler| (sampler.shape(), lengths)),
             reward: self.reward.as_ref().map(|judge| (judge.policy, judge.ws.shape)),
@@ -445,7 +446,9 @@ impl<'a> Stage<'a> {
 /// A size of zero, no adapter, out of memory, or a GPU error.
 pub fn run(policy: &Policy, s: &Settings, reward: Option<&Policy>, sample: bool) -> Result<Vec<Row>> {
     let gpu = &policy.model.gpu;
-    let mut stage = Stage::new(policy, s, reward, sample)?;
+    // A profile is of the phases alone, and advantages compare two responses or more.
+    let parts = [sample, sample && s.num_generations > 1 && !gpu.profiles()];
+    let mut stage = Stage::new(policy, s, reward, parts)?;
     stage.step(0)?;
     stage.whole(0)?;
     let before = (gpu.memory().allocations, gpu.pipelines_made());
@@ -514,8 +517,22 @@ pub fn run(policy: &Policy, s: &Settings, reward: Option<&Policy>, sample: bool)
     if !gpu.profiles() {
         rows.extend(stage.compare()?);
     }
-    rows.extend(memory::rows(policy, &memory::expected(policy, &stage.held())?));
+    let plan = planned(policy, s, reward, parts)?;
+    rows.extend(memory::rows(
+        policy,
+        &plan,
+        &memory::least(policy, &stage.held())?,
+    ));
     Ok(rows)
+}
+
+/// What the program plans for a step: a dry run of its stage.
+fn planned(policy: &Policy, s: &Settings, reward: Option<&Policy>, parts: [bool; 2]) -> Result<Plan> {
+    let gpu = Gpu::counting(&policy.model.gpu.buffer_limits())?;
+    let counted = policy.counted(&gpu)?;
+    let reward = reward.map(|judge| judge.counted(&gpu)).transpose()?;
+    let _stage = Stage::new(&counted, s, reward.as_ref(), parts)?;
+    Ok(Plan::held_by(&gpu))
 }
 
 #[cfg(test)]

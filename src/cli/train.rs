@@ -111,9 +111,9 @@ impl PlanArgs {
                 (BufferLimits::least(), None)
             }
         };
-        outline.choose_dtypes(limits.binding, have)?;
-        let (plan, least) = outline.plan(limits.binding)?;
-        memory::binds(&plan, &limits, run::LOWER)?;
+        outline.choose_dtypes(&limits, have)?;
+        let (plan, least) = outline.plan(&limits)?;
+        memory::binds(&plan, run::LOWER)?;
         let dtypes = [&outline.config.base_dtype, &outline.config.reward_dtype];
         let residency = if outline.streams_reward() {
             "stream"

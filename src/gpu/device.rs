@@ -2,6 +2,7 @@
 
 use super::adapters::{self, AdapterReport, BufferLimits, DeviceKind, Found};
 use super::buffer::{Buffer, MemoryReport, Tracker};
+use super::counting::Counting;
 use super::features;
 use super::kernel::Kernel;
 use super::pipeline::Pipeline;
@@ -113,6 +114,8 @@ pub(super) struct Inner {
     pub(super) choices: RwLock<HashMap<u64, &'static str>>,
     pub(super) tune: Tune,
     pub(super) matmul_precision: AtomicU8,
+    /// Where it only counts.
+    pub(super) counting: Option<Counting>,
 }
 
 /// An open device. Cheap to clone; every clone is the same device.
@@ -137,6 +140,13 @@ impl Gpu {
             match features::open(&adapter, &report) {
                 Ok(opened) => {
                     report.leave_out(opened.refused);
+                    log::info!(
+                        "device {}: {} ({}, {})",
+                        report.index,
+                        report.name,
+                        report.backend,
+                        report.driver_info
+                    );
                     let cache = super::pipeline::open_cache(&opened.device, &adapter.get_info());
                     return Self::new(options, report, (opened.device, opened.queue), cache);
                 }
@@ -192,13 +202,6 @@ impl Gpu {
                 mapped_at_creation: false,
             })
         });
-        log::info!(
-            "device {}: {} ({}, {})",
-            report.index,
-            report.name,
-            report.backend,
-            report.driver_info
-        );
         let gpu = Self(Arc::new(Inner {
             device,
             queue,
@@ -219,6 +222,7 @@ impl Gpu {
             choices: RwLock::default(),
             tune: options.tune,
             matmul_precision: AtomicU8::new(MatmulPrecision::Highest as u8),
+            counting: None,
         }));
         // What the driver reported while it made the buffers above and the cache.
         gpu.check()?;
@@ -247,16 +251,24 @@ impl Gpu {
 
     /// What it holds in one buffer.
     pub fn buffer_limits(&self) -> BufferLimits {
-        BufferLimits {
+        self.counted_limits().cloned().unwrap_or_else(|| BufferLimits {
             adapter: self.0.report.name.clone(),
             binding: self.0.caps.max_binding,
             buffer: self.0.device.limits().max_buffer_size,
-        }
+        })
     }
 
     /// Bytes allocated now and at the peak, by label.
     pub fn memory(&self) -> MemoryReport {
         self.0.tracker.report()
+    }
+
+    /// Refuses a buffer of `bytes` that the adapter cannot bind.
+    ///
+    /// # Errors
+    /// It cannot; `what` is in the message.
+    pub fn must_bind(&self, what: &str, bytes: u64) -> Result<()> {
+        self.refuse(self.buffer_limits().binds(what, bytes))
     }
 
     /// Allocates a zeroed buffer of `bytes` (rounded up to 4).
@@ -265,8 +277,10 @@ impl Gpu {
     /// More than one binding can hold (the caller splits or the user lowers a setting), or out of memory.
     pub fn alloc(&self, label: &str, bytes: u64) -> Result<Buffer> {
         let bytes = bytes.max(4).next_multiple_of(4);
-        if let Some(wrong) = self.buffer_limits().binds(label, bytes) {
-            return Err(Error::OutOfMemory(wrong));
+        self.must_bind(label, bytes)?;
+        if self.counts() {
+            let raw = self.0.dummies[1].clone();
+            return Ok(Buffer::new(raw, label, bytes, &self.0.tracker));
         }
         let scope = self.0.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let raw = self.0.device.create_buffer(&wgpu::BufferDescriptor {
@@ -299,6 +313,9 @@ impl Gpu {
     /// A [`Recorder`](super::Recorder) with unsubmitted work must be submitted first; its own
     /// [`write`](super::Recorder::write) does that.
     pub fn write<T: bytemuck::Pod>(&self, buffer: &Buffer, offset: u64, data: &[T]) {
+        if self.counts() {
+            return;
+        }
         let bytes: &[u8] = bytemuck::cast_slice(data);
         let whole = bytes.len() / 4 * 4;
         if whole > 0 {

@@ -9,6 +9,7 @@
 mod adapters;
 mod buffer;
 mod choices;
+mod counting;
 mod device;
 mod environment;
 mod features;

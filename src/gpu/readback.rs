@@ -17,6 +17,7 @@ pub struct Submission(pub(super) Option<wgpu::SubmissionIndex>);
 pub struct Readback {
     gpu: Gpu,
     raw: wgpu::Buffer,
+    bytes: u64,
 }
 
 type Answer = Receiver<std::result::Result<(), wgpu::BufferAsyncError>>;
@@ -28,11 +29,9 @@ impl Readback {
     /// More than a buffer can hold, or out of memory.
     pub fn new(gpu: &Gpu, label: &str, bytes: u64) -> Result<Self> {
         let bytes = bytes.max(8).next_multiple_of(8);
-        if let Some(wrong) = gpu.buffer_limits().holds(label, bytes) {
-            return Err(Error::OutOfMemory(wrong));
-        }
+        gpu.refuse(gpu.buffer_limits().holds(label, bytes))?;
         let scope = gpu.0.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let raw = host_buffer(gpu, label, bytes);
+        let raw = host_buffer(gpu, label, if gpu.counts() { 8 } else { bytes });
         if pollster::block_on(scope.pop()).is_some() {
             return Err(Error::OutOfMemory(format!("{label} ({bytes} bytes on the host)")));
         }
@@ -40,12 +39,13 @@ impl Readback {
         Ok(Self {
             gpu: gpu.clone(),
             raw,
+            bytes,
         })
     }
 
     /// Bytes it holds.
     pub fn bytes(&self) -> u64 {
-        self.raw.size()
+        self.bytes
     }
 
     pub(super) fn raw(&self) -> &wgpu::Buffer {
@@ -57,6 +57,7 @@ impl Readback {
     /// # Errors
     /// A lost device, or an error that an earlier submission caused.
     pub fn read<T: bytemuck::Pod>(&self, after: &Submission, count: usize) -> Result<Vec<T>> {
+        self.gpu.holds_values()?;
         self.gpu.take(&self.raw, after, count)
     }
 }
@@ -76,6 +77,7 @@ impl Gpu {
     /// # Errors
     /// A lost device, or an error that an earlier submission caused.
     pub fn read<T: bytemuck::Pod>(&self, buffer: &Buffer, offset: u64, count: usize) -> Result<Vec<T>> {
+        self.holds_values()?;
         let bytes = (count * size_of::<T>()) as u64;
         if bytes == 0 {
             return Ok(Vec::new());

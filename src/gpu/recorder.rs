@@ -88,7 +88,7 @@ impl Recorder {
         bindings: &[Binding<'_>],
         groups: [u32; 3],
     ) -> Result<()> {
-        if groups.contains(&0) {
+        if groups.contains(&0) || self.gpu.counts() {
             return Ok(());
         }
         let pipeline = self.gpu.pipeline(kernel, constants)?;
@@ -183,7 +183,7 @@ impl Recorder {
 
     /// Copies `bytes` from `source` at `from` to `target` at `to` (byte offsets, multiples of 4).
     pub fn copy(&mut self, source: &Buffer, from: u64, target: &Buffer, to: u64, bytes: u64) {
-        if bytes > 0 {
+        if bytes > 0 && !self.gpu.counts() {
             self.gpu.count_command();
             self.encoder()
                 .copy_buffer_to_buffer(source.raw(), from, target.raw(), to, Some(bytes));
@@ -193,7 +193,7 @@ impl Recorder {
     /// Copies `bytes` from `source` at `from` to the host's `target` at `to` (byte offsets, multiples of 4), where
     /// [`Readback::read`] finds them.
     pub fn read_back(&mut self, source: &Buffer, from: u64, target: &Readback, to: u64, bytes: u64) {
-        if bytes > 0 {
+        if bytes > 0 && !self.gpu.counts() {
             self.gpu.count_command();
             self.encoder()
                 .copy_buffer_to_buffer(source.raw(), from, target.raw(), to, Some(bytes));
@@ -202,8 +202,10 @@ impl Recorder {
 
     /// Sets a whole buffer to zero.
     pub fn zero(&mut self, buffer: &Buffer) {
-        self.gpu.count_command();
-        self.encoder().clear_buffer(buffer.raw(), 0, None);
+        if !self.gpu.counts() {
+            self.gpu.count_command();
+            self.encoder().clear_buffer(buffer.raw(), 0, None);
+        }
     }
 
     /// Submits what is recorded, then writes `data` at byte `offset` of `buffer`.

@@ -72,11 +72,6 @@ params! {
     }
 }
 
-/// Bytes of the state of `n` elements (a multiple of four): two codes each, two scales a block.
-pub fn state_bytes(n: usize) -> u64 {
-    (2 * n + 8 * n.div_ceil(BLOCK)) as u64
-}
-
 /// The buffers of a step.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamW8bitArgs<'a> {

@@ -169,21 +169,6 @@ impl GroupReducer {
         })
     }
 
-    /// Device memory that [`GroupReducer::new`] takes, in bytes.
-    ///
-    /// # Errors
-    /// As [`GroupReducer::new`].
-    pub fn bytes(pass: &Pass, capacity: usize, m: usize) -> Result<u64> {
-        pass.check(m)?;
-        let scratch = match Plan::new(pass, m) {
-            Plan::Curve(_) | Plan::Gpd(_) => 2,
-            Plan::Cat(_) => 1,
-            Plan::Tail(_) | Plan::Mean(_) | Plan::Tilt(_) | Plan::Table(_) => 0,
-        };
-        let tables = table(pass, m).len() + shapes(pass).len();
-        Ok((4 * (scratch * capacity * m + tables)) as u64)
-    }
-
     /// Records the rule over `b.groups` groups.
     ///
     /// # Errors

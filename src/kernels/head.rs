@@ -20,6 +20,9 @@ pub(super) use cases::work;
 pub const CHUNK: usize = 4096;
 const _: () = assert!(super::weight::SHARD_ROWS == CHUNK);
 
+/// Bytes of [`HeadBuffers`] a row: a chunk of logits, and four floats of state.
+pub const ROW_BYTES: usize = CHUNK * 4 + 16;
+
 static HEAD_REDUCE: Kernel = Kernel::portable("head_reduce", shaders!["head_reduce.wgsl"]);
 static HEAD_FINISH: Kernel = Kernel::portable("head_finish", shaders!["head_finish.wgsl"]);
 static HEAD_GRADIENT: Kernel = Kernel::portable("head_gradient", shaders!["head_gradient.wgsl"]);
@@ -62,25 +65,12 @@ impl HeadBuffers {
     /// # Errors
     /// Out of memory.
     pub fn new(gpu: &Gpu, rows_cap: usize) -> Result<Self> {
-        let [logits, state] = Self::sizes(rows_cap).map(|(label, bytes)| gpu.alloc(label, bytes));
+        let row = |label: &str, bytes: usize| gpu.alloc(label, (rows_cap * bytes) as u64);
         Ok(Self {
-            logits: logits?,
-            state: state?,
+            logits: row("head/logits", CHUNK * 4)?,
+            state: row("head/state", 16)?,
             rows_cap,
         })
-    }
-
-    /// Labels and bytes of its buffers.
-    pub fn sizes(rows_cap: usize) -> [(&'static str, u64); 2] {
-        [
-            ("head/logits", (rows_cap * CHUNK * 4) as u64),
-            ("head/state", (rows_cap * 16) as u64),
-        ]
-    }
-
-    /// Bytes on the device for `rows_cap` rows.
-    pub const fn bytes(rows_cap: usize) -> u64 {
-        (rows_cap * (CHUNK * 4 + 16)) as u64
     }
 
     /// Rows it holds.

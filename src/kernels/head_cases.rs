@@ -434,7 +434,7 @@ mod tests {
     fn more_rows_than_the_buffers_hold_is_refused() {
         let gpu = Gpu::open(&GpuOptions::default()).unwrap();
         let hb = HeadBuffers::new(&gpu, 2).unwrap();
-        assert_eq!(HeadBuffers::bytes(2), hb.logits.bytes() + hb.state.bytes());
+        assert_eq!(hb.logits.bytes() + hb.state.bytes(), 2 * head::ROW_BYTES as u64);
         let b = gpu.alloc("b", 64).unwrap();
         let c = gpu.alloc("c", 64).unwrap();
         assert!(head::row_stats(&mut Recorder::new(&gpu), &hb, &b, &b, &c, 3, 4).is_err());

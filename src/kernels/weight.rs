@@ -155,22 +155,14 @@ pub fn device_bytes(dtype: DType, rows: usize, cols: usize) -> u64 {
     bytes.next_multiple_of(4) as u64
 }
 
-/// The row ranges that `rows` rows are split into so that each fits `cap` bytes.
-///
-/// # Errors
-/// Even [`SHARD_ROWS`] rows do not fit (no real model comes near).
-pub fn shard_ranges(dtype: DType, rows: usize, cols: usize, cap: u64) -> Result<Vec<Range<usize>>> {
-    if device_bytes(dtype, rows, cols) <= cap {
-        return Ok(std::iter::once(0..rows).collect());
-    }
-    let per = (cap / device_bytes(dtype, SHARD_ROWS, cols).max(1)) as usize * SHARD_ROWS;
-    if per == 0 {
-        return Err(Error::OutOfMemory(format!(
-            "a weight of {rows} × {cols} {} cannot be split into bindings of {cap} bytes",
-            dtype.name()
-        )));
-    }
-    Ok((0..rows).step_by(per).map(|r| r..rows.min(r + per)).collect())
+/// The row ranges that `rows` rows are split into so that each fits `cap` bytes, or has [`SHARD_ROWS`] rows at most.
+fn shard_ranges(dtype: DType, rows: usize, cols: usize, cap: u64) -> impl Iterator<Item = Range<usize>> {
+    let per = if device_bytes(dtype, rows, cols) <= cap {
+        rows
+    } else {
+        (cap / device_bytes(dtype, SHARD_ROWS, cols).max(1)).max(1) as usize * SHARD_ROWS
+    };
+    (0..rows).step_by(per.max(1)).map(move |r| r..rows.min(r + per))
 }
 
 impl Weight {
@@ -246,18 +238,22 @@ impl Weight {
         cap: u64,
     ) -> Result<Self> {
         let shard = |r: Range<usize>| {
+            let bytes = device_bytes(dtype, r.len(), cols);
+            if bytes > cap {
+                let what = format!("{} rows of a {} matrix of {cols} columns", r.len(), dtype.name());
+                gpu.must_bind(&what, bytes)?;
+            }
             Ok(Shard {
                 first_row: r.start,
                 rows: r.len(),
-                buffer: gpu.alloc(label, device_bytes(dtype, r.len(), cols))?,
+                buffer: gpu.alloc(label, bytes)?,
             })
         };
         Ok(Self {
             dtype,
             rows,
             cols,
-            shards: shard_ranges(dtype, rows, cols, cap)?
-                .into_iter()
+            shards: shard_ranges(dtype, rows, cols, cap)
                 .map(shard)
                 .collect::<Result<_>>()?,
         })
@@ -280,23 +276,7 @@ impl Weight {
     /// # Errors
     /// Out of memory.
     pub fn zeros(gpu: &Gpu, label: &str, rows: usize, cols: usize) -> Result<Self> {
-        let shards = shard_ranges(DType::F32, rows, cols, gpu.caps().max_binding)?
-            .into_iter()
-            .map(|r| {
-                let buffer = gpu.alloc(label, device_bytes(DType::F32, r.len(), cols))?;
-                Ok(Shard {
-                    first_row: r.start,
-                    rows: r.len(),
-                    buffer,
-                })
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self {
-            dtype: DType::F32,
-            rows,
-            cols,
-            shards,
-        })
+        Self::unwritten(gpu, label, DType::F32, rows, cols, gpu.caps().max_binding)
     }
 
     /// Reads an f32 weight back, without the padding.

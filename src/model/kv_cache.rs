@@ -18,16 +18,9 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Bytes of a cache for `rows` rows: whole pages, and their table.
-    pub fn bytes(spec: &ModelSpec, rows: usize, dtype: FloatDtype) -> u64 {
-        let table = 4 * rows.div_ceil(PAGE).max(1) as u64;
-        2 * spec.num_layers as u64 * Self::layer_bytes(spec, rows, dtype) + table
-    }
-
-    /// Bytes of one layer's keys, or of its values.
-    pub fn layer_bytes(spec: &ModelSpec, rows: usize, dtype: FloatDtype) -> u64 {
-        let pages = rows.div_ceil(PAGE).max(1);
-        (pages * PAGE * spec.num_kv_heads * spec.head_dim * dtype.bytes()) as u64
+    /// Bytes of one token's keys in a layer, or of its values.
+    pub fn row_bytes(spec: &ModelSpec, dtype: FloatDtype) -> usize {
+        spec.num_kv_heads * spec.head_dim * dtype.bytes()
     }
 
     /// Allocates a cache of as many pages as hold `rows` rows.
@@ -35,13 +28,13 @@ impl KvCache {
     /// # Errors
     /// Out of memory.
     pub fn new(model: &Model, rows: usize, dtype: FloatDtype) -> Result<Self> {
+        let (gpu, spec) = (&model.gpu, &model.spec);
         let pages = rows.div_ceil(PAGE).max(1);
-        let bytes = Self::layer_bytes(&model.spec, rows, dtype);
-        let one = || model.gpu.alloc("kv cache", bytes);
-        let layers = (0..model.spec.num_layers)
+        let one = || gpu.alloc("kv cache", (pages * PAGE * Self::row_bytes(spec, dtype)) as u64);
+        let layers = (0..spec.num_layers)
             .map(|_| Ok((one()?, one()?)))
             .collect::<Result<_>>()?;
-        let table = model.gpu.upload("kv cache/pages", &vec![0u32; pages])?;
+        let table = gpu.alloc("kv cache/pages", 4 * pages as u64)?;
         Ok(Self {
             layers,
             table,

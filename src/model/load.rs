@@ -109,7 +109,7 @@ impl Source {
         }
     }
 
-    /// The element type of a tensor loaded as `dtype` (`None`: as it is stored).
+    /// The element type of a tensor loaded as `dtype` (`None`: as it is stored), a matrix's.
     ///
     /// # Errors
     /// As [`WeightStore::info`].
@@ -214,7 +214,7 @@ impl Source {
         positions: usize,
         score: Option<&[f32]>,
     ) -> Result<Model> {
-        let _waiting = self.waiting();
+        let _waiting = self.waiting(gpu);
         if self.spec.head == Head::CausalLm {
             return Model::load(gpu, &self.spec, &self.store, dtype, positions).context(&self.name);
         }
@@ -222,8 +222,8 @@ impl Source {
             .context(&self.name)
     }
 
-    fn waiting(&self) -> Progress {
-        Progress::waiting(&format!("loading {}", self.name))
+    fn waiting(&self, gpu: &Gpu) -> Option<Progress> {
+        (!gpu.counts()).then(|| Progress::waiting(&format!("loading {}", self.name)))
     }
 
     /// A reward model on the device; with a ring, its blocks' matrices are the ring's.
@@ -249,6 +249,9 @@ impl Source {
                     bytemuck::cast_slice(values),
                 );
             }
+            if t.role == Role::Score && gpu.counts() {
+                return super::params::unwritten(gpu, t, DType::F32);
+            }
             if t.role == Role::Score && !self.has_score() {
                 return Err(Error::user(
                     "this is a language model: it has no score head. Pass a reward model \
@@ -267,7 +270,7 @@ impl Source {
         positions: usize,
         score: Option<&[f32]>,
     ) -> Result<Model> {
-        let _waiting = self.waiting();
+        let _waiting = self.waiting(gpu);
         let streamed = Streamed::new(&self.spec, &self.store, |t| self.stored(t, dtype))?;
         let ring = Ring::new(gpu, &streamed)?;
         let mut model = self.scored(gpu, dtype, positions, score, Some((&ring, &streamed)))?;

@@ -4,7 +4,6 @@ use super::params::{LoraPair, LoraShape, Model, Param};
 use super::peft::{Module, lora_name};
 use super::spec::Proj;
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
 use crate::kernels::weight::Weight;
 use crate::rng::{Stream, seed_for};
 use crate::tensor::DType;
@@ -50,8 +49,18 @@ impl Model {
                 return Err(Error::internal(format!("{m:?} does not belong to {shape:?}")));
             };
             let mut one = |which: char, rows: usize, cols: usize| {
-                let values = source(&lora_name(m.layer, m.proj, which), rows, cols)?;
-                adapter_param(&gpu, rows, cols, &values, train)
+                let value = if gpu.counts() {
+                    Weight::zeros(&gpu, "adapter", rows, cols)?
+                } else {
+                    let values = source(&lora_name(m.layer, m.proj, which), rows, cols)?;
+                    let bytes = bytemuck::cast_slice(&values);
+                    Weight::upload(&gpu, "adapter", DType::F32, rows, cols, bytes)?
+                };
+                let mut param = Param::frozen(value);
+                if train {
+                    param.train(&gpu)?;
+                }
+                Ok(param)
             };
             block.linears[m.proj as usize].lora = Some(LoraPair {
                 a: one('A', m.rank, inp)?,
@@ -119,20 +128,4 @@ impl Model {
 /// A value uniform in ±bound.
 pub fn uniform(rng: &mut impl Rng, bound: f64) -> f32 {
     ((f64::from(rng.next_u32()) / f64::from(u32::MAX) * 2.0 - 1.0) * bound) as f32
-}
-
-fn adapter_param(gpu: &Gpu, rows: usize, cols: usize, values: &[f32], train: bool) -> Result<Param> {
-    let value = Weight::upload(
-        gpu,
-        "adapter",
-        DType::F32,
-        rows,
-        cols,
-        bytemuck::cast_slice(values),
-    )?;
-    let mut param = Param::frozen(value);
-    if train {
-        param.train(gpu)?;
-    }
-    Ok(param)
 }

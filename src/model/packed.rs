@@ -46,11 +46,6 @@ impl Widths {
         }
         Self { halves, exact }
     }
-
-    /// Bytes a row.
-    pub(super) fn bytes(&self) -> usize {
-        2 * self.halves.iter().sum::<usize>() + 4 * self.exact.iter().sum::<usize>()
-    }
 }
 
 /// The tensors that are kept as f16.

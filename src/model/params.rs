@@ -250,6 +250,18 @@ impl Model {
         })
     }
 
+    /// The same tensors with nothing written into them, without adapter: for a device that only counts.
+    ///
+    /// # Errors
+    /// A model that does not hold what its specification lists (a bug).
+    pub fn outline(&self, gpu: &Gpu) -> Result<Self> {
+        Self::build(gpu, &self.spec, self.rope.positions, &mut |t| {
+            let held = self.base_param(t);
+            let held = held.ok_or_else(|| Error::internal(format!("{} is not loaded", t.name)))?;
+            unwritten(gpu, t, held.value.dtype)
+        })
+    }
+
     /// The matrix that turns hidden states into logits or scores.
     pub fn head_param(&self) -> &Param {
         self.head.as_ref().unwrap_or(&self.embed)
@@ -420,16 +432,7 @@ pub(super) fn upload(
     host: &HostTensor<'_>,
     dtype: Option<DType>,
 ) -> Result<Weight> {
-    let (rows, cols) = match t.shape[..] {
-        [n] => (1, n),
-        [r, c] => (r, c),
-        _ => {
-            return Err(Error::internal(format!(
-                "{}: neither a vector nor a matrix",
-                t.name
-            )));
-        }
-    };
+    let (rows, cols) = size(t)?;
     let wanted = wanted(t, host.dtype, dtype);
     if wanted == host.dtype {
         return Weight::upload(gpu, "weights", wanted, rows, cols, &host.bytes);
@@ -445,25 +448,47 @@ pub(super) fn upload_stored(
     store: &WeightStore,
     dtype: Option<DType>,
 ) -> Result<Weight> {
-    let &[rows, cols] = &t.shape[..] else {
+    let stored = store.info(&t.name)?.0;
+    if t.shape.len() != 2 && !gpu.counts() {
         return upload(gpu, t, &store.get(&t.name)?, dtype);
-    };
-    let wanted = wanted(t, store.info(&t.name)?.0, dtype);
-    let weight = Weight::unwritten(gpu, "weights", wanted, rows, cols, gpu.caps().max_binding)?;
+    }
+    let weight = unwritten(gpu, t, dtype.unwrap_or(stored))?;
     write(gpu, &weight, &t.name, store)?;
     Ok(weight)
 }
 
+/// A tensor's place on the device: a matrix as `dtype`, anything else as f32.
+pub(super) fn unwritten(gpu: &Gpu, t: &TensorSpec, dtype: DType) -> Result<Weight> {
+    let (rows, cols) = size(t)?;
+    let dtype = wanted(t, dtype, None);
+    Weight::unwritten(gpu, "weights", dtype, rows, cols, gpu.caps().max_binding)
+}
+
+/// Rows and columns of a tensor; a vector is a row.
+fn size(t: &TensorSpec) -> Result<(usize, usize)> {
+    match t.shape[..] {
+        [n] => Ok((1, n)),
+        [r, c] => Ok((r, c)),
+        _ => Err(Error::internal(format!(
+            "{}: neither a vector nor a matrix",
+            t.name
+        ))),
+    }
+}
+
 /// The element type that a tensor has on the device.
 fn wanted(t: &TensorSpec, stored: DType, dtype: Option<DType>) -> DType {
-    match t.role {
-        Role::Weight(_) | Role::Embedding | Role::LmHead => dtype.unwrap_or(stored),
-        _ => DType::F32,
+    match t.role.is_matrix() {
+        true => dtype.unwrap_or(stored),
+        false => DType::F32,
     }
 }
 
 /// Writes a stored matrix into a weight, converted to its type.
 pub(super) fn write(gpu: &Gpu, weight: &Weight, name: &str, store: &WeightStore) -> Result<()> {
+    if gpu.counts() {
+        return Ok(());
+    }
     store.each_piece(name, &mut |first, host| {
         if host.dtype == weight.dtype {
             weight.write_rows(gpu, first, &host.bytes);

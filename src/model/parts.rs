@@ -84,6 +84,13 @@ pub enum Role {
     Score,
 }
 
+impl Role {
+    /// Whether the tensor is loaded in the model's element type; everything else is f32.
+    pub fn is_matrix(self) -> bool {
+        matches!(self, Self::Weight(_) | Self::Embedding | Self::LmHead)
+    }
+}
+
 /// One weight a model must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {

@@ -12,7 +12,7 @@ use super::spec::{ModelSpec, TensorSpec};
 use super::store::WeightStore;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::kernels::weight::{Shard, Weight, device_bytes, shard_ranges};
+use crate::kernels::weight::{Weight, device_bytes};
 use crate::tensor::DType;
 use std::sync::Arc;
 
@@ -82,34 +82,11 @@ fn size(t: &TensorSpec) -> (usize, usize) {
     (t.shape[0], t.shape.iter().skip(1).product())
 }
 
-/// Bytes of the ring of a model whose matrices have the types that `dtype` gives.
-///
-/// # Errors
-/// Those of `dtype`.
-pub fn ring_bytes(spec: &ModelSpec, dtype: impl Fn(&TensorSpec) -> Result<DType>) -> Result<u64> {
-    let layers = linears(spec, &dtype)?;
-    let bytes = |(rows, cols, dtype): &(usize, usize, DType)| device_bytes(*dtype, *rows, *cols);
-    Ok(widest(&layers).iter().flatten().map(bytes).sum())
-}
-
 impl Ring {
     /// Allocates the ring for what `streamed` will put into it.
     pub(super) fn new(gpu: &Gpu, streamed: &Streamed) -> Result<Self> {
         let one = |(rows, cols, dtype): (usize, usize, DType)| {
-            let shards = shard_ranges(dtype, rows, cols, gpu.caps().max_binding)?;
-            let shard = |r: std::ops::Range<usize>| {
-                Ok(Shard {
-                    first_row: r.start,
-                    rows: r.len(),
-                    buffer: gpu.alloc("weights", device_bytes(dtype, r.len(), cols))?,
-                })
-            };
-            Ok(Weight {
-                dtype,
-                rows,
-                cols,
-                shards: shards.into_iter().map(shard).collect::<Result<_>>()?,
-            })
+            Weight::unwritten(gpu, "weights", dtype, rows, cols, gpu.caps().max_binding)
         };
         let places = widest(&streamed.layers)
             .into_iter()

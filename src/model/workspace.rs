@@ -1,14 +1,13 @@
 //! Activation buffers: allocated once for a token budget, reused by every batch.
-//!
-//! The sizes here are also what `plan` adds up: [`Shape`] is the one place that knows them.
 
 use super::batch::Batch;
 use super::packed::Packed;
 use super::params::Model;
 use super::pieces::{Part, Summand};
+use super::plan::Plan;
 use super::spec::{ModelSpec, Proj};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Gpu, Recorder};
+use crate::gpu::{Buffer, BufferLimits, Gpu, Recorder};
 use crate::kernels::head::HeadBuffers;
 use crate::kernels::pad4;
 use std::cell::Cell;
@@ -225,6 +224,39 @@ impl Workspace {
         })
     }
 
+    /// Bytes that [`Workspace::new`] allocates, the vocabulary head's chunks aside.
+    ///
+    /// # Errors
+    /// As [`Gpu::counting`].
+    pub fn activation_bytes(spec: &ModelSpec, shape: Shape) -> Result<u64> {
+        let plan = Plan::of(&BufferLimits::least(), |gpu| Self::new(gpu, spec, shape))?;
+        Ok(plan.bytes("activations"))
+    }
+
+    /// The most blocks whose activations fit where [`Workspace::activation_bytes`] may be at most `budget`; `None` where not
+    /// even one block's do.
+    ///
+    /// # Errors
+    /// As [`Workspace::activation_bytes`].
+    pub fn kept_within(spec: &ModelSpec, shape: Shape, budget: u64) -> Result<Option<usize>> {
+        let keeping = |kept_blocks| Shape { kept_blocks, ..shape };
+        let bytes = |kept_blocks| Self::activation_bytes(spec, keeping(kept_blocks));
+        let one = bytes(1)?;
+        let Some(room) = budget.checked_sub(one) else {
+            return Ok(None);
+        };
+        // Two sets are never made for a model of one block, or without a backward pass. The last block's may cost less
+        // than another's.
+        let more = room.checked_div(bytes(2)? - one).unwrap_or(0) as usize;
+        let all = keeping(usize::MAX).kept(spec);
+        let some = keeping(more.saturating_add(1)).kept(spec);
+        Ok(Some(if some < all && budget >= bytes(all)? {
+            all
+        } else {
+            some
+        }))
+    }
+
     /// Writes a packed batch to the device.
     ///
     /// # Errors
@@ -410,7 +442,11 @@ impl Grads {
         let f32s = |name: &str, n: usize| gpu.alloc(&format!("activations/d {name}"), (m * n) as u64 * 4);
         let (c, f) = (spec.hidden_size, spec.intermediate_size);
         let (q, kv) = (spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim);
-        let ones: Vec<f32> = (0..m * 4).map(|i| if i % 4 == 0 { 1.0 } else { 0.0 }).collect();
+        let ones = gpu.alloc("activations/ones", (m * 4) as u64 * 4)?;
+        if !gpu.counts() {
+            let first: Vec<[f32; 4]> = vec![[1.0, 0.0, 0.0, 0.0]; m];
+            gpu.write(&ones, 0, &first);
+        }
         Ok(Self {
             dx: f32s("x", c)?,
             dnormed: f32s("norm", c)?,
@@ -427,7 +463,7 @@ impl Grads {
             } else {
                 None
             },
-            ones: gpu.upload("activations/ones", &ones)?,
+            ones,
         })
     }
 }

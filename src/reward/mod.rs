@@ -4,7 +4,7 @@ mod model;
 mod scoring;
 mod verifier;
 
-pub use model::{RewardModel, RewardOptions};
+pub use model::{RewardModel, RewardOptions, RewardShape};
 pub use scoring::{GroupScoring, Scoring};
 pub use verifier::DemoScore;
 

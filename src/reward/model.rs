@@ -11,7 +11,6 @@ use crate::model::params::Model;
 use crate::model::plan::Plan;
 use crate::model::run;
 use crate::model::score_queue::ScoreQueue;
-use crate::model::spec::ModelSpec;
 use crate::model::workspace::{Shape, Workspace};
 use crate::tensor::DType;
 use crate::text::{Count, Formatter, PromptContent, TemplateDate, Tokenizer};
@@ -35,6 +34,32 @@ pub struct RewardOptions<'a> {
     pub raw: bool,
     /// The date its template sees.
     pub date: TemplateDate,
+}
+
+/// What decides the memory of a reward model.
+#[derive(Debug, Clone, Copy)]
+pub struct RewardShape {
+    /// Element type of its matrices; `None` keeps what is stored.
+    pub dtype: Option<DType>,
+    /// Longest sequence.
+    pub positions: usize,
+    /// Most tokens in one forward pass.
+    pub token_budget: usize,
+    /// Its blocks are streamed from the host.
+    pub streamed: bool,
+}
+
+impl RewardShape {
+    /// The model, and the buffers of its passes.
+    ///
+    /// # Errors
+    /// As [`Source::load_reward`].
+    pub fn allocate(&self, gpu: &Gpu, source: &Source, adapter: Option<&Path>) -> Result<(Model, Workspace)> {
+        let model = source.load_reward(gpu, self.dtype, self.positions, adapter, self.streamed)?;
+        model.tune()?;
+        let ws = Workspace::new(gpu, &model.spec, shape(self.token_budget, rank(&model)))?;
+        Ok((model, ws))
+    }
 }
 
 /// A reward model on the device, with its own tokenizer and chat template.
@@ -69,28 +94,24 @@ impl RewardModel {
         tokenizer: Option<Tokenizer>,
         options: &RewardOptions<'_>,
     ) -> Result<Self> {
-        let positions = options.positions.clamp(1, source.spec.max_position_embeddings);
-        let dtype = source.dtype(options.dtype)?;
-        let streamed = match options.residency {
-            Residency::Resident => false,
-            Residency::Stream => true,
-            Residency::Auto => {
-                let mut plan = Plan::model(&source, dtype, positions)?;
-                plan.extend("", &Self::plan(&source.spec, options.token_budget));
-                let used = gpu.memory().current;
-                options.free.is_some_and(|free| used + plan.total() > free)
-            }
+        let mut shape = RewardShape {
+            dtype: source.dtype(options.dtype)?,
+            positions: options.positions.clamp(1, source.spec.max_position_embeddings),
+            token_budget: options.token_budget,
+            streamed: options.residency == Residency::Stream,
         };
-        if streamed && options.residency == Residency::Auto {
+        if let (Residency::Auto, Some(free)) = (options.residency, options.free) {
+            let plan = Plan::of(&gpu.buffer_limits(), |gpu| shape.allocate(gpu, &source, None))?;
+            shape.streamed = gpu.memory().current + plan.total() > free;
+        }
+        if shape.streamed && options.residency == Residency::Auto {
             log::warn!(
                 "{} does not fit in the free memory beside what is there: its blocks are streamed from the host \
                  (--reward-residency resident keeps them on the device)",
                 source.name
             );
         }
-        let model = source.load_reward(gpu, dtype, positions, options.adapter, streamed)?;
-        model.tune()?;
-        let ws = Workspace::new(gpu, &model.spec, shape(options.token_budget, rank(&model)))?;
+        let (model, ws) = shape.allocate(gpu, &source, options.adapter)?;
         Ok(Self {
             name: source.name,
             model,
@@ -100,11 +121,6 @@ impl RewardModel {
             raw: options.raw,
             date: options.date,
         })
-    }
-
-    /// Memory of its passes at a token budget, the weights aside.
-    pub fn plan(spec: &ModelSpec, token_budget: usize) -> Plan {
-        Plan::workspace(spec, shape(token_budget, 0))
     }
 
     /// How this model reads texts.

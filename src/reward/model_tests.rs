@@ -3,12 +3,12 @@
 
 use super::*;
 use crate::config::TEMPLATE_DATE;
-use crate::gpu::GpuOptions;
+use crate::gpu::{BufferLimits, GpuOptions};
+use crate::kernels::weight::device_bytes;
 use crate::model::init::{random_tensors, write_model};
 use crate::model::save::AtomicDir;
 use crate::model::shapes::Named;
-use crate::model::spec::Head;
-use crate::model::stream::ring_bytes;
+use crate::model::spec::{Head, ModelSpec};
 
 fn spec(num_layers: usize) -> ModelSpec {
     ModelSpec {
@@ -111,13 +111,26 @@ fn a_streamed_model_takes_what_the_plan_says_and_auto_goes_by_it() {
         (gpu.memory().current, gpu.memory().by_owner["weights"])
     };
     let source = source(place.path(), 5);
-    let streamed = Plan::streamed(&source, Some(DType::Q8_0), 64).unwrap();
-    let resident = Plan::model(&source, Some(DType::Q8_0), 64).unwrap();
+    let [streamed, resident] = [true, false].map(|streamed| {
+        let shape = RewardShape {
+            dtype: Some(DType::Q8_0),
+            positions: 64,
+            token_budget: 48,
+            streamed,
+        };
+        Plan::of(&BufferLimits::least(), |gpu| shape.allocate(gpu, &source, None)).unwrap()
+    });
     let (small, large) = (total(Residency::Stream, None), total(Residency::Resident, None));
-    assert_eq!(small.1, streamed.bytes("weights"));
-    assert_eq!(large.1, resident.bytes("weights"));
+    assert_eq!(small, (streamed.total(), streamed.bytes("weights")));
+    assert_eq!(large, (resident.total(), resident.bytes("weights")));
     // Three of five equal blocks are not there.
-    let block = ring_bytes(&source.spec, |_| Ok(DType::Q8_0)).unwrap() / 2;
+    let first = source
+        .spec
+        .tensors()
+        .filter(|t| t.layer == Some(0) && t.role.is_matrix());
+    let block: u64 = first
+        .map(|t| device_bytes(DType::Q8_0, t.shape[0], t.shape[1]))
+        .sum();
     assert_eq!(resident.total() - streamed.total(), 3 * block);
     for (free, want) in [
         (None, large),

@@ -5,12 +5,12 @@
 //! function of (run seed, step, prompt, sample): neither the batch it runs in nor the order of the work changes it.
 
 mod job;
-mod plan;
 mod prefill;
 mod sampler;
 mod schedule;
 #[cfg(test)]
 mod schedule_tests;
+mod shape;
 mod state;
 mod stats;
 

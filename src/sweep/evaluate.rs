@@ -236,7 +236,7 @@ fn as_today(found: &EvalMeta, want: &EvalMeta) -> EvalMeta {
 impl Worker for Device<'_> {
     fn settle(&mut self, runs: &[&Run]) -> Result<Types> {
         let gpu = self.gpu()?;
-        let (cap, have) = (gpu.caps().max_binding, memory::free(&gpu)?);
+        let (limits, have) = (gpu.buffer_limits(), memory::free(&gpu)?);
         let (mut known, mut settled) = (Vec::new(), None::<Types>);
         for run in runs {
             let size = sizes(&run.config);
@@ -248,7 +248,7 @@ impl Worker for Device<'_> {
             let Ok(mut job) = setup::Job::open(run.config.clone()) else {
                 continue;
             };
-            job.choose_dtypes(cap, have)?;
+            job.choose_dtypes(&limits, have)?;
             let own = Types {
                 base_dtype: job.config.base_dtype,
                 reward_dtype: job.config.reward_dtype,

@@ -33,20 +33,28 @@ impl Keeping {
         let kept_blocks = match (self.all, self.memory) {
             (true, _) => usize::MAX,
             (false, None) => 1,
-            (false, Some(ActivationMemory::Auto)) => self
-                .auto
-                .and_then(|budget| Workspace::kept_within(spec, shape, budget))
-                .unwrap_or(1),
-            (false, Some(ActivationMemory::Bytes(budget))) => Workspace::kept_within(spec, shape, budget)
-                .ok_or_else(|| {
-                    let least = Workspace::activation_bytes(spec, Shape { kept_blocks: 1, ..shape });
-                    Error::user(format!(
+            (false, Some(ActivationMemory::Auto)) => match self.auto {
+                Some(budget) => Workspace::kept_within(spec, shape, budget)?.unwrap_or(1),
+                None => 1,
+            },
+            (false, Some(ActivationMemory::Bytes(budget))) => {
+                let Some(kept) = Workspace::kept_within(spec, shape, budget)? else {
+                    let least = Workspace::activation_bytes(
+                        spec,
+                        Shape {
+                            kept_blocks: 1,
+                            ..shape
+                        },
+                    )?;
+                    return Err(Error::user(format!(
                         "--activation-memory {budget}: passes over {} tokens take at least {:.1} MiB ({least} bytes), with one \
                          block's activations kept; raise it, or lower --token-budget",
                         shape.rows,
                         mib(least)
-                    ))
-                })?,
+                    )));
+                };
+                kept
+            }
         };
         Ok(Shape { kept_blocks, ..shape })
     }
@@ -75,7 +83,7 @@ mod tests {
             half: false,
             vocabulary_head: true,
         };
-        let bytes = |kept_blocks| Workspace::activation_bytes(&spec, Shape { kept_blocks, ..shape });
+        let bytes = |kept_blocks| Workspace::activation_bytes(&spec, Shape { kept_blocks, ..shape }).unwrap();
         let keep = |memory, auto| {
             Keeping {
                 all: false,

@@ -11,7 +11,6 @@ use crate::kernels::group_advantage::{
 };
 use crate::kernels::group_rewards::{GroupRewardsArgs, SCORE_WORDS, group_rewards};
 use crate::kernels::policy_loss::{LossConfig, PolicyLossArgs, TERMS, policy_loss, policy_loss_sums};
-use crate::model::plan::Plan;
 use crate::model::run::Packed;
 use crate::model::workspace::{Loaded, Workspace};
 
@@ -20,8 +19,6 @@ use crate::model::workspace::{Loaded, Workspace};
 struct Sizes {
     groups: usize,
     m: usize,
-    /// Tokens of one micro-batch.
-    readouts: usize,
     /// Tokens of a whole step, for the reference; 0 where β is 0.
     reference: usize,
     /// Rows of sums: one per piece of a prompt and iteration.
@@ -29,12 +26,11 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(c: &TrainConfig, readouts: usize) -> Self {
+    fn of(c: &TrainConfig) -> Self {
         let responses = c.prompts_per_step * c.num_generations;
         Self {
             groups: c.prompts_per_step,
             m: c.num_generations,
-            readouts,
             reference: if c.beta > 0.0 {
                 responses * c.max_completion_length
             } else {
@@ -52,33 +48,6 @@ impl Sizes {
         } else {
             0
         }
-    }
-
-    /// The buffers, but for the rule's own.
-    fn plan(&self, pass: &Pass) -> Plan {
-        let responses = self.groups * self.m;
-        let mut plan = Plan::default();
-        let mut alloc = |what: &str, elements: usize| {
-            if elements > 0 {
-                plan.alloc(&format!("step/{what}"), 4 * elements as u64);
-            }
-        };
-        alloc("scores", responses * SCORE_WORDS);
-        for what in ["placed", "rewards", "advantages"] {
-            alloc(what, responses);
-        }
-        alloc("selection", responses * usize::from(pass.selects()));
-        alloc("bases", self.groups * usize::from(pass.absolute()));
-        alloc("flags", self.groups);
-        alloc("tails", self.tail_words(pass));
-        alloc("reference", self.reference);
-        for what in ["old", "owner", "weight"] {
-            alloc(what, self.readouts);
-        }
-        alloc("terms", self.readouts * TERMS);
-        alloc("sums", self.rows * TERMS);
-        plan.read_back("step/report", self.report_bytes(pass));
-        plan
     }
 }
 
@@ -167,13 +136,12 @@ impl DeviceStep {
     /// # Errors
     /// The rule does not fit the group's size; out of memory.
     pub fn new(gpu: &Gpu, rule: &Rule, c: &TrainConfig, readouts: usize) -> Result<Self> {
-        let sizes = Sizes::of(c, readouts);
+        let sizes = Sizes::of(c);
         let Sizes { groups, m, .. } = sizes;
         let pass = rule.pass(m)?;
         let alloc = |what: &str, elements: usize| gpu.alloc(&format!("step/{what}"), 4 * elements as u64);
         let split = pass.selects();
         Ok(Self {
-            reducer: GroupReducer::new(gpu, &pass, groups, m)?,
             scores: alloc("scores", groups * m * SCORE_WORDS)?,
             placed: alloc("placed", groups * m)?,
             rewards: alloc("rewards", groups * m)?,
@@ -195,27 +163,12 @@ impl DeviceStep {
             weight: alloc("weight", readouts)?,
             terms: alloc("terms", readouts * TERMS)?,
             sums: alloc("sums", sizes.rows * TERMS)?,
+            reducer: GroupReducer::new(gpu, &pass, groups, m)?,
             report: Readback::new(gpu, "step/report", sizes.report_bytes(&pass))?,
             sizes,
             rows: 0,
             referred: 0,
         })
-    }
-
-    /// What [`DeviceStep::new`] will take.
-    ///
-    /// # Errors
-    /// The rule does not fit the group's size.
-    pub fn plan(rule: &Rule, c: &TrainConfig, readouts: usize) -> Result<Plan> {
-        let sizes = Sizes::of(c, readouts);
-        let pass = rule.pass(sizes.m)?;
-        // The rule's buffers are no larger than the rewards.
-        let mut plan = sizes.plan(&pass);
-        plan.add(
-            "group_advantage",
-            GroupReducer::bytes(&pass, sizes.groups, sizes.m)?,
-        );
-        Ok(plan)
     }
 
     /// Where a judge leaves a step's scores: a row for each response.

@@ -2,7 +2,6 @@
 
 use crate::error::{Context, Error, Result};
 use crate::model::load::Source;
-use crate::model::spec::Role;
 use crate::tensor::DType;
 
 /// An element type by its flag.
@@ -43,7 +42,7 @@ pub fn candidates(source: &Source, asked: Option<DType>, memory_known: bool) -> 
     let matrices: Vec<(DType, usize)> = source
         .spec
         .tensors()
-        .filter(|t| matches!(t.role, Role::Weight(_) | Role::Embedding | Role::LmHead))
+        .filter(|t| t.role.is_matrix())
         .map(|t| Ok((source.store.info(&t.name)?.0, t.shape[1])))
         .collect::<Result<_>>()?;
     if matrices.iter().any(|(d, _)| d.is_quantized()) {

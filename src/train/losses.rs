@@ -59,11 +59,6 @@ impl Losses {
         &self.gpu
     }
 
-    /// What [`Losses::new`] will take.
-    pub fn bytes(readouts: usize) -> u64 {
-        4 * (readouts * (1 + TERMS) + BATCHES * TERMS) as u64
-    }
-
     /// Writes what the loss needs of a micro-batch from the host, before its passes are recorded: the weight of each token
     /// (P) f32, or the places of the two scores of each pair (N, 2) u32. `owners` says whose each of them is.
     ///

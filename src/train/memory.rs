@@ -2,7 +2,7 @@
 
 use super::cgroup;
 use crate::error::{Error, Result};
-use crate::gpu::{BufferLimits, DeviceKind, Gpu};
+use crate::gpu::{DeviceKind, Gpu};
 use crate::model::plan::Plan;
 use std::path::Path;
 
@@ -49,8 +49,8 @@ pub fn fits(plan: &Plan, have: Option<u64>, lower: &str) -> Result<()> {
 ///
 /// # Errors
 /// A user error with the buffer and the adapter's limit.
-pub fn binds(plan: &Plan, limits: &BufferLimits, lower: &str) -> Result<()> {
-    match plan.unbound(limits) {
+pub fn binds(plan: &Plan, lower: &str) -> Result<()> {
+    match &plan.unbound {
         Some(wrong) => Err(Error::user(format!("{wrong}. Lower {lower}"))),
         None => Ok(()),
     }

@@ -52,10 +52,10 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
     if let Some(dir) = &latest {
         base.continues(dir)?;
     }
-    let (cap, have) = (gpu.caps().max_binding, memory::free(gpu)?);
-    job.choose_dtypes(cap, have)?;
-    let plan = job.plan(cap)?;
-    memory::binds(&plan, &gpu.buffer_limits(), LOWER)?;
+    let (limits, have) = (gpu.buffer_limits(), memory::free(gpu)?);
+    job.choose_dtypes(&limits, have)?;
+    let plan = job.plan(&limits)?;
+    memory::binds(&plan, LOWER)?;
     memory::fits(&plan, have, LOWER)?;
     let toml = job.config.to_toml()?;
     gpu.set_matmul_precision(job.config.matmul_precision)?;

@@ -7,18 +7,16 @@ use super::prompts::{self, Limit};
 use super::rl::{Prompt, Trainer};
 use super::sizes::Sizes;
 use crate::advantage::{Alpha, Rule, RuleOptions};
-use crate::config::{Residency, Schedule, TrainConfig, range};
+use crate::config::{Residency, TrainConfig, range};
 use crate::error::{Context, Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{BufferLimits, Gpu};
 use crate::model::alias::alias;
 use crate::model::load::Source;
 use crate::model::params::Model;
 use crate::model::pieces::PIECE_TOKENS;
 use crate::model::plan::Plan;
 use crate::model::workspace::{Shape, Workspace};
-use crate::optim::{Optimizer, Settings};
 use crate::reward::{self, Reward, RewardOptions};
-use crate::rollout::Sampler;
 use crate::text::{Formatter, TemplateDate, Tokenizer};
 use clap::ValueEnum;
 
@@ -155,9 +153,9 @@ impl Job {
     ///
     /// # Errors
     /// As [`Job::plan`].
-    pub fn choose_dtypes(&mut self, cap: u64, have: Option<u64>) -> Result<()> {
+    pub fn choose_dtypes(&mut self, limits: &BufferLimits, have: Option<u64>) -> Result<()> {
         let reward = self.reward_source()?;
-        let (chosen, fit) = self.sizes().choose(cap, have, reward.as_ref())?;
+        let (chosen, fit) = self.sizes().choose(limits, have, reward.as_ref())?;
         chosen.write(&mut self.config);
         self.fit = fit;
         Ok(())
@@ -173,12 +171,12 @@ impl Job {
             .context("--reward-model")
     }
 
-    /// Bytes each part of the run takes on a device that binds at most `cap` bytes.
+    /// Bytes each part of the run takes on an adapter with these limits.
     ///
     /// # Errors
     /// Settings that do not go together; a reward model that cannot be opened.
-    pub fn plan(&self, cap: u64) -> Result<Plan> {
-        self.sizes().plan(cap, self.reward_source()?.as_ref())
+    pub fn plan(&self, limits: &BufferLimits) -> Result<Plan> {
+        self.sizes().plan(limits, self.reward_source()?.as_ref())
     }
 
     /// Loads the judge.
@@ -210,24 +208,14 @@ impl Job {
     /// # Errors
     /// Out of memory.
     pub fn policy(&self, gpu: &Gpu) -> Result<(Model, Option<Model>)> {
-        let (sizes, positions) = (self.sizes(), self.positions);
-        let (dtype, sets) = (sizes.base_dtype()?, sizes.gradient_sets(self.fit.ascending));
-        let mut model = self.source.load(gpu, dtype, positions, None)?;
-        let Some(shape) = sizes.lora() else {
-            let reference = if self.config.beta > 0.0 {
-                Some(self.source.load(gpu, dtype, positions, None)?)
-            } else {
-                None
-            };
-            model.train_base()?;
-            model.add_gradient_slots(sets)?;
-            model.tune()?;
-            return Ok((model, reference));
-        };
-        model.new_adapter(&shape, self.config.seed, true)?;
-        model.add_gradient_slots(sets)?;
+        let sizes = self.sizes();
+        let dtype = sizes.base_dtype()?;
+        let mut model = sizes.weights(gpu, dtype)?;
+        let reference = sizes.needs_reference().then(|| sizes.weights(gpu, dtype));
+        let reference = reference.transpose()?;
+        sizes.make_trainable(&mut model)?;
         model.tune()?;
-        Ok((model, None))
+        Ok((model, reference))
     }
 
     /// Makes the trainer from loaded parts.
@@ -240,16 +228,7 @@ impl Job {
         reference: Option<&'a Model>,
         ws: &'a Workspace,
     ) -> Result<Trainer<'a>> {
-        let c = &self.config;
-        let settings = Settings {
-            optim: c.optim,
-            learning_rate: c.learning_rate,
-            warmup_steps: c.warmup_steps,
-            weight_decay: c.weight_decay,
-            max_grad_norm: c.max_grad_norm,
-            schedule: Schedule::Constant,
-            total_steps: c.steps * c.num_iterations as u64,
-        };
+        let (c, sizes) = (&self.config, self.sizes());
         Ok(Trainer {
             config: c,
             rule: self.rule,
@@ -259,9 +238,9 @@ impl Job {
             prompts: &self.prompts,
             ws,
             piece_tokens: PIECE_TOKENS,
-            sampler: Sampler::new(model, self.sizes().sampler_shape(model.gpu.caps().max_binding))?,
+            sampler: sizes.sampler(model)?,
             device: DeviceStep::new(&model.gpu, &self.rule, c, ws.shape.readouts)?,
-            optimizer: Optimizer::new(&model.gpu, model.trainable(), settings)?,
+            optimizer: sizes.optimizer(model)?,
             stop: self.stop(),
         })
     }

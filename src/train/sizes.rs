@@ -1,21 +1,24 @@
-//! What a run takes in memory, from its settings and its models' sizes; needs no weights, tokenizer or device.
+//! What a run allocates, from its settings and its models' sizes, and how much memory that is. The plan needs no weights,
+//! tokenizer or device.
 
 use super::activations::{self, Keeping};
 use super::device_step::DeviceStep;
 use super::dtype::{base_dtype, candidates, largest, parse_dtype, settle};
 use super::fit::{Dtypes, Fit};
 use super::setup::{self, Job};
-use crate::config::{GradientSum, Residency, TrainConfig};
+use crate::config::{GradientSum, Residency, Schedule, TrainConfig};
 use crate::error::{Context, Error, Result};
+use crate::gpu::{BufferLimits, Gpu};
 use crate::model::floor;
 use crate::model::load::Source;
-use crate::model::params::LoraShape;
+use crate::model::params::{LoraShape, Model};
 use crate::model::pieces::{PIECE_TOKENS, Summand};
-use crate::model::plan::Plan;
+use crate::model::plan::{DryRun, Plan};
 use crate::model::spec::{Head, Proj, TensorSpec};
-use crate::model::workspace::Shape;
-use crate::reward::{self, RewardModel};
-use crate::rollout::SamplerShape;
+use crate::model::workspace::{Shape, Workspace};
+use crate::optim::{Optimizer, Settings};
+use crate::reward::{self, RewardShape};
+use crate::rollout::{Sampler, SamplerShape};
 use crate::tensor::DType;
 
 /// Bytes of buffers up to which `--gradient-sum auto` takes the tree where the free memory is not known.
@@ -102,8 +105,8 @@ impl Outline {
     ///
     /// # Errors
     /// As [`Job::choose_dtypes`].
-    pub fn choose_dtypes(&mut self, cap: u64, have: Option<u64>) -> Result<()> {
-        let (chosen, fit) = self.sizes().choose(cap, have, self.reward.as_ref())?;
+    pub fn choose_dtypes(&mut self, limits: &BufferLimits, have: Option<u64>) -> Result<()> {
+        let (chosen, fit) = self.sizes().choose(limits, have, self.reward.as_ref())?;
         chosen.write(&mut self.config);
         self.fit = fit;
         Ok(())
@@ -118,9 +121,9 @@ impl Outline {
     ///
     /// # Errors
     /// As [`Sizes::plan`].
-    pub fn plan(&self, cap: u64) -> Result<(Plan, Plan)> {
+    pub fn plan(&self, limits: &BufferLimits) -> Result<(Plan, Plan)> {
         let (sizes, reward) = (self.sizes(), self.reward.as_ref());
-        Ok((sizes.plan(cap, reward)?, sizes.floor(cap, reward)?))
+        Ok((sizes.plan(limits, reward)?, sizes.floor(limits.binding, reward)?))
     }
 }
 
@@ -232,7 +235,12 @@ impl Sizes<'_> {
     ///
     /// # Errors
     /// As [`Sizes::plan`].
-    pub fn choose(&self, cap: u64, have: Option<u64>, reward: Option<&Source>) -> Result<(Dtypes, Fit)> {
+    pub fn choose(
+        &self,
+        limits: &BufferLimits,
+        have: Option<u64>,
+        reward: Option<&Source>,
+    ) -> Result<(Dtypes, Fit)> {
         let c = self.config;
         let mut sized = Sizes {
             fit: Fit::of(c),
@@ -252,12 +260,12 @@ impl Sizes<'_> {
             Some(source) => candidates(source, asked, have.is_some()).context("--reward-model")?,
             None => vec![None],
         };
-        let (mut types, mut plan) = sized.largest(cap, have, &base, reward, &judge)?;
+        let (mut types, mut plan) = sized.largest(limits, have, &base, reward, &judge)?;
         let fits = |plan: &Plan| have.is_none_or(|have| plan.total() <= have);
         if !fits(&plan) && reward.is_some() && c.reward_residency == Residency::Auto {
             let mut ring = sized;
             ring.fit.stream_reward = true;
-            let streamed = ring.largest(cap, have, &base, reward, &judge)?;
+            let streamed = ring.largest(limits, have, &base, reward, &judge)?;
             // A model of no more blocks than the ring has places is resident either way.
             if streamed.1.total() < plan.total() {
                 sized = ring;
@@ -273,16 +281,18 @@ impl Sizes<'_> {
         }
         let (base, judge) = types;
         if auto {
-            let tree = sized.gradient_sets(false) as u64 * plan.bytes("gradients");
+            sized.fit.ascending = false;
+            let with_tree = sized.plan_as(limits, base, reward.map(|s| (s, judge)))?;
+            let tree = with_tree.total() - plan.total();
             let room = have.map_or(TREE_UNASKED, |have| have.saturating_sub(plan.total()));
-            sized.fit.ascending = tree > room;
-            if sized.fit.ascending {
+            if tree > room {
+                sized.fit.ascending = true;
                 log::info!(
                     "{} MiB for a tree of gradients do not fit: they are added in ascending order",
                     tree >> 20
                 );
             } else {
-                plan.add("gradients", tree);
+                plan = with_tree;
             }
         }
         let rest = plan.total() - plan.bytes("training activations");
@@ -305,7 +315,7 @@ impl Sizes<'_> {
     /// The types among `base` and `judge` whose plan is the largest that fits, with that plan.
     fn largest(
         &self,
-        cap: u64,
+        limits: &BufferLimits,
         have: Option<u64>,
         base: &[Option<DType>],
         reward: Option<&Source>,
@@ -314,7 +324,7 @@ impl Sizes<'_> {
         let mut options = Vec::new();
         for base in base {
             for judge in judge {
-                let plan = self.plan_as(cap, *base, reward.map(|s| (s, *judge)))?;
+                let plan = self.plan_as(limits, *base, reward.map(|s| (s, *judge)))?;
                 let total = plan.total();
                 options.push((((*base, *judge), plan), total));
             }
@@ -329,55 +339,97 @@ impl Sizes<'_> {
         )?)
     }
 
-    /// Bytes each part of the run takes on a device that binds at most `cap` bytes.
+    /// Bytes each part of the run takes on an adapter with these limits.
     ///
     /// # Errors
     /// Settings that do not go together.
-    pub fn plan(&self, cap: u64, reward: Option<&Source>) -> Result<Plan> {
+    pub fn plan(&self, limits: &BufferLimits, reward: Option<&Source>) -> Result<Plan> {
         let reward = reward.map(|s| Ok((s, self.reward_dtype(s)?))).transpose()?;
-        self.plan_as(cap, self.base_dtype()?, reward)
+        self.plan_as(limits, self.base_dtype()?, reward)
     }
 
+    /// A dry run: the constructors that a run calls, on a device that only counts.
     fn plan_as(
         &self,
-        cap: u64,
+        limits: &BufferLimits,
         dtype: Option<DType>,
         reward: Option<(&Source, Option<DType>)>,
     ) -> Result<Plan> {
-        let (c, spec) = (self.config, &self.source.spec);
-        let sets = self.gradient_sets(self.fit.ascending);
-        let mut plan = Plan::default();
-        plan.extend("policy", &Plan::model(self.source, dtype, self.positions)?);
-        match self.lora() {
-            Some(shape) => {
-                let adapter = Plan::adapter(spec, &shape, c.optim);
-                plan.extend("", &adapter.with_gradient_sets(sets));
-            }
-            None => {
-                plan.extend("", &Plan::full(spec, c.optim).with_gradient_sets(sets));
-                if c.beta > 0.0 {
-                    plan.extend("reference", &Plan::model(self.source, dtype, self.positions)?);
-                }
-            }
-        }
-        plan.extend("training", &Plan::workspace(spec, self.shape()?));
-        let rule = setup::rule(c)?;
-        plan.extend("", &DeviceStep::plan(&rule, c, self.shape()?.readouts)?);
-        plan.extend("sampling", &self.sampler_shape(cap).plan(spec));
-        if let Some((reward, dtype)) = reward {
-            let positions = self.reward_positions(reward.spec.max_position_embeddings);
-            let weights = if self.fit.stream_reward {
-                Plan::streamed(reward, dtype, positions)?
-            } else {
-                Plan::model(reward, dtype, positions)?
+        let mut dry = DryRun::new(limits)?;
+        let mut model = dry.part("policy", |gpu| self.weights(gpu, dtype))?;
+        let _reference = match self.needs_reference() {
+            true => Some(dry.part("reference", |gpu| self.weights(gpu, dtype))?),
+            false => None,
+        };
+        dry.part("", |_| self.make_trainable(&mut model))?;
+        let _optimizer = dry.part("", |_| self.optimizer(&model))?;
+        let ws = dry.part("training", |gpu| Workspace::new(gpu, &model.spec, self.shape()?))?;
+        let rule = setup::rule(self.config)?;
+        let _step = dry.part("", |gpu| {
+            DeviceStep::new(gpu, &rule, self.config, ws.shape.readouts)
+        })?;
+        let _sampler = dry.part("sampling", |_| self.sampler(&model))?;
+        if let Some((source, dtype)) = reward {
+            let shape = RewardShape {
+                dtype,
+                positions: self.reward_positions(source.spec.max_position_embeddings),
+                token_budget: self.reward_budget(),
+                streamed: self.fit.stream_reward,
             };
-            plan.extend("reward model", &weights);
-            plan.extend(
-                "reward model",
-                &RewardModel::plan(&reward.spec, self.reward_budget()),
-            );
+            dry.part("reward model", |gpu| shape.allocate(gpu, source, None))?;
         }
-        Ok(plan)
+        Ok(dry.plan())
+    }
+
+    /// The policy's weights, or the reference's.
+    ///
+    /// # Errors
+    /// As [`Source::load`].
+    pub(super) fn weights(&self, gpu: &Gpu, dtype: Option<DType>) -> Result<Model> {
+        self.source.load(gpu, dtype, self.positions, None)
+    }
+
+    /// Whether the reference is a model of its own: the policy with its adapter off is one otherwise.
+    pub(super) fn needs_reference(&self) -> bool {
+        self.config.full && self.config.beta > 0.0
+    }
+
+    /// Gives the policy a fresh adapter, or makes every weight trainable, with the gradients.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub(super) fn make_trainable(&self, model: &mut Model) -> Result<()> {
+        match self.lora() {
+            Some(shape) => model.new_adapter(&shape, self.config.seed, true)?,
+            None => model.train_base()?,
+        }
+        model.add_gradient_slots(self.gradient_sets(self.fit.ascending))
+    }
+
+    /// The optimiser of what is trainable.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub(super) fn optimizer(&self, model: &Model) -> Result<Optimizer> {
+        let c = self.config;
+        let settings = Settings {
+            optim: c.optim,
+            learning_rate: c.learning_rate,
+            warmup_steps: c.warmup_steps,
+            weight_decay: c.weight_decay,
+            max_grad_norm: c.max_grad_norm,
+            schedule: Schedule::Constant,
+            total_steps: c.steps * c.num_iterations as u64,
+        };
+        Optimizer::new(&model.gpu, model.trainable(), settings)
+    }
+
+    /// What samples from the policy.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub(super) fn sampler(&self, model: &Model) -> Result<Sampler> {
+        Sampler::new(model, self.sampler_shape(model.gpu.caps().max_binding))
     }
 
     /// The part of [`Sizes::plan`] that no implementation of this step, in these batches and types, can do without

@@ -11,15 +11,14 @@ use super::memory;
 use super::run::RunOptions;
 use crate::config::SupervisedConfig;
 use crate::error::{Context, Error, Result};
-use crate::gpu::{Gpu, Recorder};
-use crate::kernels::weight::device_bytes;
+use crate::gpu::{BufferLimits, Gpu, Recorder};
 use crate::model::load::{Source, load_adapter};
 use crate::model::params::{LoraShape, Model};
 use crate::model::peft;
-use crate::model::plan::{Plan, adapter_bytes};
+use crate::model::plan::Plan;
 use crate::model::run;
 use crate::model::spec::{Head, Proj};
-use crate::model::workspace::Shape;
+use crate::model::workspace::{Shape, Workspace};
 use crate::optim::{Optimizer, Settings};
 use crate::report::{MetricsWriter, Progress};
 use crate::run::{Dir, interrupt};
@@ -168,26 +167,17 @@ impl<E: Example> Job<E> {
         keeping.apply(&self.source.spec, shape)
     }
 
-    /// Bytes each part of the run takes, its weights loaded as `dtype`.
+    /// Bytes each part of the run takes on an adapter with these limits, its weights loaded as `dtype`.
     ///
     /// # Errors
-    /// As [`Plan::model`].
-    pub fn plan(&self, dtype: Option<DType>) -> Result<Plan> {
-        let (c, spec) = (&self.config, &self.source.spec);
-        let mut plan = Plan::model(&self.source, dtype, self.data.most(E::longest))?;
-        match &self.lora {
-            None => plan.extend("", &Plan::full(spec, c.optim)),
-            Some(shape) if c.head_only => plan.add("adapter", adapter_bytes(spec, shape)),
-            Some(shape) => plan.extend("", &Plan::adapter(spec, shape, c.optim)),
-        }
-        if self.lora.is_some() && spec.head == Head::Score {
-            let score = device_bytes(DType::F32, 1, spec.hidden_size);
-            plan.extend("", &Plan::trained([score], c.optim));
-        }
-        let shape = self.shape()?;
-        plan.extend("", &Plan::workspace(spec, shape));
-        plan.add("step", Losses::bytes(shape.readouts));
-        Ok(plan)
+    /// As [`Job::shape`].
+    pub fn plan(&self, limits: &BufferLimits, dtype: Option<DType>) -> Result<Plan> {
+        Plan::of(limits, |gpu| {
+            let model = self.load_as(gpu, dtype)?;
+            let optimizer = optimizer(&self.config, &model, 1)?;
+            let ws = Workspace::new(gpu, &model.spec, self.shape()?)?;
+            Ok((model, optimizer, ws, self.losses(gpu)?))
+        })
     }
 
     /// The losses of a run.
@@ -204,7 +194,7 @@ impl<E: Example> Job<E> {
     /// # Errors
     /// An unknown or unfit type, or the plan of a run that needs more than the device is known to have.
     pub fn fit(&mut self, gpu: &Gpu) -> Result<()> {
-        let have = memory::free(gpu)?;
+        let (limits, have) = (gpu.buffer_limits(), memory::free(gpu)?);
         self.auto = None;
         let c = &self.config;
         let options = if c.full {
@@ -215,13 +205,13 @@ impl<E: Example> Job<E> {
         };
         let sized = options
             .into_iter()
-            .map(|dtype| Ok((dtype, self.plan(dtype)?.total())))
+            .map(|dtype| Ok((dtype, self.plan(&limits, dtype)?.total())))
             .collect::<Result<Vec<_>>>()?;
         let chosen = largest(sized, have).flatten();
-        let plan = self.plan(chosen)?;
+        let plan = self.plan(&limits, chosen)?;
         self.auto = activations::budget(have, plan.total() - plan.bytes("activations"));
-        let plan = self.plan(chosen)?;
-        memory::binds(&plan, &gpu.buffer_limits(), LOWER)?;
+        let plan = self.plan(&limits, chosen)?;
+        memory::binds(&plan, LOWER)?;
         memory::fits(&plan, have, LOWER)?;
         self.config.base_dtype = settle("--base-dtype", &c.model, c.base_dtype.is_some(), chosen);
         Ok(())
@@ -232,9 +222,15 @@ impl<E: Example> Job<E> {
     /// # Errors
     /// Another element type than f32 with `--full`, a precision that the device has not, a bad adapter, or out of memory.
     pub fn load(&self, gpu: &Gpu) -> Result<Model> {
-        let (c, source) = (&self.config, &self.source);
+        let c = &self.config;
         gpu.set_matmul_precision(c.matmul_precision)?;
-        let dtype = base_dtype(source, c.base_dtype.as_deref(), c.full)?;
+        let model = self.load_as(gpu, base_dtype(&self.source, c.base_dtype.as_deref(), c.full)?)?;
+        model.tune()?;
+        Ok(model)
+    }
+
+    fn load_as(&self, gpu: &Gpu, dtype: Option<DType>) -> Result<Model> {
+        let (c, source) = (&self.config, &self.source);
         let scored = source.spec.head == Head::Score;
         // A language model that becomes a reward model starts from a head of zeros.
         let zeros = vec![0.0; source.spec.hidden_size];
@@ -242,17 +238,17 @@ impl<E: Example> Job<E> {
         let mut model = source.load(gpu, dtype, self.data.most(E::longest), score)?;
         let Some(shape) = &self.lora else {
             model.train_base()?;
-            model.tune()?;
             return Ok(model);
         };
         match &self.start {
-            Some(dir) => drop(load_adapter(&mut model, dir, !c.head_only).context("--adapter")?),
-            None => model.new_adapter(shape, c.seed, !c.head_only)?,
+            Some(dir) if !gpu.counts() => {
+                load_adapter(&mut model, dir, !c.head_only).context("--adapter")?;
+            }
+            _ => model.new_adapter(shape, c.seed, !c.head_only)?,
         }
         if scored {
             model.train_score()?;
         }
-        model.tune()?;
         Ok(model)
     }
 }

@@ -1,13 +1,10 @@
-//! What a sampler allocates, added up before it does.
+//! How many sequences a sampler holds where buffers have a limit.
 
 use super::job::SamplerShape;
-use super::state::{OUT_TOKENS, WORDS_A_ROW};
-use crate::kernels::advance::stop_words;
 use crate::kernels::attention::PAGE;
 use crate::kernels::pad4;
-use crate::model::plan::Plan;
+use crate::model::kv_cache::KvCache;
 use crate::model::spec::ModelSpec;
-use crate::model::workspace::Shape;
 
 impl SamplerShape {
     /// Cache rows, in whole pages, that `prompts` prompts of up to `prompt` tokens and `sequences` responses of up to
@@ -20,8 +17,7 @@ impl SamplerShape {
     /// as it takes; `shape` sizes it for a number of sequences at full length. Responses take pages as they grow, so that
     /// a cache cut down to `cap` is kept as long as it holds three quarters of the sequences at full length.
     pub fn within(cap: u64, spec: &ModelSpec, most: usize, shape: impl Fn(usize) -> Self) -> Self {
-        let element = shape(most).kv_cache_dtype.bytes();
-        let page = (PAGE * spec.num_kv_heads * spec.head_dim * element) as u64;
+        let page = (PAGE * KvCache::row_bytes(spec, shape(most).kv_cache_dtype)) as u64;
         let bound = ((cap / page) as usize).saturating_sub(1) * PAGE; // one page more is allocated
         let mut sequences = most;
         loop {
@@ -45,40 +41,6 @@ impl SamplerShape {
     /// them all may each leave a page unfilled.
     pub(super) fn pages(&self) -> usize {
         self.cache_rows.div_ceil(PAGE) + 1
-    }
-
-    /// The memory that [`Sampler::new`](super::Sampler::new) takes for a model.
-    pub fn plan(&self, spec: &ModelSpec) -> Plan {
-        let s = self.sequences;
-        let pass = |rows: usize| Shape {
-            rows,
-            readouts: s,
-            rank: self.rank,
-            backward: false,
-            kept_blocks: 1,
-            half: false,
-            vocabulary_head: false,
-        };
-        let mut plan = Plan::default();
-        plan.extend("", &Plan::workspace(spec, pass(self.prefill_rows)));
-        plan.extend("", &Plan::workspace(spec, pass(s)));
-        plan.extend(
-            "",
-            &Plan::kv_cache(spec, self.pages() * PAGE, self.kv_cache_dtype),
-        );
-        plan.head(s);
-        // A row: state, logits, threshold, log-sum-exp (2), entropy; token, logp, keys (4), cache row, length, limit; its output.
-        let row = spec.hidden_size + pad4(spec.vocab_size) + 4 + 9 + 2 * OUT_TOKENS;
-        // As many prompts: state, who reads it, where a prefill pass leaves it.
-        let prompt = spec.hidden_size + 2;
-        // The set of stop tokens, the count of rows that go on, and the cache rows of a prefill pass.
-        let shared = stop_words(spec.vocab_size) + 1 + self.prefill_rows;
-        plan.add("sampler", 4 * (s * (row + prompt) + shared) as u64);
-        // Those that are wider than the passes' own.
-        plan.bind("sampler/logits", 4 * (s * pad4(spec.vocab_size)) as u64);
-        plan.bind("sampler/tokens out", 4 * (s * OUT_TOKENS) as u64);
-        plan.read_back("sampler/results", 4 * (s * WORDS_A_ROW) as u64);
-        plan
     }
 }
 
@@ -142,7 +104,8 @@ mod tests {
         };
         let gpu = Gpu::open(&options).unwrap();
         let model = source.load(&gpu, None, 64, None).unwrap();
-        let before = gpu.memory().current;
+        let counting = Gpu::counting(&gpu.buffer_limits()).unwrap();
+        let counted = source.load(&counting, None, 64, None).unwrap();
         let caches = [FloatDtype::Float32, FloatDtype::Float16].map(|kv_cache_dtype| {
             let shape = SamplerShape {
                 sequences: 12,
@@ -151,12 +114,10 @@ mod tests {
                 rank: 5,
                 kv_cache_dtype,
             };
-            let sampler = Sampler::new(&model, shape).unwrap();
-            let planned = shape.plan(&source.spec);
-            assert_eq!(planned.total(), gpu.memory().current - before, "{kv_cache_dtype}");
-            assert_eq!(planned.bytes("kv cache"), gpu.memory().by_owner["kv cache"]);
-            drop(sampler);
-            planned.bytes("kv cache")
+            let _samplers = [&model, &counted].map(|model| Sampler::new(model, shape).unwrap());
+            let held = gpu.memory().by_owner;
+            assert_eq!(counting.memory().by_owner, held, "{kv_cache_dtype}");
+            held["kv cache"]
         });
         // All but the page table of 39 words.
         assert_eq!(caches[0] - 156, 2 * (caches[1] - 156));
