@@ -3,12 +3,13 @@
 use super::ceiling::Ceiling;
 use super::output::Row;
 use super::timing::{Effort, measure, median};
+use crate::config::Optim;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu};
 use crate::kernels::harness::Case;
 use crate::kernels::work::{Rate, Sizes, Work};
+use crate::model::floor;
 use crate::model::params::LoraShape;
-use crate::model::plan::adapter_bytes;
 use crate::model::shapes::Named;
 use crate::model::spec::Proj;
 use serde_json::json;
@@ -29,7 +30,7 @@ pub fn sizes(model: &Named) -> Sizes {
         kv_heads: spec.num_kv_heads,
         head_dim: spec.head_dim,
         vocab: spec.vocab_size,
-        adapter: adapter_bytes(&spec, &lora) as usize / 4,
+        adapter: floor::adapter(&spec, &lora, Optim::Adamw).bytes("adapter") as usize / 4,
     }
 }
 

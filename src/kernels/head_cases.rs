@@ -2,7 +2,7 @@
 
 use crate::gpu::Buffer;
 use crate::kernels::harness::{Case, Expect, Gen, Slot, Tol, wide, with_scratch};
-use crate::kernels::head::{self, CHUNK, HeadBuffers};
+use crate::kernels::head::{self, CHUNK, HeadBuffers, ROW_BYTES};
 use crate::kernels::linear::Write;
 use crate::kernels::pad4;
 use crate::kernels::weight::{Weight, device_bytes};
@@ -308,7 +308,7 @@ fn one_work(wanted: &Wanted<'_>, sizes: Sizes, dtype: DType, p: usize, gradient:
         shape: format!("{p}×{v}×{c}"),
         flops: products * 2.0 * (p * c) as f64 * v as f64,
         bytes: weight + products * hidden,
-        memory: weight + 2.0 * hidden + HeadBuffers::bytes(p) as f64,
+        memory: weight + 2.0 * hidden + (p * ROW_BYTES) as f64,
         rate: Rate::F32,
         build: Box::new(move || {
             let shards = split(dtype, v, c, cap)?;

@@ -156,7 +156,12 @@ pub fn device_bytes(dtype: DType, rows: usize, cols: usize) -> u64 {
 }
 
 /// The row ranges that `rows` rows are split into so that each fits `cap` bytes, or has [`SHARD_ROWS`] rows at most.
-fn shard_ranges(dtype: DType, rows: usize, cols: usize, cap: u64) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn shard_ranges(
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    cap: u64,
+) -> impl Iterator<Item = Range<usize>> {
     let per = if device_bytes(dtype, rows, cols) <= cap {
         rows
     } else {
