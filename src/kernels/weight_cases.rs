@@ -63,7 +63,7 @@ pub(super) fn split(dtype: DType, rows: usize, cols: usize, cap: u64) -> Result<
             dtype.block_len()
         )));
     }
-    shard_ranges(dtype, rows, cols, cap)
+    Ok(shard_ranges(dtype, rows, cols, cap).collect())
 }
 
 /// The weight whose shards are `buffers`, as [`TestWeight::slots`] filled them.
