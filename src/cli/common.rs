@@ -5,11 +5,10 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::Globals;
 use crate::config::range::check_settings;
-use crate::config::{FloatDtype, MatmulPrecision, Paths, overlay, read_toml};
+use crate::config::{FloatDtype, Given, MatmulPrecision, anchored, overlay, read_settings};
 use crate::error::{Context, Error, Result};
 use crate::file::write::write_output;
 use crate::gpu::Gpu;
@@ -193,21 +192,23 @@ pub(crate) fn kept(run: &RunDir) -> Result<PathBuf> {
 ///
 /// # Errors
 /// A file is missing (that of an older run may be) or holds what is not a setting.
-pub(crate) fn layered<T: Serialize + DeserializeOwned + Default + Paths>(
-    stored: Option<&Path>,
-    file: Option<&Path>,
-    flags: &T,
-) -> Result<T> {
-    let read = |path: Option<&Path>| -> Result<Option<T>> {
-        let mut settings = path.map(read_toml::<T>).transpose()?;
-        if let (Some(settings), Some(path)) = (&mut settings, path) {
-            check_settings(settings).context(path.display())?;
-            settings.anchor(&is_alias);
+pub(crate) fn layered<T: Given>(stored: Option<&Path>, file: Option<&Path>, flags: &T) -> Result<T> {
+    let read = |path: Option<&Path>, is_own: bool| -> Result<T> {
+        let Some(path) = path else { return Ok(T::default()) };
+        let (settings, outside) = read_settings::<T>(path)?;
+        if let Some(setting) = outside.filter(|_| !is_own) {
+            log::warn!(
+                "{}: {} stands outside its table [{}]; both are read (docs/reference/settings.md)",
+                path.display(),
+                setting.name,
+                setting.table()
+            );
         }
-        Ok(settings)
+        check_settings(&settings).context(path.display())?;
+        anchored(settings, &is_alias)
     };
-    let stored = read(stored.filter(|p| p.exists()))?.unwrap_or_default();
-    overlay(&overlay(&stored, &read(file)?.unwrap_or_default())?, flags)
+    let stored = read(stored.filter(|p| p.exists()), true)?;
+    overlay(&overlay(&stored, &read(file, false)?)?, flags)
 }
 
 /// Rows of a workspace for sequences of these lengths: no more than are there, no fewer than the longest unless a budget

@@ -77,12 +77,7 @@ pub(crate) struct Globals {
     /// Take kernel variants from the table of defaults, not from what was measured on this adapter [env: TEA_TUNE=0]
     #[arg(long, global = true)]
     no_tune: bool,
-    /// Memory that one file may take (16GiB); the other limits of files grow with it [env: TEA_MAX_FILE_MEMORY]
-    /// [default: 8GiB]
-    ///
-    /// Files of models, data and settings are refused where they would take more than a file of their kind ever needs: rows of
-    /// data, pages of Parquet, tokenizers, templates, metadata. This flag raises the limit of each in proportion, except
-    /// those of nesting. It never lowers one below its default.
+    /// Memory that one file may take; the other limits of files grow with it [env: TEA_MAX_FILE_MEMORY] [default: 8GiB]
     #[arg(long, global = true, value_name = "SIZE")]
     max_file_memory: Option<String>,
     /// Say more on standard error: -v what is done, -vv details
@@ -186,26 +181,26 @@ impl Globals {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Generate(generate::Args),
-    Logprobs(logprobs::Args),
-    Gradient(gradient::Args),
-    Score(score::Args),
-    Advantage(advantage::Args),
-    Search(search::Args),
-    Devices(devices::Args),
-    Bench(bench::Args),
     Train(train::Args),
     Plan(train::PlanArgs),
-    Sweep(sweep::Args),
-    Prepare(prepare::Args),
     Sft(supervised::SftArgs),
     Reward(supervised::RewardArgs),
+    Sweep(sweep::Args),
     Eval(eval::Args),
     Compare(compare::Args),
+    Judge(judge::Args),
+    Search(search::Args),
+    Generate(generate::Args),
+    Score(score::Args),
+    Logprobs(logprobs::Args),
+    Gradient(gradient::Args),
+    Advantage(advantage::Args),
+    Diagnose(diagnose::Args),
+    Prepare(prepare::Args),
+    Devices(devices::Args),
+    Bench(bench::Args),
     Demo(demo::Args),
     DemoData(demo_data::Args),
-    Diagnose(diagnose::Args),
-    Judge(judge::Args),
 }
 
 /// Whether lines on standard error are coloured: env_logger and clap know it of that stream itself,

@@ -12,12 +12,6 @@ use crate::train::{preference, sft};
 use std::path::PathBuf;
 
 /// Fine-tune a language model on prompts and responses (masked cross-entropy)
-///
-/// Of a conversation every assistant turn is learned, with the token that ends it (TRL's
-/// assistant_only_loss); --train-on last learns the last one alone. Each turn is learned after the
-/// prompt that the chat template makes of the turns before it. A template that leaves out the
-/// reasoning of earlier turns makes other prompts for later turns: these become sequences of their
-/// own. A conversation without an assistant turn is left out and counted.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tea-wgpu sft --model smollm2-135m --data chats.jsonl --output runs/sft
@@ -28,7 +22,12 @@ use std::path::PathBuf;
 
 Data: {\"prompt\": text, \"response\": text} or {\"messages\": [...]} per row, both with \"tools\" where there are
 any. JSON Lines, a JSON array, CSV with a header or Parquet, plain, gzip or zstd, a file or a pipe; a directory of
-such files, or a data set of the hub, with its split after a colon. Rows without an answer are left out and counted")]
+such files, or a data set of the hub, with its split after a colon. Rows without an answer are left out and counted
+
+Turns: every assistant turn of a conversation is learned, with the token that ends it (TRL's assistant_only_loss);
+--train-on last learns the last one alone. Each turn is learned after the prompt that the chat template makes of the
+turns before it. A template that leaves out the reasoning of earlier turns makes other prompts for later turns: these
+become sequences of their own. docs/reference/settings.md says more of each setting")]
 pub(crate) struct SftArgs {
     #[command(flatten)]
     common: Common,

@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
       continues from the last checkpoint with the run's own settings; flags given again win (--steps 900)
 
 Results: OUTPUT/metrics.jsonl, OUTPUT/config.toml, OUTPUT/checkpoints/step_N (PEFT adapter, or the whole model with --full),
-OUTPUT/checkpoints/best with --validation-prompts")]
+OUTPUT/checkpoints/best with --validation-prompts. docs/reference/settings.md says more of each setting")]
 pub(crate) struct Args {
     /// Directory of the run
     #[arg(long, value_name = "DIR")]
@@ -47,14 +47,15 @@ pub(crate) struct Args {
 }
 
 /// Show the memory each part of a training run takes, before anything is allocated
-///
-/// Weights need not be there: a directory with a config.json, or random: and a shape (smollm2-135m, smollm2-360m,
-/// llama-3.2-1b, llama-3.1-8b), will do, with the longest prompt as --max-prompt-length.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tea-wgpu plan --model llama-1b --base-dtype q4_0 --reward-dtype q4_0 --prompts prompts.jsonl
   tea-wgpu plan --model random:llama-1b --reward-model random:llama-8b --base-dtype q4_0 --reward-dtype q4_0 \\
-      --max-prompt-length 256 --rollout-batch 64")]
+      --max-prompt-length 256 --rollout-batch 64
+
+Weights need not be there: a directory with a config.json, or random: and a shape (smollm2-135m, smollm2-360m,
+llama-3.2-1b, llama-3.1-8b), will do, with the longest prompt as --max-prompt-length.
+docs/reference/settings.md says more of each setting")]
 pub(crate) struct PlanArgs {
     /// Print JSON
     #[arg(long)]

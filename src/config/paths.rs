@@ -1,62 +1,28 @@
 //! Paths in stored settings: a run is continued and evaluated from any working directory.
 
-use super::{SupervisedFlags, TrainFlags};
+use super::{Given, SETTINGS};
+use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// Settings that name files and say from where.
-pub trait Paths {
-    /// Takes the directory that relative paths are meant from, and makes paths whole that are found there. In that directory
-    /// itself, and for what is not found there, names stay as they are. `is_name` tells names that are no paths.
-    fn anchor(&mut self, is_name: &dyn Fn(&str) -> bool);
-}
-
-impl Paths for TrainFlags {
-    fn anchor(&mut self, is_name: &dyn Fn(&str) -> bool) {
-        let Some(from) = self.directory.take().filter(|d| !is_here(d)) else {
-            return;
-        };
-        for text in [&mut self.model, &mut self.reward_model].into_iter().flatten() {
-            anchor_text(text, &from, is_name);
-        }
-        for path in [
-            &mut self.reward_adapter,
-            &mut self.prompts,
-            &mut self.validation_prompts,
-        ] {
-            anchor_path(path, &from, is_name);
+/// Takes the directory that relative paths are meant from out of settings, and makes paths whole that are found there. In that
+/// directory itself, and for what is not found there, names stay as they are. `is_name` tells names that are no paths.
+///
+/// # Errors
+/// As [`overlay`](super::overlay).
+pub fn anchored<T: Given>(settings: T, is_name: &dyn Fn(&str) -> bool) -> Result<T> {
+    let mut table = toml::Table::try_from(&settings).map_err(Error::internal)?;
+    let from = table.remove("directory");
+    let from = from.as_ref().and_then(toml::Value::as_str).map(Path::new);
+    let is_here = |dir: &Path| std::env::current_dir().is_ok_and(|here| here == dir);
+    if let Some(from) = from.filter(|dir| !is_here(dir)) {
+        for setting in SETTINGS.iter().filter(|s| s.is_path) {
+            let name = table.get(setting.name).and_then(toml::Value::as_str);
+            if let Some(path) = name.and_then(|name| whole(name, from, is_name)) {
+                table.insert(setting.name.into(), path.display().to_string().into());
+            }
         }
     }
-}
-
-impl Paths for SupervisedFlags {
-    fn anchor(&mut self, is_name: &dyn Fn(&str) -> bool) {
-        let Some(from) = self.directory.take().filter(|d| !is_here(d)) else {
-            return;
-        };
-        for text in self.model.iter_mut() {
-            anchor_text(text, &from, is_name);
-        }
-        for path in [&mut self.adapter, &mut self.data, &mut self.eval_data] {
-            anchor_path(path, &from, is_name);
-        }
-    }
-}
-
-fn is_here(dir: &Path) -> bool {
-    std::env::current_dir().is_ok_and(|here| here == dir)
-}
-
-fn anchor_text(text: &mut String, from: &Path, is_name: &dyn Fn(&str) -> bool) {
-    if let Some(whole) = whole(text, from, is_name) {
-        *text = whole.display().to_string();
-    }
-}
-
-fn anchor_path(path: &mut Option<PathBuf>, from: &Path, is_name: &dyn Fn(&str) -> bool) {
-    let text = path.as_ref().map(|p| p.display().to_string());
-    if let Some(whole) = text.and_then(|text| whole(&text, from, is_name)) {
-        *path = Some(whole);
-    }
+    table.try_into().map_err(Error::internal)
 }
 
 /// The path that a name is, seen from a directory, where there is such a file; a split may follow a directory after a colon.
@@ -76,6 +42,7 @@ fn whole(name: &str, from: &Path, is_name: &dyn Fn(&str) -> bool) -> Option<Path
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::config::TrainFlags;
 
     #[test]
     fn paths_are_meant_from_where_the_run_was_started() {
@@ -92,8 +59,7 @@ mod tests {
             ..TrainFlags::default()
         };
         let anchored = |directory: &Path| {
-            let mut flags = flags(directory);
-            flags.anchor(&|name| name == "tiny");
+            let flags = anchored(flags(directory), &|name| name == "tiny").unwrap();
             assert_eq!(flags.directory, None);
             flags
         };

@@ -1,16 +1,17 @@
-//! What every numeric flag and setting may be: one list, by the names that flags and settings share.
+//! What numbers may be: those of settings stand in the list of settings, those of other flags here.
 //!
-//! The command line gives each numeric flag its range from here (`cli::ranges`), and resolved settings
-//! are checked against the same list ([`check_settings`]), whether flags or a file gave them.
+//! The command line gives each numeric flag its range ([`of`]), and resolved settings are checked
+//! against the same ranges ([`check_settings`]), whether flags or a file gave them.
 
 use serde::Serialize;
 use serde_json::Value;
 
+use super::SETTINGS;
 use crate::error::{Error, Result};
 
 /// Numbers that a setting may be.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Bounds {
+pub(super) enum Bounds {
     /// Whole numbers, both ends included.
     Whole(u64, u64),
     /// Finite numbers, both ends included.
@@ -28,23 +29,23 @@ enum Bounds {
 pub struct Range {
     /// The setting, as settings files write it. A command before it (`search.samples`) makes it that command's own.
     pub name: &'static str,
-    bounds: Bounds,
+    pub(super) bounds: Bounds,
     /// Why, where numbers alone do not say it; may be empty.
-    why: &'static str,
+    pub(super) why: &'static str,
 }
 
 /// Whole numbers that settings files can hold.
-const STORED: u64 = i64::MAX as u64;
+pub(super) const STORED: u64 = i64::MAX as u64;
 /// Whole numbers that float64 tells apart.
-const EXACT: u64 = 1 << 53;
+pub(super) const EXACT: u64 = 1 << 53;
 /// Tokens of one text: positions are 32-bit on the device, and a prompt comes before a response.
-const TOKENS: u64 = (1 << 31) - 1;
+pub(super) const TOKENS: u64 = (1 << 31) - 1;
 /// Rows that a pass can number.
-const ROWS: u64 = u32::MAX as u64;
+pub(super) const ROWS: u64 = u32::MAX as u64;
 /// Responses to one prompt, and prompts, that are in memory together.
-const HELD: u64 = 1 << 20;
+pub(super) const HELD: u64 = 1 << 20;
 /// Groups of a step, and samples of one prompt that are only scored.
-const GROUP: u64 = 1 << 16;
+pub(super) const GROUP: u64 = 1 << 16;
 /// Members of a group: the largest that the advantage reductions sort in a workgroup's memory.
 pub const MAX_GROUP: u64 = 4096;
 /// The largest number that is multiplied in float32: some room is left below the largest float32.
@@ -52,13 +53,13 @@ pub const LARGE: f64 = 1e30;
 /// Seconds in a day.
 const DAY: f64 = 86_400.0;
 
-const STORED_WHY: &str = "settings files hold signed 64-bit integers";
-const TOKENS_WHY: &str = "positions are 32-bit on the device";
-const ROWS_WHY: &str = "rows are numbered by 32 bits on the device";
-const HELD_WHY: &str = "all are in memory together";
-const GROUP_WHY: &str = "a step's responses are in memory together";
-const EXACT_WHY: &str = "it is computed with in float64";
-const LARGE_WHY: &str = "it is computed with in float32";
+pub(super) const STORED_WHY: &str = "settings files hold signed 64-bit integers";
+pub(super) const TOKENS_WHY: &str = "positions are 32-bit on the device";
+pub(super) const ROWS_WHY: &str = "rows are numbered by 32 bits on the device";
+pub(super) const HELD_WHY: &str = "all are in memory together";
+pub(super) const GROUP_WHY: &str = "a step's responses are in memory together";
+pub(super) const EXACT_WHY: &str = "it is computed with in float64";
+pub(super) const LARGE_WHY: &str = "it is computed with in float32";
 
 const fn whole(name: &'static str, least: u64, most: u64, why: &'static str) -> Range {
     Range {
@@ -80,15 +81,12 @@ const fn other(name: &'static str, bounds: Bounds, why: &'static str) -> Range {
     Range { name, bounds, why }
 }
 
-/// Every range, by name.
-pub const RANGES: &[Range] = &[
+/// The ranges of flags that are no settings of a run, by name.
+const RANGES: &[Range] = &[
     whole("batch", 1, GROUP, GROUP_WHY),
-    whole("batch_size", 1, HELD, HELD_WHY),
     other("bandwidth", Bounds::Above(0.0, LARGE), ""),
     whole("best_of", 1, HELD, HELD_WHY),
     real("backoff", 0.0, DAY, "it is in seconds, and a day is long"),
-    real("beta", 0.0, LARGE, LARGE_WHY),
-    whole("bon", 1, EXACT, EXACT_WHY),
     whole("budget", 1, HELD, HELD_WHY),
     whole("concurrency", 1, 1024, "each question in flight takes a thread"),
     whole(
@@ -101,17 +99,9 @@ pub const RANGES: &[Range] = &[
     whole("decode", 1, GROUP, HELD_WHY),
     whole("decode_length", 1, TOKENS, TOKENS_WHY),
     whole("draws", 1, EXACT, EXACT_WHY),
-    real("epsilon", 0.0, LARGE, LARGE_WHY),
-    other(
-        "eval_fraction",
-        Bounds::Below(0.0, 1.0),
-        "a share, and something must be left to train on",
-    ),
-    whole("eval_steps", 1, STORED, STORED_WHY),
     whole("extrapolate_to", 1, EXACT, EXACT_WHY),
     whole("first", 1, ROWS, ""),
     real("from", 0.0, 1.0, "it is a probability"),
-    real("gpd_shrinkage", 0.0, LARGE, ""),
     whole("gram_memory", 0, STORED >> 20, "it is in MiB"),
     whole(
         "group_sizes",
@@ -126,50 +116,18 @@ pub const RANGES: &[Range] = &[
     whole("intermediate_size", 1, 1 << 18, ""),
     whole("kv_heads", 1, 1024, ""),
     whole("layers", 1, 1024, ""),
-    real("learning_rate", 0.0, LARGE, LARGE_WHY),
-    real("lora_alpha", 0.0, LARGE, LARGE_WHY),
-    whole(
-        "lora_rank",
-        1,
-        1 << 16,
-        "an adapter of a higher rank is larger than any weight it adapts",
-    ),
     whole("bench.rollout.lora_rank", 0, 1 << 16, ""),
-    other("max_advantage", Bounds::Above(0.0, LARGE), LARGE_WHY),
-    whole("max_at_k", 1, HELD, HELD_WHY),
     whole("max_bytes", 0, STORED, ""),
-    whole("max_completion_length", 1, TOKENS, TOKENS_WHY),
-    real("max_grad_norm", 0.0, LARGE, LARGE_WHY),
-    whole("max_length", 1, TOKENS, TOKENS_WHY),
-    whole("max_prompt_length", 1, TOKENS, TOKENS_WHY),
     real("max_seconds", 0.0, 1e9, ""),
     whole("max_tokens", 1, TOKENS, ""),
-    other(
-        "min_p",
-        Bounds::Below(0.0, 1.0),
-        "it is a share of the likeliest token's probability",
-    ),
-    real("min_scale", 0.0, LARGE, LARGE_WHY),
     whole("n", 1, HELD, HELD_WHY),
     real("noise", 0.0, 1.0, "it is a share"),
     whole("ns", 1, EXACT, EXACT_WHY),
-    whole(
-        "num_generations",
-        2,
-        MAX_GROUP,
-        "a group has at least 2 responses to compare, and a GPU workgroup reduces all of them",
-    ),
     whole(
         "bench.num_generations",
         1,
         MAX_GROUP,
         "training takes no larger group",
-    ),
-    whole(
-        "num_iterations",
-        1,
-        1024,
-        "each is an update from the same responses, and the sums of all are in memory",
     ),
     whole("num_prompts", 1, HELD, HELD_WHY),
     whole("pairs", 1, 1024, HELD_WHY),
@@ -180,23 +138,13 @@ pub const RANGES: &[Range] = &[
         "a grid has two ends, and every point is drawn",
     ),
     whole("prefill", 1, TOKENS, TOKENS_WHY),
-    whole("prefix_order", 1, 64, "its weights lose all digits beyond"),
     whole("prefix_tokens", 1, TOKENS, TOKENS_WHY),
-    whole("prefixes", 1, 1024, "time grows with the square"),
     whole("prompt_length", 1, TOKENS, TOKENS_WHY),
     whole("prompts", 1, HELD, HELD_WHY),
-    whole("prompts_per_step", 1, GROUP, GROUP_WHY),
-    real("quantile", 0.0, 1.0, "it is a share of the group"),
     whole("repetitions", 1, u16::MAX as u64, ""),
     whole("replicates", 2, EXACT, "a variance needs at least 2"),
     whole("resamples", 1, 1_000_000, "the mean of each is in memory"),
     whole("retries", 0, 1000, ""),
-    other(
-        "risk_beta",
-        Bounds::Above(0.0, 1e6),
-        "rewards are multiplied by it before they are exponents",
-    ),
-    whole("rollout_batch", 1, HELD, HELD_WHY),
     whole("samples", 1, HELD, HELD_WHY),
     whole(
         "diagnose.alignment.samples",
@@ -210,30 +158,12 @@ pub const RANGES: &[Range] = &[
         HELD,
         "a tail needs two rewards in the upper half",
     ),
-    whole("save_steps", 1, STORED, STORED_WHY),
-    whole("seed", 0, STORED, STORED_WHY),
     whole("seeds", 1, 1_000_000, "the cosine of each is in memory"),
-    whole("selection_size", 1, HELD, HELD_WHY),
     whole("sizes", 2, HELD, HELD_WHY),
-    whole("steps", 1, ROWS, "a step's number is part of its random numbers"),
-    other(
-        "temperature",
-        Bounds::ZeroOr(1e-4, 1e6),
-        "logits are divided by it in float32",
-    ),
     real("timeout", 0.0, DAY, "it is in seconds, and a day is long"),
     real("to", 0.0, 1.0, "it is a probability"),
-    whole("token_budget", 1, ROWS, ROWS_WHY),
-    whole("top_k", 0, ROWS, ""),
-    other("top_p", Bounds::Above(0.0, 1.0), "it is a probability"),
     whole("train", 1, HELD, HELD_WHY),
     whole("validation", 1, HELD, HELD_WHY),
-    whole("validation_samples", 1, GROUP, HELD_WHY),
-    whole("validation_size", 1, HELD, HELD_WHY),
-    whole("validation_steps", 1, STORED, STORED_WHY),
-    whole("validation_top", 1, GROUP, HELD_WHY),
-    whole("warmup_steps", 0, STORED, STORED_WHY),
-    real("weight_decay", 0.0, LARGE, LARGE_WHY),
     whole("width", 1, HELD, HELD_WHY),
 ];
 
@@ -251,8 +181,14 @@ pub const TOKENS_HELD: u64 = 1 << 28;
 pub fn of(path: &[&str], name: &str) -> Option<&'static Range> {
     let own = |words: usize| format!("{}.{name}", path[..words].join("."));
     let names = (1..=path.len()).rev().map(own).chain([name.to_string()]);
-    let mut found = names.filter_map(|n| RANGES.iter().find(|r| r.name == n));
+    let mut found = names.filter_map(|n| all().find(|r| r.name == n));
     found.next()
+}
+
+/// Every range.
+pub fn all() -> impl Iterator<Item = &'static Range> {
+    let of_settings = SETTINGS.iter().filter_map(|s| s.range.as_ref());
+    of_settings.chain(RANGES)
 }
 
 /// A setting's name as a flag: `--num-generations`, `-n`.
@@ -303,9 +239,9 @@ impl Range {
         }
     }
 
-    /// What a value must be.
-    fn must(&self) -> String {
-        let range = match self.bounds {
+    /// The range in words.
+    pub fn words(&self) -> String {
+        match self.bounds {
             Bounds::Whole(least, most) => format!("a whole number from {least} to {most}"),
             Bounds::Real(least, most) => format!("a number from {least} to {}", plain(most)),
             Bounds::Above(least, most) => format!("a number above {least}, up to {}", plain(most)),
@@ -313,7 +249,12 @@ impl Range {
             Bounds::ZeroOr(least, most) => {
                 format!("0, or a number from {} to {}", plain(least), plain(most))
             }
-        };
+        }
+    }
+
+    /// What a value must be.
+    fn must(&self) -> String {
+        let range = self.words();
         match self.why {
             "" => format!("it must be {range}"),
             why => format!("it must be {range}: {why}"),

@@ -1,203 +1,80 @@
-//! Settings of `train` and `plan`, resolved and checked.
+//! Settings of `train` and `plan`: how they are resolved and checked.
 
 use super::memory::one_of;
-use super::train_flags::{KlEstimator, LossType, ScaleAdvantages, TrainFlags};
-use super::{
-    ActivationMemory, DataSet, FloatDtype, GradientSum, MatmulPrecision, Optim, Residency, TEMPLATE_DATE,
-    TINY, range,
-};
+use super::setting::Given;
+use super::{TINY, TrainConfig, TrainFlags, range};
 use crate::error::{Error, Result};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 
-/// Resolved settings of a `train` run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[allow(
-    missing_docs,
-    reason = "the fields are documented on TrainFlags, whose names they share"
-)]
-pub struct TrainConfig {
-    pub model: String,
-    pub reward_model: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reward_adapter: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prompts: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_prompt_length: Option<usize>,
-    pub advantage: String,
-    pub alpha: String,
-    /// What was asked for; without it each rule has its own default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bon: Option<u64>,
-    pub min_scale: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prefix_order: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prefixes: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_at_k: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub selection_size: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gpd_shrinkage: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub risk_beta: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub quantile: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_advantage: Option<f64>,
-    #[serde(default)]
-    pub scale_advantages: ScaleAdvantages,
-    pub num_generations: usize,
-    pub prompts_per_step: usize,
-    pub steps: u64,
-    pub max_completion_length: usize,
-    pub temperature: f64,
-    pub top_p: f64,
-    pub top_k: u32,
-    pub min_p: f64,
-    pub allow_biased_sampling: bool,
-    #[serde(default, skip_serializing_if = "MatmulPrecision::is_highest")]
-    pub matmul_precision: MatmulPrecision,
-    #[serde(default)]
-    pub kv_cache_dtype: FloatDtype,
-    pub loss_type: LossType,
-    pub beta: f64,
-    pub kl_estimator: KlEstimator,
-    pub num_iterations: usize,
-    pub epsilon: f64,
-    #[serde(default)]
-    pub optim: Optim,
-    pub learning_rate: f64,
-    pub warmup_steps: u64,
-    pub weight_decay: f64,
-    pub max_grad_norm: f64,
-    pub full: bool,
-    pub lora_rank: usize,
-    pub lora_alpha: f64,
-    pub seed: u64,
-    pub save_steps: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub validation_prompts: Option<PathBuf>,
-    pub validation_size: usize,
-    pub validation_samples: usize,
-    pub validation_top: usize,
-    pub validation_steps: u64,
-    pub token_budget: usize,
-    pub rollout_batch: usize,
-    pub no_checkpointing: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub activation_memory: Option<ActivationMemory>,
-    #[serde(default)]
-    pub gradient_sum: GradientSum,
-    #[serde(default, skip_serializing_if = "FloatDtype::is_float32")]
-    pub dtype: FloatDtype,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub base_dtype: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reward_dtype: Option<String>,
-    #[serde(default)]
-    pub reward_residency: Residency,
-    pub raw: bool,
-    pub template_date: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub directory: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prompt_set: Option<DataSet>,
+/// How a sequence's log-probability is weighted in the loss (TRL's `loss_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum LossType {
+    /// The sum over the response's tokens: the policy-gradient estimator itself.
+    Sum,
+    /// Divided by the response's own length.
+    Grpo,
+    /// Divided by `max_completion_length` (arXiv 2503.20783).
+    DrGrpo,
+}
+
+/// What advantages are divided by (as TRL's `scale_rewards`, but by the root mean square and for every rule).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ScaleAdvantages {
+    /// Nothing: each rule's own units.
+    #[default]
+    None,
+    /// The root mean square of their group.
+    Group,
+    /// The root mean square of all groups together.
+    Batch,
+}
+
+/// Estimator of the KL term, per token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum KlEstimator {
+    /// exp(d) − d − 1 with d = log π_ref − log π: TRL's; differentiated on-policy it gives ∇KL(π_ref‖π).
+    K3,
+    /// d²/2: its gradient is the per-token form of ∇KL(π‖π_ref).
+    K2,
+    /// log π − log π_ref as a stop-gradient penalty on the coefficient.
+    K1,
 }
 
 impl TrainFlags {
+    /// Whether the policy is the embedded one, which has a small preset.
+    pub(super) fn is_tiny(&self) -> bool {
+        self.model.as_deref().is_none_or(|model| model == TINY)
+    }
+
     /// Fills what is open with defaults: the small preset for the embedded model, the paper's scale otherwise.
     ///
     /// `default_reward` is what the aliases name for the policy.
     ///
     /// # Errors
     /// A value out of range, or no reward model.
-    pub fn resolve(self, default_reward: &dyn Fn(&str) -> Option<String>) -> Result<TrainConfig> {
-        let model = self.model.unwrap_or_else(|| TINY.to_string());
-        let tiny = model == TINY;
-        let full = self.full.unwrap_or(false);
-        let reward_model = self
-            .reward_model
-            .or_else(|| default_reward(&model))
-            .ok_or_else(|| {
-                Error::user(format!(
-                    "no reward model: {model} has no default one in models/aliases.toml; give --reward-model"
-                ))
-            })?;
-        let config = TrainConfig {
-            model,
-            reward_model,
-            reward_adapter: self.reward_adapter,
-            prompts: self.prompts,
-            max_prompt_length: self.max_prompt_length,
-            advantage: self.advantage.unwrap_or_else(|| "tea".into()),
-            alpha: self.alpha.unwrap_or_else(|| "0.2".into()),
-            bon: self.bon,
-            min_scale: self.min_scale.unwrap_or(1e-8),
-            prefix_order: self.prefix_order,
-            prefixes: self.prefixes,
-            max_at_k: self.max_at_k,
-            selection_size: self.selection_size,
-            gpd_shrinkage: self.gpd_shrinkage,
-            risk_beta: self.risk_beta,
-            quantile: self.quantile,
-            max_advantage: self.max_advantage,
-            scale_advantages: self.scale_advantages.unwrap_or_default(),
-            num_generations: self.num_generations.unwrap_or(if tiny { 16 } else { 64 }),
-            prompts_per_step: self.prompts_per_step.unwrap_or(if tiny { 16 } else { 8 }),
-            steps: self.steps.unwrap_or(if tiny { 60 } else { 450 }),
-            max_completion_length: self.max_completion_length.unwrap_or(if tiny { 24 } else { 512 }),
-            temperature: self.temperature.unwrap_or(1.0),
-            top_p: self.top_p.unwrap_or(1.0),
-            top_k: self.top_k.unwrap_or(0),
-            min_p: self.min_p.unwrap_or(0.0),
-            allow_biased_sampling: self.allow_biased_sampling.unwrap_or(false),
-            matmul_precision: self.matmul_precision.unwrap_or_default(),
-            kv_cache_dtype: self.kv_cache_dtype.or(self.dtype).unwrap_or_default(),
-            loss_type: self.loss_type.unwrap_or(LossType::DrGrpo),
-            beta: self.beta.unwrap_or(0.02),
-            kl_estimator: self.kl_estimator.unwrap_or(KlEstimator::K3),
-            num_iterations: self.num_iterations.unwrap_or(1),
-            epsilon: self.epsilon.unwrap_or(0.2),
-            optim: self.optim.unwrap_or_default(),
-            learning_rate: self.learning_rate.unwrap_or(default_rate(full, tiny)),
-            warmup_steps: self.warmup_steps.unwrap_or(if tiny { 2 } else { 10 }),
-            weight_decay: self.weight_decay.unwrap_or(0.0),
-            max_grad_norm: self.max_grad_norm.unwrap_or(1.0),
-            full,
-            lora_rank: self.lora_rank.unwrap_or(16),
-            lora_alpha: self.lora_alpha.unwrap_or(32.0),
-            seed: self.seed.unwrap_or(1),
-            save_steps: self.save_steps.unwrap_or(25),
-            validation_prompts: self.validation_prompts,
-            validation_size: self.validation_size.unwrap_or(128),
-            validation_samples: self.validation_samples.unwrap_or(32),
-            validation_top: self.validation_top.unwrap_or(10),
-            validation_steps: self.validation_steps.unwrap_or(25),
-            token_budget: self.token_budget.unwrap_or(2048),
-            rollout_batch: self.rollout_batch.unwrap_or(256),
-            no_checkpointing: self.no_checkpointing.unwrap_or(false),
-            activation_memory: self.activation_memory,
-            gradient_sum: self.gradient_sum.unwrap_or_default(),
-            dtype: self.dtype.unwrap_or_default(),
-            base_dtype: self.base_dtype,
-            reward_dtype: self.reward_dtype,
-            reward_residency: self.reward_residency.unwrap_or_default(),
-            raw: self.raw.unwrap_or(false),
-            template_date: self.template_date.unwrap_or_else(|| TEMPLATE_DATE.into()),
-            prompt_set: self.prompt_set,
-            directory: self.directory,
-        };
+    pub fn resolve(mut self, default_reward: &dyn Fn(&str) -> Option<String>) -> Result<TrainConfig> {
+        let model = self.model.as_deref().unwrap_or(TINY);
+        let reward = self.reward_model.take().or_else(|| default_reward(model));
+        if reward.is_none() {
+            return Err(Error::user(format!(
+                "no reward model: {model} has no default one in models/aliases.toml; give --reward-model"
+            )));
+        }
+        self.reward_model = reward;
+        let config = self.filled();
         config.validate()?;
         Ok(config)
     }
 }
 
 /// The learning rate where none is given; the embedded model is so small that it takes larger steps.
-fn default_rate(full: bool, tiny: bool) -> f64 {
-    match (full, tiny) {
+pub(super) fn default_rate(full: Option<bool>, tiny: bool) -> f64 {
+    match (full.unwrap_or(false), tiny) {
         (false, true) => 5e-4,
         (false, false) => 1e-4,
         (true, true) => 1e-4,
@@ -239,20 +116,12 @@ impl TrainConfig {
         }
         Ok(())
     }
-
-    /// Writes the settings as TOML.
-    ///
-    /// # Errors
-    /// Never for a valid configuration.
-    pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(Error::internal)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::super::overlay;
+    use super::super::{FloatDtype, overlay, read_toml};
     use super::*;
 
     fn reward(model: &str) -> Option<String> {
@@ -271,7 +140,10 @@ mod tests {
             (c.beta, c.steps, c.loss_type, c.num_generations),
             (0.5, 9, LossType::Sum, 16)
         );
-        let again: TrainConfig = toml::from_str(&c.to_toml().unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, c.to_toml().unwrap()).unwrap();
+        let again = read_toml::<TrainFlags>(&path).unwrap().resolve(&reward).unwrap();
         assert_eq!(again, c);
         // A budget that nobody gave stays open, through the run's own file too.
         assert_eq!(again.bon, None);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::store::RunMeta;
-use crate::config::{Paths, TrainConfig, TrainFlags, read_toml};
+use crate::config::{TrainConfig, TrainFlags, anchored, read_toml};
 use crate::error::{Error, Result};
 use crate::file::limits::SETTINGS_FILE;
 use crate::file::open::read_text;
@@ -124,8 +124,7 @@ impl Trained {
             return Ok(None);
         };
         // A run's settings are complete: no default is looked up.
-        let mut flags = read_toml::<TrainFlags>(&config)?;
-        flags.anchor(&is_alias);
+        let flags = anchored(read_toml::<TrainFlags>(&config)?, &is_alias)?;
         let config = flags.resolve(&|_| None)?;
         Ok(Some(Self {
             dir: dir.to_path_buf(),
@@ -151,7 +150,7 @@ impl Trained {
             num_generations: c.num_generations,
             prompts_per_step: c.prompts_per_step,
             bon: c.bon,
-            alpha: c.alpha.clone(),
+            alpha: c.alpha.to_string(),
             seed: c.seed,
         }
     }

@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use super::store::StoredEval;
 use super::weights;
+use crate::config::resume::{Change, changes};
 use crate::config::{FloatDtype, MatmulPrecision, range};
 use crate::error::{Context, Error, Result};
 use crate::file::limits::SETTINGS_FILE;
 use crate::file::open::read_text;
-use crate::text::journal::first_difference;
 
 /// The version of the files that this program writes.
 pub const VERSION: u32 = 1;
@@ -137,14 +137,7 @@ pub enum Difference {
         name: String,
     },
     /// Another setting.
-    Setting {
-        /// The field.
-        field: String,
-        /// Its value in `eval.json`.
-        was: Value,
-        /// The value asked for.
-        now: Value,
-    },
+    Setting(Change),
 }
 
 /// The fields that name weights.
@@ -166,7 +159,7 @@ impl Difference {
     pub fn is_of_the_policy(&self) -> bool {
         match self {
             Self::Weights { field, .. } => POLICY.contains(field),
-            Self::Setting { field, .. } => POLICY.contains(&field.as_str()),
+            Self::Setting(change) => POLICY.contains(&change.name.as_str()),
         }
     }
 }
@@ -278,7 +271,8 @@ impl EvalMeta {
             (was.is_some() && is.is_some() && same(f) == Some(true)).then_some(f)
         };
         aside.extend(named.filter_map(moved));
-        let found = first_difference(&placeless(self), &placeless(now), &aside)?;
-        Ok(found.map(|(field, was, now)| Difference::Setting { field, was, now }))
+        let mut changes = changes(&placeless(self), &placeless(now))?.into_iter();
+        let found = changes.find(|c| !aside.contains(&c.name.as_str()));
+        Ok(found.map(Difference::Setting))
     }
 }

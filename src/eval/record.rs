@@ -10,6 +10,7 @@ use super::judging::evaluate;
 use super::meta::{Difference, EvalMeta};
 use super::run::{Draws, Evaluation};
 use super::store::{StoredCompletion, StoredEval, StoredPrompt};
+use super::weights;
 use crate::error::{Error, Result};
 use crate::file::lines::Upto;
 use crate::file::write::append;
@@ -189,22 +190,16 @@ fn json_lines<T: Serialize>(rows: &[T]) -> Result<Vec<u8>> {
 
 /// Refuses to go on with other settings or other weights.
 fn check_same(dir: &Path, begun: &EvalMeta, now: &EvalMeta) -> Result<()> {
-    let dir = dir.display();
+    let what = format!("{} was", dir.display());
     if begun.weights_sha256.is_empty() && !now.weights_sha256.is_empty() {
         log::warn!(
-            "{dir} was begun by an older version, which kept no hashes of weights: whether they are still the same is not known"
+            "{what} begun by an older version, which kept no hashes of weights: whether they are still the same is not known"
         );
     }
     match begun.difference(now)? {
         None => Ok(()),
-        Some(Difference::Weights { field, name }) => Err(Error::user(format!(
-            "--resume: {dir} was begun with other weights of {name} ({field}), or another configuration, tokenizer or template: they were changed or trained again since; replace \
-             the evaluation with --overwrite, or choose another --output"
-        ))),
-        Some(Difference::Setting { field, was, now }) => Err(Error::user(format!(
-            "--resume: {dir} was begun with {field} = {was}, and now it is {now}; give the settings it was begun with, or \
-             --overwrite"
-        ))),
+        Some(Difference::Weights { field, name }) => Err(weights::other(&what, field, &name)),
+        Some(Difference::Setting(change)) => Err(change.refuse(&what, "--overwrite")),
     }
 }
 

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use serde::Serialize;
+
 use super::meta::{EvalMeta, NAMES};
+use crate::config::resume;
 use crate::error::{Error, Result};
 use crate::model::alias::aliases;
 use crate::model::gguf::Gguf;
@@ -119,6 +122,36 @@ pub fn same(
 ) -> Vec<&'static str> {
     let same = |key: &&&'static str| was.get(**key).is_some_and(|hash| now.get(**key) == Some(hash));
     fields.iter().filter(same).copied().collect()
+}
+
+/// The fields that name weights where there is one judge.
+const NAMED: [&str; 4] = ["model", "adapter", "reward_model", "reward_adapter"];
+
+/// Refuses to go on with other settings than `begun`, or other weights than their hashes say. Where weights lie may change, and
+/// so may the fields in `aside`. `what` was begun so.
+///
+/// # Errors
+/// A user error that names the weights, or the setting with both values.
+pub fn continues<T: Serialize>(
+    what: &str,
+    [begun, now]: [(&T, &BTreeMap<String, String>); 2],
+    aside: &[&str],
+) -> Result<()> {
+    if let Some(field) = changed(begun.1, now.1, &NAMED) {
+        let settings = serde_json::to_value(now.0).map_err(Error::internal)?;
+        return Err(other(what, field, settings[field].as_str().unwrap_or_default()));
+    }
+    let mut aside = [aside, &["weights_sha256"]].concat();
+    aside.extend(same(begun.1, now.1, &NAMED));
+    resume::same(what, begun.0, now.0, &aside, "--overwrite")
+}
+
+/// The error where the weights that a field names are not those that something was begun with.
+pub(super) fn other(what: &str, field: &str, name: &str) -> Error {
+    Error::user(format!(
+        "--resume: {what} begun with other weights of {name} ({field}), or another configuration, tokenizer or template: they \
+         were changed or trained again since; give those it was begun with, choose another --output, or --overwrite"
+    ))
 }
 
 /// When the newest of the local weights that the settings name was written, where there are any.

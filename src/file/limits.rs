@@ -379,7 +379,7 @@ mod tests {
                 limit.amount(limit.default)
             );
         }
-        out + "\nRanges of flags and settings are in `src/config/range.rs`. An error names flag and range.\n"
+        out + "\n[Settings](settings.md) have ranges, and so have other flags (`src/config/range.rs`). An error names\nflag and range.\n"
     }
 
     #[test]

@@ -325,8 +325,13 @@ fn has_keys(path: &Path, keys: &[&str]) -> bool {
     }
     let text = String::from_utf8_lossy(&text);
     if path.extension().is_some_and(|e| e == "toml") {
+        // Settings stand in tables, and did not always.
+        let holds = |table: &toml::Table, key: &str| {
+            let tables = table.values().filter_map(toml::Value::as_table);
+            table.contains_key(key) || tables.into_iter().any(|inner| inner.contains_key(key))
+        };
         let table = text.parse::<toml::Table>();
-        return table.is_ok_and(|table| keys.iter().all(|key| table.contains_key(*key)));
+        return table.is_ok_and(|table| keys.iter().all(|key| holds(&table, key)));
     }
     let first = text.lines().next().unwrap_or_default();
     let object = serde_json::from_str::<Value>(&text).or_else(|_| serde_json::from_str(first));

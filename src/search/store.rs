@@ -100,21 +100,16 @@ pub struct SearchMeta {
     pub num_prompts: usize,
 }
 
-/// The fields that name weights.
-const WEIGHTS: [&str; 4] = ["model", "adapter", "reward_model", "reward_adapter"];
-
 impl SearchMeta {
     /// What the fields that name weights say.
     pub fn named(&self) -> [(&'static str, Option<String>); 4] {
         let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string());
-        let names = [
-            Some(self.model.clone()),
-            path(&self.adapter),
-            Some(self.reward_model.clone()),
-            path(&self.reward_adapter),
-        ];
-        let mut fields = WEIGHTS.into_iter();
-        names.map(|name| (fields.next().unwrap_or_default(), name))
+        [
+            ("model", Some(self.model.clone())),
+            ("adapter", path(&self.adapter)),
+            ("reward_model", Some(self.reward_model.clone())),
+            ("reward_adapter", path(&self.reward_adapter)),
+        ]
     }
 }
 
@@ -169,10 +164,12 @@ impl Store {
         let path = dir.join(META);
         if resume {
             let bytes = read(&path, &SETTINGS_FILE)?;
-            let begun = serde_json::from_slice(&bytes)
+            let begun: SearchMeta = serde_json::from_slice(&bytes)
                 .map_err(Error::user)
                 .context(path.display())?;
-            same(&begun, meta).context(path.display())?;
+            // Where the prompts came from may change as long as they are the same.
+            let both = [&begun, meta].map(|m| (m, &m.weights_sha256));
+            weights::continues("this search was", both, &["prompts_file"]).context(path.display())?;
             store.lines = recover(&dir.join(LINES), meta.num_prompts)?;
             held.begin()?;
             store.held = Some(held);
@@ -236,29 +233,6 @@ fn recover(path: &Path, prompts: usize) -> Result<Vec<Line>> {
             path.display(),
             at + 1,
             line.prompt_index
-        ))),
-    }
-}
-
-/// Refuses to go on with other settings; where the prompts came from may change as long as they are the same.
-fn same(begun: &SearchMeta, now: &SearchMeta) -> Result<()> {
-    if let Some(field) = weights::changed(&begun.weights_sha256, &now.weights_sha256, &WEIGHTS) {
-        return Err(Error::user(format!(
-            "--resume: this search was begun with other weights, or another configuration, tokenizer or template, of {} \
-             ({field}); give those it was begun with, or --overwrite",
-            now.named()
-                .into_iter()
-                .find_map(|(f, name)| name.filter(|_| f == field))
-                .unwrap_or_default()
-        )));
-    }
-    let mut aside = weights::same(&begun.weights_sha256, &now.weights_sha256, &WEIGHTS);
-    aside.extend(["prompts_file", "weights_sha256"]);
-    match journal::first_difference(begun, now, &aside)? {
-        None => Ok(()),
-        Some((name, old, new)) => Err(Error::user(format!(
-            "--resume: this search was begun with {name} = {old}, and now it is {new}; give the settings it was begun with, or \
-             --overwrite"
         ))),
     }
 }

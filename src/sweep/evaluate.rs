@@ -6,7 +6,8 @@ use super::plan::{EvalSettings, Run, Sweep};
 use super::run::{Target, Work, Worker};
 use super::types::Types;
 use crate::advantage::Alpha;
-use crate::config::{ScaleAdvantages, TINY, TrainConfig};
+use crate::config::resume::Change;
+use crate::config::{Setting, TINY, TrainConfig};
 use crate::error::{Context, Error, Result};
 use crate::eval::checkpoint::Trained;
 use crate::eval::meta::{Difference, EvalMeta};
@@ -173,11 +174,11 @@ fn standing(dir: &Path, job: &mut Job) -> Result<Standing> {
         Some(Difference::Weights { name, .. }) => {
             return Ok(Standing::Stale(format!("{name} was trained again or changed")));
         }
-        Some(d @ Difference::Setting { .. }) if d.is_of_the_policy() && job.meta.run.is_some() => {
+        Some(d @ Difference::Setting(_)) if d.is_of_the_policy() && job.meta.run.is_some() => {
             return Ok(Standing::Stale("it is of another training of this run".into()));
         }
-        Some(Difference::Setting { field, was, now }) => {
-            return Err(other(dir, &format!("{field} = {was}, the sweep now says {now}")));
+        Some(Difference::Setting(Change { name, was, now })) => {
+            return Err(other(dir, &format!("{name} = {was}, the sweep now says {now}")));
         }
         None => (),
     }
@@ -239,7 +240,7 @@ impl Worker for Device<'_> {
         let (limits, have) = (gpu.buffer_limits(), memory::free(&gpu)?);
         let (mut known, mut settled) = (Vec::new(), None::<Types>);
         for run in runs {
-            let size = sizes(&run.config);
+            let size = sizes(&run.config)?;
             if known.contains(&size) {
                 continue;
             }
@@ -290,25 +291,10 @@ impl Worker for Device<'_> {
 }
 
 /// What the memory of a run depends on, for telling runs apart.
-fn sizes(c: &TrainConfig) -> TrainConfig {
-    TrainConfig {
-        advantage: String::new(),
-        alpha: String::new(),
-        bon: None,
-        prefix_order: None,
-        prefixes: None,
-        max_at_k: None,
-        selection_size: None,
-        gpd_shrinkage: None,
-        risk_beta: None,
-        quantile: None,
-        max_advantage: None,
-        scale_advantages: ScaleAdvantages::None,
-        learning_rate: 0.0,
-        steps: 0,
-        seed: 0,
-        ..c.clone()
-    }
+fn sizes(c: &TrainConfig) -> Result<toml::Table> {
+    let mut table = toml::Table::try_from(c).map_err(Error::internal)?;
+    table.retain(|name, _| Setting::of(name).is_none_or(|s| s.sizes));
+    Ok(table)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A method's table as runs: every combination of its lists, every seed.
 
 use super::plan::{MOST_RUNS, Method, Run};
-use crate::config::{TrainFlags, overlay, range};
+use crate::config::{Setting, TrainFlags, overlay, range};
 use crate::error::{Context, Error, Result};
 use crate::train::setup::{self, default_reward};
 
@@ -12,7 +12,9 @@ pub(super) fn flags(table: &toml::Table) -> Result<TrainFlags> {
             "seed: give the seeds of every method at the top of the file, as in seeds = [1, 2, 3]",
         ));
     }
-    toml::Value::Table(table.clone())
+    let own = |(key, value): (&String, &toml::Value)| (Setting::key(key).to_string(), value.clone());
+    let table: toml::Table = table.iter().map(own).collect();
+    table
         .try_into()
         .map_err(|e: toml::de::Error| Error::user(e.message()))
 }

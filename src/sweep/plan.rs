@@ -251,12 +251,9 @@ mod tests {
         assert_eq!((second[0].seed, second[1].seed), (3, 1));
         assert_eq!(second[1].name, "tea-alpha=1_5-bon=128-seed1");
         let c = &second[1].config;
-        assert_eq!(
-            (c.bon, c.alpha.as_str(), c.steps, c.seed),
-            (Some(128), "1/5", 7, 1)
-        );
+        assert_eq!((c.bon, &*c.alpha, c.steps, c.seed), (Some(128), "1/5", 7, 1));
         assert_eq!(sweep.methods[5].runs[0].config.num_generations, 32);
-        assert_eq!(sweep.methods[4].runs[0].config.alpha, "0.25");
+        assert_eq!(&*sweep.methods[4].runs[0].config.alpha, "0.25");
         assert_eq!(sweep.eval.samples, Some(8));
         // A list of rules is a grid as well, named by the rules alone.
         let rules = read("[[method]]\nadvantage = [\"tea\", \"grpo\"]\n").unwrap();

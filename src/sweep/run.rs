@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::plan::{BASE, Run, Sweep};
 use super::report;
 use super::types::{self, Types};
-use crate::config::{GradientSum, TrainConfig, TrainFlags, read_toml};
+use crate::config::resume::{Change, changes};
+use crate::config::{TrainConfig, TrainFlags, read_toml};
 use crate::error::{Context, Error, Result};
 use crate::eval::Bootstrap;
 use crate::file::dirs;
@@ -152,9 +153,9 @@ pub fn state(dir: &Path, run: &Run) -> Result<State> {
     }
     if at.config().exists() {
         let was: TrainConfig = read_toml::<TrainFlags>(&at.config())?.resolve(&default_reward)?;
-        if let Some((key, old, new)) = difference(&was, &run.config)? {
+        if let Some(Change { name, was, now }) = difference(&was, &run.config)? {
             return Err(Error::user(format!(
-                "{} was trained with {key} = {old}, the sweep now says {new}: give the method another name, remove that \
+                "{} was trained with {name} = {was}, the sweep now says {now}: give the method another name, remove that \
                  directory, or choose another --output",
                 dir.display()
             )));
@@ -171,33 +172,22 @@ pub fn state(dir: &Path, run: &Run) -> Result<State> {
     })
 }
 
-/// The first setting in which a run differs from what the sweep says. Element types, prompts and the order of
-/// gradient sums that the sweep leaves open are the run's own choice.
-fn difference(was: &TrainConfig, now: &TrainConfig) -> Result<Option<(String, String, String)>> {
-    let table = |c: &TrainConfig| toml::Table::try_from(c).map_err(Error::internal);
-    let (mut a, mut b) = (table(was)?, table(now)?);
-    // Where the sweep was started from is not one of its settings.
-    for table in [&mut a, &mut b] {
-        table.remove("directory");
-    }
-    for open in [
+/// The first setting in which a run differs from what the sweep says. Where the sweep was started from is none. Element types and
+/// prompts that the sweep leaves open are the run's own choice, and so is the order of sums.
+fn difference(was: &TrainConfig, now: &TrainConfig) -> Result<Option<Change>> {
+    let open = [
         "base_dtype",
         "reward_dtype",
         "prompts",
         "max_prompt_length",
         "prompt_set",
-    ] {
-        if !b.contains_key(open) {
-            a.remove(open);
-        }
-    }
-    if now.gradient_sum == GradientSum::Auto {
-        a.remove("gradient_sum");
-        b.remove("gradient_sum");
-    }
-    let text = |v: Option<&toml::Value>| v.map_or("nothing".to_string(), ToString::to_string);
-    let key = a.keys().chain(b.keys()).find(|k| a.get(*k) != b.get(*k));
-    Ok(key.map(|k| (k.clone(), text(a.get(k)), text(b.get(k)))))
+    ];
+    let is_own = |c: &Change| match c.name.as_str() {
+        "directory" => true,
+        "gradient_sum" => c.now == "auto",
+        name => c.now.is_null() && open.contains(&name),
+    };
+    Ok(changes(was, now)?.into_iter().find(|c| !is_own(c)))
 }
 
 /// Trains and evaluates what is not finished, then compares everything; see [`report`].

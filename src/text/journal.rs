@@ -5,7 +5,6 @@ use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
 
 use crate::error::{Context, Error, Result};
 use crate::file::lines::{Lines, Upto};
@@ -33,27 +32,6 @@ pub fn recover<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     Ok(records)
 }
 
-/// The first setting in which what was begun and what is asked for now differ: its name and both values, null where there
-/// is none. Fields named in `aside` may differ.
-///
-/// # Errors
-/// Settings that are no JSON object.
-pub fn first_difference<T: Serialize>(
-    begun: &T,
-    now: &T,
-    aside: &[&str],
-) -> Result<Option<(String, Value, Value)>> {
-    let fields = |settings: &T| match serde_json::to_value(settings) {
-        Ok(Value::Object(map)) => Ok(map),
-        _ => Err(Error::internal("settings are a JSON object")),
-    };
-    let (old, new) = (fields(begun)?, fields(now)?);
-    let of = |map: &Map<String, Value>, name: &String| map.get(name).cloned().unwrap_or_default();
-    let mut names = old.keys().chain(new.keys());
-    let name = names.find(|n| !aside.contains(&n.as_str()) && of(&old, n) != of(&new, n));
-    Ok(name.map(|n| (n.clone(), of(&old, n), of(&new, n))))
-}
-
 /// Appends a record and syncs it to the disk. What a failed write left of it is taken back, so that a later one does not
 /// go on in the middle of a line.
 ///
@@ -78,34 +56,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use std::fs;
-
-    #[test]
-    fn the_first_difference_is_named() {
-        #[derive(Serialize)]
-        struct Settings {
-            seed: u64,
-            file: &'static str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            width: Option<u64>,
-        }
-        let of = |seed, file, width| Settings { seed, file, width };
-        let differs = |a, b| first_difference(&a, &b, &["file"]).unwrap();
-        assert_eq!(differs(of(1, "a", None), of(1, "b", None)), None);
-        let one = |name: &str, a: Value, b: Value| Some((name.to_string(), a, b));
-        assert_eq!(
-            differs(of(1, "a", None), of(2, "a", None)),
-            one("seed", 1.into(), 2.into())
-        );
-        // A setting that only one of them has.
-        assert_eq!(
-            differs(of(1, "a", None), of(1, "a", Some(3))),
-            one("width", Value::Null, 3.into())
-        );
-        assert_eq!(
-            differs(of(1, "a", Some(3)), of(1, "a", None)),
-            one("width", 3.into(), Value::Null)
-        );
-    }
 
     #[test]
     fn a_torn_line_is_cut_wherever_it_was_torn_and_a_damaged_one_is_named() {

@@ -8,11 +8,10 @@ use super::base::Base;
 use super::data::Identity;
 use super::moments;
 use super::selection::Best;
-use crate::config::{FloatDtype, GradientSum, MatmulPrecision};
+use crate::config::{Given, read_toml, resume};
 use crate::error::{Context, Error, Result};
 use crate::file::limits::SETTINGS_FILE;
 use crate::file::{dirs, open};
-use crate::gpu::Gpu;
 use crate::model::params::{LoraShape, Model};
 use crate::model::peft::{self, AdapterConfig, Targets};
 use crate::model::raw::RawTensors;
@@ -38,22 +37,11 @@ pub struct TrainerState {
     pub optimizer_steps: u64,
     /// Examples drawn from the data so far.
     pub data_position: u64,
-    /// The run's seed.
-    pub seed: u64,
     /// The adapter that wrote it: bit-exact resumption is promised on the same device only.
     pub device: String,
-    /// What matrix products rounded.
-    #[serde(default, skip_serializing_if = "MatmulPrecision::is_highest")]
-    pub matmul_precision: MatmulPrecision,
     /// Blocks whose activations backward passes read as f16.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub half_blocks: usize,
-    /// How sampling stored keys and values.
-    #[serde(default, skip_serializing_if = "FloatDtype::is_float32")]
-    pub kv_cache_dtype: FloatDtype,
-    /// In which order a step's gradients were added; kinds that have no choice, and older versions, do not say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gradient_sum: Option<GradientSum>,
     /// The best checkpoint so far, where checkpoints are selected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
@@ -507,15 +495,9 @@ pub fn read_state(dir: &Path) -> Result<TrainerState> {
 /// Puts a checkpoint's weights and moments back and returns its counters.
 ///
 /// # Errors
-/// The checkpoint is of another kind of run, another seed, another shape, or damaged. Nothing has been changed then but
+/// The checkpoint is of another kind of run, another shape, or damaged. Nothing has been changed then but
 /// values on the device.
-pub fn load(
-    dir: &Path,
-    model: &Model,
-    optimizer: &mut Optimizer,
-    kind: &str,
-    seed: u64,
-) -> Result<TrainerState> {
+pub fn load(dir: &Path, model: &Model, optimizer: &mut Optimizer, kind: &str) -> Result<TrainerState> {
     let state = read_state(dir)?;
     if state.kind != kind {
         return Err(Error::user(format!(
@@ -524,24 +506,17 @@ pub fn load(
             state.kind
         )));
     }
-    continues(&state, seed, &model.gpu)?;
-    let adapter = dir.join(ADAPTER).exists();
-    if adapter != model.lora.is_some() {
-        let (trained, with) = match adapter {
-            true => ("an adapter", "without"),
-            false => ("every weight", "with"),
-        };
-        return Err(Error::user(format!(
-            "--resume: {} is of a run that trained {trained}: resume {with} --full",
-            dir.display()
-        )));
+    let device = &model.gpu.report().name;
+    if state.device != *device {
+        log::warn!(
+            "the checkpoint was written on device {}, this is {device}: the run goes on, but not with the same bits",
+            state.device
+        );
     }
-    let weights = if adapter {
-        same_adapter(dir, model)?;
-        dir.join(ADAPTER)
-    } else {
-        dir.join(MODEL)
-    };
+    let weights = dir.join(match model.lora {
+        Some(_) => ADAPTER,
+        None => MODEL,
+    });
     let values = WeightStore::open_safetensors(&weights)?;
     let fetch = |store: &WeightStore, name: &str, n: usize| -> Result<Vec<f32>> {
         let tensor = store.get(name)?;
@@ -565,47 +540,12 @@ pub fn load(
     Ok(state)
 }
 
-/// Refuses to go on from a checkpoint of another seed or precision, and says where bits may differ.
-fn continues(state: &TrainerState, seed: u64, gpu: &Gpu) -> Result<()> {
-    if state.seed != seed {
-        return Err(Error::user(format!(
-            "--resume: the run was started with --seed {}, not {seed}",
-            state.seed
-        )));
-    }
-    let (had, has) = (state.matmul_precision, gpu.matmul_precision());
-    if had != has {
-        return Err(Error::user(format!(
-            "--resume: the run was started with --matmul-precision {}, not {}",
-            had.name(),
-            has.name()
-        )));
-    }
-    let device = &gpu.report().name;
-    if state.device != *device {
-        log::warn!(
-            "the checkpoint was written on device {}, this is {device}: the run goes on, but not with the same bits",
-            state.device
-        );
-    }
-    Ok(())
-}
-
-/// Refuses another rank or alpha than the checkpoint's adapter has.
-fn same_adapter(dir: &Path, model: &Model) -> Result<()> {
-    let Some(shape) = &model.lora else { return Ok(()) };
-    let was = peft::read_config(dir)?;
-    let (field, had, has) = if was.rank() != shape.rank {
-        ("--lora-rank", was.rank() as f64, shape.rank as f64)
-    } else if was.alpha() != shape.alpha {
-        ("--lora-alpha", was.alpha(), shape.alpha)
-    } else {
-        return Ok(());
-    };
-    Err(Error::user(format!(
-        "--resume: the run was started with {field} {had}, not {has}, and its lora_A.weight and lora_B.weight are of that; \
-         resume with the settings the run was started with"
-    )))
+/// Refuses to go on from a checkpoint with settings that would make another run than its own.
+///
+/// # Errors
+/// A user error that names the flag and both values; the checkpoint's settings cannot be read.
+pub(super) fn continues<F: Given>(dir: &Path, now: &F::Config) -> Result<()> {
+    resume::continues(read_toml::<F>(&dir.join("config.toml"))?, now)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! The optimiser's state in a checkpoint.
 
-use crate::config::Optim;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::raw::RawTensors;
@@ -31,23 +30,10 @@ pub(super) fn save(out: &AtomicDir, gpu: &Gpu, optimizer: &Optimizer) -> Result<
 /// Puts the state of a checkpoint back.
 ///
 /// # Errors
-/// It is that of another optimiser, of other tensors or shapes, or damaged.
+/// It is that of other tensors or shapes, or damaged.
 pub(super) fn load(dir: &Path, gpu: &Gpu, optimizer: &mut Optimizer, steps: u64) -> Result<()> {
     let stored = RawTensors::open(&dir.join(OPTIMIZER))?;
     let of = |suffix: &str| stored.names().filter(|n| n.ends_with(suffix)).count();
-    let was = if of(".scales") > 0 {
-        Optim::Adamw8bit
-    } else {
-        Optim::Adamw
-    };
-    if was != optimizer.optim() {
-        return Err(Error::user(format!(
-            "--resume: the run was started with --optim {}, not {}, and its moments are stored so; resume with the settings the \
-             run was started with",
-            was.name(),
-            optimizer.optim().name()
-        )));
-    }
     let (had, has) = (of(".m"), optimizer.tensors().count());
     if had != has {
         return Err(Error::user(format!(

@@ -54,6 +54,9 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
     }
     let (limits, have) = (gpu.buffer_limits(), memory::free(gpu)?);
     job.choose_dtypes(&limits, have)?;
+    if let Some(dir) = &latest {
+        checkpoint::continues::<TrainFlags>(dir, &job.config)?;
+    }
     let plan = job.plan(&limits)?;
     memory::binds(&plan, LOWER)?;
     memory::fits(&plan, have, LOWER)?;
@@ -105,12 +108,8 @@ pub fn train(gpu: &Gpu, config: TrainConfig, options: &RunOptions) -> Result<Pat
                 step: done,
                 optimizer_steps: trainer.optimizer.steps,
                 data_position: done * job.config.prompts_per_step as u64,
-                seed: job.config.seed,
                 device: gpu.report().name.clone(),
-                matmul_precision: gpu.matmul_precision(),
                 half_blocks: ws.shape.half_blocks(&model.spec),
-                kv_cache_dtype: job.config.kv_cache_dtype,
-                gradient_sum: Some(job.config.gradient_sum),
                 best: selection.as_ref().and_then(Selection::best),
                 data: Some(data.clone()),
                 base: Some(base.clone()),
@@ -153,28 +152,14 @@ fn restore(
     trainer: &mut Trainer<'_>,
 ) -> Result<Option<TrainerState>> {
     let Some(dir) = latest else { return Ok(None) };
-    let state = checkpoint::load(dir, trainer.model, &mut trainer.optimizer, KIND, c.seed)?;
+    let state = checkpoint::load(dir, trainer.model, &mut trainer.optimizer, KIND)?;
     state.same_halves(trainer.ws.shape.half_blocks(&trainer.model.spec))?;
     continues(&state, data, c)?;
     Ok(Some(state))
 }
 
-/// Refuses to go on where samples would be drawn from another cache or the position in the data would jump, and says where the
-/// prompts are others.
+/// Refuses to go on where the position in the data would jump, and says where the prompts are others.
 fn continues(state: &TrainerState, data: &Identity, c: &TrainConfig) -> Result<()> {
-    let (had, has) = (state.kv_cache_dtype, c.kv_cache_dtype);
-    if had != has {
-        return Err(Error::user(format!(
-            "--resume: the run was started with --kv-cache-dtype {had}, not {has}"
-        )));
-    }
-    if let Some(had) = state.gradient_sum.filter(|had| *had != c.gradient_sum) {
-        return Err(Error::user(format!(
-            "--resume: the run was started with --gradient-sum {}, not {}",
-            had.name(),
-            c.gradient_sum.name()
-        )));
-    }
     let per = c.prompts_per_step as u64;
     if state.step.checked_mul(per) != Some(state.data_position) {
         return Err(Error::user(format!(

@@ -8,7 +8,7 @@ use super::checkpoint::{self, RunDir, TrainerState};
 use super::data;
 use super::judged::Asked;
 use super::rl::{Prompt, Trainer, object};
-use crate::config::{TINY, TrainConfig};
+use crate::config::{TINY, TrainConfig, resume};
 use crate::demo::{self, Split};
 use crate::error::{Error, Result};
 use crate::file::{dirs, open};
@@ -108,7 +108,7 @@ impl<'a> Selection<'a> {
             num_prompts: prompts.len(),
             samples: c.validation_samples,
             top: c.validation_top,
-            judged: Some(judged(c, prompts)),
+            judged: Some(judged(c, prompts)?),
         };
         let best = state.and_then(|s| s.best.clone());
         if let Some(best) = &best {
@@ -228,24 +228,10 @@ impl Criterion {
 }
 
 /// What a validation score depends on beside the policy and the sizes, by flag.
-fn judged(c: &TrainConfig, prompts: &[Prompt]) -> BTreeMap<String, String> {
+fn judged(c: &TrainConfig, prompts: &[Prompt]) -> Result<BTreeMap<String, String>> {
     let keys: String = prompts.iter().map(|p| p.content.key()).collect();
-    let adapter = c.reward_adapter.as_ref().map(|p| p.display().to_string());
-    let all = [
-        ("--reward-model", c.reward_model.clone()),
-        ("--reward-adapter", adapter.unwrap_or_default()),
-        ("--reward-dtype", c.reward_dtype.clone().unwrap_or_default()),
-        ("--base-dtype", c.base_dtype.clone().unwrap_or_default()),
-        ("--max-completion-length", c.max_completion_length.to_string()),
-        ("--temperature", c.temperature.to_string()),
-        ("--top-p", c.top_p.to_string()),
-        ("--top-k", c.top_k.to_string()),
-        ("--min-p", c.min_p.to_string()),
-        ("--raw", c.raw.to_string()),
-        ("--template-date", c.template_date.clone()),
-        ("--validation-prompts", sha256_hex(keys.as_bytes())),
-    ];
-    all.map(|(flag, value)| (flag.to_string(), value)).into()
+    let asked = ("--validation-prompts".to_string(), sha256_hex(keys.as_bytes()));
+    Ok(resume::scored(c)?.chain([asked]).collect())
 }
 
 /// Makes `checkpoints/best` a copy of a step's checkpoint: whole, whatever is removed later.

@@ -9,7 +9,7 @@ use super::examples::{Example, Examples};
 use super::losses::{Losses, Report};
 use super::memory;
 use super::run::RunOptions;
-use crate::config::SupervisedConfig;
+use crate::config::{SupervisedConfig, SupervisedFlags};
 use crate::error::{Context, Error, Result};
 use crate::gpu::{BufferLimits, Gpu, Recorder};
 use crate::model::load::{Source, load_adapter};
@@ -116,6 +116,7 @@ impl<E: Example> Job<E> {
         };
         if let Some(dir) = &latest {
             base.continues(dir)?;
+            checkpoint::continues::<SupervisedFlags>(dir, &config)?;
         }
         let start = config
             .adapter
@@ -297,7 +298,7 @@ pub fn run<E: Example>(
     let mut last = job.latest.clone();
     let (mut done, mut position) = (0, 0);
     if let Some(dir) = &last {
-        let state = checkpoint::load(dir, model, &mut optimizer, about.kind, c.seed)?;
+        let state = checkpoint::load(dir, model, &mut optimizer, about.kind)?;
         state.same_halves(half_blocks)?;
         same_examples(state.data.as_ref(), &data, &c.data)?;
         (done, position) = (state.step, state.data_position);
@@ -342,12 +343,8 @@ pub fn run<E: Example>(
                 step: done,
                 optimizer_steps: optimizer.steps,
                 data_position: position,
-                seed: c.seed,
                 device: model.gpu.report().name.clone(),
-                matmul_precision: model.gpu.matmul_precision(),
                 half_blocks,
-                kv_cache_dtype: Default::default(),
-                gradient_sum: None,
                 best: None,
                 data: Some(data.clone()),
                 base: Some(job.base.clone()),

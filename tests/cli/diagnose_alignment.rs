@@ -88,8 +88,8 @@ fn alignment_is_measured_stored_and_resumed() {
     }
 
     align(&out, &[]).refused(&["--resume", "--overwrite"]);
-    align(&out, &["--resume", "--matmul-precision", "high"]).refused(&["settings.json", "this run has"]);
-    align(&out, &["--resume", "--seed", "2"]).refused(&["settings.json", "this run has"]);
+    align(&out, &["--resume", "--matmul-precision", "high"]).refused(&["settings.json", "now it is"]);
+    align(&out, &["--resume", "--seed", "2"]).refused(&["settings.json", "now it is"]);
 }
 
 #[test]

@@ -66,9 +66,6 @@ pub struct SamplesMeta {
     pub weights_sha256: BTreeMap<String, String>,
 }
 
-/// The fields that name weights.
-const WEIGHTS: [&str; 4] = ["model", "adapter", "reward_model", "reward_adapter"];
-
 impl SamplesMeta {
     /// What the fields that name weights say.
     pub fn named(&self) -> [(&'static str, Option<&str>); 4] {
@@ -143,10 +140,11 @@ impl Store {
             )));
         }
         let text = open::read(&settings, &SETTINGS_FILE)?;
-        let found = serde_json::from_slice(&text)
+        let found: SamplesMeta = serde_json::from_slice(&text)
             .map_err(Error::user)
             .context(settings.display())?;
-        same(&found, &store.meta).context(settings.display())?;
+        let both = [&found, &store.meta].map(|m| (m, &m.weights_sha256));
+        weights::continues("these samples were", both, &[]).context(settings.display())?;
         store.held.begin()?;
         store.read()?;
         Ok(store)
@@ -217,29 +215,6 @@ impl Store {
             bytes: Cow::Borrowed(bytemuck::cast_slice(&gram.values)),
         };
         write_safetensors(&path, &[("gram".to_string(), tensor)])
-    }
-}
-
-/// Refuses settings that differ, naming the first.
-fn same(found: &SamplesMeta, asked: &SamplesMeta) -> Result<()> {
-    if let Some(field) = weights::changed(&found.weights_sha256, &asked.weights_sha256, &WEIGHTS) {
-        let mut named = asked.named().into_iter();
-        return Err(Error::user(format!(
-            "these samples were made with other weights, or another configuration, tokenizer or template, of {} ({field}): use the \
-             same, another --output, or --overwrite",
-            named
-                .find_map(|(f, name)| name.filter(|_| f == field))
-                .unwrap_or_default()
-        )));
-    }
-    let mut aside = weights::same(&found.weights_sha256, &asked.weights_sha256, &WEIGHTS);
-    aside.push("weights_sha256");
-    match journal::first_difference(found, asked, &aside)? {
-        None => Ok(()),
-        Some((name, old, new)) => Err(Error::user(format!(
-            "these samples were made with {name} = {old}, and this run has {new}: use the same settings, another --output, or \
-             --overwrite"
-        ))),
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::manner::Manner;
+use crate::config::resume;
 use crate::error::{Context, Error, Result};
 use crate::file::limits::SETTINGS_FILE;
 use crate::file::open::read;
@@ -195,12 +196,7 @@ fn same(found: &JudgeMeta, asked: &JudgeMeta) -> Result<()> {
     if found.responses == asked.responses {
         aside.extend(["first", "second"]);
     }
-    match journal::first_difference(found, asked, &aside)? {
-        None => Ok(()),
-        Some((name, old, new)) => Err(Error::user(format!(
-            "these judgements were made with {name} = {old}, and this run has {new}: use the same settings or another --output"
-        ))),
-    }
+    resume::same("these judgements were", found, asked, &aside, "another --output")
 }
 
 #[cfg(test)]
