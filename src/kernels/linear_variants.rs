@@ -196,11 +196,5 @@ fn entries_of(
 }
 
 #[cfg(test)]
-pub(super) fn kernels_of(op: &str) -> Vec<&'static crate::gpu::Kernel> {
-    let all = entries().into_iter().map(|e| e.kernel);
-    all.filter(|k| k.name.starts_with(op)).collect()
-}
-
-#[cfg(test)]
 #[path = "linear_variants_tests.rs"]
 mod tests;
