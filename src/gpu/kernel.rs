@@ -18,7 +18,7 @@ pub struct Coop {
     pub c: &'static str,
 }
 
-/// A file of `shaders/`; [`shaders!`](crate::gpu::shaders) makes a list of them.
+/// A file of `shaders/`; `shaders!` makes a list of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Source {
     /// Its path below `shaders/`.
@@ -240,6 +240,7 @@ impl Kernel {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     static KERNEL: Kernel = Kernel {
