@@ -7,7 +7,7 @@ use super::output::Row;
 use super::policy::{Policy, at_least_one, check_tokens};
 use super::timing::{Clock, median};
 use crate::advantage::{GroupContext, Rule};
-use crate::config::{ActivationMemory, FloatDtype, KlEstimator, LossType, Optim, Schedule, TrainFlags};
+use crate::config::{ActivationMemory, FloatDtype, Optim, Schedule, TrainFlags};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Recorder};
 use crate::kernels::policy_loss::LossConfig;
@@ -19,7 +19,7 @@ use crate::model::workspace::{Shape, Workspace};
 use crate::optim::{Optimizer, Settings as OptimizerSettings};
 use crate::rollout::{Sampler, SamplerShape};
 use crate::train::activations::Keeping;
-use crate::train::device_step::{DeviceStep, StepRewards};
+use crate::train::device_step::{DeviceStep, StepRewards, loss_config};
 use std::time::Instant;
 
 /// Sizes of a step.
@@ -177,14 +177,7 @@ impl Device {
         let (config, rule) = (flags.resolve(&|_| None)?, Rule::default());
         Ok(Self {
             step: DeviceStep::new(&policy.model.gpu, &rule, &config, readouts)?,
-            loss: LossConfig {
-                loss_type: LossType::DrGrpo,
-                beta,
-                kl_estimator: KlEstimator::K3,
-                epsilon: None,
-                max_completion_length: s.max_completion_length,
-                responses: s.batch * s.num_generations,
-            },
+            loss: loss_config(&config, 0),
         })
     }
 }
@@ -373,8 +366,7 @@ impl<'a> Stage<'a> {
             packed.forward(rec, true)?;
             step.loss(rec, ws, &device.loss, (packed.loaded, first))?;
             first += packed.loaded.p;
-            let (pass, batch) = (packed.pass, packed.batch);
-            pass.backward_coefficients(rec, packed.loaded, &batch.tokens)
+            packed.backward(rec)
         })?;
         optimizer.record(&mut rec)?;
         rec.submit()?;

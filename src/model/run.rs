@@ -189,19 +189,31 @@ pub fn each_piece(
                 sum: *sum,
             });
         }
-        let loaded = Loaded {
-            parts,
-            ..ws.load(&mut rec, model, &mut batch)?
-        };
-        let packed = Packed {
-            pass: &pass,
-            loaded: &loaded,
-            batch: &batch,
-            owners: &owners,
-        };
-        f(&mut rec, &packed)?;
+        hand(&mut rec, &pass, batch, &owners, Some(parts), f)?;
     }
     rec.submit()
+}
+
+/// Loads a micro-batch and hands it to `f`. Its gradient is one sum where no `parts` are given.
+fn hand(
+    rec: &mut Recorder,
+    pass: &Pass<'_>,
+    mut batch: Batch,
+    owners: &[(usize, usize)],
+    parts: Option<Vec<Part>>,
+    f: &mut dyn FnMut(&mut Recorder, &Packed<'_, '_>) -> Result<()>,
+) -> Result<()> {
+    let mut loaded = pass.ws.load(rec, pass.model, &mut batch)?;
+    if let Some(parts) = parts {
+        loaded.parts = parts;
+    }
+    let packed = Packed {
+        pass,
+        loaded: &loaded,
+        batch: &batch,
+        owners,
+    };
+    f(rec, &packed)
 }
 
 /// As [`each_packed`], or as [`each_learned`] where `learned` is given.
@@ -229,14 +241,7 @@ fn packed(
             }
             owners.extend(range.map(|s| (g, s)));
         }
-        let loaded = ws.load(&mut rec, model, &mut batch)?;
-        let packed = Packed {
-            pass: &pass,
-            loaded: &loaded,
-            batch: &batch,
-            owners: &owners,
-        };
-        f(&mut rec, &packed)?;
+        hand(&mut rec, &pass, batch, &owners, None, f)?;
     }
     rec.submit()
 }

@@ -14,6 +14,18 @@ use crate::kernels::policy_loss::{LossConfig, PolicyLossArgs, TERMS, policy_loss
 use crate::model::run::Packed;
 use crate::model::workspace::{Loaded, Workspace};
 
+/// The loss of a run's iteration (from 0); the first is on-policy and clips nothing.
+pub fn loss_config(c: &TrainConfig, iteration: usize) -> LossConfig {
+    LossConfig {
+        loss_type: c.loss_type,
+        beta: c.beta,
+        kl_estimator: c.kl_estimator,
+        epsilon: (iteration > 0).then_some(c.epsilon),
+        max_completion_length: c.max_completion_length,
+        responses: c.prompts_per_step * c.num_generations,
+    }
+}
+
 /// How many of each buffer's elements a run needs.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {

@@ -4,7 +4,7 @@
 //! group's rewards to its advantages differs. The trainer does not know the rules.
 
 use super::data;
-use super::device_step::{DeviceStep, Report, StepRewards, Totals};
+use super::device_step::{DeviceStep, Report, StepRewards, Totals, loss_config};
 use super::judged::{Asked, Clock, Judged};
 use crate::advantage::{GroupContext, Rule};
 use crate::config::{GradientSum, MatmulPrecision, TrainConfig};
@@ -12,7 +12,6 @@ use crate::error::{Context, Error, Result};
 use crate::gpu::Recorder;
 use crate::kernels::group_advantage::{TailStatistics, far_apart};
 use crate::kernels::group_rewards::{SCORE_WORDS, unfit};
-use crate::kernels::policy_loss::LossConfig;
 use crate::model::params::Model;
 use crate::model::pieces::{Order, Pieces};
 use crate::model::run::{self, Group};
@@ -306,14 +305,7 @@ impl Trainer<'_> {
         iteration: usize,
     ) -> Result<()> {
         let c = self.config;
-        let config = LossConfig {
-            loss_type: c.loss_type,
-            beta: c.beta,
-            kl_estimator: c.kl_estimator,
-            epsilon: (iteration > 0).then_some(c.epsilon),
-            max_completion_length: c.max_completion_length,
-            responses: scored.completions.iter().map(Vec::len).sum(),
-        };
+        let config = loss_config(c, iteration);
         let mut first = 0;
         run::each_piece(self.model, self.ws, groups, pieces, true, &mut |rec, packed| {
             let old = |g: usize, s: usize| &scored.completions[g][s].logprobs[..];
@@ -321,9 +313,7 @@ impl Trainer<'_> {
             packed.forward(rec, true)?;
             self.device.loss(rec, self.ws, &config, (packed.loaded, first))?;
             first += packed.loaded.p;
-            packed
-                .pass
-                .backward_coefficients(rec, packed.loaded, &packed.batch.tokens)
+            packed.backward(rec)
         })
     }
 }
